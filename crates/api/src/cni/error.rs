@@ -1,0 +1,61 @@
+//! CNI errors: an object on standard output and a non-zero exit code.
+//!
+//! Source: CNI specification 1.1.0, section 5, "Error" and "Well-known Error Codes".
+
+use serde::{Deserialize, Serialize};
+
+/// Error codes: below 100 the specification's, from 100 this plugin's own.
+pub mod code {
+    /// The `cniVersion` is not spoken.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// A field of the configuration is not supported.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container is unknown or gone; the runtime need not clean up.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A CNI environment variable is missing or invalid.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// Input or output failed.
+    pub const IO_FAILURE: u32 = 5;
+    /// Input is not what it should be.
+    pub const DECODING_FAILURE: u32 = 6;
+    /// The configuration is invalid.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// Not now; the runtime should try again.
+    pub const TRY_AGAIN_LATER: u32 = 11;
+    /// STATUS: ADD would fail now.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: ADD would fail now and existing containers are affected.
+    pub const NOT_AVAILABLE_LIMITED: u32 = 51;
+    /// CHECK found the interface changed. Own.
+    pub const CHECK_FAILED: u32 = 110;
+    /// Something failed on the node. Own; upstream's code for it.
+    pub const NODE_FAILURE: u32 = 999;
+}
+
+/// An error as the runtime reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{msg} (code {code})")]
+pub struct CniError {
+    /// One of [`code`].
+    pub code: u32,
+    /// What went wrong and what to do, in one sentence.
+    pub msg: String,
+    /// More, for logs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+}
+
+impl CniError {
+    /// An error with a code and a message.
+    #[must_use]
+    pub fn new(code: u32, msg: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same error with details for logs.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+}

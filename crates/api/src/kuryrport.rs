@@ -1,0 +1,168 @@
+//! `KuryrPort`: upstream's record of a pod's interfaces, kept as a view for people and tools.
+//!
+//! Group `openstack.org`, version `v1`, no status subresource: a POST with `status` keeps it. The agent of the
+//! pod's node posts it after the pod has its network; nobody believes it unless the claim agrees.
+//!
+//! Source: Kuryr-Kubernetes 10.0, `kubernetes_crds/kuryr_crds/kuryrport.yaml`.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube_core::{Resource, object::HasSpec};
+use kuryr_types::{PodIdentity, PodRef};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::names;
+
+/// A pod's interfaces.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KuryrPort {
+    /// Always `openstack.org/v1`.
+    #[serde(default = "api_version")]
+    pub api_version: String,
+    /// Always `KuryrPort`.
+    #[serde(default = "kind")]
+    pub kind: String,
+    /// Named after the pod, in its namespace.
+    pub metadata: ObjectMeta,
+    /// Which pod.
+    pub spec: KuryrPortSpec,
+    /// Its interfaces.
+    #[serde(default)]
+    pub status: KuryrPortStatus,
+}
+
+/// Which pod a `KuryrPort` is of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KuryrPortSpec {
+    /// UID of the pod object.
+    pub pod_uid: String,
+    /// Node of the pod.
+    pub pod_node_name: String,
+    /// Whether the pod is static (its UID in the runtime is not that of the object).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_static: Option<bool>,
+}
+
+/// Interfaces of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KuryrPortStatus {
+    /// By interface name; see [`crate::vif`].
+    pub vifs: Map<String, Value>,
+}
+
+impl KuryrPort {
+    /// The view of `pod` on `node` with one interface. The owner is the pod, so that the garbage collector
+    /// removes what nobody else does; no finalizers.
+    #[must_use]
+    pub fn of_pod(pod: &PodRef, uid: &str, is_static: bool, node: &str, vifs: Map<String, Value>) -> Self {
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: pod.name.clone(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        };
+        Self {
+            api_version: api_version(),
+            kind: kind(),
+            metadata: ObjectMeta {
+                name: Some(pod.name.clone()),
+                namespace: Some(pod.namespace.clone()),
+                labels: Some([(names::NODE_NAME_LABEL.to_owned(), node.to_owned())].into()),
+                owner_references: Some(vec![owner]),
+                ..ObjectMeta::default()
+            },
+            spec: KuryrPortSpec {
+                pod_uid: uid.to_owned(),
+                pod_node_name: node.to_owned(),
+                pod_static: Some(is_static),
+            },
+            status: KuryrPortStatus { vifs },
+        }
+    }
+
+    /// Identity of the pod as the object tells it.
+    #[must_use]
+    pub fn identity(&self) -> PodIdentity {
+        self.spec.pod_uid.as_str().into()
+    }
+}
+
+fn api_version() -> String {
+    "openstack.org/v1".to_owned()
+}
+
+fn kind() -> String {
+    "KuryrPort".to_owned()
+}
+
+impl Resource for KuryrPort {
+    type DynamicType = ();
+    type Scope = kube_core::NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "KuryrPort".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "openstack.org".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "kuryrports".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl HasSpec for KuryrPort {
+    type Spec = KuryrPortSpec;
+
+    fn spec(&self) -> &Self::Spec {
+        &self.spec
+    }
+
+    fn spec_mut(&mut self) -> &mut Self::Spec {
+        &mut self.spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn has_upstreams_shape() {
+        let vifs = crate::vif::primary_vifs(&json!({"a": 1}));
+        let port = KuryrPort::of_pod(&PodRef::new("team-a", "web-0"), "7d9b", false, "worker-1", vifs);
+        assert_eq!(
+            serde_json::to_value(&port).unwrap(),
+            json!({
+                "apiVersion": "openstack.org/v1",
+                "kind": "KuryrPort",
+                "metadata": {
+                    "name": "web-0", "namespace": "team-a",
+                    "labels": {"kuryr.openstack.org/nodeName": "worker-1"},
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "7d9b"}],
+                },
+                "spec": {"podUid": "7d9b", "podNodeName": "worker-1", "podStatic": false},
+                "status": {"vifs": {"eth0": {"default": true, "vif": {"a": 1}}}},
+            })
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! Names that other programs look for: labels, annotations, finalizers, device owners, paths.
+//!
+//! Source: Kuryr-Kubernetes 10.0, `constants.py`; what is new here says so.
+
+/// Label of a `KuryrPort` with the node its pod runs on; old daemons watch by it.
+pub const NODE_NAME_LABEL: &str = "kuryr.openstack.org/nodeName";
+
+/// Finalizer that upstream's controller put on pods. Recognised and removed, never added.
+pub const POD_FINALIZER: &str = "kuryr.openstack.org/pod-finalizer";
+
+/// Finalizer that upstream's controller put on `KuryrPort`s. Recognised and removed, never added.
+pub const KURYRPORT_FINALIZER: &str = "kuryr.openstack.org/kuryrport-finalizer";
+
+/// `device_owner` of pod ports in Neutron.
+pub const POD_DEVICE_OWNER: &str = "compute:kuryr";
+
+/// `device_owner` of the port that belongs to a node itself; new here. Not upstream's, so that no tool takes
+/// the port for a pod's.
+pub const NODE_DEVICE_OWNER: &str = "kuryr:node";
+
+/// Annotation of the leader's Lease with the epoch it writes under; new here.
+pub const EPOCH_ANNOTATION: &str = "kuryr.openstack.org/epoch";
+
+/// Annotation by which the kubelet marks the mirror object of a static pod with the identity of that pod.
+///
+/// Source: Kubernetes, well-known annotations, `kubernetes.io/config.hash`.
+pub const STATIC_POD_HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+
+/// Name under which a pod's first interface stands in `KuryrPort.status.vifs`, whatever the runtime calls it.
+pub const PRIMARY_INTERFACE: &str = "eth0";
+
+/// Integration bridge of Open vSwitch where nothing else is configured.
+pub const DEFAULT_BRIDGE: &str = "br-int";
+
+/// Where the agent listens for the CNI binary.
+pub const AGENT_SOCKET: &str = "/run/kuryr/agent.sock";
+
+/// File name of the CNI configuration list the agent writes; upstream's.
+pub const CNI_CONFLIST: &str = "10-kuryr.conflist";
+
+/// Name of the CNI binary in the runtime's plugin directory; upstream's.
+pub const CNI_PLUGIN: &str = "kuryr-cni";
+
+/// Longest interface name in bytes (`IFNAMSIZ` without the terminating zero).
+pub const INTERFACE_NAME_MAX: usize = 15;
+
+/// Upstream cuts `tap` and the port id to this many characters.
+const TAP_NAME_LENGTH: usize = 14;
+
+/// Names the end of a port's uplink that is plugged on the integration bridge: `tap` and the start of the
+/// port id, as Nova and upstream Kuryr name it, so that operators and `ovs-vsctl` find it.
+#[must_use]
+pub fn tap_name(port_id: &str) -> String {
+    prefixed("tap", port_id, TAP_NAME_LENGTH)
+}
+
+/// Names the prepared other end of a port's uplink, which waits in the node's namespace.
+#[must_use]
+pub fn uplink_name(port_id: &str) -> String {
+    prefixed("kru", port_id, TAP_NAME_LENGTH)
+}
+
+/// Names the node's end of a pod's link. Made from the port's id: a port belongs to one pod at a time.
+#[must_use]
+pub fn host_end_name(port_id: &str) -> String {
+    prefixed("krp", port_id, TAP_NAME_LENGTH)
+}
+
+/// Names the node's own interface on the pods' network.
+pub const NODE_INTERFACE: &str = "kuryr0";
+
+fn prefixed(prefix: &str, id: &str, length: usize) -> String {
+    prefix.chars().chain(id.chars()).take(length).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_fit_the_kernel_and_match_upstream() {
+        let id = "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c";
+        assert_eq!(tap_name(id), "tapc4e1a7d2-90");
+        for name in [tap_name(id), uplink_name(id), host_end_name(id)] {
+            assert!(name.len() <= INTERFACE_NAME_MAX, "{name}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Upstream's VIF objects as `KuryrPort.status.vifs` carries them.
+//!
+//! Each is the primitive form of an oslo versioned object: name, namespace `os_vif`, version, data. Only set
+//! fields are written; lists of objects are objects themselves (`{"objects": [...]}`). Versions are exactly
+//! those that old daemons know.
+//!
+//! Sources: os-vif 5.3 `os_vif/objects`, Kuryr-Kubernetes 10.0 `os_vif_util.py`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kuryr_types::{MacAddr, NetworkId, PortId};
+use serde_json::{Map, Value, json};
+
+use crate::names;
+
+/// Version of the port profile that every os-vif since 1.0 reads; only `interface_id` is used.
+const PORT_PROFILE_VERSION: &str = "1.0";
+
+/// A port plugged on the integration bridge (`VIFOpenVSwitch`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenVSwitchVif {
+    /// Neutron port.
+    pub port: PortId,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Integration bridge.
+    pub bridge: String,
+    /// Whether Neutron reported the port ACTIVE.
+    pub active: bool,
+    /// Whether the cloud filters by security groups (`binding:vif_details.port_filter`).
+    pub has_traffic_filtering: bool,
+    /// Network of the port.
+    pub network: VifNetwork,
+}
+
+/// The network of a VIF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VifNetwork {
+    /// Neutron network.
+    pub id: NetworkId,
+    /// Its name.
+    pub label: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Subnets in which the port has addresses.
+    pub subnets: Vec<VifSubnet>,
+}
+
+/// A subnet with the port's addresses in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VifSubnet {
+    /// Prefix.
+    pub cidr: IpNet,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// Gateway, if the subnet has one.
+    pub gateway: Option<IpAddr>,
+    /// The port's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Host routes: destination and next hop.
+    pub routes: Vec<(IpNet, IpAddr)>,
+}
+
+impl OpenVSwitchVif {
+    /// The primitive form, as it stands under `vif` in a `KuryrPort`.
+    #[must_use]
+    pub fn to_primitive(&self) -> Value {
+        let profile = versioned(
+            "VIFPortProfileOpenVSwitch",
+            PORT_PROFILE_VERSION,
+            json!({ "interface_id": self.port.as_str() }),
+        );
+        versioned(
+            "VIFOpenVSwitch",
+            "1.0",
+            json!({
+                "vif_name": names::tap_name(self.port.as_str()),
+                "bridge_name": self.bridge,
+                "id": self.port.as_str(),
+                "address": self.mac,
+                "network": self.network.to_primitive(Some(&self.bridge)),
+                "plugin": "ovs",
+                "active": self.active,
+                "preserve_on_delete": false,
+                "has_traffic_filtering": self.has_traffic_filtering,
+                "port_profile": profile,
+            }),
+        )
+    }
+}
+
+impl VifNetwork {
+    fn to_primitive(&self, bridge: Option<&str>) -> Value {
+        let mut data = json!({
+            "id": self.id.as_str(),
+            "label": self.label,
+            "subnets": list("SubnetList", self.subnets.iter().map(VifSubnet::to_primitive)),
+            "multi_host": false,
+            "should_provide_bridge": false,
+            "should_provide_vlan": false,
+            "mtu": self.mtu,
+        });
+        if let Some(bridge) = bridge {
+            data["bridge"] = json!(bridge);
+        }
+        versioned("Network", "1.1", data)
+    }
+}
+
+impl VifSubnet {
+    fn to_primitive(&self) -> Value {
+        let ips = self.addresses.iter().map(|ip| versioned("FixedIP", "1.0", json!({ "address": ip })));
+        let routes = self.routes.iter().map(|(destination, nexthop)| {
+            versioned("Route", "1.0", json!({ "cidr": destination, "gateway": nexthop }))
+        });
+        let mut data = json!({
+            "cidr": self.cidr,
+            "dns": self.dns,
+            "ips": list("FixedIPList", ips),
+            "routes": list("RouteList", routes),
+        });
+        if let Some(gateway) = self.gateway {
+            data["gateway"] = json!(gateway);
+        }
+        versioned("Subnet", "1.0", data)
+    }
+}
+
+/// `status.vifs` of a pod with one interface. The first interface is always called `eth0` there.
+#[must_use]
+pub fn primary_vifs(vif: &Value) -> Map<String, Value> {
+    let entry = json!({ "default": true, "vif": vif });
+    Map::from_iter([(names::PRIMARY_INTERFACE.to_owned(), entry)])
+}
+
+fn list(name: &str, objects: impl Iterator<Item = Value>) -> Value {
+    versioned(name, "1.0", json!({ "objects": objects.collect::<Vec<_>>() }))
+}
+
+fn versioned(name: &str, version: &str, data: Value) -> Value {
+    json!({
+        "versioned_object.name": name,
+        "versioned_object.namespace": "os_vif",
+        "versioned_object.version": version,
+        "versioned_object.data": data,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(golden: &str, vif: &OpenVSwitchVif) {
+        let expect: Value = serde_json::from_str(golden).unwrap();
+        assert_eq!(vif.to_primitive(), expect);
+    }
+
+    fn vif(subnet: VifSubnet) -> OpenVSwitchVif {
+        OpenVSwitchVif {
+            port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
+            mac: "fa:16:3e:4b:9c:07".parse().unwrap(),
+            bridge: "br-int".into(),
+            active: true,
+            has_traffic_filtering: true,
+            network: VifNetwork {
+                id: "0b6f8f1a-5c2d-4a77-8a0e-6a4de1c9b301".into(),
+                label: "5f1f4e3d-2c1b-4a09-8877-665544332211/team-a".into(),
+                mtu: 1442,
+                subnets: vec![subnet],
+            },
+        }
+    }
+
+    #[test]
+    fn equals_upstream_in_both_families() {
+        let subnet = VifSubnet {
+            cidr: "10.128.6.0/26".parse().unwrap(),
+            dns: vec!["10.0.0.3".parse().unwrap()],
+            gateway: "10.128.6.1".parse().ok(),
+            addresses: vec!["10.128.6.23".parse().unwrap()],
+            routes: vec![("169.254.169.254/32".parse().unwrap(), "10.128.6.2".parse().unwrap())],
+        };
+        check(include_str!("../golden/vif-openvswitch-ipv4.json"), &vif(subnet));
+        let subnet = VifSubnet {
+            cidr: "fd10:0:0:1::/64".parse().unwrap(),
+            dns: vec!["fd10::3".parse().unwrap()],
+            gateway: "fd10:0:0:1::1".parse().ok(),
+            addresses: vec!["fd10:0:0:1::17".parse().unwrap()],
+            routes: vec![],
+        };
+        check(include_str!("../golden/vif-openvswitch-ipv6.json"), &vif(subnet));
+    }
+}
