@@ -1,0 +1,316 @@
+"""The command line of the lab."""
+
+import argparse
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import down as downs, doctor, places, status, steps, tools, up as ups
+from .cache import locked
+from .failure import Failure, tail
+from .kuryr import PARTS, Kuryr
+from .lab import Lab
+from .server import facts_file, plug_again
+from .settings import LAB, NODES, SERVER_NODE, Options, Settings, place
+
+KEPT_VARIABLES = (
+    "HOME",
+    "XDG_CACHE_HOME",
+    "XDG_STATE_HOME",
+    "GOPROXY",
+    "GONOSUMDB",
+    "GONOSUMCHECK",
+    "GOFLAGS",
+    "GOPRIVATE",
+    "GOSUMDB",
+    "GOENV",
+    "TERM",
+    "PATH",
+    "KURYR_LAB",
+    "OS_CLOUD",
+)
+KEPT_PREFIXES = ("PIP_", "SSL_CERT_", "REQUESTS_")
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+def main(argv: list[str]) -> int:
+    """Run one command and return the exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    become_root(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.umask(0o022)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        settings = Settings(arguments.name)
+        give_back(settings)
+        settings.options = Options.load(settings.options_file)
+        return arguments.action(Lab(settings), arguments) or 0
+    except (Failure, ValueError, OSError) as e:
+        if not steps.stopping.is_set():  # otherwise the failing step has said it
+            print(f"lab: {e.text() if isinstance(e, Failure) else e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="lab", description="A real Kubernetes and a real OpenStack network on this machine."
+    )
+    parser.add_argument(
+        "--name", default=os.environ.get("KURYR_LAB", "kuryr"), help="which lab (default: kuryr); labs do not meet"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, action, text: str, **defaults) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(action=action, **defaults)
+        return sub
+
+    sub = command("up", up, "bring the lab up, or what of it does not run")
+    sub.add_argument(
+        "--amphora",
+        action=argparse.BooleanOptionalAction,
+        help="also Octavia's amphora provider on no-op compute, with RabbitMQ",
+    )
+    sub.add_argument(
+        "--cni",
+        choices=("kuryr", "ptp"),
+        help="who wires pods: Kuryr when it is started (default), or the plain ptp plugin, for comparison",
+    )
+    command("down", down, "stop everything; files stay")
+    command("status", show_status, "what runs")
+    command("doctor", examine, "can this machine carry the lab")
+    command("fetch", fetch, "fill the cache, start nothing")
+    command("reset", reset, "down, and delete the lab's state; the cache stays")
+    command("purge", purge, "reset every lab and delete the cache, too")
+    sub = command("logs", logs, "follow a daemon's log; without a name, list them")
+    sub.add_argument("daemon", nargs="?")
+    sub.add_argument("-n", "--no-follow", action="store_true", help="only the end of it")
+    sub = command("shell", shell, "a shell in a place: cp (default), node1, node2, server, external")
+    sub.add_argument("place", nargs="?", default="cp")
+    sub = command("run", run_command, "run a command in a place: its namespaces, cgroup, and the lab's tools")
+    sub.add_argument("place")
+    sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    for name, text in (
+        ("kubectl", "kubectl as the cluster's admin"),
+        ("openstack", "the OpenStack client as admin (OS_CLOUD=kuryr or other for the users)"),
+    ):
+        sub = command(name, kubectl if name == "kubectl" else openstack, text)
+        sub.add_argument("words", nargs=argparse.REMAINDER)
+    command("env", environment, "print variables for a shell, to be evaluated")
+    sub = command("kuryr", kuryr, "Kuryr itself")
+    sub.add_argument("verb", choices=("start", "stop", "restart", "kill", "status"))
+    sub.add_argument("part", nargs="?", choices=PARTS, help="all if missing")
+    sub.add_argument("--bin", type=lambda p: Path(p).resolve(), help="directory of kuryr-controller and kuryr-daemon")
+    sub.add_argument("--cni-binary", type=lambda p: Path(p).resolve(), help="the file kuryr-cni")
+    sub.add_argument("--manifests", type=lambda p: Path(p).resolve(), help="directory with crds, rbac, admission")
+    sub = command("node", node, "switch a node off, as a power cut, and on again")
+    sub.add_argument("verb", choices=("stop", "start"))
+    sub.add_argument("node", choices=[n.name for n in NODES])
+    for name, text in (("neutron", "an outage of Neutron"), ("apiserver", "an outage of the Kubernetes API")):
+        sub = command(name, outage, text, service=name)
+        sub.add_argument("verb", choices=("stop", "start"))
+    return parser
+
+
+def become_root(argv: list[str]) -> None:
+    """Go on as root by sudo, keeping what decides where files are and how downloads are made."""
+    if os.geteuid() == 0:
+        return
+    if not shutil.which("sudo"):
+        sys.exit("lab: run it as root; there is no sudo")
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k in KEPT_VARIABLES or k.startswith(KEPT_PREFIXES) or k.lower() in PROXY_VARIABLES
+    }
+    os.execvp(
+        "sudo", ["sudo", "env"] + [f"{k}={v}" for k, v in kept.items()] + [sys.executable, str(LAB / "lab")] + argv
+    )
+
+
+def give_back(settings: Settings) -> None:
+    """Let the directories around ours belong to the user who called sudo, should they be new."""
+    if "SUDO_UID" in os.environ:
+        for folder in (settings.cache, settings.states):
+            missing = [p for p in folder.parents if not p.exists()]
+            for p in reversed(missing):
+                p.mkdir()
+                os.chown(p, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
+
+
+@contextmanager
+def exclusive(lab: Lab):
+    """Let only one command at a time change a lab."""
+    with locked(lab.settings.lock):
+        yield
+
+
+def up(lab: Lab, arguments) -> int:
+    options = lab.settings.options
+    if arguments.amphora is not None and arguments.amphora != options.amphora:
+        if lab.running():
+            raise Failure("a running lab cannot change to or from --amphora", fix="lab down, then up again")
+        options.amphora = arguments.amphora
+    if arguments.cni:
+        options.cni = arguments.cni
+    if not doctor.report(doctor.examine(lab.settings, lab.entries, lab.running()), everything=False):
+        return 1
+    with exclusive(lab):
+        ups.up(lab)
+    print(f"  {LAB / 'lab'} status | kubectl get nodes | openstack port list | kuryr start | down")
+    return 0
+
+
+def down(lab: Lab, arguments) -> None:
+    with exclusive(lab):
+        downs.down(lab)
+
+
+def show_status(lab: Lab, arguments) -> int:
+    return 0 if status.status(lab) else 1
+
+
+def examine(lab: Lab, arguments) -> int:
+    return 0 if doctor.report(doctor.examine(lab.settings, lab.entries, lab.running()), everything=True) else 1
+
+
+def fetch(lab: Lab, arguments) -> None:
+    ups.fetch(lab)
+
+
+def reset(lab: Lab, arguments) -> None:
+    with exclusive(lab):
+        downs.down(lab)
+        ups.reset(lab)
+
+
+def purge(lab: Lab, arguments) -> None:
+    names = [p.name for p in lab.settings.states.glob("*") if p.is_dir()] or [lab.settings.name]
+    for name in names:
+        other = Lab(Settings(name))
+        with exclusive(other):
+            downs.down(other)
+            ups.reset(other)
+    shutil.rmtree(lab.settings.states, ignore_errors=True)
+    shutil.rmtree(lab.settings.cache, ignore_errors=True)
+
+
+def logs(lab: Lab, arguments) -> int:
+    if not arguments.daemon:
+        print("\n".join(sorted(str(p.relative_to(lab.settings.log)) for p in lab.settings.log.rglob("*.log"))))
+        return 0
+    file = lab.processes.log(arguments.daemon)
+    if not file.exists():
+        raise Failure(f"no log {file}", fix="lab logs")
+    if arguments.no_follow:
+        print("\n".join(tail(file, 100)))
+        return 0
+    return subprocess.run(["tail", "-n", "100", "-F", str(file)]).returncode
+
+
+def inside(lab: Lab, word: str, words: list[str]) -> list[str]:
+    """Return the command line of a command of the user's in a place."""
+    try:
+        where = place(word)
+    except KeyError:
+        raise Failure(f"no such place: {word}", fix="cp, node1, node2, server, external") from None
+    on = next((n for n in NODES if n.name == where), None)
+    spot = lab.machines[where].place("run") if on else places.Place(lab.settings, lab.settings.netns(where), "run")
+    if not lab.network.exists(where):
+        raise Failure(f"{where} is not up", fix="lab up")
+    env = places.environment(lab.settings, {**tools.environment(lab, on), "TERM": os.environ.get("TERM", "dumb")})
+    env["PATH"] = f"{tools.folder(lab)}:{places.PATH}"
+    # A node has a /run of its own.
+    here = os.getcwd()
+    return places.command(spot, words, env, "/" if on and here.startswith("/run/") else here)
+
+
+def shell(lab: Lab, arguments) -> None:
+    replace_by(inside(lab, arguments.place, ["/bin/sh" if not shutil.which("bash") else "bash", "-i"]))
+
+
+def run_command(lab: Lab, arguments) -> None:
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise Failure("run what?", fix=f"lab run {arguments.place} -- COMMAND")
+    replace_by(inside(lab, arguments.place, words))
+
+
+def kubectl(lab: Lab, arguments) -> None:
+    replace_by(lab.kubernetes.kubectl(arguments.words))
+
+
+def openstack(lab: Lab, arguments) -> None:
+    replace_by(lab.openstack.cli(arguments.words, os.environ.get("OS_CLOUD", "admin")))
+
+
+def replace_by(words: list[str]) -> None:
+    """Become another program, so that signals, terminal and exit code are its own."""
+    sys.stdout.flush()
+    os.execvp(words[0], words)
+
+
+def environment(lab: Lab, arguments) -> None:
+    for key, value in tools.environment(lab).items():
+        print(f"export {key}={shlex.quote(value)}")
+    print(f'export PATH={shlex.quote(str(tools.folder(lab)))}:"$PATH"')
+    print(f"# the APIs are inside the control plane's namespace: {LAB / 'lab'} run cp -- COMMAND")
+
+
+def kuryr(lab: Lab, arguments) -> int:
+    it = Kuryr(lab, arguments.bin, arguments.cni_binary, arguments.manifests)
+    if arguments.verb == "restart" and not (arguments.bin or arguments.cni_binary or arguments.manifests):
+        it = Kuryr.recorded(lab)
+    parts = (arguments.part,) if arguments.part else PARTS
+    if arguments.verb == "status":
+        for part, pid in it.status():
+            print(f"  {part}: {f'up ({pid})' if pid else 'down'}")
+        return 0 if all(pid for part, pid in it.status() if part in parts) else 1
+    with exclusive(lab):
+        if arguments.verb in ("stop", "restart"):
+            print(f"stopped: {' '.join(it.stop(parts)) or 'nothing ran'}")
+        if arguments.verb == "kill":
+            print(f"killed: {' '.join(it.stop(parts, signal.SIGKILL)) or 'nothing ran'}")
+        if arguments.verb in ("start", "restart"):
+            print(f"started: {' '.join(it.start(parts)) or 'all ran already'}")
+    return 0
+
+
+def node(lab: Lab, arguments) -> None:
+    """Power cut and boot; an agent that ran before the cut is started again, as its DaemonSet would."""
+    machine = lab.machines[arguments.node]
+    mark = lab.settings.state / f"{arguments.node}.agent"
+    with exclusive(lab):
+        if arguments.verb == "stop":
+            if lab.processes.alive(Kuryr(lab).name(arguments.node)):
+                mark.touch()
+            machine.stop()
+            return
+        machine.boot()
+        lab.ovn.start_chassis(machine.n)
+        machine.start()
+        if arguments.node == SERVER_NODE and facts_file(lab.settings).exists():
+            plug_again(lab)
+        if mark.exists():
+            Kuryr.recorded(lab).start((arguments.node,))
+            mark.unlink()
+
+
+def outage(lab: Lab, arguments) -> None:
+    with exclusive(lab):
+        if arguments.service == "neutron":
+            lab.openstack.start_neutron() if arguments.verb == "start" else lab.openstack.stop_neutron()
+        else:
+            lab.kubernetes.start_apiserver() if arguments.verb == "start" else lab.processes.stop("kube-apiserver")

@@ -1,0 +1,93 @@
+"""The one container image of the lab, sandbox and workload at once: a static busybox in an OCI archive, made without
+registry or builder.
+"""
+
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import tarfile
+from pathlib import Path
+
+from . import settings as s
+
+COMMAND = ["/bin/sleep", "2147483647"]
+
+
+def write(target: Path, busybox: Path) -> None:
+    """Write the archive."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as t:
+        for folder in ("bin", "dev", "etc", "proc", "sys", "tmp", "var", "var/run", "root", "www"):
+            add(t, folder, kind=tarfile.DIRTYPE)
+        add(t, "bin/busybox", busybox.read_bytes())
+        for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+            if applet != "busybox":
+                add(t, f"bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
+        add(t, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o644)
+        add(t, "etc/group", b"root:x:0:\n", mode=0o644)
+        add(t, "www/index.html", b"ok\n", mode=0o644)
+    data = layer.getvalue()
+    config = json.dumps(
+        {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
+            "os": "linux",
+            "config": {"Env": ["PATH=/bin"], "Cmd": COMMAND},
+            "rootfs": {"type": "layers", "diff_ids": [digest(data)]},
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest(config),
+                "size": len(config),
+            },
+            "layers": [
+                {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(data), "size": len(data)}
+            ],
+        }
+    ).encode()
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [
+                {
+                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "digest": digest(manifest),
+                    "size": len(manifest),
+                    "annotations": {
+                        "io.containerd.image.name": s.IMAGE,
+                        "org.opencontainers.image.ref.name": s.IMAGE.rpartition(":")[2],
+                    },
+                }
+            ],
+        }
+    ).encode()
+    with tarfile.open(target, "w") as t:
+        add(t, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}', mode=0o644)
+        add(t, "index.json", index, mode=0o644)
+        for blob in (data, config, manifest):
+            add(t, f"blobs/sha256/{digest(blob)[7:]}", blob, mode=0o644)
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def add(
+    tar: tarfile.TarFile,
+    name: str,
+    data: bytes | None = None,
+    mode: int = 0o755,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+) -> None:
+    """Add one member without a date, so that equal contents make equal archives."""
+    info = tarfile.TarInfo(name)
+    info.mode, info.type, info.linkname, info.size = mode, kind, link, len(data or b"")
+    tar.addfile(info, io.BytesIO(data) if data is not None else None)

@@ -1,0 +1,407 @@
+"""The lab's parts that can be tested without a lab: nothing here needs root, starts a daemon or downloads anything."""
+
+import ipaddress
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kuryrlab import cache, commands, debian, doctor, golang, kuryr, places, processes, settings, steps  # noqa: E402
+from kuryrlab.failure import Failure, tail  # noqa: E402
+
+
+class Scratch(unittest.TestCase):
+    """A test with a directory of its own."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        steps.stopping.clear()
+        self.addCleanup(steps.stopping.clear)
+
+    def lab(self, name: str = "kuryr") -> settings.Settings:
+        return settings.Settings(name, self.folder / "cache", self.folder / "states")
+
+
+class SettingsTest(Scratch):
+    def test_names(self):
+        for name in ("kuryr", "t2", "a"):
+            self.lab(name)
+        for name in ("", "2t", "Kuryr", "too-long", "abcdefghi", "a/b", "a b"):
+            with self.assertRaises(ValueError, msg=name):
+                self.lab(name)
+
+    def test_two_labs_share_no_name_or_path(self):
+        one, two = self.lab("a"), self.lab("b")
+        for of in (lambda s: s.state, lambda s: s.run, lambda s: s.cgroup, lambda s: s.netns("cp"), lambda s: s.lock):
+            self.assertNotEqual(of(one), of(two))
+
+    def test_fixed_lan_addresses_are_outside_of_what_neutron_allocates(self):
+        fixed = [settings.CONTROL4, settings.EXTERNAL4, settings.CONTROL6, settings.EXTERNAL6]
+        fixed += [a for n in settings.NODES for a in (n.lan4, n.lan6)]
+        self.assertEqual(len(set(fixed)), len(fixed))
+        for address in map(ipaddress.ip_address, fixed):
+            first, last = map(
+                ipaddress.ip_address, settings.EXTERNAL_POOL4 if address.version == 4 else settings.EXTERNAL_POOL6
+            )
+            self.assertIn(
+                address, ipaddress.ip_network(settings.LAN4_CIDR if address.version == 4 else settings.LAN6_CIDR)
+            )
+            self.assertFalse(first <= address <= last, address)
+
+    def test_networks_do_not_overlap(self):
+        cidrs = [
+            settings.LAN4_CIDR,
+            settings.PODS4_CIDR,
+            settings.SERVICES4_CIDR,
+            settings.LAN6_CIDR,
+            settings.PODS6_CIDR,
+            settings.SERVICES6_CIDR,
+        ]
+        networks = [ipaddress.ip_network(c) for c in cidrs]
+        for i, a in enumerate(networks):
+            for b in networks[i + 1 :]:
+                self.assertFalse(a.version == b.version and a.overlaps(b), (a, b))
+
+    def test_xdg_directories(self):
+        with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": "/c", "XDG_STATE_HOME": "relative", "HOME": "/h"}):
+            self.assertEqual(settings.home("XDG_CACHE_HOME", ".cache"), Path("/c"))
+            self.assertEqual(settings.home("XDG_STATE_HOME", ".local/state"), Path("/h/.local/state"))
+
+    def test_options_survive(self):
+        file = self.folder / "deep" / "options.json"
+        self.assertEqual(settings.Options.load(file), settings.Options())
+        settings.Options(amphora=True, cni="ptp").save(file)
+        self.assertEqual(settings.Options.load(file), settings.Options(amphora=True, cni="ptp"))
+        file.write_text('{"cni": "ptp", "of_a_newer_lab": 1}')
+        self.assertEqual(settings.Options.load(file), settings.Options(cni="ptp"))
+
+    def test_sockets_have_short_paths(self):
+        longest = self.lab("abcdefgh").node_run(settings.NODES[0]) / "containerd.sock.ttrpc"
+        self.assertLess(len(str(longest)), 100)
+
+    def test_hostnames_are_not_node_names(self):
+        for n in settings.NODES:
+            self.assertNotEqual(n.hostname, n.name)
+            self.assertEqual(settings.node(n.name), n)
+
+    def test_places(self):
+        for word, place in (("cp", "cp"), ("CP", "cp"), ("external", "ext"), ("node2", "node2"), ("server", "server")):
+            self.assertEqual(settings.place(word), place)
+        with self.assertRaises(KeyError):
+            settings.place("node3")
+
+
+class RecordTest(Scratch):
+    def record(self, **other) -> processes.Record:
+        values = {
+            "name": "x",
+            "pid": os.getpid(),
+            "start": processes.start_time(os.getpid()),
+            "boot": processes.boot_id(),
+            "log": "",
+            "command": [],
+        }
+        return processes.Record(**{**values, **other})
+
+    def test_alive_is_this_very_process(self):
+        self.assertTrue(self.record().alive())
+        self.assertFalse(self.record(start=self.record().start + 1).alive(), "a reused number")
+        self.assertFalse(self.record(boot="another").alive(), "a reboot")
+
+    def test_start_time_reads_any_process_name(self):
+        (self.folder / "7").mkdir()
+        for name, state, expected in (("sleep", "S", 4242), ("a) R 1 (b", "R", 4242), ("gone", "Z", None)):
+            (self.folder / "7" / "stat").write_text(f"7 ({name}) {state} " + " ".join(["0"] * 18) + " 4242 0 0\n")
+            self.assertEqual(processes.start_time(7, str(self.folder)), expected, name)
+        self.assertIsNone(processes.start_time(8, str(self.folder)))
+
+    def daemons(self) -> processes.Processes:
+        lab = self.lab()
+        with mock.patch.object(settings.Settings, "run", self.folder / "run"):
+            return processes.Processes(lab)
+
+    def test_stop_ends_only_what_the_record_means(self):
+        daemons = self.daemons()
+        daemons.folder.mkdir(parents=True)
+        child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        threading.Thread(target=child.wait, daemon=True).start()
+        record = self.record(pid=child.pid, start=processes.start_time(child.pid))
+        file = daemons.folder / "x.json"
+
+        def write(start: int) -> None:
+            file.write_text(processes.json.dumps({**record.__dict__, "start": start}))
+
+        write(record.start - 1)  # the number was reused: somebody else's process
+        self.assertFalse(daemons.stop("x"))
+        self.assertIsNotNone(processes.start_time(child.pid))
+        self.assertFalse(file.exists())
+        write(record.start)
+        self.assertEqual(daemons.pid("x"), child.pid)
+        self.assertTrue(daemons.stop("x"))
+        self.assertIsNone(processes.start_time(child.pid))
+        self.assertFalse(daemons.stop("x"), "stopping twice is fine")
+
+    def test_broken_records_mean_nothing(self):
+        daemons = self.daemons()
+        daemons.folder.mkdir(parents=True)
+        for text in ("", "{", '{"name": "x"}', "[]"):
+            (daemons.folder / "x.json").write_text(text)
+            self.assertIsNone(daemons.read("x"), text)
+            self.assertFalse(daemons.alive("x"))
+
+
+class DoctorTest(Scratch):
+    def test_decisions(self):
+        for check, good in (
+            (doctor.memory(doctor.MEMORY_MB, False, False), True),
+            (doctor.memory(doctor.MEMORY_MB - 1, False, False), False),
+            (doctor.memory(doctor.MEMORY_MB, False, True), False),
+            (doctor.memory(10, True, False), True),
+            (doctor.disk("cache", 100, 100, Path("/c")), True),
+            (doctor.disk("cache", 99, 100, Path("/c")), False),
+            (doctor.python_version((3, 11)), True),
+            (doctor.python_version((3, 10)), False),
+            (doctor.merged_usr(self.folder), False),
+            (doctor.names(self.lab("zz"), False, {"zz-cp"}), False),
+            (doctor.names(self.lab("zz"), True, {"zz-cp"}), True),
+            (doctor.names(self.lab("zz"), False, {"yy-cp"}), True),
+        ):
+            self.assertEqual(check.fix == "", good, check)
+
+    def test_refusal_names_figure_and_fix(self):
+        check = doctor.memory(1234, False, False)
+        self.assertIn("1234", check.found)
+        self.assertIn(str(doctor.MEMORY_MB), check.fix)
+
+    def test_meminfo(self):
+        self.assertEqual(doctor.meminfo("MemTotal: 9999999 kB\nMemAvailable:    2048000 kB\n"), 2000)
+
+    def test_downloads_are_told_and_no_reason_to_refuse(self):
+        missing = cache.Entry("Kubernetes", self.folder / "k", lambda p: None, minutes=8, download=400)
+        check = doctor.downloads([missing])
+        self.assertIn("400 MB", check.found)
+        self.assertEqual(check.fix, "")
+        self.assertIn("offline", doctor.downloads([]).found)
+
+    def test_free_space_of_a_directory_that_is_not_there_yet(self):
+        self.assertGreater(doctor.free_mb(self.folder / "a" / "b"), 0)
+
+
+class CacheTest(Scratch):
+    def test_built_once_and_again_after_an_interruption(self):
+        built = []
+
+        def build(path: Path) -> None:
+            built.append(sorted(p.name for p in path.iterdir()))
+            (path / "half").touch()
+            if len(built) == 1:
+                raise Failure("interrupted")
+
+        entry = cache.Entry("thing", self.folder / "thing-1", build)
+        with self.assertRaises(Failure):
+            entry.make()
+        self.assertFalse(entry.ready())
+        entry.make()
+        entry.make()
+        self.assertEqual(built, [[], []], "the second build starts from nothing, a third is not needed")
+
+    def test_digest_depends_on_every_part(self):
+        file = self.folder / "f"
+        file.write_text("1")
+        first = cache.digest("a", "b", file)
+        self.assertNotEqual(first, cache.digest("ab", "", file))
+        file.write_text("2")
+        self.assertNotEqual(first, cache.digest("a", "b", file))
+
+    def test_a_failing_command_shows_the_end_of_its_log(self):
+        with self.assertRaises(Failure) as raised:
+            cache.execute(["sh", "-c", "echo the reason; exit 3"], self.folder / "log", what="it failed")
+        self.assertIn("it failed", raised.exception.text())
+        self.assertIn("the reason", raised.exception.text())
+
+
+class DebianTest(Scratch):
+    def check(self, files: dict, expected: list[str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+        self.assertEqual(debian.sources(str(self.folder)).splitlines(), expected)
+
+    def test_one_line_sources_of_the_machine(self):
+        self.check(
+            {
+                "sources.list": "# a mirror\ndeb http://mirror/debian bookworm main contrib\n"
+                "deb-src http://mirror/debian bookworm main\n"
+                "deb [signed-by=/k] http://mirror/security bookworm-security main\n"
+                "deb http://mirror/debian trixie main\n"
+            },
+            [
+                "deb http://mirror/debian bookworm main contrib",
+                "deb [signed-by=/k] http://mirror/security bookworm-security main",
+            ],
+        )
+
+    def test_deb822_sources_of_the_machine(self):
+        self.check(
+            {
+                "sources.list.d/debian.sources": "Types: deb deb-src\n# comment\n"
+                "URIs: http://mirror/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
+                "Signed-By: /k.gpg\n\nTypes: deb\nURIs: http://other/\nSuites: nodistro\nComponents: main\n\n"
+                "Enabled: no\nTypes: deb\nURIs: http://off/\nSuites: bookworm\nComponents: main\n"
+            },
+            [
+                "deb [signed-by=/k.gpg] http://mirror/debian bookworm main",
+                "deb [signed-by=/k.gpg] http://mirror/debian bookworm-updates main",
+            ],
+        )
+
+    def test_another_release_keeps_its_mirror(self):
+        with mock.patch.object(debian.os.path, "exists", return_value=False):
+            self.assertIn(f"deb {debian.DEFAULT_MIRROR} bookworm main", debian.sources(str(self.folder)))
+
+    def test_a_key_inside_the_file_is_left_to_the_machines_trust(self):
+        self.check(
+            {
+                "sources.list.d/d.sources": "Types: deb\nURIs: http://m/debian\nSuites: bookworm\n"
+                "Components: main\nSigned-By:\n -----BEGIN\n x\n"
+            },
+            ["deb http://m/debian bookworm main"],
+        )
+
+
+class StepsTest(Scratch):
+    def run_steps(self, graph: list[steps.Step]) -> list[str]:
+        said: list[str] = []
+        steps.run(graph, SimpleNamespace(say=said.append))
+        return said
+
+    def test_order_follows_needs(self):
+        done: list[str] = []
+        make = lambda name, *needs: steps.Step(name, lambda: done.append(name), needs)  # noqa: E731
+        self.run_steps([make("c", "a", "b"), make("b", "a"), make("a"), make("d")])
+        self.assertLess(done.index("a"), done.index("b"))
+        self.assertLess(done.index("b"), done.index("c"))
+        self.assertEqual(sorted(done), ["a", "b", "c", "d"])
+
+    def test_nothing_starts_after_a_failure(self):
+        def fail():
+            raise Failure("broken", fix="mend it")
+
+        ran: list[str] = []
+        said: list[str] = []
+        with self.assertRaises(Failure):
+            steps.run(
+                [steps.Step("a", fail), steps.Step("b", lambda: ran.append("b"), ("a",))],
+                SimpleNamespace(say=said.append),
+            )
+        self.assertEqual(ran, [])
+        self.assertIn("mend it", said[0])
+
+    def test_waiting_ends_with_the_process(self):
+        with self.assertRaises(Failure) as raised:
+            steps.until("x is ready", lambda: False, 60, alive=lambda: False)
+        self.assertIn("ended", raised.exception.what)
+
+    def test_endpoints_that_are_not_there_yet_are_waited_for(self):
+        answers = iter([OSError("refused"), ValueError("half an answer"), "here"])
+
+        def probe():
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        self.assertEqual(steps.until("x", probe, 60, every=0), "here")
+
+
+class PlacesTest(Scratch):
+    def test_environment_is_clean(self):
+        with mock.patch.dict(os.environ, {"http_proxy": "http://p", "OS_PASSWORD": "s", "KUBECONFIG": "/x"}):
+            env = places.environment(self.lab(), {"A": "1"})
+        self.assertEqual(set(env), {"PATH", "HOME", "LANG", "TMPDIR", "A"})
+
+    def test_command_enters_everything_and_ends_with_the_program(self):
+        place = places.on_node(self.lab(), settings.NODES[0], holder=77).with_usr(Path("/tree"))
+        words = places.command(place, ["prog", 1], {"A": "b c"})
+        self.assertEqual(words[-3:], ["A=b c", "prog", "1"])
+        self.assertIn("--net=/run/netns/kuryr-node1", words)
+        self.assertIn("--mount=/proc/77/ns/mnt", words)
+        script = next(w for w in words if "mount --bind" in w)
+        self.assertIn("/tree/usr /usr", script)
+        self.assertLess(
+            script.index("make-private"), script.index("--bind"), "the node's other processes keep their /usr"
+        )
+
+    def test_control_plane_needs_no_mounts(self):
+        self.assertNotIn("unshare", places.command(places.control(self.lab()), ["x"], {}))
+
+
+class SmallThingsTest(Scratch):
+    def test_go_versions(self):
+        for version, good in (
+            ("go1.26.0", True),
+            ("go1.27.3", True),
+            ("go2.0", True),
+            ("go1.25.9", False),
+            ("devel", False),
+            ("", False),
+        ):
+            self.assertEqual(golang.recent(version), good, version)
+
+    def test_agents_get_no_openstack_credentials(self):
+        facts = {"project": "p", "pods_v4": "s4", "pods_v6": "s6"}
+        lab = SimpleNamespace(kubernetes=SimpleNamespace(pki=SimpleNamespace(file=lambda name: Path("/pki", name))))
+        full = kuryr.configuration(lab, Path("/token"), facts)
+        self.assertIn("password", full)
+        agents = kuryr.without_credentials(full)
+        self.assertNotIn("password", agents)
+        self.assertNotIn("[neutron]", agents)
+        for section in ("[kubernetes]", "[neutron_defaults]", "[vif_pool]"):
+            self.assertIn(section, agents)
+
+    def test_tail_of_a_long_log(self):
+        file = self.folder / "log"
+        file.write_text("".join(f"line {i}\n" for i in range(50000)))
+        self.assertEqual(tail(file, 2), ["line 49998", "line 49999"])
+
+    def test_every_command_parses(self):
+        parser = commands.build_parser()
+        for line in (
+            "up --amphora --cni ptp",
+            "down",
+            "status",
+            "logs",
+            "logs neutron -n",
+            "shell node1",
+            "run node1 -- ip addr",
+            "kubectl get pods -A",
+            "openstack port list",
+            "env",
+            "fetch",
+            "reset",
+            "purge",
+            "doctor",
+            "kuryr start node1",
+            "kuryr kill node2",
+            "kuryr restart --bin /x",
+            "node stop node1",
+            "neutron stop",
+            "apiserver start",
+        ):
+            self.assertTrue(callable(parser.parse_args(["--name", "t2"] + line.split()).action), line)
+
+
+if __name__ == "__main__":
+    unittest.main()
