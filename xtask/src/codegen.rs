@@ -21,13 +21,18 @@ pub(crate) struct Generated {
 
 /// Runs every generator.
 pub(crate) fn all() -> Vec<Generated> {
-    custom_resources().collect()
+    custom_resources().chain([configuration_reference()]).collect()
 }
 
 /// Definitions of the custom resources, from the types in `crates/api`.
 fn custom_resources() -> impl Iterator<Item = Generated> {
     let definitions = kuryr_api::crd::all().into_iter();
     definitions.map(|(name, text)| Generated { path: format!("deploy/crds/{name}"), text })
+}
+
+/// The reference of every option, from the declarations in `crates/conf`.
+fn configuration_reference() -> Generated {
+    Generated { path: "docs/configuration.md".to_owned(), text: kuryr_conf::reference() }
 }
 
 /// Writes what differs, removes what no generator writes any more, and tells each change in one line.

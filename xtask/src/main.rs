@@ -3,10 +3,12 @@
 //! - `tidy`: holds the tree against the rules of the house and prints one line per finding;
 //! - `codegen`: writes the files that are generated from the types.
 //!
-//! Rules are in [`tidy`], generators in [`codegen`]. It talks to the working tree, to `git` and to `cargo`.
+//! It talks to the working tree, to `git` and to `cargo`.
 
-mod codegen;
+// The rules of the house.
 mod tidy;
+// What is generated, and from what.
+mod codegen;
 
 use std::{
     io::{self, Write},

@@ -3,44 +3,38 @@
 //! A rule takes the [`Tree`] and returns findings; it decides nothing about output and never changes a file.
 //! Every rule has table tests on small trees that show that it can fail. The tree of this repository is held
 //! against all rules by a test, too, so `cargo test` is enough to notice a broken one.
-//!
-//! What rules read:
-//! - [`tree`]: the files, listed and read once;
-//! - [`source`]: Rust text without comments and literals.
-//!
-//! The shape of the workspace:
-//! - [`layers`]: arrows between rooms point only downwards;
-//! - [`purity`]: `planning` performs no I/O;
-//! - [`lints`]: every package has a lint table.
-//!
-//! The files:
-//! - [`module_docs`]: every Rust file says what it is;
-//! - [`orphans`]: every Rust file is compiled;
-//! - [`names`]: no file is named after nothing;
-//! - [`blobs`]: no binaries, nothing large;
-//! - [`generated`]: generated files equal their generators.
-//!
-//! The words:
-//! - [`doc_paths`]: paths in documents exist;
-//! - [`words`]: words with better replacements, places on one machine;
-//! - [`leftovers`]: nothing marked as unfinished.
 
-mod source;
+// What rules read: the files, and Rust text without comments and literals.
 mod tree;
+mod source;
 
+// The shape of the workspace.
+// Arrows between rooms point only downwards.
 mod layers;
-mod lints;
+// `planning` performs no I/O.
 mod purity;
+// Every package has a lint table.
+mod lints;
 
-mod blobs;
-mod generated;
+// The files.
+// Every Rust file says what it is.
 mod module_docs;
-mod names;
+// Every Rust file is compiled.
 mod orphans;
+// No file is named after nothing.
+mod names;
+// No binaries, nothing large.
+mod blobs;
+// Generated files equal their generators.
+mod generated;
 
+// The words.
+// Paths in documents exist.
 mod doc_paths;
-mod leftovers;
+// Words with better replacements, places on one machine.
 mod words;
+// Nothing marked as unfinished.
+mod leftovers;
 
 use std::{fmt, path::Path};
 

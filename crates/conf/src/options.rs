@@ -1,0 +1,439 @@
+//! Every option of Kuryr, declared once: section, name, type, default, unit, meaning, and why the default.
+//!
+//! One static per option, in one module per section. Programs read by [`Conf::get`](crate::Conf::get), which
+//! takes the type from here; the reference and the warnings read the same declarations. Names and meanings are
+//! upstream's where upstream has the option; what is new here says so.
+//!
+//! Sources: Kuryr-Kubernetes 10.0, `config.py` and its sample; kuryr-lib, `config.py`; os-vif, `[os_vif_ovs]`.
+
+use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, time::Duration};
+
+use crate::value::Value;
+
+/// An option whose value is a `T`.
+#[derive(Debug)]
+pub struct Opt<T> {
+    pub(crate) declared: Declared,
+    value: PhantomData<fn() -> T>,
+}
+
+/// What is known about an option.
+#[derive(Debug, Clone, Copy)]
+pub struct Declared {
+    /// Section.
+    pub section: &'static str,
+    /// Name.
+    pub option: &'static str,
+    /// Type, in words.
+    pub kind: &'static str,
+    /// Default, as it would be written; empty for "not set".
+    pub default: &'static str,
+    /// Least and greatest figure.
+    pub range: Option<(i64, i64)>,
+    /// The only texts allowed; empty for any.
+    pub choices: &'static [&'static str],
+    /// Never shown.
+    pub secret: bool,
+    /// Unknown to upstream.
+    pub new: bool,
+    /// Which program reads it.
+    pub reader: Reader,
+    /// What it does, with the unit.
+    pub help: &'static str,
+    /// Why the default is as it is; empty where there is nothing to say.
+    pub why: &'static str,
+}
+
+/// Which program reads an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// `kuryr-controller`.
+    Controller,
+    /// `kuryr-daemon`.
+    Agent,
+    /// Both.
+    Both,
+}
+
+impl<T: Value> Opt<T> {
+    const fn new(section: &'static str, option: &'static str, default: &'static str) -> Self {
+        let declared = Declared {
+            section,
+            option,
+            kind: T::KIND,
+            default,
+            range: None,
+            choices: &[],
+            secret: false,
+            new: false,
+            reader: Reader::Both,
+            help: "",
+            why: "",
+        };
+        Self { declared, value: PhantomData }
+    }
+
+    const fn help(mut self, help: &'static str) -> Self {
+        self.declared.help = help;
+        self
+    }
+
+    const fn why(mut self, why: &'static str) -> Self {
+        self.declared.why = why;
+        self
+    }
+
+    const fn range(mut self, least: i64, greatest: i64) -> Self {
+        self.declared.range = Some((least, greatest));
+        self
+    }
+
+    const fn choices(mut self, choices: &'static [&'static str]) -> Self {
+        self.declared.choices = choices;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.declared.secret = true;
+        self
+    }
+
+    const fn new_here(mut self) -> Self {
+        self.declared.new = true;
+        self
+    }
+
+    const fn reader(mut self, reader: Reader) -> Self {
+        self.declared.reader = reader;
+        self
+    }
+
+    /// The declaration, for messages that name the option.
+    #[must_use]
+    pub const fn declared(&self) -> &Declared {
+        &self.declared
+    }
+}
+
+impl Declared {
+    pub(crate) fn key(&self) -> (String, String) {
+        (self.section.to_owned(), self.option.to_owned())
+    }
+
+    pub(crate) fn allows(&self, measure: Option<i64>, choice: Option<&str>) -> bool {
+        let within = |(least, greatest)| measure.is_none_or(|figure| (least..=greatest).contains(&figure));
+        let chosen = |text: &str| self.choices.is_empty() || self.choices.contains(&text);
+        self.range.is_none_or(within) && choice.is_none_or(chosen)
+    }
+
+    /// What was expected instead, for errors.
+    pub(crate) fn expectation(&self) -> String {
+        match (self.range, self.choices) {
+            (Some((least, greatest)), _) => {
+                format!("expected {}, from {least} to {greatest}", self.kind)
+            }
+            (None, []) => format!("expected {}", self.kind),
+            (None, choices) => format!("expected one of {}", choices.join(", ")),
+        }
+    }
+
+    /// What to do instead, for errors.
+    pub(crate) fn advice(&self) -> String {
+        match self.default {
+            "" => "correct the line, or remove it".to_owned(),
+            default => format!("correct the line, or remove it for the default {default}"),
+        }
+    }
+
+    /// How people name the option: `[section] name`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("[{}] {}", self.section, self.option)
+    }
+}
+
+/// A section, for the reference.
+#[derive(Debug)]
+pub struct Section {
+    /// Name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// Its options.
+    pub options: &'static [&'static Declared],
+}
+
+/// All sections, in the order of the reference.
+pub static SECTIONS: &[&Section] = &[
+    &default::SECTION,
+    &kubernetes::SECTION,
+    &neutron::SECTION,
+    &neutron_defaults::SECTION,
+    &vif_pool::SECTION,
+    &cni_daemon::SECTION,
+    &os_vif_ovs::SECTION,
+    &health_server::SECTION,
+    &cni_health_server::SECTION,
+    &prometheus_exporter::SECTION,
+];
+
+/// All declarations, in the order of the reference.
+pub fn all() -> impl Iterator<Item = &'static Declared> {
+    SECTIONS.iter().flat_map(|section| section.options.iter().copied())
+}
+
+/// The declaration of `option` in `section`, if there is one.
+#[must_use]
+pub fn find(section: &str, option: &str) -> Option<&'static Declared> {
+    all().find(|declared| declared.section == section && declared.option == option)
+}
+
+/// Declares the options of one section: `NAME: type = "option", "default", builder calls;`.
+macro_rules! section {
+    ($module:ident, $name:literal, $about:literal, {
+        $($option:ident: $type:ty = $text:literal, $default:literal $(, $call:ident($($argument:expr),*))*;)*
+    }) => {
+        #[doc = concat!("Section `[", $name, "]`.")]
+        pub mod $module {
+            #[allow(unused_imports, reason = "not every section has every type")]
+            use super::{BTreeMap, Declared, Duration, Opt, PathBuf, Reader, Section};
+
+            $(
+                #[doc = concat!("`", $text, "`.")]
+                pub static $option: Opt<$type> =
+                    Opt::new($name, $text, $default)$(.$call($($argument),*))*;
+            )*
+
+            /// The section, for the reference.
+            pub static SECTION: Section =
+                Section { name: $name, about: $about, options: &[$(&$option.declared),*] };
+        }
+    };
+}
+
+section!(default, "DEFAULT", "Logging.", {
+    DEBUG: bool = "debug", "false",
+        help("Logs decisions with their inputs, too.");
+    LOG_FORMAT: String = "log_format", "text", new_here(), choices(&["text", "json"]),
+        help("Form of log lines on standard error: for people, or one JSON object a line.");
+    LOG_FILTER: Option<String> = "log_filter", "", new_here(),
+        help("Levels by module, such as `kuryr_openstack=debug,info`; wins over `debug`.");
+});
+
+section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what the cluster is called.", {
+    API_ROOT: String = "api_root", "",
+        help("URL of the API server; of several, separated by commas, the first is used. Empty: the kubeconfig \
+              file if one is given, else the service account of the pod (`KUBERNETES_SERVICE_HOST`)."),
+        why("Upstream falls back to https://localhost:6443, which is right nowhere but on a control plane.");
+    KUBECONFIG: Option<PathBuf> = "kubeconfig", "", new_here(),
+        help("A kubeconfig file to use instead of the options of this section.");
+    SSL_CA_CRT_FILE: Option<PathBuf> = "ssl_ca_crt_file", "",
+        help("Certificate authority of the API server. Empty: that of the service account.");
+    SSL_VERIFY_SERVER_CRT: bool = "ssl_verify_server_crt", "true",
+        help("Whether the API server's certificate is verified."),
+        why("Upstream does not verify by default; a token sent to an unverified server is given away.");
+    TOKEN_FILE: Option<PathBuf> = "token_file", "",
+        help("File with the bearer token; read again when it changes. Empty: that of the service account.");
+    SSL_CLIENT_CRT_FILE: Option<PathBuf> = "ssl_client_crt_file", "",
+        help("Client certificate, instead of a token.");
+    SSL_CLIENT_KEY_FILE: Option<PathBuf> = "ssl_client_key_file", "",
+        help("Key of the client certificate.");
+    WATCH_CONNECTION_TIMEOUT: Duration = "watch_connection_timeout", "30", range(1, 600),
+        help("Seconds to wait for a connection to the API server.");
+    WATCH_READ_TIMEOUT: Duration = "watch_read_timeout", "60", range(1, 600),
+        help("Seconds to wait for an answer of the API server; watches are not bounded by this.");
+    USE_EVENTS: bool = "use_events", "true",
+        help("Whether Events are written to the objects that a problem concerns.");
+    CLUSTER_ID: Option<String> = "cluster_id", "", new_here(), reader(Reader::Controller),
+        help("What the resources of this cluster are tagged with in Neutron (`kuryr-cluster:<id>`), up to 46 \
+              characters without `,` and `/`. Empty: the UID of the namespace `kube-system`. Once ports exist it \
+              must not change: they would no longer be recognised."),
+        why("The UID is unique and lives as long as the cluster's database.");
+    POD_VIF_DRIVER: String = "pod_vif_driver", "neutron-vif", choices(&["neutron-vif"]),
+        help("How ports reach nodes. `neutron-vif`: ports are bound to the host and plugged on its integration \
+              bridge.");
+    LEASE_NAMESPACE: String = "lease_namespace", "kube-system", new_here(), reader(Reader::Controller),
+        help("Namespace of the Lease `kuryr-controller`, by which one of several controllers is the active one.");
+    NODE_GRACE: Duration = "node_grace", "60", new_here(), range(1, 86_400), reader(Reader::Controller),
+        help("Seconds that a Node must be absent before its ports are taken back."),
+        why("A kubelet that registers again after its Node was deleted by mistake needs some seconds; the pod \
+             garbage collector waits 40 seconds.");
+});
+
+section!(neutron, "neutron",
+    "How to reach Keystone and Neutron. keystoneauth's names; read by the controller only. If the section says \
+     nothing, `clouds.yaml` (`OS_CLOUD`) and then the variables `OS_*` are used.", {
+    AUTH_URL: Option<String> = "auth_url", "", reader(Reader::Controller),
+        help("URL of Keystone, such as `https://cloud.example.org:5000/v3`.");
+    AUTH_TYPE: Option<String> = "auth_type", "", reader(Reader::Controller),
+        choices(&["password", "v3password", "v3applicationcredential"]),
+        help("Kind of credentials. Empty: by what is given.");
+    USERNAME: Option<String> = "username", "", reader(Reader::Controller), help("User, by name (or `user_id`).");
+    PASSWORD: Option<String> = "password", "", secret(), reader(Reader::Controller), help("The user's password.");
+    USER_DOMAIN_NAME: Option<String> = "user_domain_name", "", reader(Reader::Controller),
+        help("Domain of the user (or `user_domain_id`).");
+    PROJECT_NAME: Option<String> = "project_name", "", reader(Reader::Controller),
+        help("Project, by name (or `project_id`).");
+    PROJECT_DOMAIN_NAME: Option<String> = "project_domain_name", "", reader(Reader::Controller),
+        help("Domain of the project (or `project_domain_id`).");
+    APPLICATION_CREDENTIAL_ID: Option<String> = "application_credential_id", "", reader(Reader::Controller),
+        help("Application credential, instead of user and project.");
+    APPLICATION_CREDENTIAL_SECRET: Option<String> = "application_credential_secret", "", secret(),
+        reader(Reader::Controller), help("Its secret.");
+    REGION_NAME: Option<String> = "region_name", "", reader(Reader::Controller), help("Region of the catalogue.");
+    VALID_INTERFACES: Option<String> = "valid_interfaces", "", reader(Reader::Controller),
+        help("Interfaces of the catalogue in order of preference: `public`, `internal`, `admin` (or \
+              `endpoint_type`). Empty: `public`.");
+    ENDPOINT_OVERRIDE: Option<String> = "endpoint_override", "", reader(Reader::Controller),
+        help("URL of Neutron, instead of the catalogue's.");
+    CAFILE: Option<PathBuf> = "cafile", "", reader(Reader::Controller),
+        help("Certificate authority of the cloud. Empty: the system's.");
+    CERTFILE: Option<PathBuf> = "certfile", "", reader(Reader::Controller), help("Client certificate.");
+    KEYFILE: Option<PathBuf> = "keyfile", "", reader(Reader::Controller), help("Key of the client certificate.");
+    INSECURE: bool = "insecure", "false", reader(Reader::Controller),
+        help("Does not verify the cloud's certificate.");
+    TIMEOUT: Option<u32> = "timeout", "", range(1, 3600), reader(Reader::Controller),
+        help("Seconds to wait for an answer of the cloud. Empty: 60.");
+});
+
+section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless they ask for something else.", {
+    PROJECT: Option<String> = "project", "", reader(Reader::Controller),
+        help("Id of the project in which ports are made. Empty: the project of the credentials. Another project \
+              than that of the credentials is refused: ports would not be recognised as ours.");
+    POD_SUBNET: Option<String> = "pod_subnet", "", reader(Reader::Controller),
+        help("Id of the subnet of pods.");
+    POD_SUBNETS: Vec<String> = "pod_subnets", "", new_here(), reader(Reader::Controller),
+        help("Ids of the subnets of pods, one for each family, all of the same network; wins over `pod_subnet`.");
+    POD_SECURITY_GROUPS: Vec<String> = "pod_security_groups", "", reader(Reader::Controller),
+        help("Ids of the security groups of pods. Empty: one group of Kuryr's own that allows everything."),
+        why("Neutron's own default group would refuse what comes from outside the group, and with it what \
+             clients in the cloud send.");
+    OVS_BRIDGE: String = "ovs_bridge", "br-int", reader(Reader::Agent),
+        help("Integration bridge of Open vSwitch.");
+    NETWORK_DEVICE_MTU: u32 = "network_device_mtu", "0", range(0, 65_535), reader(Reader::Agent),
+        help("Greatest MTU of a pod's interface, in bytes. 0: that of the network.");
+    RESOURCE_TAGS: Vec<String> = "resource_tags", "", reader(Reader::Controller),
+        help("Tags of every Neutron resource that Kuryr makes, besides the cluster's own. Changing them hides \
+              existing ports from Kuryr; add a tag to the ports first.");
+    MAX_CONCURRENT_REQUESTS: u16 = "max_concurrent_requests", "16", new_here(), range(1, 256),
+        reader(Reader::Controller),
+        help("Requests to Neutron at the same time."),
+        why("Neutron runs a few workers per core; more requests than that wait there instead of here.");
+    LIST_PERIOD: Duration = "list_period", "300", new_here(), range(10, 86_400), reader(Reader::Controller),
+        help("Seconds between full lists of the cluster's ports. Between them the controller goes by its own \
+              writes."),
+        why("A list finds what others deleted and what a lost answer created; of 5,000 ports it is ten pages.");
+});
+
+section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
+    PORTS_POOL_MIN: u32 = "ports_pool_min", "5", range(0, 1000), reader(Reader::Controller),
+        help("Ports that should be free on each node after all pods scheduled there have theirs; with fewer, \
+              more are made.");
+    PORTS_POOL_BATCH: u32 = "ports_pool_batch", "10", range(1, 100), reader(Reader::Controller),
+        help("Ports that are made at least, and at most by one request."),
+        why("Neutron makes the ports of one request one after the other, so a greater batch keeps the first of \
+             them waiting for the last.");
+    PORTS_POOL_MAX: u32 = "ports_pool_max", "0", range(0, 1000), reader(Reader::Controller),
+        help("Free ports beyond which ports are given back to Neutron. 0: min + 2 * batch, then down to min + \
+              batch."),
+        why("Upstream keeps every port for ever with 0; here the distance between the two marks keeps a \
+             Deployment that breathes from making and deleting ports.");
+    COOL_DOWN: Duration = "ports_pool_cool_down", "30", new_here(), range(0, 3600), reader(Reader::Controller),
+        help("Seconds that the address of a pod that is gone stays unused after nothing in the cluster names it \
+              any more."),
+        why("Cluster DNS lets answers live 30 seconds where kubeadm set it up; a client with an older answer \
+             meets nobody instead of somebody else's pod.");
+    SHRINK_DELAY: Duration = "ports_pool_shrink_delay", "15", new_here(), range(0, 3600),
+        reader(Reader::Controller),
+        help("Seconds without demand before a node's surplus is withdrawn."),
+        why("Long enough to see the second half of a rolling update.");
+    NODE_MAX: u32 = "ports_per_node_max", "1000", new_here(), range(1, 3000), reader(Reader::Controller),
+        help("Ports of one node, in use and free, beyond which no more are made."),
+        why("A node's record holds about 350 bytes for each, and the Kubernetes database takes objects up to \
+             1.5 MB.");
+});
+
+section!(cni_daemon, "cni_daemon", "The agent on each node.", {
+    NODE_NAME: Option<String> = "node_name", "", new_here(), reader(Reader::Agent),
+        help("Name of the Node this agent serves. Empty: the variable `KUBERNETES_NODE_NAME`, then the host's \
+              name.");
+    SOCKET: PathBuf = "socket", "/run/kuryr/agent.sock", new_here(), reader(Reader::Agent),
+        help("Unix socket on which the agent serves the CNI plugin.");
+    STATE_DIR: PathBuf = "state_dir", "/var/lib/kuryr", new_here(), reader(Reader::Agent),
+        help("Folder of the agent's durable record. It must survive a restart of the node.");
+    BPF_DIR: PathBuf = "bpf_dir", "/sys/fs/bpf/kuryr", new_here(), reader(Reader::Agent),
+        help("Folder on a BPF file system in which programs and maps are pinned.");
+    CNI_CONF_DIR: PathBuf = "cni_conf_dir", "/etc/cni/net.d", new_here(), reader(Reader::Agent),
+        help("Folder in which the agent writes the CNI configuration when it first is ready.");
+    NETNS_DIR: PathBuf = "netns_dir", "/run/netns", new_here(), reader(Reader::Agent),
+        help("Folder in which the container runtime keeps network namespaces.");
+    OVSDB_CONNECTION: Option<String> = "ovsdb_connection", "", new_here(), reader(Reader::Agent),
+        help("Where Open vSwitch's database is, such as `unix:/var/run/openvswitch/db.sock`. Empty: `[os_vif_ovs] \
+              ovsdb_connection`, then that socket.");
+    VIF_ANNOTATION_TIMEOUT: Duration = "vif_annotation_timeout", "60", range(1, 600), reader(Reader::Agent),
+        help("Seconds that a pod's ADD may wait for a port."),
+        why("The runtime asks again after an error; shorter waits only make more Events.");
+    CNI_FAILURES_COUNT: u32 = "cni_failures_count", "3", range(1, 1000), reader(Reader::Agent),
+        help("ADDs that fail one after another before the agent reports itself unhealthy.");
+    WORKER_NUM: u32 = "worker_num", "30", range(2, 1000), reader(Reader::Agent),
+        help("Requests of the CNI plugin that are served at the same time.");
+});
+
+section!(os_vif_ovs, "os_vif_ovs", "Options of os-vif that deployments set already.", {
+    OVSDB_CONNECTION: Option<String> = "ovsdb_connection", "", reader(Reader::Agent),
+        help("Where Open vSwitch's database is, unless `[cni_daemon] ovsdb_connection` says it.");
+});
+
+section!(health_server, "health_server", "Health of the controller.", {
+    PORT: u16 = "port", "8082", range(1, 65_535), reader(Reader::Controller),
+        help("Port of `/livez` and `/readyz`, and of upstream's `/alive` and `/ready`.");
+});
+
+section!(cni_health_server, "cni_health_server", "Health of the agent.", {
+    PORT: u16 = "port", "8090", range(1, 65_535), reader(Reader::Agent),
+        help("Port of `/livez` and `/readyz`, and of upstream's `/alive` and `/ready`.");
+    MAX_MEMORY_USAGE: i64 = "max_memory_usage", "-1", range(-1, 1_048_576), reader(Reader::Agent),
+        help("Memory in MiB beyond which the agent reports itself unhealthy; -1: no bound.");
+});
+
+section!(prometheus_exporter, "prometheus_exporter", "Metrics.", {
+    CONTROLLER_EXPORTER_PORT: u16 = "controller_exporter_port", "9654", range(1, 65_535),
+        reader(Reader::Controller), help("Port of the controller's `/metrics`.");
+    CNI_EXPORTER_PORT: u16 = "cni_exporter_port", "9655", range(1, 65_535), reader(Reader::Agent),
+        help("Port of the agent's `/metrics`.");
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Conf;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn declarations_are_complete_and_unique() {
+        let mut names = BTreeSet::new();
+        for declared in all() {
+            assert!(names.insert(declared.name()), "{} is declared twice", declared.name());
+            assert!(declared.help.ends_with('.'), "{}", declared.name());
+            assert!(declared.why.is_empty() || declared.why.ends_with('.'), "{}", declared.name());
+            let of_section = SECTIONS.iter().find(|section| section.name == declared.section);
+            assert!(of_section.is_some());
+        }
+    }
+
+    #[test]
+    fn defaults_are_values_of_their_types() {
+        let conf = Conf::default();
+        macro_rules! readable {
+            ($($module:ident::$option:ident)*) => { $(conf.get(&$module::$option).unwrap();)* };
+        }
+        readable!(default::DEBUG default::LOG_FORMAT kubernetes::SSL_VERIFY_SERVER_CRT kubernetes::NODE_GRACE
+            kubernetes::POD_VIF_DRIVER kubernetes::WATCH_READ_TIMEOUT neutron::AUTH_TYPE neutron::INSECURE
+            neutron::TIMEOUT neutron_defaults::NETWORK_DEVICE_MTU neutron_defaults::LIST_PERIOD
+            vif_pool::PORTS_POOL_MIN vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::COOL_DOWN
+            vif_pool::SHRINK_DELAY vif_pool::NODE_MAX cni_daemon::VIF_ANNOTATION_TIMEOUT
+            cni_daemon::CNI_FAILURES_COUNT cni_daemon::WORKER_NUM health_server::PORT cni_health_server::PORT
+            cni_health_server::MAX_MEMORY_USAGE prometheus_exporter::CONTROLLER_EXPORTER_PORT
+            prometheus_exporter::CNI_EXPORTER_PORT);
+    }
+}

@@ -1,0 +1,19 @@
+//! What a process shows of itself: logs, metrics, health.
+//!
+//! - [`logging`]: text or JSON lines on standard error;
+//! - [`metrics`]: one registry that each component adds its own to;
+//! - [`health`]: named checks that components set, shown under Kubernetes' and upstream's paths;
+//! - [`server`]: a small HTTP server with bounds, for the two above and for debug pages.
+//!
+//! Nothing here knows what is being logged, counted or checked.
+
+pub mod logging;
+pub mod metrics;
+
+pub mod health;
+
+pub mod server;
+
+pub mod error;
+
+pub use error::{Error, Result};
