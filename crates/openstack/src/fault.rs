@@ -1,0 +1,250 @@
+//! From an answer that is no success to an error.
+//!
+//! Neutron tells the kind of an error by the name of its exception in `NeutronError.type`, so a full subnet, a
+//! taken address, a quota and a group in use are all 409 and are told apart by that name. Keystone and the
+//! token check in front of each service use `error`, other services `message` or `faultstring`, proxies HTML.
+//!
+//! Sources: Networking API v2.0, "Faults"; names and texts of exceptions: neutron-lib `exceptions`, neutron
+//! `ipam/exceptions.py` and `extensions/securitygroup.py`; Identity API v3, "Errors".
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use kuryr_types::NetworkId;
+use serde_json::Value;
+
+use crate::error::{Call, Error};
+
+/// Characters of the cloud's words that are kept: enough for a list of ids, too few for a page of HTML.
+const MAX_MESSAGE: usize = 1000;
+/// A longer wait that the cloud asks for is cut to this.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Turns an answer whose status is no success into the error it means.
+pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+    let call = Box::new(call);
+    let Words { kind, message } = Words::of(body);
+    match status.as_u16() {
+        401 => Error::Unauthorized { call, message },
+        403 => Error::Forbidden { call, message },
+        404 => Error::NotFound { call, kind, message },
+        409 | 400 if NO_FREE_ADDRESS.contains(&kind.as_str()) => {
+            Error::NoFreeAddress { call, network: network_in(&message), message }
+        }
+        409 if ADDRESS_IN_USE.contains(&kind.as_str()) => Error::AddressInUse { call, message },
+        409 if kind == "OverQuota" => {
+            Error::QuotaExceeded { call, resources: resources_in(&message), message }
+        }
+        409 => Error::Conflict { call, kind, message },
+        412 => Error::Stale { call, message },
+        413 | 429 => Error::OverLimit { call, retry_after: retry_after(headers) },
+        400..=499 => Error::BadRequest { call, kind, message },
+        500..=599 => Error::Server { call, status: status.as_u16(), message },
+        other => Error::Protocol { call, problem: format!("status {other}") },
+    }
+}
+
+const NO_FREE_ADDRESS: [&str; 3] =
+    ["IpAddressGenerationFailure", "IpAddressGenerationFailureAllSubnets", "ExternalIpAddressExhausted"];
+const ADDRESS_IN_USE: [&str; 2] = ["IpAddressInUse", "IpAddressAlreadyAllocated"];
+
+/// What the body says.
+#[derive(Default)]
+struct Words {
+    kind: String,
+    message: String,
+}
+
+impl Words {
+    fn of(body: &[u8]) -> Self {
+        let mut words = match serde_json::from_slice::<Value>(body) {
+            Ok(json) => Self::of_json(&json),
+            Err(_) => Self { kind: String::new(), message: String::from_utf8_lossy(body).into_owned() },
+        };
+        // In one line: a body of HTML has many, and a joined message of several failures too.
+        words.message = words.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        if let Some((end, _)) = words.message.char_indices().nth(MAX_MESSAGE) {
+            words.message.truncate(end);
+        }
+        words
+    }
+
+    fn of_json(json: &Value) -> Self {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let fault = ["NeutronError", "NotImplementedError", "error"].iter().find_map(|name| json.get(name));
+        let fault = fault.unwrap_or(json);
+        let message =
+            ["message", "faultstring", "title"].iter().find_map(|name| fault.get(name).and_then(text));
+        Self {
+            kind: fault.get("type").and_then(text).unwrap_or_default(),
+            message: message.or_else(|| text(fault)).unwrap_or_else(|| json.to_string()),
+        }
+    }
+}
+
+/// "No more IP addresses available on network 9d83c053-…." names the network last; other texts name a subnet
+/// or nothing.
+fn network_in(message: &str) -> Option<NetworkId> {
+    let (_, id) = message.trim_end_matches('.').rsplit_once("network ")?;
+    (!id.is_empty() && !id.contains(' ')).then(|| id.into())
+}
+
+/// "Quota exceeded for resources: ['port', 'security_group']."
+fn resources_in(message: &str) -> Vec<String> {
+    let inside = message.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    let names = inside.map_or("", |(names, _)| names).split(',');
+    let names = names.map(|name| name.trim_matches(|c: char| c == '\'' || c == '"' || c.is_whitespace()));
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Seconds only; a date would need a clock that agrees with the cloud's.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method};
+
+    use super::*;
+
+    fn error(status: u16, body: &str) -> Error {
+        let url = "http://cloud:9696/v2.0/ports".to_owned();
+        let call = Call { operation: "create_ports", method: Method::POST, url, request_id: None };
+        classify(call, StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+    }
+
+    /// The body that Neutron makes of an exception (`api_common.get_exception_data`).
+    fn neutron(kind: &str, message: &str) -> String {
+        serde_json::json!({"NeutronError": {"type": kind, "message": message, "detail": ""}}).to_string()
+    }
+
+    #[test]
+    fn kinds_of_conflict_are_told_apart() {
+        for (kind, message, expect) in [
+            ("OverQuota", "Quota exceeded for resources: ['port'].", "QuotaExceeded [\"port\"]"),
+            (
+                "OverQuota",
+                "Quota exceeded for resources: ['security_group_rule', 'security_group'].",
+                "QuotaExceeded [\"security_group_rule\", \"security_group\"]",
+            ),
+            ("OverQuota", "Kvote overskredet", "QuotaExceeded []"),
+            (
+                "IpAddressGenerationFailure",
+                "No more IP addresses available on network 9d83c053-b0a4-4682-ae80-c00df269ce0a.",
+                "NoFreeAddress Some(9d83c053-b0a4-4682-ae80-c00df269ce0a)",
+            ),
+            (
+                "IpAddressGenerationFailure",
+                "No more IP addresses available for subnet 08eae331-0402-425a-923c-34f7cfe39c1b.",
+                "NoFreeAddress None",
+            ),
+            ("IpAddressGenerationFailureAllSubnets", "No more IP addresses available.", "NoFreeAddress None"),
+            (
+                "IpAddressGenerationFailureNoMatchingSubnet",
+                "No valid service subnet for the given device owner, network n, service type compute:kuryr.",
+                "Conflict IpAddressGenerationFailureNoMatchingSubnet",
+            ),
+            (
+                "IpAddressAlreadyAllocated",
+                "IP address 10.1.0.7 already allocated in subnet 08eae331",
+                "AddressInUse",
+            ),
+            (
+                "IpAddressInUse",
+                "Unable to complete operation for network 9d83. The IP address 10.1.0.7 is in use.",
+                "AddressInUse",
+            ),
+            ("MacAddressInUse", "The mac address fa:16:3e:00:00:01 is in use.", "Conflict MacAddressInUse"),
+            ("PortInUse", "Unable to complete operation on port p.", "Conflict PortInUse"),
+            ("SecurityGroupInUse", "Security Group g in use.", "Conflict SecurityGroupInUse"),
+        ] {
+            let shown = match error(409, &neutron(kind, message)) {
+                Error::QuotaExceeded { resources, .. } => format!("QuotaExceeded {resources:?}"),
+                Error::NoFreeAddress { network, .. } => format!("NoFreeAddress {network:?}"),
+                Error::AddressInUse { .. } => "AddressInUse".to_owned(),
+                Error::Conflict { kind, .. } => format!("Conflict {kind}"),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(shown, expect, "{message}");
+        }
+    }
+
+    #[test]
+    fn every_status_becomes_an_error_with_the_clouds_words() {
+        let keystone =
+            r#"{"error": {"code": 401, "message": "requires authentication", "title": "Unauthorized"}}"#;
+        let html = "<html>\n <h1>502 Bad Gateway</h1>\n</html>\n";
+        for (status, body, expect) in [
+            (401, keystone, "the cloud refused the credentials: requires authentication"),
+            (401, "Authentication required", "the cloud refused the credentials: Authentication required"),
+            (
+                403,
+                &neutron("PolicyNotAuthorized", "disallowed by policy"),
+                "not allowed: disallowed by policy",
+            ),
+            (
+                404,
+                &neutron("PortNotFound", "Port p could not be found."),
+                "not found: Port p could not be found.",
+            ),
+            (
+                412,
+                &neutron("RevisionNumberConstraintFailed", "Constrained to 3, but current revision is 4"),
+                "changed since it was read: Constrained to 3, but current revision is 4",
+            ),
+            (
+                400,
+                &neutron("InvalidIpForSubnet", "::1 does not"),
+                "bad request InvalidIpForSubnet: ::1 does not",
+            ),
+            (400, r#"{"NeutronError": "Unrecognized attribute"}"#, "bad request : Unrecognized attribute"),
+            (409, r#"{"faultcode": "Client", "faultstring": "is immutable"}"#, "conflict : is immutable"),
+            (422, "", "bad request : "),
+            (429, "", "the cloud asks for fewer calls"),
+            (500, &neutron("HTTPInternalServerError", "Failed"), "the cloud failed with status 500: Failed"),
+            (502, html, "the cloud failed with status 502: <html> <h1>502 Bad Gateway</h1> </html>"),
+            (302, "", "unexpected answer: status 302"),
+        ] {
+            let text = error(status, body).to_string();
+            assert_eq!(text, format!("create_ports (POST http://cloud:9696/v2.0/ports): {expect}"));
+        }
+    }
+
+    #[test]
+    fn only_the_service_itself_can_say_that_something_does_not_exist() {
+        for (body, missing) in [
+            (neutron("PortNotFound", "Port p could not be found."), true),
+            (neutron("SecurityGroupRuleNotFound", "Security group rule r does not exist"), true),
+            // Policy hides it, or the path is not served (neutron `policy_enforcement.py`).
+            (neutron("HTTPNotFound", "The resource could not be found."), false),
+            (
+                r#"{"type": "HTTPNotFound", "message": "The resource could not be found.", "detail": ""}"#
+                    .to_owned(),
+                false,
+            ),
+            ("<html>404 Not Found</html>".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(error(404, &body).is_not_found(), missing, "{body}");
+        }
+        assert!(!error(409, &neutron("PortNotFound", "")).is_not_found());
+    }
+
+    #[test]
+    fn long_words_are_cut_at_a_character() {
+        let Error::Server { message, .. } = error(500, &"é".repeat(5000)) else { panic!() };
+        assert_eq!(message.chars().count(), MAX_MESSAGE);
+    }
+
+    #[test]
+    fn seconds_to_wait_are_read_and_bounded() {
+        for (value, expect) in
+            [("7", Some(7)), ("999999", Some(3600)), ("-1", None), ("Fri, 31 Dec 2027 23:59:59 GMT", None)]
+        {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+            assert_eq!(retry_after(&headers), expect.map(Duration::from_secs), "{value}");
+        }
+    }
+}
