@@ -1,0 +1,477 @@
+//! An API server in the process, for tests: lists, watches, patches, and faults on demand.
+//!
+//! It knows objects by path only. As much of the real one's behaviour as the tests of this crate need:
+//! versions, 410, streaming lists that may be allowed, refused or ignored, conflicts, bookmarks.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+type Answer = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What the API server does with `sendInitialEvents`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streaming {
+    Allowed,
+    Refused,
+    Ignored,
+}
+
+/// A fault that the next matching request meets.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// Answer this status.
+    Status(u16),
+    /// Take effect, but lose the answer.
+    Lost,
+    /// Never answer.
+    Hang,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    version: u64,
+    /// Versions up to this are no longer kept.
+    compacted: u64,
+    objects: BTreeMap<String, Value>,
+    /// Version, path, event.
+    history: Vec<(u64, String, Value)>,
+    watches: Vec<OpenWatch>,
+    streaming: Streaming,
+    requests: Vec<String>,
+    faults: VecDeque<(String, Fault)>,
+}
+
+struct OpenWatch {
+    collection: String,
+    fields: Option<String>,
+    lines: mpsc::UnboundedSender<Bytes>,
+}
+
+impl Fake {
+    pub(crate) fn new(streaming: Streaming) -> Self {
+        let state = State {
+            version: 100,
+            compacted: 0,
+            objects: BTreeMap::new(),
+            history: Vec::new(),
+            watches: Vec::new(),
+            streaming,
+            requests: Vec::new(),
+            faults: VecDeque::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client_behind(Arc::default())
+    }
+
+    /// A client that gets no answers while `cut`.
+    pub(crate) fn client_behind(&self, cut: Arc<AtomicBool>) -> Client {
+        let fake = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (fake, cut) = (fake.clone(), Arc::clone(&cut));
+            async move {
+                if cut.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(fake.serve(request).await)
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Creates or replaces an object behind everybody's back.
+    pub(crate) fn put(&self, path: &str, object: Value) {
+        self.lock().put(path, object);
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        self.lock().remove(path);
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
+        self.lock().objects.get(path).cloned()
+    }
+
+    pub(crate) fn paths(&self, prefix: &str) -> Vec<String> {
+        self.lock().objects.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
+    }
+
+    /// Ends all open watches.
+    pub(crate) fn cut(&self) {
+        self.lock().watches.clear();
+    }
+
+    /// Sends all open watches a bookmark.
+    pub(crate) fn bookmark(&self) {
+        self.lock().bookmark();
+    }
+
+    /// Sends a raw line to all open watches.
+    pub(crate) fn say(&self, line: &Value) {
+        self.lock().watches.retain(|watch| watch.lines.send(as_line(line)).is_ok());
+    }
+
+    /// Forgets history: who asks for an older version gets 410.
+    pub(crate) fn compact(&self) {
+        let mut state = self.lock();
+        state.version += 1;
+        state.compacted = state.version;
+        state.history.clear();
+    }
+
+    /// Begins again with versions below those given out, as after a restored backup.
+    pub(crate) fn roll_back(&self) {
+        let mut state = self.lock();
+        state.version = 1;
+        state.history.clear();
+        state.watches.clear();
+    }
+
+    /// Lets the next request whose log line contains `part` meet `fault`.
+    pub(crate) fn fail(&self, part: &str, fault: Fault) {
+        self.lock().faults.push_back((part.to_owned(), fault));
+    }
+
+    /// The requests since the last call, as `METHOD path?query`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().requests)
+    }
+
+    /// How many watches are open.
+    pub(crate) fn open_watches(&self) -> usize {
+        let mut state = self.lock();
+        state.watches.retain(|watch| !watch.lines.is_closed());
+        state.watches.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn serve(&self, request: Request<Body>) -> Response<Answer> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let line = format!("{} {}", parts.method, parts.uri);
+        let fault = {
+            let mut state = self.lock();
+            state.requests.push(line.clone());
+            let at = state.faults.iter().position(|(part, _)| line.contains(part));
+            at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
+        };
+        match fault {
+            Some(Fault::Status(code)) => return status(code, "Injected", "injected"),
+            Some(Fault::Hang) => std::future::pending::<()>().await,
+            Some(Fault::Lost) => {
+                self.lock().serve(&parts, &body);
+                std::future::pending::<()>().await;
+            }
+            None => {}
+        }
+        self.lock().serve(&parts, &body)
+    }
+}
+
+impl State {
+    fn serve(&mut self, parts: &http::request::Parts, body: &Bytes) -> Response<Answer> {
+        let query = Query::of(parts.uri.query().unwrap_or_default());
+        let full = parts.uri.path();
+        let (path, subresource) = match full.strip_suffix("/status") {
+            Some(path) => (path, Some("status")),
+            None => (full, None),
+        };
+        let value = || serde_json::from_slice::<Value>(body).unwrap();
+        match (&parts.method, is_collection(path)) {
+            (&Method::GET, true) if query.has("watch") => self.watch(path, &query),
+            (&Method::GET, true) => self.list(path, &query),
+            (&Method::GET, false) => self.objects.get(path).map_or_else(not_found, ok),
+            (&Method::POST, true) => self.create(path, value()),
+            (&Method::PUT, false) => self.replace(path, subresource, value()),
+            (&Method::PATCH, false) => {
+                let kind = parts.headers["content-type"].to_str().unwrap().to_owned();
+                self.patch(path, subresource, &kind, value())
+            }
+            (&Method::DELETE, false) => self.delete(path, &serde_json::from_slice(body).unwrap_or_default()),
+            _ => status(405, "MethodNotAllowed", "no such thing here"),
+        }
+    }
+
+    fn put(&mut self, path: &str, mut object: Value) {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        object["metadata"]["name"] = json!(path.rsplit('/').next());
+        if let Some(namespace) = path.split("/namespaces/").nth(1).and_then(|rest| rest.split_once('/')) {
+            object["metadata"]["namespace"] = json!(namespace.0);
+        }
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
+        }
+        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        self.objects.insert(path.to_owned(), object.clone());
+        self.tell(path, json!({"type": kind, "object": object}));
+    }
+
+    fn remove(&mut self, path: &str) {
+        if let Some(mut object) = self.objects.remove(path) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.tell(path, json!({"type": "DELETED", "object": object}));
+        }
+    }
+
+    fn tell(&mut self, path: &str, event: Value) {
+        self.watches.retain(|watch| {
+            !watch.selects(path, &event["object"]) || watch.lines.send(as_line(&event)).is_ok()
+        });
+        self.history.push((self.version, path.to_owned(), event));
+    }
+
+    fn bookmark(&mut self) {
+        let line = bookmark(self.version, false);
+        self.watches.retain(|watch| watch.lines.send(as_line(&line)).is_ok());
+    }
+
+    fn list(&self, collection: &str, query: &Query) -> Response<Answer> {
+        let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+        let from: usize = query.get("continue").and_then(|at| at.parse().ok()).unwrap_or(0);
+        let fields = query.get("fieldSelector");
+        let selected: Vec<&Value> = self.selected(collection, fields.as_deref()).collect();
+        let items: Vec<&Value> = selected.iter().skip(from).take(limit).copied().collect();
+        let next = from.saturating_add(limit);
+        let more = if next < selected.len() { next.to_string() } else { String::new() };
+        ok(&json!({"kind": "List", "apiVersion": "v1", "items": items,
+            "metadata": {"resourceVersion": self.version.to_string(), "continue": more}}))
+    }
+
+    fn watch(&mut self, collection: &str, query: &Query) -> Response<Answer> {
+        let asked = query.get("resourceVersion").unwrap_or_default();
+        let version: u64 = asked.parse().unwrap_or(0);
+        let fields = query.get("fieldSelector");
+        let (lines, stream) = mpsc::unbounded_channel::<Bytes>();
+        let send = |line: &Value| lines.send(as_line(line)).unwrap();
+        if query.has("sendInitialEvents") {
+            if self.streaming == Streaming::Refused {
+                return status(422, "Invalid", "sendInitialEvents is forbidden for watch");
+            }
+            for object in self.selected(collection, fields.as_deref()) {
+                send(&json!({"type": "ADDED", "object": object}));
+            }
+            if self.streaming == Streaming::Allowed {
+                send(&bookmark(self.version, true));
+            }
+        } else if version < self.compacted {
+            return status(410, "Expired", "too old resource version");
+        } else if version > self.version {
+            return status(504, "Timeout", "Timeout: Too large resource version");
+        } else {
+            for (at, path, event) in &self.history {
+                if *at > version && within(collection, path) && matches(fields.as_deref(), &event["object"]) {
+                    send(event);
+                }
+            }
+        }
+        self.watches.push(OpenWatch { collection: collection.to_owned(), fields, lines });
+        let stream = futures::stream::unfold(stream, |mut stream| async move {
+            let line = stream.recv().await?;
+            Some((Ok::<_, Infallible>(hyper::body::Frame::data(line)), stream))
+        });
+        Response::new(StreamBody::new(stream).boxed_unsync())
+    }
+
+    fn selected<'a>(
+        &'a self,
+        collection: &'a str,
+        fields: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Value> {
+        let inside = self.objects.iter().filter(move |(path, _)| within(collection, path));
+        inside.map(|(_, object)| object).filter(move |object| matches(fields, object))
+    }
+
+    fn create(&mut self, collection: &str, object: Value) -> Response<Answer> {
+        let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap());
+        if self.objects.contains_key(&path) {
+            return status(409, "AlreadyExists", "exists");
+        }
+        self.put(&path, object);
+        ok(&self.objects[&path])
+    }
+
+    fn replace(&mut self, path: &str, subresource: Option<&str>, object: Value) -> Response<Answer> {
+        let Some(old) = self.objects.get(path) else { return not_found() };
+        let asked = &object["metadata"]["resourceVersion"];
+        if !asked.is_null() && *asked != old["metadata"]["resourceVersion"] {
+            return status(409, "Conflict", "the object has been modified");
+        }
+        let object = keep_other_part(old, object, subresource);
+        self.put(path, object);
+        ok(&self.objects[path])
+    }
+
+    fn patch(&mut self, path: &str, subresource: Option<&str>, kind: &str, patch: Value) -> Response<Answer> {
+        let Some(old) = self.objects.get(path).cloned() else { return not_found() };
+        let mut new = old.clone();
+        if kind.contains("json-patch") {
+            for operation in patch.as_array().unwrap() {
+                if apply_operation(&mut new, operation).is_none() {
+                    let words = "the server rejected our request due to an error in our request";
+                    return status(422, "Invalid", words);
+                }
+            }
+        } else {
+            let asked = &patch["metadata"]["resourceVersion"];
+            if !asked.is_null() && *asked != old["metadata"]["resourceVersion"] {
+                return status(409, "Conflict", "the object has been modified");
+            }
+            merge(&mut new, &patch);
+        }
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        let new = keep_other_part(&old, new, subresource);
+        if new != old {
+            self.put(path, new);
+        }
+        ok(&self.objects[path])
+    }
+
+    fn delete(&mut self, path: &str, options: &Value) -> Response<Answer> {
+        let Some(old) = self.objects.get(path) else { return not_found() };
+        let uid = &options["preconditions"]["uid"];
+        if !uid.is_null() && *uid != old["metadata"]["uid"] {
+            return status(409, "Conflict", "Precondition failed: UID in precondition");
+        }
+        self.remove(path);
+        ok(&json!({"kind": "Status", "status": "Success"}))
+    }
+}
+
+impl OpenWatch {
+    fn selects(&self, path: &str, object: &Value) -> bool {
+        within(&self.collection, path) && matches(self.fields.as_deref(), object)
+    }
+}
+
+/// A decoded query string.
+struct Query(BTreeMap<String, String>);
+
+impl Query {
+    fn of(text: &str) -> Self {
+        let decode = |text: &str| text.replace("%3D", "=").replace("%2C", ",").replace('+', " ");
+        let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+        Self(pairs.map(|(key, value)| (key.to_owned(), decode(value))).collect())
+    }
+
+    fn get(&self, key: &str) -> Option<String> {
+        self.0.get(key).cloned()
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|value| value == "true")
+    }
+}
+
+/// A collection path ends in a plural, an object path in a name after one.
+fn is_collection(path: &str) -> bool {
+    const PLURALS: [&str; 5] = ["pods", "nodes", "leases", "events", "configmaps"];
+    path.rsplit('/').next().is_some_and(|last| PLURALS.contains(&last))
+}
+
+fn within(collection: &str, path: &str) -> bool {
+    let (prefix, plural) = collection.rsplit_once('/').unwrap();
+    let (parent, _) = path.rsplit_once('/').unwrap();
+    parent.starts_with(prefix) && parent.rsplit('/').next() == Some(plural)
+}
+
+/// Only `spec.nodeName=X` is known.
+fn matches(fields: Option<&str>, object: &Value) -> bool {
+    let wanted = fields.and_then(|fields| fields.strip_prefix("spec.nodeName="));
+    wanted.is_none_or(|node| object["spec"]["nodeName"] == node)
+}
+
+fn keep_other_part(old: &Value, mut new: Value, subresource: Option<&str>) -> Value {
+    if subresource.is_some() {
+        new["spec"] = old["spec"].clone();
+    }
+    if new["spec"].is_null() {
+        new.as_object_mut().unwrap().remove("spec");
+    }
+    new
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+fn apply_operation(object: &mut Value, operation: &Value) -> Option<()> {
+    let path = operation["path"].as_str()?;
+    let value = operation["value"].clone();
+    let (parent, last) = path.rsplit_once('/')?;
+    let last = last.replace("~1", "/").replace("~0", "~");
+    match operation["op"].as_str()? {
+        "test" => (*object.pointer(path)? == value).then_some(()),
+        "replace" => {
+            *object.pointer_mut(path)? = value;
+            Some(())
+        }
+        "add" => {
+            object.pointer_mut(parent)?.as_object_mut()?.insert(last, value);
+            Some(())
+        }
+        "remove" => object.pointer_mut(parent)?.as_object_mut()?.remove(&last).map(drop),
+        _ => None,
+    }
+}
+
+fn bookmark(version: u64, ends_list: bool) -> Value {
+    let annotations = if ends_list { json!({"k8s.io/initial-events-end": "true"}) } else { json!({}) };
+    json!({"type": "BOOKMARK", "object": {"kind": "X", "apiVersion": "v1",
+        "metadata": {"resourceVersion": version.to_string(), "annotations": annotations}}})
+}
+
+fn as_line(value: &Value) -> Bytes {
+    Bytes::from(format!("{value}\n"))
+}
+
+fn ok(value: &Value) -> Response<Answer> {
+    Response::new(Full::from(value.to_string()).boxed_unsync())
+}
+
+fn not_found() -> Response<Answer> {
+    status(404, "NotFound", "not found")
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Response<Answer> {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": message});
+    let body = Full::from(body.to_string()).boxed_unsync();
+    Response::builder().status(StatusCode::from_u16(code).unwrap()).body(body).unwrap()
+}

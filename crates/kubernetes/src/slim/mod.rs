@@ -1,0 +1,23 @@
+//! Kubernetes objects reduced to the fields we read.
+//!
+//! A watch of complete pods costs about ten times the memory of these. They can only be read, not written: a
+//! complete write of a reduced object would delete what it leaves out, so the types have no `Serialize`;
+//! changes go through patches.
+//!
+//! Every field beyond the metadata has a default, so that an object without it (a pod that is not scheduled
+//! yet, a bookmark) still reads. Unknown fields are skipped while reading.
+//!
+//! Sources: Kubernetes API reference, Pod v1, Node v1, Namespace v1,
+//! `EndpointSlice` v1.
+
+mod metadata;
+
+mod endpoint_slice;
+mod namespace;
+mod node;
+mod pod;
+
+pub use endpoint_slice::{Endpoint, EndpointSlice};
+pub use namespace::{Namespace, NamespacePhase, NamespaceStatus};
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
+pub use pod::{Pod, PodPhase, PodSpec, PodStatus};

@@ -1,0 +1,461 @@
+//! The objects of one watch, as last heard.
+//!
+//! Written by the watch only; read by everybody else without a call. An object is changed here before anybody
+//! is told of the change, so a reader that was told always finds at least that state.
+//!
+//! *Synced* means that a complete list has arrived once. *In sync* means in addition that the watch has been
+//! heard from within its silence bound and knows of no gap: only then does the absence of an object mean that
+//! it does not exist ([`Presence`]).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use kube::Resource;
+use kuryr_types::PodRef;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::watch::Change;
+
+/// The objects of one watch; clones share them.
+pub struct Store<K> {
+    shared: Arc<Shared<K>>,
+}
+
+/// Namespace and name of an object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Namespace; empty for a cluster-scoped object.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// Whether an object exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence<K> {
+    /// It does, or did when last heard.
+    Present(Arc<K>),
+    /// It does not: a store in sync has no such object.
+    Absent,
+    /// Nothing can be said: the store is not in sync, or the object exists but could not be read.
+    Unknown,
+}
+
+impl<K> Store<K> {
+    /// An empty store that is out of sync after `silence` without word from the API server.
+    #[must_use]
+    pub fn new(silence: Duration) -> Self {
+        let contents = Contents {
+            objects: BTreeMap::new(),
+            undecodable: BTreeMap::new(),
+            synced: false,
+            gap: false,
+            last_contact: None,
+            trouble: None,
+        };
+        let (revision, _) = watch::channel(0);
+        Self { shared: Arc::new(Shared { contents: RwLock::new(contents), revision, silence }) }
+    }
+
+    /// The object as last heard.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// All objects in the order of their keys.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().cloned().collect()
+    }
+
+    /// All keys in order.
+    #[must_use]
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.read().objects.keys().cloned().collect()
+    }
+
+    /// The number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Whether there are no objects.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.read().objects.is_empty()
+    }
+
+    /// Tells whether the object exists, as far as that can be known.
+    #[must_use]
+    pub fn presence(&self, key: &ObjectKey) -> Presence<K> {
+        let contents = self.read();
+        match contents.objects.get(key) {
+            Some(object) => Presence::Present(Arc::clone(object)),
+            None if contents.undecodable.contains_key(key) => Presence::Unknown,
+            None if contents.in_sync(self.shared.silence) => Presence::Absent,
+            None => Presence::Unknown,
+        }
+    }
+
+    /// Waits until the object exists and satisfies `predicate`, at most until `deadline`.
+    pub async fn wait_for(
+        &self,
+        key: &ObjectKey,
+        predicate: impl Fn(&K) -> bool,
+        deadline: Instant,
+    ) -> Option<Arc<K>> {
+        self.wait_until(deadline, || self.get(key).filter(|object| predicate(object))).await
+    }
+
+    /// Whether a complete list has arrived.
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.read().synced
+    }
+
+    /// Waits for the first complete list, at most until `deadline`; tells whether it has arrived.
+    pub async fn wait_synced(&self, deadline: Instant) -> bool {
+        self.wait_until(deadline, || self.synced().then_some(())).await.is_some()
+    }
+
+    /// Whether what the store holds is what the API server holds, but for changes on their way.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        self.read().in_sync(self.shared.silence)
+    }
+
+    /// When the watch was last heard from: a list, an event or a bookmark.
+    #[must_use]
+    pub fn last_contact(&self) -> Option<Instant> {
+        self.read().last_contact
+    }
+
+    /// Why the watch does not get through at present; none while it does.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.read().trouble.clone()
+    }
+
+    /// Objects that exist but could not be read, with the reason.
+    #[must_use]
+    pub fn undecodable(&self) -> Vec<(ObjectKey, String)> {
+        self.read().undecodable.iter().map(|(key, why)| (key.clone(), why.clone())).collect()
+    }
+
+    async fn wait_until<T>(&self, deadline: Instant, look: impl Fn() -> Option<T>) -> Option<T> {
+        let mut revision = self.shared.revision.subscribe();
+        loop {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            // The sender lives in `shared`, so only the deadline can end this with an error.
+            timeout_at(deadline, revision.changed()).await.ok()?.ok()?;
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Contents<K>> {
+        self.shared.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Contents<K>> {
+        self.shared.contents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the watch does to the store; tests of other crates may stand in for it.
+impl<K: Resource> Store<K> {
+    /// Takes over an object that was added or modified.
+    pub fn apply(&self, object: K) -> Change<K> {
+        let key = ObjectKey::of(&object);
+        let new = Arc::new(object);
+        let mut contents = self.write();
+        contents.heard();
+        contents.undecodable.remove(&key);
+        let old = contents.objects.insert(key, Arc::clone(&new));
+        drop(contents);
+        self.tell();
+        Change::Applied { new, old }
+    }
+
+    /// Drops an object that was deleted or is no longer selected. Tells nothing of an object never seen.
+    pub fn delete(&self, key: &ObjectKey) -> Option<Change<K>> {
+        let mut contents = self.write();
+        contents.heard();
+        contents.undecodable.remove(key);
+        let old = contents.objects.remove(key)?;
+        drop(contents);
+        self.tell();
+        Some(Change::Deleted { old })
+    }
+
+    /// Replaces everything by a complete list and tells what differs.
+    ///
+    /// An object that could not be read keeps the form it was last read in: it exists.
+    pub fn reset(&self, objects: Vec<K>, undecodable: BTreeMap<ObjectKey, String>) -> Change<K> {
+        let mut contents = self.write();
+        let mut before = std::mem::take(&mut contents.objects);
+        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+        for object in objects {
+            let key = ObjectKey::of(&object);
+            let old = before.remove(&key);
+            let new = match old {
+                Some(old) if same_version(old.as_ref(), &object) => old,
+                Some(old) if same_life(old.as_ref(), &object) => {
+                    let new = Arc::new(object);
+                    changed.push((Arc::clone(&new), Some(old)));
+                    new
+                }
+                old => {
+                    removed.extend(old);
+                    let new = Arc::new(object);
+                    changed.push((Arc::clone(&new), None));
+                    new
+                }
+            };
+            contents.objects.insert(key, new);
+        }
+        for (key, old) in before {
+            if undecodable.contains_key(&key) {
+                contents.objects.insert(key, old);
+            } else {
+                removed.push(old);
+            }
+        }
+        contents.undecodable = undecodable;
+        contents.synced = true;
+        contents.gap = false;
+        contents.heard();
+        drop(contents);
+        self.tell();
+        Change::Reset { changed, removed }
+    }
+
+    /// Notes that an object exists in a form that cannot be read.
+    pub(crate) fn cannot_read(&self, key: ObjectKey, why: String) {
+        let mut contents = self.write();
+        contents.heard();
+        contents.undecodable.insert(key, why);
+    }
+
+    /// Notes a sign of life without a change.
+    pub fn heard(&self) {
+        self.write().heard();
+    }
+
+    /// Notes that changes may have been missed: not in sync until the next complete list.
+    pub fn missed_changes(&self) {
+        self.write().gap = true;
+    }
+
+    /// Notes why the watch does not get through.
+    pub(crate) fn failing(&self, why: String) {
+        self.write().trouble = Some(why);
+    }
+
+    fn tell(&self) {
+        self.shared.revision.send_modify(|revision| *revision += 1);
+    }
+}
+
+struct Shared<K> {
+    contents: RwLock<Contents<K>>,
+    /// Counts changes, so that those who wait look again.
+    revision: watch::Sender<u64>,
+    silence: Duration,
+}
+
+struct Contents<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    undecodable: BTreeMap<ObjectKey, String>,
+    synced: bool,
+    gap: bool,
+    last_contact: Option<Instant>,
+    trouble: Option<String>,
+}
+
+impl<K> Contents<K> {
+    fn in_sync(&self, silence: Duration) -> bool {
+        self.synced && !self.gap && self.last_contact.is_some_and(|at| at.elapsed() <= silence)
+    }
+
+    fn heard(&mut self) {
+        self.last_contact = Some(Instant::now());
+        self.trouble = None;
+    }
+}
+
+fn same_life<K: Resource>(old: &K, new: &K) -> bool {
+    old.meta().uid == new.meta().uid
+}
+
+fn same_version<K: Resource>(old: &K, new: &K) -> bool {
+    let version = &new.meta().resource_version;
+    version.is_some() && *version == old.meta().resource_version && same_life(old, new)
+}
+
+impl ObjectKey {
+    /// The object `name` in `namespace`.
+    pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The cluster-scoped object `name`.
+    pub fn cluster(name: impl Into<String>) -> Self {
+        Self { namespace: String::new(), name: name.into() }
+    }
+
+    /// The key of `object`.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        Self { namespace: text(&object.meta().namespace), name: text(&object.meta().name) }
+    }
+}
+
+impl From<&PodRef> for ObjectKey {
+    fn from(pod: &PodRef) -> Self {
+        Self::namespaced(&pod.namespace, &pod.name)
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<K> Clone for Store<K> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<K> fmt::Debug for Store<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("objects", &self.len())
+            .field("in_sync", &self.in_sync())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slim::Pod;
+
+    const SILENCE: Duration = Duration::from_secs(90);
+
+    fn pod(name: &str, uid: &str, version: &str) -> Pod {
+        let text = format!(
+            r#"{{"metadata":{{"namespace":"d","name":"{name}","uid":"{uid}","resourceVersion":"{version}"}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::namespaced("d", name)
+    }
+
+    /// Writes a change as `+new -old`, with versions.
+    fn told(change: &Change<Pod>) -> String {
+        let text = |pod: &Pod| {
+            let meta = &pod.metadata;
+            format!("{}{}", meta.name.clone().unwrap(), meta.resource_version.clone().unwrap())
+        };
+        match change {
+            Change::Applied { new, old } => {
+                format!("+{} {}", text(new), old.as_deref().map(text).unwrap_or_default())
+            }
+            Change::Deleted { old } => format!("-{}", text(old)),
+            Change::Reset { changed, removed } => {
+                let changed = changed
+                    .iter()
+                    .map(|(new, old)| format!("+{}{}", text(new), if old.is_some() { "*" } else { "" }));
+                changed
+                    .chain(removed.iter().map(|old| format!("-{}", text(old))))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_tells_what_differs() {
+        let store = Store::new(SILENCE);
+        let none = BTreeMap::new;
+        let first = store.reset(vec![pod("a", "1", "1"), pod("b", "1", "2"), pod("c", "1", "3")], none());
+        assert_eq!(told(&first), "+a1 +b2 +c3");
+        // a is the same, b changed, c has another life, d is new.
+        let second = vec![pod("a", "1", "1"), pod("b", "1", "5"), pod("c", "2", "6"), pod("d", "1", "7")];
+        assert_eq!(told(&store.reset(second, none())), "+b5* +c6 +d7 -c3");
+        assert_eq!(told(&store.reset(vec![pod("d", "1", "7")], none())), "-a1 -b5 -c6");
+        assert_eq!(store.keys(), [key("d")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_still_exists() {
+        let store = Store::new(SILENCE);
+        store.reset(vec![pod("a", "1", "1")], BTreeMap::new());
+        let unreadable = BTreeMap::from([(key("a"), "why".to_owned()), (key("b"), "why".to_owned())]);
+        assert_eq!(told(&store.reset(Vec::new(), unreadable)), "");
+        assert!(matches!(store.presence(&key("a")), Presence::Present(_)));
+        assert_eq!(store.presence(&key("b")), Presence::Unknown);
+        assert_eq!(store.presence(&key("c")), Presence::Absent);
+        store.delete(&key("b"));
+        assert_eq!(store.presence(&key("b")), Presence::Absent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn absence_is_known_only_in_sync() {
+        let store = Store::<Pod>::new(SILENCE);
+        assert_eq!(store.presence(&key("a")), Presence::Unknown, "nothing heard yet");
+        store.reset(Vec::new(), BTreeMap::new());
+        assert_eq!(store.presence(&key("a")), Presence::Absent);
+        tokio::time::advance(SILENCE + Duration::from_secs(1)).await;
+        assert!(store.synced() && !store.in_sync());
+        assert_eq!(store.presence(&key("a")), Presence::Unknown, "silent for too long");
+        store.heard();
+        assert_eq!(store.presence(&key("a")), Presence::Absent);
+        store.missed_changes();
+        assert_eq!(store.presence(&key("a")), Presence::Unknown, "a gap");
+        store.reset(Vec::new(), BTreeMap::new());
+        assert!(store.in_sync());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_an_object_and_no_longer_than_allowed() {
+        let store = Store::new(SILENCE);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let wanted = key("a");
+        let second = |pod: &Pod| pod.metadata.resource_version.as_deref() == Some("2");
+        let (found, ()) = tokio::join!(store.wait_for(&wanted, second, deadline), async {
+            for version in ["1", "2"] {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                store.apply(pod("a", "1", version));
+            }
+        });
+        assert!(found.is_some_and(|pod| second(&pod)));
+        assert!(store.wait_for(&key("b"), |_| true, deadline).await.is_none());
+        assert_eq!(Instant::now(), deadline);
+        assert!(!store.wait_synced(deadline).await);
+    }
+}

@@ -1,0 +1,515 @@
+//! Listing and watching one kind of object, for as long as the process lives.
+//!
+//! The watch is a loop over three phases:
+//!
+//! 1. *list*: a consistent list, as a stream of events where the API server can (`sendInitialEvents`, which
+//!    needs less memory on both sides), page by page where it refuses. The store is replaced at
+//!    once and the difference, with the removed objects, is told as one change: a deletion that happened
+//!    while nobody was watching is not lost.
+//! 2. *watching*: each event changes the store and is told afterwards. Bookmarks are signs of life.
+//! 3. *resume*: after the stream has ended, watch on from the last version seen. When the API server no longer
+//!    keeps that version (410), or when the silence has lasted too long to trust the store, list again.
+//!
+//! A watch that is silent for longer than [`WatchConfig::silence`] is given up and the store counts as not in
+//! sync. The API server sends a bookmark about every minute on a quiet watch, so silence means that the
+//! connection, or the API server, is not well.
+//!
+//! Failures are tried again for ever with a bounded back-off. One object that cannot be read is reported
+//! and stays as it was; it does not stop the others.
+//!
+//! Sources: Kubernetes API concepts, "Efficient detection of changes", "Watch bookmarks", "Streaming lists",
+//! "410 Gone responses"; KEP-3157.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use kube::{
+    Api, Client, Resource,
+    api::{ListParams, WatchParams},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Call, Error, Result,
+    backoff::{Backoff, Jitter},
+    store::{ObjectKey, Store},
+};
+
+mod decode;
+mod lines;
+
+use decode::Line;
+use lines::Lines;
+
+/// The annotation of the bookmark that ends the initial events of a streaming list.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// A stream that ends sooner than this after it was opened counts as a failure, so that an API server that
+/// accepts and closes at once is not asked in a tight loop.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+
+/// What to watch and how patiently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// Label selector.
+    pub labels: Option<String>,
+    /// Field selector, for example `spec.nodeName=n1`.
+    pub fields: Option<String>,
+    /// Whether to ask for streaming lists at all.
+    pub streaming: bool,
+    /// Objects per page of an ordinary list.
+    pub page_size: u32,
+    /// Longest time without an event or a bookmark; more than the minute between bookmarks.
+    pub silence: Duration,
+    /// How long the API server keeps one watch open.
+    pub watch_for: Duration,
+    /// Longest time for a complete list.
+    pub list_within: Duration,
+    /// Delays between failed attempts.
+    pub backoff: Backoff,
+    /// For a simulation that has to repeat itself.
+    pub seed: Option<u64>,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            labels: None,
+            fields: None,
+            streaming: true,
+            page_size: 500,
+            silence: Duration::from_secs(90),
+            watch_for: Duration::from_secs(290),
+            list_within: Duration::from_secs(60),
+            backoff: Backoff { first: Duration::from_millis(500), most: Duration::from_secs(15) },
+            seed: None,
+        }
+    }
+}
+
+impl WatchConfig {
+    /// Narrows the watch to objects with these labels.
+    #[must_use]
+    pub fn labels(self, selector: impl Into<String>) -> Self {
+        Self { labels: Some(selector.into()), ..self }
+    }
+
+    /// Narrows the watch to objects with these fields.
+    #[must_use]
+    pub fn fields(self, selector: impl Into<String>) -> Self {
+        Self { fields: Some(selector.into()), ..self }
+    }
+}
+
+/// A change that the store has already taken over.
+#[derive(Debug, Clone)]
+pub enum Change<K> {
+    /// An object was added or modified.
+    Applied {
+        /// As it is.
+        new: Arc<K>,
+        /// As it was.
+        old: Option<Arc<K>>,
+    },
+    /// An object was deleted, or is no longer selected.
+    Deleted {
+        /// As last heard.
+        old: Arc<K>,
+    },
+    /// A complete list replaced everything.
+    Reset {
+        /// Objects that are new or differ, each with its former state in the same life.
+        changed: Vec<(Arc<K>, Option<Arc<K>>)>,
+        /// Objects that no longer exist. A name that has begun another life is in both.
+        removed: Vec<Arc<K>>,
+    },
+}
+
+impl<K> Change<K> {
+    /// All states, old and new, that the change speaks of: whatever depends on one of them may have to be
+    /// looked at again.
+    pub fn touched(&self) -> impl Iterator<Item = &Arc<K>> {
+        let (one, many, removed): (_, &[_], &[_]) = match self {
+            Self::Applied { new, old } => ([Some(new), old.as_ref()], &[], &[]),
+            Self::Deleted { old } => ([Some(old), None], &[], &[]),
+            Self::Reset { changed, removed } => ([None, None], changed, removed),
+        };
+        let many = many.iter().flat_map(|(new, old)| std::iter::once(new).chain(old.as_ref()));
+        one.into_iter().flatten().chain(many).chain(removed)
+    }
+}
+
+/// Prepares a watch; nothing is asked before it runs.
+pub fn watch<K>(api: Api<K>, config: WatchConfig) -> (Store<K>, Watch<K>)
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
+{
+    let store = Store::new(config.silence);
+    let call = Call {
+        verb: "watch",
+        kind: K::kind(&()).into_owned(),
+        namespace: api.namespace().map(ToOwned::to_owned),
+        name: String::new(),
+    };
+    let requests = kube::core::Request::new(api.resource_url());
+    let watch = Watch {
+        jitter: config.seed.map_or_else(Jitter::random, Jitter::seeded),
+        streaming: config.streaming,
+        config,
+        call,
+        requests,
+        client: api.into_client(),
+        store: store.clone(),
+        phase: Phase::List,
+        failures: 0,
+    };
+    (store, watch)
+}
+
+/// A watch that feeds a store; see the module.
+pub struct Watch<K> {
+    config: WatchConfig,
+    call: Call,
+    requests: kube::core::Request,
+    client: Client,
+    store: Store<K>,
+    jitter: Jitter,
+    /// Cleared once the API server has refused a streaming list.
+    streaming: bool,
+    phase: Phase,
+    failures: u32,
+}
+
+enum Phase {
+    List,
+    Resume { version: String },
+    Watching { version: String, open: Open },
+}
+
+/// A watch stream that has been accepted.
+struct Open {
+    lines: Lines,
+    since: Instant,
+}
+
+/// A complete list, and the stream that continues it if there is one.
+struct Listed<K> {
+    objects: Vec<K>,
+    undecodable: BTreeMap<ObjectKey, String>,
+    version: String,
+    open: Option<Open>,
+}
+
+/// Why a phase ended.
+enum End {
+    /// The API server no longer keeps the version, or speaks of one it never had.
+    VersionLost,
+    Failed(Error),
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Watches until `stop`; calls `on_change` after the store has taken over each change.
+    ///
+    /// `on_change` must not block: it computes keys and puts them into a queue.
+    pub async fn run(mut self, stop: CancellationToken, mut on_change: impl FnMut(&Change<K>) + Send) {
+        while let Some(change) = stop.run_until_cancelled(self.next()).await {
+            on_change(&change);
+        }
+    }
+
+    /// The same as an endless stream.
+    pub fn into_stream(self) -> impl Stream<Item = Change<K>> + Send {
+        stream::unfold(self, |mut watch| async move {
+            let change = watch.next().await;
+            Some((change, watch))
+        })
+    }
+
+    async fn next(&mut self) -> Change<K> {
+        loop {
+            // The phase is put back by whoever gets on; whatever is interrupted begins with a list.
+            match std::mem::replace(&mut self.phase, Phase::List) {
+                Phase::List => {
+                    if let Some(change) = self.list().await {
+                        return change;
+                    }
+                }
+                Phase::Resume { version } => self.resume(version).await,
+                Phase::Watching { version, open } => {
+                    if let Some(change) = self.follow(version, open).await {
+                        return change;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Option<Change<K>> {
+        match self.list_once().await {
+            Ok(listed) => {
+                self.failures = 0;
+                for (key, why) in &listed.undecodable {
+                    tracing::warn!(kind = self.call.kind, %key, why, "object cannot be read");
+                }
+                self.phase = match listed.open {
+                    Some(open) => Phase::Watching { version: listed.version, open },
+                    None => Phase::Resume { version: listed.version },
+                };
+                Some(self.store.reset(listed.objects, listed.undecodable))
+            }
+            Err(end) => {
+                self.pause(end).await;
+                None
+            }
+        }
+    }
+
+    async fn list_once(&mut self) -> Result<Listed<K>, End> {
+        let within = self.config.list_within;
+        if self.streaming {
+            // An empty version asks for the most recent state, not for whatever the API server has cached.
+            match self.open("", true).await {
+                Ok(open) => {
+                    let listed = timeout(within, self.collect(open)).await;
+                    // An API server from before streaming lists ignores the request for them and never tells
+                    // the end of the initial events.
+                    self.streaming = listed.is_ok();
+                    return listed.unwrap_or_else(|_| Err(End::Failed(self.timed_out(within))));
+                }
+                Err(Error::Invalid { message, .. }) => {
+                    tracing::info!(
+                        kind = self.call.kind,
+                        message,
+                        "no streaming lists here, listing by pages"
+                    );
+                    self.streaming = false;
+                }
+                Err(error) => return Err(Self::sorted(error)),
+            }
+        }
+        let listed = timeout(within, self.list_pages()).await;
+        listed.unwrap_or_else(|_| Err(End::Failed(self.timed_out(within))))
+    }
+
+    /// Collects the initial events of a streaming list up to the bookmark that ends them.
+    async fn collect(&mut self, mut open: Open) -> Result<Listed<K>, End> {
+        let mut objects: BTreeMap<ObjectKey, K> = BTreeMap::new();
+        let mut undecodable = BTreeMap::new();
+        loop {
+            match self.line(&mut open).await? {
+                Some(Line::Upsert(object)) => {
+                    objects.insert(ObjectKey::of(&object), object);
+                }
+                Some(Line::Gone { key, .. }) => {
+                    objects.remove(&key);
+                    undecodable.remove(&key);
+                }
+                Some(Line::Unreadable { key, why, .. }) => {
+                    undecodable.insert(key, why);
+                }
+                Some(Line::Bookmark { version, ends_list: true }) => {
+                    let objects = objects.into_values().collect();
+                    return Ok(Listed { objects, undecodable, version, open: Some(open) });
+                }
+                Some(Line::Bookmark { .. }) => {}
+                None => return Err(End::Failed(self.ended())),
+            }
+        }
+    }
+
+    /// Lists page by page.
+    async fn list_pages(&mut self) -> Result<Listed<K>, End> {
+        let mut listed =
+            Listed { objects: Vec::new(), undecodable: BTreeMap::new(), version: String::new(), open: None };
+        let mut continues = None;
+        loop {
+            let params = ListParams {
+                label_selector: self.config.labels.clone(),
+                field_selector: self.config.fields.clone(),
+                limit: Some(self.config.page_size),
+                continue_token: continues,
+                ..ListParams::default()
+            };
+            let request =
+                self.requests.list(&params).map_err(|error| self.failed(kube::Error::BuildRequest(error)))?;
+            let text = self.client.request_text(request).await.map_err(|error| self.failed(error))?;
+            let page = decode::page(&text).map_err(|error| self.failed(kube::Error::SerdeError(error)))?;
+            listed.objects.extend(page.objects);
+            listed.undecodable.extend(page.undecodable);
+            listed.version = page.version;
+            continues = page.continues;
+            if continues.is_none() {
+                return Ok(listed);
+            }
+        }
+    }
+
+    async fn resume(&mut self, version: String) {
+        match self.open(&version, false).await {
+            Ok(open) => self.phase = Phase::Watching { version, open },
+            Err(error) => {
+                let end = Self::sorted(error);
+                self.interrupted(end, version).await;
+            }
+        }
+    }
+
+    /// Takes one line of the stream.
+    async fn follow(&mut self, mut version: String, mut open: Open) -> Option<Change<K>> {
+        let line = match self.line(&mut open).await {
+            Ok(Some(line)) => line,
+            Ok(None) => {
+                if open.since.elapsed() < TOO_SHORT {
+                    self.pause(End::Failed(self.ended())).await;
+                }
+                self.phase = self.go_on_from(version);
+                return None;
+            }
+            Err(end) => {
+                self.interrupted(end, version).await;
+                return None;
+            }
+        };
+        self.failures = 0;
+        let change = match line {
+            Line::Upsert(object) => {
+                version = object.meta().resource_version.clone().unwrap_or(version);
+                Some(self.store.apply(object))
+            }
+            Line::Gone { key, version: at } => {
+                version = at.unwrap_or(version);
+                self.store.delete(&key)
+            }
+            Line::Unreadable { key, version: at, why } => {
+                tracing::warn!(kind = self.call.kind, %key, why, "object cannot be read");
+                version = at.unwrap_or(version);
+                self.store.cannot_read(key, why);
+                None
+            }
+            Line::Bookmark { version: at, .. } => {
+                version = at;
+                self.store.heard();
+                None
+            }
+        };
+        self.phase = Phase::Watching { version, open };
+        change
+    }
+
+    /// Waits after a failure and goes on in the phase that it leaves possible.
+    async fn interrupted(&mut self, end: End, version: String) {
+        let lost = matches!(end, End::VersionLost);
+        self.pause(end).await;
+        self.phase = if lost { Phase::List } else { self.go_on_from(version) };
+    }
+
+    /// Watches on from `version`, unless the silence has lasted so long that only a list gives certainty.
+    fn go_on_from(&self, version: String) -> Phase {
+        let fresh = self.store.last_contact().is_some_and(|at| at.elapsed() <= self.config.silence);
+        if fresh { Phase::Resume { version } } else { Phase::List }
+    }
+
+    async fn open(&mut self, version: &str, initial: bool) -> Result<Open> {
+        // Spread, so that watches that began together do not end together.
+        let spread = self.jitter.between(self.config.watch_for.mul_f64(0.8), self.config.watch_for);
+        let params = WatchParams {
+            label_selector: self.config.labels.clone(),
+            field_selector: self.config.fields.clone(),
+            timeout: Some(u32::try_from(spread.as_secs()).unwrap_or(u32::MAX)),
+            bookmarks: true,
+            send_initial_events: initial,
+        };
+        let opening = async {
+            let request = self.requests.watch(&params, version).map_err(kube::Error::BuildRequest)?;
+            lines::open(&self.client, request).await
+        };
+        let within = self.config.list_within;
+        let lines = timeout(within, opening).await.map_err(|_| self.timed_out(within))?;
+        let lines = lines.map_err(|error| Error::of(self.call.clone(), error))?;
+        Ok(Open { lines, since: Instant::now() })
+    }
+
+    /// The next line of the stream; none when it has ended.
+    async fn line(&mut self, open: &mut Open) -> Result<Option<Line<K>>, End> {
+        let silence = self.config.silence;
+        let Ok(next) = timeout(silence, open.lines.next()).await else {
+            return Err(End::Failed(self.timed_out(silence)));
+        };
+        let Some(text) = next else { return Ok(None) };
+        let text = text.map_err(|error| self.failed(kube::Error::ReadEvents(error)))?;
+        match decode::line(&text) {
+            Ok(Ok(line)) => Ok(Some(line)),
+            Ok(Err(status)) => Err(self.failed(kube::Error::Api(status))),
+            Err(error) => Err(self.failed(kube::Error::SerdeError(error))),
+        }
+    }
+
+    fn failed(&self, error: kube::Error) -> End {
+        Self::sorted(Error::of(self.call.clone(), error))
+    }
+
+    fn sorted(error: Error) -> End {
+        match error {
+            Error::Gone { .. } => End::VersionLost,
+            // etcd was restored from a backup: its versions begin again below ours.
+            Error::Unavailable { message, .. } if message.contains("Too large resource version") => {
+                End::VersionLost
+            }
+            other => End::Failed(other),
+        }
+    }
+
+    fn ended(&self) -> Error {
+        let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        Error::of(self.call.clone(), kube::Error::ReadEvents(cut))
+    }
+
+    fn timed_out(&self, after: Duration) -> Error {
+        Error::TimedOut { call: Box::new(self.call.clone()), after }
+    }
+
+    /// Notes a failure and waits before the next attempt.
+    async fn pause(&mut self, end: End) {
+        self.failures = self.failures.saturating_add(1);
+        match end {
+            End::VersionLost => {
+                self.store.missed_changes();
+                tracing::info!(kind = self.call.kind, "the watched version is gone, listing again");
+            }
+            End::Failed(error) => {
+                let why = with_causes(&error);
+                tracing::warn!(kind = self.call.kind, failures = self.failures, why, "watch interrupted");
+                self.store.failing(why);
+            }
+        }
+        sleep(self.config.backoff.delay(self.failures, &mut self.jitter)).await;
+    }
+}
+
+/// The error with its causes, for a log line. Libraries repeat a cause in their own text: once is enough.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+impl<K> fmt::Debug for Watch<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("call", &self.call).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
