@@ -1,0 +1,156 @@
+//! The guard: a table of netfilter rules that keeps pods and the node apart where eBPF programs do not.
+//!
+//! The programs mark what they admit to the local path. Should one be missing (detached by hand, lost with an
+//! upgrade), its host end is an ordinary interface of the node, and the node might route. So, by interface group:
+//!
+//! - what comes from a pod's host end without the mark of the local path is dropped before anything else sees it;
+//! - what comes from a prepared uplink's end at all is dropped likewise: with its program, nothing of it reaches
+//!   the stack;
+//! - nothing from or to a host end is forwarded, marked or not.
+//!
+//! The table is `inet kuryr`, owned by us alone and replaced as a whole in one transaction.
+//!
+//! Sources: nft(8), "NETFILTER HOOKS", and "Interface groups" in ip-link(8).
+
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::error::{Error, Result};
+
+/// Mark of packets that are admitted to the local path.
+pub const LOCAL_MARK: u32 = 0x6b75_0001;
+/// Group of pods' host ends.
+pub const POD_GROUP: u32 = 0x6b75;
+/// Group of prepared uplinks' ends.
+pub const UPLINK_GROUP: u32 = 0x6b76;
+
+/// Bound for one run of `nft`, which takes milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(2);
+/// Before connection tracking (-200) and everybody's own tables.
+const PRIORITY: i32 = -350;
+
+/// What the guard goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    /// Mark of packets that are admitted to the local path.
+    pub local: u32,
+    /// Group of pods' host ends.
+    pub pods: u32,
+    /// Group of prepared uplinks' ends.
+    pub uplinks: u32,
+}
+
+/// Installs the table in the namespace of the calling thread, or replaces it in one transaction.
+///
+/// # Errors
+///
+/// `GuardTool`, `GuardRefused`, `GuardSilent`.
+pub fn install(nft: &Path, marks: Marks) -> Result<()> {
+    let unusable = |source| Error::GuardTool { program: nft.to_owned(), source };
+    let mut child = Command::new(nft)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(unusable)?;
+    // The rules fit into the pipe's buffer: this does not wait for nft to read.
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(rules(marks).as_bytes()));
+    let status = wait(&mut child).map_err(unusable)?;
+    match status {
+        None => Err(Error::GuardSilent { waited: TIMEOUT }),
+        Some(status) if !status.success() => {
+            Err(Error::GuardRefused { status, message: complaint(&mut child) })
+        }
+        // A nft that ended well without reading did not get the rules.
+        Some(_) => written.transpose().map(|_| ()).map_err(unusable),
+    }
+}
+
+/// Waits for the child; `None` if it had to be stopped.
+fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + TIMEOUT;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn complaint(child: &mut Child) -> String {
+    const LONGEST: u64 = 4096;
+    let mut message = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        // What it said is for a person; what cannot be read is left out.
+        let _ = stderr.take(LONGEST).read_to_string(&mut message);
+    }
+    message.trim_end().to_owned()
+}
+
+/// The table as a transaction: declared so that it exists, deleted, and made anew.
+fn rules(marks: Marks) -> String {
+    let Marks { local, pods, uplinks } = marks;
+    format!(
+        "table inet kuryr
+delete table inet kuryr
+table inet kuryr {{
+	chain arriving {{
+		type filter hook prerouting priority {PRIORITY}; policy accept;
+		iifgroup {pods} meta mark != {local:#010x} counter drop
+		iifgroup {uplinks} counter drop
+	}}
+	chain forwarded {{
+		type filter hook forward priority {PRIORITY}; policy accept;
+		iifgroup {pods} counter drop
+		oifgroup {pods} counter drop
+	}}
+}}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_are_one_transaction_with_every_group() {
+        let rules = rules(Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP });
+        assert!(rules.starts_with("table inet kuryr\ndelete table inet kuryr\ntable inet kuryr {"));
+        for rule in [
+            "iifgroup 27509 meta mark != 0x6b750001 counter drop",
+            "iifgroup 27510 counter drop",
+            "iifgroup 27509 counter drop",
+            "oifgroup 27509 counter drop",
+        ] {
+            assert!(rules.contains(rule), "{rule}");
+        }
+        const PIPE: usize = 4096;
+        assert!(rules.len() < PIPE);
+    }
+
+    #[test]
+    fn a_missing_or_failing_tool_is_told_apart() {
+        let marks = Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP };
+        for (tool, expect) in [("/nonexistent/nft", "tool"), ("/bin/false", "refused")] {
+            let got = match install(Path::new(tool), marks) {
+                Err(Error::GuardTool { .. }) => "tool",
+                Err(Error::GuardRefused { .. }) => "refused",
+                _ => "other",
+            };
+            assert_eq!(got, expect, "{tool}");
+        }
+    }
+}

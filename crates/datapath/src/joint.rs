@@ -1,0 +1,529 @@
+//! The joint between pods and uplinks: eBPF programs on links, and the maps that tell them what belongs together.
+//!
+//! Terms: see `kuryr-ebpf` (the programs) and `kuryr-ebpf-maps` (the maps).
+//!
+//! Maps are pinned as `<directory>/v<layout>/<map>` and outlive this process, as the attached programs do. The next
+//! process takes the maps over with their entries and replaces each attached program by its own, in place, so no
+//! packet meets an interface without one. A new layout has a new directory.
+//!
+//! A change goes through in the order that keeps things closed: a pod's entry is complete before the uplink points to
+//! it, and is the first to go.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+    path::Path,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, PerCpuHashMap, PerCpuValues},
+    programs::{ProgramError, SchedClassifier},
+    util::nr_cpus,
+};
+use kuryr_ebpf_maps::{
+    LAYOUT_VERSION, Pod, PodAddress, PodCounters, UplinkFlags, UplinkKey, UplinkTarget, address_bytes,
+};
+use kuryr_types::MacAddr;
+use rustix::io::Errno;
+
+use crate::{
+    classifier::{self, Direction},
+    error::{Error, Result},
+    netlink::{Request, Socket},
+};
+
+/// The loaded programs and open maps of a node.
+#[derive(Debug)]
+pub struct Joint {
+    programs: Ebpf,
+    maps: Maps,
+}
+
+/// Where a program goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// What arrives at an uplink.
+    UplinkIn,
+    /// What a pod sends.
+    PodOut,
+    /// What the node sends to a pod.
+    PodIn,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::UplinkIn, Self::PodOut, Self::PodIn];
+    /// Those of an uplink.
+    pub const OF_UPLINK: [Self; 1] = [Self::UplinkIn];
+    /// Those of a pod's host end.
+    pub const OF_HOST_END: [Self; 2] = [Self::PodOut, Self::PodIn];
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::UplinkIn => kuryr_ebpf::UPLINK_IN,
+            Self::PodOut => kuryr_ebpf::POD_OUT,
+            Self::PodIn => kuryr_ebpf::POD_IN,
+        }
+    }
+
+    fn direction(self) -> Direction {
+        match self {
+            Self::UplinkIn | Self::PodOut => Direction::Ingress,
+            Self::PodIn => Direction::Egress,
+        }
+    }
+}
+
+/// A pod as the maps hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Index of the pod's host end.
+    pub host_ifindex: u32,
+    /// Index of the uplink.
+    pub uplink: u32,
+    /// VLAN id on the uplink, if any.
+    pub vlan: Option<u16>,
+    /// Hardware address of the port.
+    pub mac: MacAddr,
+    /// Hardware address of the host end.
+    pub host_mac: MacAddr,
+    /// Addresses from which the pod may send.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Joint {
+    /// Loads the programs, taking over the maps pinned under `directory`.
+    ///
+    /// # Errors
+    ///
+    /// `NotBpffs`, `PinDirectory`; `ProgramsUnusable` or `Program` if the kernel does not take the programs.
+    pub fn open(directory: &Path, local_mark: u32) -> Result<Self> {
+        check_bpffs(directory)?;
+        let pins = directory.join(format!("v{LAYOUT_VERSION}"));
+        create_directory(&pins)?;
+        let mut programs = EbpfLoader::new()
+            .default_map_pin_directory(&pins)
+            .override_global(kuryr_ebpf::LOCAL_MARK, &local_mark, true)
+            .load(kuryr_ebpf::OBJECT)
+            .map_err(|error| Error::ProgramsUnusable { source: Box::new(error) })?;
+        for hook in Hook::ALL {
+            program(&mut programs, hook)?.load().map_err(failed(hook))?;
+        }
+        let maps = Maps::open(&mut programs)?;
+        Ok(Self { programs, maps })
+    }
+
+    // ---- attachments
+
+    /// Requests that attach the programs of `hooks` to link `index`, or replace those that are there.
+    ///
+    /// # Errors
+    ///
+    /// `Program` if one is not loaded.
+    pub fn attach(&self, hooks: &[Hook], index: u32) -> Result<Vec<Request>> {
+        let mut requests = vec![classifier::prepare(index)];
+        for hook in hooks {
+            let program = self.program(*hook)?.fd().map_err(failed(*hook))?;
+            requests.push(classifier::attach(index, hook.direction(), program.as_fd(), hook.program()));
+        }
+        Ok(requests)
+    }
+
+    /// Whether our programs of `hooks` are in effect on link `index`.
+    ///
+    /// # Errors
+    ///
+    /// `Program`, `Kernel`.
+    pub fn is_attached(&self, socket: &mut Socket, hooks: &[Hook], index: u32) -> Result<bool> {
+        for hook in hooks {
+            let ours = self.program(*hook)?.info().map_err(failed(*hook))?.id();
+            if classifier::attached(socket, index, hook.direction())? != Some(ours) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn program(&self, hook: Hook) -> Result<&SchedClassifier> {
+        self.programs
+            .program(hook.program())
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::ObjectIncomplete { what: hook.program() })
+    }
+
+    // ---- entries
+
+    /// Admits a pod: from now on its frames pass, if the programs are attached.
+    ///
+    /// # Errors
+    ///
+    /// `Map`, `Processors`.
+    pub fn admit(&mut self, entry: &Entry) -> Result<()> {
+        self.maps.admit(entry)
+    }
+
+    /// Cuts a pod off and tells which addresses it had, which stay listed until [`Joint::forget`].
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn cut(&mut self, host_ifindex: u32) -> Result<Vec<IpAddr>> {
+        self.maps.cut(host_ifindex)
+    }
+
+    /// Removes what is left of a pod that was cut off.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn forget(&mut self, host_ifindex: u32) -> Result<()> {
+        self.maps.forget(host_ifindex)
+    }
+
+    /// Lists all pods in the maps, also those that are no longer complete.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        self.maps.entries()
+    }
+
+    /// Lists the indexes of all host ends that anything in the maps mentions.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn mentioned(&self) -> Result<Vec<u32>> {
+        self.maps.mentioned()
+    }
+
+    /// Sets which addresses the node has, for the local path.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        self.maps.set_node_addresses(addresses)
+    }
+
+    /// Lets frames of nobody's on an uplink go on to the node's own stack.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn share_uplink(&mut self, uplink: u32, flags: UplinkFlags) -> Result<()> {
+        put(&mut self.maps.shared_uplinks, "shared_uplinks", uplink, flags)
+    }
+
+    /// Lists the uplinks that the node shares with its pods.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn shared_uplinks(&self) -> Result<Vec<u32>> {
+        keys(&self.maps.shared_uplinks, "shared_uplinks")
+    }
+
+    /// Forgets everything about an uplink that is no more.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn forget_uplink(&mut self, uplink: u32) -> Result<()> {
+        take(&mut self.maps.shared_uplinks, "shared_uplinks", &uplink)?;
+        for key in keys(&self.maps.uplinks, "uplinks")? {
+            if key.uplink == uplink {
+                take(&mut self.maps.uplinks, "uplinks", &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the counters of one pod; `None` if it has none.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn counters(&self, host_ifindex: u32) -> Result<Option<PodCounters>> {
+        match self.maps.counters.get(&host_ifindex, 0) {
+            Ok(values) => Ok(Some(sum(&values))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(map_failed("counters")(error)),
+        }
+    }
+
+    /// Reads the counters of all pods.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn all_counters(&self) -> Result<Vec<(u32, PodCounters)>> {
+        self.maps
+            .counters
+            .iter()
+            .map(|item| {
+                let (host_end, values) = item.map_err(map_failed("counters"))?;
+                Ok((host_end, sum(&values)))
+            })
+            .collect()
+    }
+}
+
+/// The maps, each with the types of its layout.
+struct Maps {
+    uplinks: HashMap<MapData, UplinkKey, UplinkTarget>,
+    shared_uplinks: HashMap<MapData, u32, UplinkFlags>,
+    pods: HashMap<MapData, u32, Pod>,
+    pod_addresses: HashMap<MapData, PodAddress, u32>,
+    node_addresses: HashMap<MapData, [u8; 16], u32>,
+    counters: PerCpuHashMap<MapData, u32, PodCounters>,
+}
+
+const PRESENT: u32 = 1;
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maps")
+    }
+}
+
+impl Maps {
+    fn open(programs: &mut Ebpf) -> Result<Self> {
+        let mut map =
+            |name: &'static str| programs.take_map(name).ok_or(Error::ObjectIncomplete { what: name });
+        let (uplinks, shared_uplinks, pods) = (map("uplinks")?, map("shared_uplinks")?, map("pods")?);
+        let (pod_addresses, node_addresses) = (map("pod_addresses")?, map("node_addresses")?);
+        let counters = map("counters")?;
+        Ok(Self {
+            uplinks: uplinks.try_into().map_err(map_failed("uplinks"))?,
+            shared_uplinks: shared_uplinks.try_into().map_err(map_failed("shared_uplinks"))?,
+            pods: pods.try_into().map_err(map_failed("pods"))?,
+            pod_addresses: pod_addresses.try_into().map_err(map_failed("pod_addresses"))?,
+            node_addresses: node_addresses.try_into().map_err(map_failed("node_addresses"))?,
+            counters: counters.try_into().map_err(map_failed("counters"))?,
+        })
+    }
+
+    fn admit(&mut self, entry: &Entry) -> Result<()> {
+        // Counters are the first to come and the last to go, so they tell whether there is anything older.
+        let is_new = self.start_counters(entry.host_ifindex)?;
+        let wanted: Vec<PodAddress> = entry
+            .addresses
+            .iter()
+            .map(|address| PodAddress { host_end: entry.host_ifindex, address: address_bytes(*address) })
+            .collect();
+        for key in &wanted {
+            put(&mut self.pod_addresses, "pod_addresses", *key, PRESENT)?;
+        }
+        if !is_new {
+            self.withdraw_others(entry, &wanted)?;
+        }
+        let key = uplink_key(entry);
+        let pod = Pod { uplink: key.uplink, vlan: key.vlan, mac: entry.mac.0, host_mac: entry.host_mac.0 };
+        put(&mut self.pods, "pods", entry.host_ifindex, pod)?;
+        let target = UplinkTarget { host_end: entry.host_ifindex, mac: entry.mac.0, pad: [0; 2] };
+        put(&mut self.uplinks, "uplinks", key, target)
+    }
+
+    /// Makes counters at zero, and tells whether there were none.
+    fn start_counters(&mut self, host_end: u32) -> Result<bool> {
+        const BPF_NOEXIST: u64 = 1;
+        let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
+        let zero = PerCpuValues::try_from(vec![PodCounters::default(); processors])
+            .map_err(|source| Error::Processors { source })?;
+        match self.counters.insert(host_end, zero, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(error) if map_os_error(&error) == Some(Errno::EXIST) => Ok(false),
+            Err(error) => Err(map_failed("counters")(error)),
+        }
+    }
+
+    /// Takes back what an older entry of the same host end allowed and this one does not.
+    fn withdraw_others(&mut self, entry: &Entry, wanted: &[PodAddress]) -> Result<()> {
+        for key in self.addresses_of(entry.host_ifindex)? {
+            if !wanted.contains(&key) {
+                take(&mut self.pod_addresses, "pod_addresses", &key)?;
+            }
+        }
+        for key in self.uplinks_of(entry.host_ifindex)? {
+            if key != uplink_key(entry) {
+                take(&mut self.uplinks, "uplinks", &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, host_end: u32) -> Result<Vec<IpAddr>> {
+        for key in self.uplinks_of(host_end)? {
+            take(&mut self.uplinks, "uplinks", &key)?;
+        }
+        take(&mut self.pods, "pods", &host_end)?;
+        let addresses = self.addresses_of(host_end)?;
+        Ok(addresses.iter().map(|key| ip(key.address)).collect())
+    }
+
+    fn forget(&mut self, host_end: u32) -> Result<()> {
+        for key in self.addresses_of(host_end)? {
+            take(&mut self.pod_addresses, "pod_addresses", &key)?;
+        }
+        match self.counters.remove(&host_end) {
+            Err(error) if map_os_error(&error) != Some(Errno::NOENT) => Err(map_failed("counters")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+        for key in keys(&self.pod_addresses, "pod_addresses")? {
+            addresses.entry(key.host_end).or_default().push(ip(key.address));
+        }
+        let mut entries = Vec::new();
+        for (host_ifindex, pod) in pairs(&self.pods, "pods")? {
+            let mut addresses = addresses.remove(&host_ifindex).unwrap_or_default();
+            addresses.sort();
+            entries.push(Entry {
+                host_ifindex,
+                uplink: pod.uplink,
+                vlan: u16::try_from(pod.vlan).ok().filter(|vlan| *vlan != 0),
+                mac: MacAddr(pod.mac),
+                host_mac: MacAddr(pod.host_mac),
+                addresses,
+            });
+        }
+        entries.sort_by_key(|entry| entry.host_ifindex);
+        Ok(entries)
+    }
+
+    fn mentioned(&self) -> Result<Vec<u32>> {
+        let mut mentioned = keys(&self.pods, "pods")?;
+        mentioned.extend(pairs(&self.uplinks, "uplinks")?.iter().map(|(_, target)| target.host_end));
+        mentioned.extend(keys(&self.pod_addresses, "pod_addresses")?.iter().map(|key| key.host_end));
+        for key in self.counters.keys() {
+            mentioned.push(key.map_err(map_failed("counters"))?);
+        }
+        mentioned.sort_unstable();
+        mentioned.dedup();
+        Ok(mentioned)
+    }
+
+    fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        let wanted: Vec<[u8; 16]> = addresses.iter().map(|address| address_bytes(*address)).collect();
+        for key in &wanted {
+            put(&mut self.node_addresses, "node_addresses", *key, PRESENT)?;
+        }
+        for key in keys(&self.node_addresses, "node_addresses")? {
+            if !wanted.contains(&key) {
+                take(&mut self.node_addresses, "node_addresses", &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn uplinks_of(&self, host_end: u32) -> Result<Vec<UplinkKey>> {
+        let mut uplinks = pairs(&self.uplinks, "uplinks")?;
+        uplinks.retain(|(_, target)| target.host_end == host_end);
+        Ok(uplinks.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn addresses_of(&self, host_end: u32) -> Result<Vec<PodAddress>> {
+        let mut addresses = keys(&self.pod_addresses, "pod_addresses")?;
+        addresses.retain(|key| key.host_end == host_end);
+        Ok(addresses)
+    }
+}
+
+fn uplink_key(entry: &Entry) -> UplinkKey {
+    UplinkKey { uplink: entry.uplink, vlan: entry.vlan.map_or(0, u32::from) }
+}
+
+fn ip(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+fn sum(values: &PerCpuValues<PodCounters>) -> PodCounters {
+    values.iter().fold(PodCounters::default(), |sum, value| sum.add(*value))
+}
+
+// ---- maps without their loader's ceremony
+
+fn put<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<()> {
+    map.insert(key, value, 0).map_err(map_failed(name))
+}
+
+/// Removes a key; one that is not there is success.
+fn take<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<()> {
+    match map.remove(key) {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if map_os_error(&error) != Some(Errno::NOENT) => Err(map_failed(name)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn keys<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, name: &'static str) -> Result<Vec<K>> {
+    map.keys().map(|key| key.map_err(map_failed(name))).collect()
+}
+
+fn pairs<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, name: &'static str) -> Result<Vec<(K, V)>> {
+    map.iter().map(|pair| pair.map_err(map_failed(name))).collect()
+}
+
+fn map_failed(map: &'static str) -> impl Fn(MapError) -> Error {
+    move |error| Error::Map { map, source: Box::new(error) }
+}
+
+fn map_os_error(error: &MapError) -> Option<Errno> {
+    match error {
+        MapError::SyscallError(error) => Errno::from_io_error(&error.io_error),
+        _ => None,
+    }
+}
+
+// ---- programs and pins
+
+fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    programs
+        .program_mut(hook.program())
+        .and_then(|program| program.try_into().ok())
+        .ok_or(Error::ObjectIncomplete { what: hook.program() })
+}
+
+fn failed(hook: Hook) -> impl Fn(ProgramError) -> Error {
+    move |error| Error::Program { program: hook.program(), source: Box::new(error) }
+}
+
+fn create_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|source| Error::PinDirectory { path: path.to_owned(), source })
+}
+
+/// Pins exist on a bpffs only; elsewhere the kernel's refusal would not say so.
+fn check_bpffs(directory: &Path) -> Result<()> {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    create_directory(directory)?;
+    let kind = rustix::fs::statfs(directory)
+        .map_err(|errno| Error::PinDirectory { path: directory.to_owned(), source: errno.into() })?;
+    if kind.f_type == BPF_FS_MAGIC { Ok(()) } else { Err(Error::NotBpffs { path: directory.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_refused_outside_a_bpffs() {
+        let directory = std::env::temp_dir();
+        assert!(matches!(check_bpffs(&directory), Err(Error::NotBpffs { .. })));
+    }
+}

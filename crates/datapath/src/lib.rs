@@ -1,0 +1,50 @@
+//! Talks to the Linux node: network namespaces, links, eBPF, netfilter, and Open vSwitch's database.
+//!
+//! - [`node`]: what the agent asks for, in one place; the rest serves it;
+//! - [`netns`]: namespaces, and threads in them; [`live`]: the interfaces in all of them;
+//! - [`netlink`], [`link`], [`address`], [`route`], [`neighbour`]: the kernel's network configuration;
+//! - [`sysctl`], [`offload`]: settings of links;
+//! - [`announce`]: telling a network where a pod's addresses are;
+//! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them;
+//! - [`guard`]: netfilter rules for when programs are missing;
+//! - [`ovsdb`]: ports of the integration bridge;
+//! - [`error`]: what can go wrong.
+//!
+//! Nothing here decides what a pod gets, and nothing here knows Kubernetes or `OpenStack`.
+
+// what the agent asks for
+pub mod node;
+// where it happens
+pub mod live;
+pub mod netns;
+// the kernel's network configuration
+pub mod address;
+pub mod link;
+pub mod neighbour;
+pub mod netlink;
+pub mod route;
+// settings of links
+pub mod offload;
+pub mod sysctl;
+// telling the network
+pub mod announce;
+// the joint and the guard
+pub mod classifier;
+pub mod guard;
+pub mod joint;
+pub mod trial;
+// the integration bridge
+pub mod ovsdb;
+// what can go wrong
+pub mod error;
+
+pub use error::{Error, Result};
+pub use joint::Entry;
+pub use kuryr_ebpf_maps::PodCounters;
+pub use netns::{Netns, NetnsId};
+pub use node::{
+    Attached, JoinChoice, Joining, Node, NodeConfig, ObservedLinks, Offloads, OwnPortSpec, PodLinks, Swept,
+    Uplink, UplinkSpec,
+};
+pub use ovsdb::{BridgeRow, InterfaceRow, Ovsdb, OvsdbConfig, PortSpec, SwitchRow, SwitchStart, SwitchState};
+pub use route::Route;

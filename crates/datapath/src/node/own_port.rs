@@ -1,0 +1,142 @@
+//! The node's own port: an interface of the node's stack on the pods' network.
+//!
+//! A veth pair like an uplink's, whose one end is plugged on the integration bridge. The other carries the port's
+//! hardware address, its addresses and routes, and belongs to the node's stack: by it host processes reach pods of other
+//! nodes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kuryr_types::MacAddr;
+
+use super::{
+    Node, Offloads,
+    uplink::{other_end, tap_mac},
+};
+use crate::{
+    address,
+    error::{Error, Result},
+    link::{self, Link, VethEnd},
+    netlink::{Request, Socket},
+    offload,
+    route::{self, Route},
+    sysctl::{self, Setting},
+};
+
+/// The node's own interface to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPortSpec {
+    /// Name of the end that is plugged on the integration bridge.
+    pub tap: String,
+    /// Name of the interface.
+    pub ifname: String,
+    /// Hardware address of the port.
+    pub mac: MacAddr,
+    /// MTU of the port's network.
+    pub mtu: u32,
+    /// What the bridge's datapath needs.
+    pub offloads: Offloads,
+    /// Addresses with the prefix lengths of their subnets, which are reached on the link.
+    pub addresses: Vec<IpNet>,
+    /// Routes to other subnets. Their source is the first address of their family.
+    pub routes: Vec<Route>,
+}
+
+impl Node {
+    /// Makes the node's own interface, or brings the one that exists into the form asked for. An interface of that
+    /// name whose other end has another name is one of an older port and is replaced.
+    ///
+    /// # Errors
+    ///
+    /// `InterfaceName`, `LinkTaken` if the name belongs to something else, else what the kernel refused.
+    pub fn prepare_own_port(&self, spec: &OwnPortSpec) -> Result<u32> {
+        link::check_name(&spec.tap)?;
+        link::check_name(&spec.ifname)?;
+        let (own, tap) = self.own_pair(spec)?;
+        sysctl::set(&spec.tap, &[Setting::DisableIpv6(true)], false)?;
+        let has_ipv6 = spec.addresses.iter().any(|address| address.addr().is_ipv6());
+        let settings = [Setting::DisableIpv6(false), Setting::AcceptDad(false), Setting::AcceptRa(false)];
+        sysctl::set(&spec.ifname, &settings, has_ipv6)?;
+        if spec.offloads == Offloads::Off {
+            offload::finish_packets(own.index)?;
+        }
+        let mut socket = self.socket();
+        let mut requests = vec![
+            link::no_generated_addresses(own.index),
+            link::bring_up(own.index),
+            link::bring_up(tap.index),
+        ];
+        requests.extend(address_requests(&mut socket, spec, own.index)?);
+        requests.extend(route_requests(&mut socket, spec, own.index)?);
+        socket.apply(&requests)?;
+        Ok(own.index)
+    }
+
+    /// Deletes the node's own interface; one that does not exist is success. Slow.
+    ///
+    /// # Errors
+    ///
+    /// `InterfaceName`, `Kernel`.
+    pub fn remove_own_port(&self, ifname: &str) -> Result<()> {
+        link::check_name(ifname)?;
+        let mut socket = self.socket();
+        match link::find(&mut socket, ifname)? {
+            Some(own) => socket.apply(&[link::delete(own.index)]),
+            None => Ok(()),
+        }
+    }
+
+    /// The interface and its tap.
+    fn own_pair(&self, spec: &OwnPortSpec) -> Result<(Link, Link)> {
+        let mut socket = self.socket();
+        if let Some(found) = link::find(&mut socket, &spec.ifname)? {
+            let tap = other_end(&mut socket, &found)?;
+            let tap = tap.ok_or(Error::LinkTaken { name: spec.ifname.clone() })?;
+            if tap.name == spec.tap {
+                if found.mac != Some(spec.mac) || found.mtu != spec.mtu {
+                    socket.apply(&[link::set_mac_and_mtu(found.index, spec.mac, spec.mtu)])?;
+                }
+                return Ok((found, tap));
+            }
+            socket.apply(&[link::delete(found.index)])?;
+        }
+        let own =
+            VethEnd { name: &spec.ifname, mac: spec.mac, mtu: spec.mtu, group: 0, arp: true, netns: None };
+        let tap = VethEnd { name: &spec.tap, mac: tap_mac(spec.mac), arp: false, ..own };
+        socket.apply(&[link::create_veth(own, tap)])?;
+        let mut find =
+            |name: &str| link::find(&mut socket, name)?.ok_or(Error::LinkMissing { name: name.to_owned() });
+        Ok((find(&spec.ifname)?, find(&spec.tap)?))
+    }
+}
+
+/// Addresses that are wanted, and the end of those that are not: the interface is ours alone.
+fn address_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result<Vec<Request>> {
+    let mut wanted = spec.addresses.clone();
+    if wanted.iter().any(|address| address.addr().is_ipv6()) {
+        wanted.push(address::link_local(spec.mac).into());
+    }
+    let present = address::list(socket, index)?;
+    let unwanted = present.into_iter().filter(|address| !wanted.contains(address));
+    let mut requests: Vec<Request> = unwanted.map(|one| address::remove(index, one)).collect();
+    requests.extend(wanted.iter().map(|one| address::set(index, *one)));
+    Ok(requests)
+}
+
+/// Routes that are wanted, and the end of those that are not. Those to the addresses' own prefixes are the kernel's.
+fn route_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result<Vec<Request>> {
+    let connected: Vec<IpNet> = spec.addresses.iter().map(IpNet::trunc).collect();
+    let present = route::list(socket, index)?;
+    let unwanted =
+        present.into_iter().filter(|route| !connected.contains(&route.dst) && !spec.routes.contains(route));
+    let mut requests: Vec<Request> = unwanted.map(|one| route::remove(one, index)).collect();
+    requests.extend(spec.routes.iter().map(|one| {
+        let source = spec.addresses.iter().map(IpNet::addr).find(|own| same_family(*own, one.dst.addr()));
+        route::set(&route::Setting { source, ..route::Setting::new(*one, index) })
+    }));
+    Ok(requests)
+}
+
+fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}

@@ -1,0 +1,172 @@
+//! Uplinks: made ahead of the pods that will use them.
+//!
+//! A prepared uplink is a veth pair in the node's namespace. One end is plugged on the integration bridge; the other
+//! carries the port's hardware address and waits for a pod. That end lives apart from the node's own stack: it
+//! answers no ARP, has no IPv6, and the guard drops what would reach the stack from it.
+
+use std::slice;
+
+use kuryr_ebpf_maps::UplinkFlags;
+use kuryr_types::MacAddr;
+
+use super::{Node, Offloads, Uplink, UplinkSpec};
+use crate::{
+    error::{Error, Result},
+    joint::Hook,
+    link::{self, Link, VethEnd},
+    netlink::Socket,
+    offload,
+    sysctl::{self, Setting},
+};
+
+impl Node {
+    /// Makes a prepared uplink, both ends up, or brings one that exists into the state asked for.
+    ///
+    /// # Errors
+    ///
+    /// `InterfaceName`, `LinkTaken` if there is an interface of that name that is no uplink, else what the kernel
+    /// refused.
+    pub fn prepare_uplink(&self, spec: &UplinkSpec) -> Result<Uplink> {
+        link::check_name(&spec.tap)?;
+        link::check_name(&spec.peer)?;
+        let peer = self.uplink_pair(spec)?;
+        let tap = peer.peer.ok_or(Error::LinkTaken { name: spec.peer.clone() })?;
+        for name in [&spec.tap, &spec.peer] {
+            sysctl::set(name, &[Setting::DisableIpv6(true)], false)?;
+        }
+        if spec.offloads == Offloads::Off {
+            offload::finish_packets(peer.index)?;
+        }
+        // The program comes before the link is up, so no frame finds it without.
+        let mut requests = match self.joint() {
+            Some(joint) => joint.attach(&Hook::OF_UPLINK, peer.index)?,
+            None => Vec::new(),
+        };
+        requests.extend([link::bring_up(peer.index), link::bring_up(tap)]);
+        let mut socket = self.socket();
+        socket.apply(&requests)?;
+        link::settle(&mut socket, peer.index)?;
+        Ok(Uplink {
+            tap: Some(spec.tap.clone()),
+            ifname: spec.peer.clone(),
+            ifindex: peer.index,
+            mac: spec.mac,
+        })
+    }
+
+    /// Takes an interface of the node itself for an uplink: frames of pods' VLANs go to the pods, untagged ones on to
+    /// the node; with `foreign_vlans` also those with VLAN ids of nobody's.
+    ///
+    /// # Errors
+    ///
+    /// `NeedsJoint` without eBPF, `LinkMissing`, `Map`, `Program`.
+    pub fn adopt_shared_uplink(&self, ifname: &str, foreign_vlans: bool) -> Result<Uplink> {
+        link::check_name(ifname)?;
+        let mut joint = self.joint().ok_or(Error::NeedsJoint { what: "a shared uplink" })?;
+        let missing = || Error::LinkMissing { name: ifname.to_owned() };
+        let link = link::find(&mut self.socket(), ifname)?.ok_or_else(missing)?;
+        let mac = link.mac.ok_or_else(missing)?;
+        let flags = if foreign_vlans {
+            UplinkFlags::PASS_UNTAGGED.with(UplinkFlags::PASS_UNKNOWN_VLANS)
+        } else {
+            UplinkFlags::PASS_UNTAGGED
+        };
+        // First, or the node would be cut off between the two.
+        joint.share_uplink(link.index, flags)?;
+        let attach = joint.attach(&Hook::OF_UPLINK, link.index)?;
+        self.socket().apply(&attach)?;
+        Ok(Uplink { tap: None, ifname: link.name, ifindex: link.index, mac })
+    }
+
+    /// Lists the prepared uplinks that there are.
+    ///
+    /// # Errors
+    ///
+    /// `Kernel` or `Restless`.
+    pub fn uplinks(&self) -> Result<Vec<Uplink>> {
+        let links = link::list(&mut self.socket())?;
+        let tap = |peer: &Link| links.iter().find(|link| Some(link.index) == peer.peer);
+        Ok(links
+            .iter()
+            .filter(|link| link.group == self.config.uplink_group)
+            .filter_map(|link| {
+                Some(Uplink {
+                    tap: tap(link).map(|tap| tap.name.clone()),
+                    ifname: link.name.clone(),
+                    ifindex: link.index,
+                    mac: link.mac?,
+                })
+            })
+            .collect())
+    }
+
+    /// Deletes a prepared uplink by the name of its end on the bridge; one that does not exist is success. Slow:
+    /// not while somebody waits.
+    ///
+    /// # Errors
+    ///
+    /// `LinkTaken` if it is no prepared uplink, `Kernel`.
+    pub fn remove_uplink(&self, tap: &str) -> Result<()> {
+        link::check_name(tap)?;
+        let mut socket = self.socket();
+        let Some(tap) = link::find(&mut socket, tap)? else {
+            return Ok(());
+        };
+        let peer = other_end(&mut socket, &tap)?;
+        match peer {
+            Some(peer) if peer.group == self.config.uplink_group => {
+                socket.apply(&[link::delete(tap.index)])?;
+                drop(socket);
+                self.joint().map_or(Ok(()), |mut joint| joint.forget_uplink(peer.index))
+            }
+            _ => Err(Error::LinkTaken { name: tap.name }),
+        }
+    }
+
+    /// The end that pods are joined to.
+    fn uplink_pair(&self, spec: &UplinkSpec) -> Result<Link> {
+        let mut socket = self.socket();
+        let Some(found) = link::find(&mut socket, &spec.peer)? else {
+            socket.apply(slice::from_ref(&self.create_uplink(spec)))?;
+            let missing = || Error::LinkMissing { name: spec.peer.clone() };
+            return link::find(&mut socket, &spec.peer)?.ok_or_else(missing);
+        };
+        let tap = other_end(&mut socket, &found)?;
+        if found.group != self.config.uplink_group || tap.is_none_or(|tap| tap.name != spec.tap) {
+            return Err(Error::LinkTaken { name: spec.peer.clone() });
+        }
+        if found.mac != Some(spec.mac) || found.mtu != spec.mtu {
+            socket.apply(&[link::set_mac_and_mtu(found.index, spec.mac, spec.mtu)])?;
+        }
+        Ok(found)
+    }
+
+    fn create_uplink(&self, spec: &UplinkSpec) -> crate::netlink::Request {
+        let peer = VethEnd {
+            name: &spec.peer,
+            mac: spec.mac,
+            mtu: spec.mtu,
+            group: self.config.uplink_group,
+            arp: false,
+            netns: None,
+        };
+        let tap = VethEnd { name: &spec.tap, mac: tap_mac(spec.mac), group: 0, ..peer };
+        link::create_veth(peer, tap)
+    }
+}
+
+/// The other end of a veth of which both are in the node's namespace.
+pub(super) fn other_end(socket: &mut Socket, link: &Link) -> Result<Option<Link>> {
+    match link.peer {
+        Some(peer) if link.peer_namespace.is_none() => link::find_by_index(socket, peer),
+        _ => Ok(None),
+    }
+}
+
+/// The end on the bridge needs some hardware address that is not the port's; `fe` is what tap devices of virtual
+/// machines have for the same reason.
+pub(super) fn tap_mac(port: MacAddr) -> MacAddr {
+    let mut mac = port;
+    mac.0[0] = if port.0[0] == 0xfe { 0xf2 } else { 0xfe };
+    mac
+}

@@ -1,0 +1,162 @@
+//! Routes of both families in the main table.
+//!
+//! Setting a route replaces one to the same destination with the same metric, over whichever link it goes: a
+//! pod that comes back with its old address takes over the node's route to it.
+//!
+//! Sources: rtnetlink(7); kernel `net/ipv4/fib_semantics.c`, `net/ipv6/route.c`.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+use rustix::io::Errno;
+
+use crate::{
+    address::family,
+    error::{Result, Step, Subject},
+    netlink::{Request, Socket},
+};
+
+/// Where packets to a destination go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// The destination; of length 0 it is the default route.
+    pub dst: IpNet,
+    /// The router; `None`: the destination is on the link itself.
+    pub via: Option<IpAddr>,
+}
+
+/// A route with what only the one who sets it knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Destination and router.
+    pub route: Route,
+    /// The link's index.
+    pub link: u32,
+    /// Takes the router for reachable on the link although no address of the link has it in its prefix.
+    pub onlink: bool,
+    /// Source address for packets that have none yet; must be one of the namespace's.
+    pub source: Option<IpAddr>,
+    /// Metric; `None`: the family's default.
+    pub metric: Option<u32>,
+}
+
+impl Setting {
+    /// A route over `link` without anything special.
+    #[must_use]
+    pub fn new(route: Route, link: u32) -> Self {
+        Self { route, link, onlink: false, source: None, metric: None }
+    }
+}
+
+/// Sets a route.
+#[must_use]
+pub fn set(setting: &Setting) -> Request {
+    let mut message = message(setting.route, setting.link);
+    if setting.onlink && setting.route.via.is_some() {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    message.attributes.extend(setting.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message.attributes.extend(setting.metric.map(RouteAttribute::Priority));
+    let subject = Subject::Route(setting.route.dst, setting.link);
+    Request::new(Step::Set, subject, &RouteNetlinkMessage::NewRoute(message)).replacing()
+}
+
+/// Removes a route over `link`; one that does not exist is success.
+#[must_use]
+pub fn remove(route: Route, link: u32) -> Request {
+    let message = RouteNetlinkMessage::DelRoute(message(route, link));
+    Request::new(Step::Remove, Subject::Route(route.dst, link), &message).tolerating(&[
+        Errno::SRCH,
+        Errno::NODEV,
+        Errno::NETDOWN,
+    ])
+}
+
+/// Lists the routes over `link` in the main table, both families, without those to multicast and link-local
+/// destinations that every link has.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.attributes.push(RouteAttribute::Oif(link));
+        let request = Request::new(Step::List, Subject::Routes, &RouteNetlinkMessage::GetRoute(message));
+        for answer in socket.list(&request)? {
+            if let RouteNetlinkMessage::NewRoute(message) = answer.route(&request)? {
+                routes.extend(from_message(&message, link));
+            }
+        }
+    }
+    Ok(routes)
+}
+
+fn message(route: Route, link: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(route.dst.addr());
+    message.header.destination_prefix_length = route.dst.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = match route {
+        Route { dst: IpNet::V4(_), via: None } => RouteScope::Link,
+        _ => RouteScope::Universe,
+    };
+    if route.dst.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.dst.network().into()));
+    }
+    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
+    message.attributes.push(RouteAttribute::Oif(link));
+    message
+}
+
+fn from_message(message: &RouteMessage, link: u32) -> Option<Route> {
+    let (mut destination, mut via, mut over) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address),
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::Oif(index) => over = Some(*index),
+            _ => {}
+        }
+    }
+    let ours = message.header.table == RouteHeader::RT_TABLE_MAIN
+        && message.header.kind == RouteType::Unicast
+        && over == Some(link);
+    let everything = match message.header.address_family {
+        AddressFamily::Inet => IpNet::V4(Ipv4Net::default()),
+        _ => IpNet::V6(Ipv6Net::default()),
+    };
+    let destination = destination.unwrap_or(everything.addr());
+    if !ours || is_of_every_link(destination) {
+        return None;
+    }
+    let dst = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+    Some(Route { dst, via })
+}
+
+fn is_of_every_link(destination: IpAddr) -> bool {
+    match destination {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}

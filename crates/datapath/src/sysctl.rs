@@ -1,0 +1,48 @@
+//! IPv6 settings of a link under `/proc/sys/net`, in the network namespace of the calling thread.
+//!
+//! Source: kernel documentation, "IP Sysctl".
+
+use std::{fs, io, path::PathBuf};
+
+use crate::error::{Error, Result};
+
+/// An IPv6 setting of one link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Whether the link has IPv6 at all.
+    DisableIpv6(bool),
+    /// Whether new IPv6 addresses are probed for a duplicate first.
+    AcceptDad(bool),
+    /// Whether router advertisements are heeded.
+    AcceptRa(bool),
+}
+
+/// Writes `settings` of `link`, whose name has been checked.
+///
+/// With `ipv6` false a kernel without IPv6 is fine: it has no such settings.
+///
+/// # Errors
+///
+/// `Sysctl`.
+pub fn set(link: &str, settings: &[Setting], ipv6: bool) -> Result<()> {
+    for setting in settings {
+        let (key, value) = setting.parts();
+        let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/{key}"));
+        match fs::write(&path, if value { "1" } else { "0" }) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !ipv6 => {}
+            Err(source) => return Err(Error::Sysctl { path, value: u8::from(value).to_string(), source }),
+        }
+    }
+    Ok(())
+}
+
+impl Setting {
+    fn parts(self) -> (&'static str, bool) {
+        match self {
+            Self::DisableIpv6(value) => ("disable_ipv6", value),
+            Self::AcceptDad(value) => ("accept_dad", value),
+            Self::AcceptRa(value) => ("accept_ra", value),
+        }
+    }
+}

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The joint between pods and uplinks, a family of three programs:
+ *
+ *   uplink_in  ingress of an uplink            (uplink, VLAN) -> into the pod
+ *   pod_out    ingress of a pod's host end     what the pod may send -> uplink, or on the local path -> node
+ *   pod_in     egress of a pod's host end      packets that the node generated itself -> into the pod
+ *
+ * The rule everywhere: no entry, no passage.
+ *
+ * The local path is how the node and its own pods talk (health probes, for one) whatever security groups say. A
+ * pod addresses it by the host end's hardware address, and only node addresses can be reached on it. What is
+ * admitted carries local_mark; a netfilter rule drops whatever comes from host ends without it.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "joint.h"
+
+#define VLAN_ID_MASK 0x0fff
+#define MAC_LEN 6
+
+/* Only user space inserts, so nothing is allocated while packets pass. */
+#define HASH(name, key_type, value_type, max)                                                                  \
+	struct {                                                                                               \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                               \
+		__uint(max_entries, max);                                                                      \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                          \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);                                                           \
+		__type(key, key_type);                                                                         \
+		__type(value, value_type);                                                                     \
+	} name SEC(".maps")
+
+HASH(uplinks, struct uplink_key, struct uplink_target, MAX_PODS);
+HASH(shared_uplinks, __u32, __u32, MAX_PODS);
+HASH(pods, __u32, struct pod, MAX_PODS);
+HASH(pod_addresses, struct pod_address, __u32, MAX_POD_ADDRESSES);
+HASH(node_addresses, struct address, __u32, MAX_NODE_ADDRESSES);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MAX_PODS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct pod_counters);
+} counters SEC(".maps");
+
+/* Replaced by the loader. */
+const volatile __u32 local_mark = 0x6b750001;
+
+/* ---- counting ---- */
+
+static __always_inline struct pod_counters *counters_of(__u32 host_end)
+{
+	return bpf_map_lookup_elem(&counters, &host_end);
+}
+
+/* A segmentation offload packet counts as the packets it stands for. */
+static __always_inline __u64 packets_in(struct __sk_buff *skb)
+{
+	__u32 segments = skb->gso_segs;
+
+	return segments ? segments : 1;
+}
+
+#define COUNT(host_end, field)                                                                                 \
+	do {                                                                                                   \
+		struct pod_counters *found = counters_of(host_end);                                            \
+		if (found)                                                                                     \
+			found->field += packets_in(skb);                                                       \
+	} while (0)
+
+#define COUNT_BYTES(host_end, packets, bytes)                                                                  \
+	do {                                                                                                   \
+		struct pod_counters *found = counters_of(host_end);                                            \
+		if (found) {                                                                                   \
+			found->packets += packets_in(skb);                                                     \
+			found->bytes += skb->len;                                                              \
+		}                                                                                              \
+	} while (0)
+
+/* ---- addresses ---- */
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+}
+
+static __always_inline void map_ipv4(struct address *to, __u32 ipv4)
+{
+	to->word[0] = 0;
+	to->word[1] = 0;
+	to->word[2] = bpf_htonl(0xffff);
+	to->word[3] = ipv4;
+}
+
+static __always_inline int is_unspecified(const struct address *address)
+{
+	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
+}
+
+/* The link-local address that a host makes of its hardware address (RFC 4291, appendix A). */
+static __always_inline int is_own_link_local(const struct address *address, const __u8 *mac)
+{
+	__u32 high = (__u32)(mac[0] ^ 2) << 24 | (__u32)mac[1] << 16 | (__u32)mac[2] << 8 | 0xff;
+	__u32 low = 0xfeu << 24 | (__u32)mac[3] << 16 | (__u32)mac[4] << 8 | mac[5];
+
+	return address->word[0] == bpf_htonl(0xfe800000) && !address->word[1] &&
+	       address->word[2] == bpf_htonl(high) && address->word[3] == bpf_htonl(low);
+}
+
+static __always_inline int is_allowed(__u32 host_end, const struct address *address)
+{
+	struct pod_address key = { .host_end = host_end, .address = *address };
+
+	return bpf_map_lookup_elem(&pod_addresses, &key) != NULL;
+}
+
+static __always_inline int is_node_address(const struct address *address)
+{
+	return bpf_map_lookup_elem(&node_addresses, address) != NULL;
+}
+
+/* ---- what a pod may send ---- */
+
+enum verdict {
+	ADMITTED,
+	SPOOFED, /* says to be somebody else */
+	REFUSED, /* nothing a pod has to send */
+};
+
+struct arp {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	__u8 sender_mac[MAC_LEN];
+	__u8 sender_ip[4];
+	__u8 target_mac[MAC_LEN];
+	__u8 target_ip[4];
+};
+
+static __always_inline enum verdict judge_arp(struct __sk_buff *skb, __u32 host_end, const struct pod *pod)
+{
+	struct address sender;
+	struct arp arp;
+	__u32 ipv4;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)) < 0)
+		return REFUSED;
+	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(ETH_P_IP) || arp.hardware_len != MAC_LEN ||
+	    arp.protocol_len != 4)
+		return REFUSED;
+	if (!same_mac(arp.sender_mac, pod->mac))
+		return SPOOFED;
+	__builtin_memcpy(&ipv4, arp.sender_ip, sizeof(ipv4));
+	/* A probe for an address conflict has no sender address (RFC 5227) and changes nobody's cache. */
+	if (!ipv4 && arp.operation == bpf_htons(1))
+		return ADMITTED;
+	map_ipv4(&sender, ipv4);
+	return is_allowed(host_end, &sender) ? ADMITTED : SPOOFED;
+}
+
+#define IPV4_ADDRESSES (ETH_HLEN + 12)
+
+static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, __u32 host_end, struct address *destination)
+{
+	struct address source;
+	__u32 pair[2];
+
+	if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, pair, sizeof(pair)) < 0)
+		return REFUSED;
+	map_ipv4(&source, pair[0]);
+	map_ipv4(destination, pair[1]);
+	return is_allowed(host_end, &source) ? ADMITTED : SPOOFED;
+}
+
+#define IPV6_HEADER 40
+#define IPV6_NEXT_HEADER (ETH_HLEN + 6)
+#define IPV6_ADDRESSES (ETH_HLEN + 8)
+#define NO_HEADER 255
+/* More extension headers than this are nothing a pod has to send. */
+#define MAX_EXTENSIONS 6
+#define MAX_NDP_OPTIONS 4
+
+#define ICMPV6_MLD_QUERY 130
+#define ICMPV6_MLD_REPORT 131
+#define ICMPV6_MLD_DONE 132
+#define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_ROUTER_ADVERTISEMENT 134
+#define ICMPV6_NEIGHBOUR_SOLICITATION 135
+#define ICMPV6_NEIGHBOUR_ADVERTISEMENT 136
+#define ICMPV6_REDIRECT 137
+#define ICMPV6_MLD2_REPORT 143
+
+#define OPTION_SOURCE_MAC 1
+#define OPTION_TARGET_MAC 2
+
+struct upper {
+	__u8 header; /* NO_HEADER: none to look at, a later fragment */
+	__u32 offset;
+};
+
+/* Walks over the extension headers to the upper one. */
+static __always_inline int find_upper(struct __sk_buff *skb, struct upper *upper)
+{
+	__u8 start[4];
+	__u8 next;
+	int i;
+
+	if (bpf_skb_load_bytes(skb, IPV6_NEXT_HEADER, &next, sizeof(next)) < 0)
+		return -1;
+	upper->offset = ETH_HLEN + IPV6_HEADER;
+#pragma unroll
+	for (i = 0; i < MAX_EXTENSIONS; i++) {
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT) {
+			upper->header = next;
+			return 0;
+		}
+		if (bpf_skb_load_bytes(skb, upper->offset, start, sizeof(start)) < 0)
+			return -1;
+		if (next == IPPROTO_FRAGMENT) {
+			if (start[2] | (start[3] & 0xf8)) {
+				upper->header = NO_HEADER;
+				return 0;
+			}
+			upper->offset += 8;
+		} else {
+			upper->offset += ((__u32)start[1] + 1) * 8;
+		}
+		next = start[0];
+	}
+	return -1;
+}
+
+/* Hardware addresses in neighbour discovery options must be the pod's, as those in ARP. */
+static __always_inline enum verdict judge_ndp_options(struct __sk_buff *skb, const struct pod *pod, __u32 offset)
+{
+	struct {
+		__u8 type;
+		__u8 len; /* in units of 8 bytes */
+		__u8 mac[MAC_LEN];
+	} option;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < MAX_NDP_OPTIONS; i++) {
+		if (bpf_skb_load_bytes(skb, offset, &option, sizeof(option)) < 0)
+			return ADMITTED; /* no further option */
+		if (!option.len)
+			return REFUSED;
+		if ((option.type == OPTION_SOURCE_MAC || option.type == OPTION_TARGET_MAC) &&
+		    !same_mac(option.mac, pod->mac))
+			return SPOOFED;
+		offset += (__u32)option.len * 8;
+	}
+	return offset >= skb->len ? ADMITTED : REFUSED;
+}
+
+static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 host_end, const struct pod *pod,
+						 __u8 type, __u32 offset)
+{
+	struct address target;
+
+	switch (type) {
+	case ICMPV6_ROUTER_ADVERTISEMENT:
+	case ICMPV6_REDIRECT:
+		return SPOOFED; /* a pod is no router */
+	case ICMPV6_MLD_QUERY:
+		return REFUSED;
+	case ICMPV6_ROUTER_SOLICITATION:
+		return judge_ndp_options(skb, pod, offset + 8);
+	case ICMPV6_NEIGHBOUR_SOLICITATION:
+		return judge_ndp_options(skb, pod, offset + 24);
+	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
+		if (bpf_skb_load_bytes(skb, offset + 8, &target, sizeof(target)) < 0)
+			return REFUSED;
+		if (!is_allowed(host_end, &target) && !is_own_link_local(&target, pod->mac))
+			return SPOOFED;
+		return judge_ndp_options(skb, pod, offset + 24);
+	default:
+		return ADMITTED;
+	}
+}
+
+/* What a host sends before it has an address: duplicate address detection and its group memberships. */
+static __always_inline int may_come_from_nowhere(__u8 type)
+{
+	return type == ICMPV6_NEIGHBOUR_SOLICITATION || type == ICMPV6_MLD_REPORT || type == ICMPV6_MLD_DONE ||
+	       type == ICMPV6_MLD2_REPORT;
+}
+
+static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, __u32 host_end, const struct pod *pod,
+					       struct address *destination)
+{
+	struct upper upper = {};
+	struct address pair[2];
+	__u8 type = 0;
+
+	if (bpf_skb_load_bytes(skb, IPV6_ADDRESSES, pair, sizeof(pair)) < 0 || find_upper(skb, &upper) < 0)
+		return REFUSED;
+	*destination = pair[1];
+	if (upper.header == IPPROTO_ICMPV6 && bpf_skb_load_bytes(skb, upper.offset, &type, sizeof(type)) < 0)
+		return REFUSED;
+	if (is_unspecified(&pair[0])) {
+		if (!may_come_from_nowhere(type))
+			return SPOOFED;
+	} else if (!is_allowed(host_end, &pair[0]) && !is_own_link_local(&pair[0], pod->mac)) {
+		return SPOOFED;
+	}
+	if (upper.header != IPPROTO_ICMPV6)
+		return ADMITTED;
+	return judge_icmpv6(skb, host_end, pod, type, upper.offset);
+}
+
+/* ---- the programs ---- */
+
+SEC("classifier")
+int uplink_in(struct __sk_buff *skb)
+{
+	struct uplink_key key = { .uplink = skb->ifindex };
+	struct uplink_target *target = NULL;
+	__u8 destination[MAC_LEN];
+	__u32 host_end, *shared;
+
+	if (skb->vlan_present)
+		key.vlan = skb->vlan_tci & VLAN_ID_MASK;
+	/* Service tags are not Neutron's. */
+	if (!skb->vlan_present || skb->vlan_proto == bpf_htons(ETH_P_8021Q))
+		target = bpf_map_lookup_elem(&uplinks, &key);
+	if (!target) {
+		__u32 pass = skb->vlan_present ? PASS_UNKNOWN_VLANS : PASS_UNTAGGED;
+
+		shared = bpf_map_lookup_elem(&shared_uplinks, &key.uplink);
+		return shared && *shared & pass ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	}
+	if (bpf_skb_load_bytes(skb, 0, destination, sizeof(destination)) < 0)
+		return TC_ACT_SHOT;
+	/* Handed over, the frame would count as addressed to the pod whatever its destination is. */
+	if (!(destination[0] & 1) && !same_mac(destination, target->mac))
+		return TC_ACT_SHOT;
+	host_end = target->host_end;
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
+		return TC_ACT_SHOT;
+	/* The kernel judged by the uplink's hardware address, which may be another. */
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	COUNT_BYTES(host_end, rx_packets, rx_bytes);
+	return bpf_redirect_peer(host_end, 0);
+}
+
+SEC("classifier")
+int pod_out(struct __sk_buff *skb)
+{
+	__u32 host_end = skb->ifindex;
+	struct address destination = {};
+	enum verdict verdict;
+	__u32 uplink, vlan;
+	struct ethhdr eth;
+	struct pod *pod;
+
+	pod = bpf_map_lookup_elem(&pods, &host_end);
+	if (!pod)
+		return TC_ACT_SHOT;
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
+		return TC_ACT_SHOT;
+	if (!same_mac(eth.h_source, pod->mac))
+		verdict = SPOOFED;
+	else if (skb->vlan_present)
+		verdict = REFUSED;
+	else if (eth.h_proto == bpf_htons(ETH_P_IP))
+		verdict = judge_ipv4(skb, host_end, &destination);
+	else if (eth.h_proto == bpf_htons(ETH_P_IPV6))
+		verdict = judge_ipv6(skb, host_end, pod, &destination);
+	else if (eth.h_proto == bpf_htons(ETH_P_ARP))
+		verdict = judge_arp(skb, host_end, pod);
+	else
+		verdict = REFUSED;
+
+	if (verdict == ADMITTED && same_mac(eth.h_dest, pod->host_mac)) {
+		/* For ARP the destination is unset, and no node has that address. */
+		if (is_node_address(&destination)) {
+			skb->mark = local_mark;
+			COUNT_BYTES(host_end, local_tx_packets, local_tx_bytes);
+			return TC_ACT_OK;
+		}
+		verdict = REFUSED;
+	}
+	if (verdict == SPOOFED)
+		COUNT(host_end, spoofed);
+	if (verdict == REFUSED)
+		COUNT(host_end, refused);
+	if (verdict != ADMITTED)
+		return TC_ACT_SHOT;
+
+	COUNT_BYTES(host_end, tx_packets, tx_bytes);
+	uplink = pod->uplink;
+	vlan = pod->vlan;
+	if (vlan && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), vlan) < 0)
+		return TC_ACT_SHOT;
+	return bpf_redirect(uplink, 0);
+}
+
+/*
+ * A packet whose socket is connected to another destination than the packet has been translated on its way. A
+ * socket that is not connected does not tell.
+ */
+static __always_inline int is_translated(struct __sk_buff *skb, const struct address *destination, int ipv4)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct address remote;
+
+	if (!sk)
+		return 0;
+	if (ipv4) {
+		if (!sk->dst_ip4)
+			return 0;
+		map_ipv4(&remote, sk->dst_ip4);
+	} else {
+		remote.word[0] = sk->dst_ip6[0];
+		remote.word[1] = sk->dst_ip6[1];
+		remote.word[2] = sk->dst_ip6[2];
+		remote.word[3] = sk->dst_ip6[3];
+		if (is_unspecified(&remote))
+			return 0;
+	}
+	return remote.word[0] != destination->word[0] || remote.word[1] != destination->word[1] ||
+	       remote.word[2] != destination->word[2] || remote.word[3] != destination->word[3];
+}
+
+SEC("classifier")
+int pod_in(struct __sk_buff *skb)
+{
+	__u32 host_end = skb->ifindex;
+	struct address pair[2];
+	__u32 ipv4[2];
+	__u8 group;
+	int is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
+
+	if (!bpf_map_lookup_elem(&pods, &host_end))
+		return TC_ACT_SHOT;
+	/* What the node says to everybody on its links is not for pods, and not worth counting. */
+	if (bpf_skb_load_bytes(skb, 0, &group, sizeof(group)) < 0 || group & 1)
+		return TC_ACT_SHOT;
+	if (is_ipv4) {
+		if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, ipv4, sizeof(ipv4)) < 0)
+			return TC_ACT_SHOT;
+		map_ipv4(&pair[0], ipv4[0]);
+		map_ipv4(&pair[1], ipv4[1]);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, IPV6_ADDRESSES, pair, sizeof(pair)) < 0)
+			return TC_ACT_SHOT;
+	} else {
+		return TC_ACT_SHOT; /* neighbours are permanent on both ends: there is nothing to resolve */
+	}
+	/* What the node forwards came in by some interface; what it generates did not. */
+	if (skb->ingress_ifindex || !is_node_address(&pair[0]) || is_translated(skb, &pair[1], is_ipv4)) {
+		COUNT(host_end, foreign);
+		return TC_ACT_SHOT;
+	}
+	COUNT_BYTES(host_end, local_rx_packets, local_rx_bytes);
+	return TC_ACT_OK;
+}
+
+/* Either of the two licences above. */
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Map layouts of the joint, the twins of the types in crates/ebpf-maps/src/joint.rs. A change here is a change
+ * there and raises LAYOUT_VERSION. Integers are in host byte order, addresses in network byte order; an
+ * address is 16 bytes, IPv4 as ::ffff:a.b.c.d.
+ */
+#ifndef KURYR_JOINT_H
+#define KURYR_JOINT_H
+
+#include <linux/types.h>
+
+#define MAX_PODS 8192
+#define MAX_POD_ADDRESSES 65536
+#define MAX_NODE_ADDRESSES 512
+
+/* Bits of the values in shared_uplinks. */
+#define PASS_UNTAGGED 1
+#define PASS_UNKNOWN_VLANS 2
+
+struct uplink_key {
+	__u32 uplink; /* interface index */
+	__u32 vlan;   /* 0: untagged */
+};
+
+struct uplink_target {
+	__u32 host_end; /* interface index */
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+struct pod {
+	__u32 uplink; /* interface index */
+	__u32 vlan;   /* 0: none */
+	__u8 mac[6];
+	__u8 host_mac[6];
+};
+
+struct address {
+	__u32 word[4];
+};
+
+struct pod_address {
+	__u32 host_end; /* interface index */
+	struct address address;
+};
+
+struct pod_counters {
+	__u64 rx_packets;
+	__u64 rx_bytes;
+	__u64 tx_packets;
+	__u64 tx_bytes;
+	__u64 local_rx_packets;
+	__u64 local_rx_bytes;
+	__u64 local_tx_packets;
+	__u64 local_tx_bytes;
+	__u64 spoofed;
+	__u64 refused;
+	__u64 foreign;
+};
+
+_Static_assert(sizeof(struct uplink_key) == 8, "layout");
+_Static_assert(__builtin_offsetof(struct uplink_key, vlan) == 4, "layout");
+_Static_assert(sizeof(struct uplink_target) == 12, "layout");
+_Static_assert(__builtin_offsetof(struct uplink_target, mac) == 4, "layout");
+_Static_assert(sizeof(struct pod) == 20, "layout");
+_Static_assert(__builtin_offsetof(struct pod, vlan) == 4, "layout");
+_Static_assert(__builtin_offsetof(struct pod, mac) == 8, "layout");
+_Static_assert(__builtin_offsetof(struct pod, host_mac) == 14, "layout");
+_Static_assert(sizeof(struct pod_address) == 20, "layout");
+_Static_assert(__builtin_offsetof(struct pod_address, address) == 4, "layout");
+_Static_assert(sizeof(struct pod_counters) == 88, "layout");
+_Static_assert(__builtin_offsetof(struct pod_counters, local_rx_packets) == 32, "layout");
+_Static_assert(__builtin_offsetof(struct pod_counters, spoofed) == 64, "layout");
+_Static_assert(__builtin_offsetof(struct pod_counters, foreign) == 80, "layout");
+
+#endif
