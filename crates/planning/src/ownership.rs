@@ -1,0 +1,253 @@
+//! Names and tags of what Kuryr makes in the cloud, and what of it is ours.
+//!
+//! Ours is what is in our project *and* carries all our tags. A name proves nothing (everybody may choose
+//! it), a tag alone neither: with role `service` Neutron shows the ports of all projects, and a stranger may
+//! copy a tag. What passed [`Owner::admit`] carries the proof in its type, [`OurPort`].
+//!
+//! Among our own resources the name says what a port is for, so that a create whose answer was lost is found
+//! again, and so that a port which is going to be deleted is recognised by whoever leads next.
+//!
+//! Sources: Networking API v2.0, "tags", "ports"; Kuryr-Kubernetes 10.0 `constants.py` (`device_owner`).
+
+use std::{net::IpAddr, ops::Deref};
+
+use kuryr_api::names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER};
+use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId};
+
+/// Longest name in Neutron, in characters.
+const NAME_MAX: usize = 255;
+
+/// Characters of the cluster's id in names that people read.
+const SHORT_ID: usize = 8;
+
+const CLUSTER_TAG: &str = "kuryr-cluster:";
+const POOL_PORT: &str = "kuryr-pool/";
+const OWN_PORT: &str = "kuryr-node/";
+const CONDEMNED: &str = "kuryr-condemned/";
+
+/// The tag by which resources of one cluster are told from those of another.
+#[must_use]
+pub fn cluster_tag(cluster: &str) -> String {
+    format!("{CLUSTER_TAG}{cluster}")
+}
+
+/// Name of the ports of `node` that serve pods.
+#[must_use]
+pub fn pool_port_name(node: &str) -> String {
+    named(POOL_PORT, node)
+}
+
+/// Name of the port that belongs to `node` itself.
+#[must_use]
+pub fn own_port_name(node: &str) -> String {
+    named(OWN_PORT, node)
+}
+
+/// Name that a port gets before it is deleted, where no node's record can tell that it is doomed. It keeps its
+/// former name behind, for people.
+#[must_use]
+pub fn condemned_name(former: &str) -> String {
+    named(CONDEMNED, former)
+}
+
+/// Name of the cluster's group that allows everything.
+#[must_use]
+pub fn allow_all_group_name(cluster: &str) -> String {
+    let short: String = cluster.chars().take(SHORT_ID).collect();
+    format!("kuryr-{short}-allow-all")
+}
+
+fn named(prefix: &str, rest: &str) -> String {
+    prefix.chars().chain(rest.chars()).take(NAME_MAX).collect()
+}
+
+/// Who we are in the cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    project: ProjectId,
+    tags: Vec<String>,
+}
+
+/// A port as a list shows it, of whomever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedPort {
+    /// Neutron's id.
+    pub id: PortId,
+    /// Project it is in.
+    pub project: ProjectId,
+    /// Tags, in any order.
+    pub tags: Vec<String>,
+    /// Name.
+    pub name: String,
+    /// `device_owner`.
+    pub device_owner: String,
+    /// Host it is bound to; `None` if unbound.
+    pub host: Option<String>,
+    /// Network.
+    pub network: NetworkId,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Addresses with their subnets.
+    pub addresses: Vec<(SubnetId, IpAddr)>,
+    /// Security groups, in any order.
+    pub security_groups: Vec<SecurityGroupId>,
+    /// What Neutron says of it.
+    pub condition: PortCondition,
+}
+
+/// What Neutron says of a port, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortCondition {
+    /// `ACTIVE`: some switch has it.
+    Active,
+    /// Usable, on no switch yet.
+    Down,
+    /// Binding failed or Neutron gave up.
+    Broken,
+}
+
+/// A port that is proved to be ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OurPort(ListedPort);
+
+/// What one of our ports is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Serves pods of a node.
+    Pool,
+    /// Belongs to a node itself.
+    Node,
+    /// Is going to be deleted.
+    Condemned,
+    /// Carries our tags, and nothing that this version makes.
+    Unknown,
+}
+
+impl Owner {
+    /// The owner of what is in `project` and carries all of `tags`.
+    ///
+    /// # Panics
+    /// Without project or without tag: everything would be ours.
+    #[must_use]
+    pub fn new(project: ProjectId, tags: Vec<String>) -> Self {
+        assert!(!project.as_str().is_empty() && !tags.is_empty(), "an owner has a project and a tag");
+        Self { project, tags }
+    }
+
+    /// Tags of everything we make.
+    #[must_use]
+    pub fn tags(&self) -> &[String] {
+        &self.tags
+    }
+
+    /// The project we make it in.
+    #[must_use]
+    pub const fn project(&self) -> &ProjectId {
+        &self.project
+    }
+
+    /// Proves that `port` is ours, or drops it.
+    #[must_use]
+    pub fn admit(&self, port: ListedPort) -> Option<OurPort> {
+        let tagged = self.tags.iter().all(|tag| port.tags.contains(tag));
+        (port.project == self.project && tagged).then_some(OurPort(port))
+    }
+}
+
+impl OurPort {
+    /// What the port is for. A device owner that does not fit the name is nothing of ours, except where
+    /// Neutron changed it: a trunk takes and clears it.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        if self.name.starts_with(CONDEMNED) {
+            Purpose::Condemned
+        } else if self.name.starts_with(POOL_PORT) && self.device_owner == POD_DEVICE_OWNER {
+            Purpose::Pool
+        } else if self.name.starts_with(OWN_PORT) && self.device_owner == NODE_DEVICE_OWNER {
+            Purpose::Node
+        } else {
+            Purpose::Unknown
+        }
+    }
+
+    /// Tells whether the port was made for `node`.
+    #[must_use]
+    pub fn is_of_node(&self, node: &str) -> bool {
+        match self.purpose() {
+            Purpose::Pool => self.name == pool_port_name(node),
+            Purpose::Node => self.name == own_port_name(node),
+            Purpose::Condemned => [pool_port_name(node), own_port_name(node)]
+                .iter()
+                .any(|former| self.name == condemned_name(former)),
+            Purpose::Unknown => false,
+        }
+    }
+
+    /// The addresses alone.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(|(_, address)| *address)
+    }
+}
+
+impl Deref for OurPort {
+    type Target = ListedPort;
+
+    fn deref(&self) -> &ListedPort {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(project: &str, tags: &[&str], name: &str, device_owner: &str) -> ListedPort {
+        ListedPort {
+            id: "p".into(),
+            project: project.into(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            name: name.to_owned(),
+            device_owner: device_owner.to_owned(),
+            host: None,
+            network: "n".into(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            addresses: vec![],
+            security_groups: vec![],
+            condition: PortCondition::Down,
+        }
+    }
+
+    #[test]
+    fn ours_is_project_and_all_tags() {
+        let owner = Owner::new("k8s".into(), vec![cluster_tag("c1"), "site".to_owned()]);
+        for (project, tags, expect) in [
+            ("k8s", &["site", "kuryr-cluster:c1", "other"][..], true),
+            ("stranger", &["kuryr-cluster:c1", "site"], false),
+            ("k8s", &["kuryr-cluster:c1"], false),
+            ("k8s", &["kuryr-cluster:c2", "site"], false),
+            ("k8s", &[], false),
+        ] {
+            assert_eq!(owner.admit(port(project, tags, "", "")).is_some(), expect, "{project} {tags:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_says_what_a_port_is_for() {
+        let owner = Owner::new("k8s".into(), vec!["t".to_owned()]);
+        let long = "n".repeat(300);
+        for (name, device_owner, node, expect) in [
+            (pool_port_name("w1"), POD_DEVICE_OWNER, "w1", (Purpose::Pool, true)),
+            (pool_port_name("w1"), POD_DEVICE_OWNER, "w", (Purpose::Pool, false)),
+            (own_port_name("w1"), NODE_DEVICE_OWNER, "w1", (Purpose::Node, true)),
+            (own_port_name("w1"), "compute:nova", "w1", (Purpose::Unknown, false)),
+            (condemned_name(&pool_port_name("w1")), POD_DEVICE_OWNER, "w1", (Purpose::Condemned, true)),
+            (condemned_name(&own_port_name("w2")), NODE_DEVICE_OWNER, "w1", (Purpose::Condemned, false)),
+            ("web".to_owned(), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false)),
+            (pool_port_name(&long), POD_DEVICE_OWNER, &long, (Purpose::Pool, true)),
+        ] {
+            let port = owner.admit(port("k8s", &["t"], &name, device_owner)).unwrap();
+            assert_eq!((port.purpose(), port.is_of_node(node)), expect, "{name}");
+            assert!(port.name.len() <= NAME_MAX);
+        }
+    }
+}

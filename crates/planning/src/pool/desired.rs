@@ -1,0 +1,486 @@
+//! A node's record as it should be, and the calls to Neutron that go with it.
+//!
+//! For a node whose agent is in step:
+//!
+//! 1. The record serves the incarnation that reported.
+//! 2. Every published port is judged by its holder. A pod keeps its port, whatever is wrong with it. The agent
+//!    is asked to give back what is faulty. What is the controller's and faulty is doomed; what is not rests,
+//!    and is then a candidate.
+//! 3. Unpublished ports of the node are offered while there are not most: at once if we made them just now, after
+//!    a rest if they were found. Others are condemned. A port that the agent claims without an entry (somebody
+//!    deleted the record) is published as it is claimed, and withdrawn.
+//! 4. Candidates are offered again, with a new generation, while there are not enough to keep; the rest is
+//!    doomed.
+//! 5. Surplus is withdrawn after a while without demand: ports that are not ready first.
+//! 6. The node has one port of its own.
+//! 7. Ports are made if there are too few: one request a plan.
+//! 8. Otherwise ports that are doomed or condemned, and rested, are deleted: few a plan, so that demand never
+//!    waits behind them.
+//!
+//! Faulty: not in Neutron, broken, bound to another host, of another class than ordinary pods get now, or
+//! stuck according to the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kuryr_api::{
+    kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PortAddress, PortEntry, Problem},
+    names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER},
+};
+use kuryr_types::{Generation, PortId};
+
+use super::{
+    Generations, class,
+    from_kubernetes::{self, Footing, Holder, Report},
+    gone,
+    inputs::{DefaultClass, Inputs, Millis, Presence, Record},
+    memory::{Memory, RestReason},
+    step::{CloudStep, PortRequest, RecordStep},
+    targets::Supply,
+};
+use crate::ownership::{self, OurPort, PortCondition, Purpose};
+
+/// Deletions in one plan. Neutron takes about half a second for each; a node's demand is looked at between
+/// plans.
+const DELETES_AT_ONCE: usize = 4;
+
+/// The record as it should be, and what to do in Neutron.
+#[derive(Debug)]
+pub struct Desired {
+    /// Whether the record has to go.
+    pub record: RecordStep,
+    /// The record.
+    pub spec: KuryrNodeSpec,
+    /// Calls.
+    pub cloud: Vec<CloudStep>,
+    /// When to look again.
+    pub wake_at: Option<Millis>,
+    /// What the node had is being taken back.
+    pub node_is_gone: bool,
+}
+
+pub(super) fn desired(
+    inputs: &Inputs<'_>,
+    record: Record<'_>,
+    memory: &mut Memory,
+    generations: &mut Generations,
+) -> Desired {
+    let footing = from_kubernetes::footing(inputs, record, memory);
+    let mut draft = Draft::new(inputs, record, memory, generations);
+    match (footing, record.status) {
+        (Footing::InStep(report), Some(status)) => draft.serve(&report, status),
+        (Footing::InStep(_), None) => {}
+        (Footing::Waiting(until), _) => draft.wake(until),
+        (Footing::Gone, _) => gone::take_back(&mut draft),
+    }
+    draft.finish()
+}
+
+/// A record while it is being thought over.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    pub(super) record: Record<'a>,
+    memory: &'a mut Memory,
+    generations: &'a mut Generations,
+    /// Our ports of this node; empty while they are not known.
+    pub(super) ports: BTreeMap<&'a PortId, &'a OurPort>,
+    pub(super) out: Desired,
+    /// Ports that could be deleted now.
+    deletable: Vec<PortId>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        inputs: &'a Inputs<'a>,
+        record: Record<'a>,
+        memory: &'a mut Memory,
+        generations: &'a mut Generations,
+    ) -> Self {
+        let ports = inputs.cloud.ports.iter().flatten().map(|port| (&port.id, port)).collect();
+        let out = Desired {
+            record: RecordStep::Keep,
+            spec: record.spec.clone(),
+            cloud: Vec::new(),
+            wake_at: None,
+            node_is_gone: false,
+        };
+        Self { inputs, record, memory, generations, ports, out, deletable: Vec::new() }
+    }
+
+    fn serve(&mut self, report: &Report, status: &KuryrNodeStatus) {
+        let spec = &mut self.out.spec;
+        spec.node_uid.clone_from(&report.node_uid);
+        spec.checkpoint = Some(report.checkpoint.clone());
+        spec.host = Some(report.host.clone());
+        spec.problems =
+            self.inputs.cloud.problems.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        // Without a list nothing can be judged, and without a class nothing offered.
+        if self.inputs.cloud.ports.is_none() {
+            return;
+        }
+        self.memory.offered.extend(self.record.spec.ports.keys().cloned());
+        let judged = self.judge_published(report, status);
+        let mut supply =
+            Supply { free: judged.free.len(), waiting: from_kubernetes::waiting(self.inputs.pods, status) };
+        if let Some(class) = self.inputs.cloud.default.as_ref() {
+            self.publish(report, status, &mut supply);
+            self.offer_again(judged.candidates, &mut supply);
+            self.shrink(judged.free, status, supply);
+            self.own_port(report, class);
+            self.create(report, class, supply);
+        }
+        self.delete_condemned();
+        self.describe();
+    }
+
+    fn judge_published(&mut self, report: &Report, status: &KuryrNodeStatus) -> Judged {
+        let mut judged = Judged::default();
+        for (id, entry) in &self.record.spec.ports {
+            let stuck = status.stuck.get(id).is_some_and(|stuck| stuck.generation == entry.generation);
+            if stuck {
+                self.memory.spoiled.insert(id.clone());
+            }
+            let port = self.ports.get(id).copied();
+            let faulty = stuck || !self.usable(port, report) || self.memory.spoiled.contains(id);
+            let next = self.out.spec.ports.get_mut(id);
+            if let (Some(next), Some(port)) = (next, port) {
+                next.active |= port.condition == PortCondition::Active;
+            }
+            match from_kubernetes::holder(id, entry, status) {
+                Holder::Pod => {}
+                Holder::Agent if faulty => self.withdraw(id),
+                Holder::Agent if !entry.withdrawn && entry.for_pod.is_none() => judged.free.push(id.clone()),
+                Holder::Agent => {}
+                Holder::Controller if entry.doomed => self.delete_or_forget(id, entry),
+                Holder::Controller if faulty => self.doom(id),
+                Holder::Controller => judged.candidates.push((id.clone(), entry.generation)),
+            }
+        }
+        judged
+    }
+
+    /// Tells whether a port of ours could serve ordinary pods of this node.
+    fn usable(&self, port: Option<&OurPort>, report: &Report) -> bool {
+        let of_default = |port: &OurPort| {
+            let default = self.inputs.cloud.default.as_ref();
+            default.is_none_or(|default| class::class_of(port).0 == default.id)
+        };
+        port.is_some_and(|port| {
+            port.purpose() == Purpose::Pool
+                && port.condition != PortCondition::Broken
+                && !port.addresses.is_empty()
+                && port.host.as_deref() == Some(&report.host)
+                && of_default(port)
+        })
+    }
+
+    fn publish(&mut self, report: &Report, status: &KuryrNodeStatus, supply: &mut Supply) {
+        for port in self.unpublished(Purpose::Pool) {
+            if let Some(claim) = status.claims.get(&port.id) {
+                self.offer(port, claim.generation);
+                // The pod may be gone by now, and its release forgotten together with the entry.
+                self.withdraw(&port.id);
+            } else if !self.usable(Some(port), report) || supply.spare() >= self.inputs.limits.levels.most() {
+                self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
+            } else if self.is_free_of_others(port) {
+                let generation = self.generations.next();
+                self.offer(port, generation);
+                supply.free += 1;
+            }
+        }
+    }
+
+    fn offer_again(&mut self, candidates: Vec<(PortId, Generation)>, supply: &mut Supply) {
+        for (id, generation) in candidates {
+            let Some(port) = self.ports.get(&id).copied() else { continue };
+            if !self.has_rested(port, RestReason::Returned(generation)) {
+                continue;
+            }
+            if supply.spare() < self.inputs.limits.levels.keep() {
+                let generation = self.generations.next();
+                self.offer(port, generation);
+                supply.free += 1;
+            } else {
+                self.doom(&id);
+            }
+        }
+    }
+
+    fn shrink(&mut self, mut free: Vec<PortId>, status: &KuryrNodeStatus, supply: Supply) {
+        let surplus = self.inputs.limits.levels.surplus(supply);
+        if surplus == 0 || supply.waiting > 0 {
+            self.memory.surplus_since = None;
+            return;
+        }
+        let since = *self.memory.surplus_since.get_or_insert(self.inputs.now);
+        let due = since + self.inputs.limits.shrink_delay;
+        if self.inputs.now < due {
+            self.wake(Some(due));
+            return;
+        }
+        free.sort_by_key(|id| (status.ready.contains_key(id), id.clone()));
+        for id in free.iter().take(surplus) {
+            self.withdraw(id);
+        }
+    }
+
+    fn own_port(&mut self, report: &Report, class: &DefaultClass) {
+        let fits = |port: &OurPort| {
+            let (_, entry) = class::class_of(port);
+            port.purpose() == Purpose::Node
+                && port.condition != PortCondition::Broken
+                && port.host.as_deref() == Some(&report.host)
+                && entry.subnets == class.entry.subnets
+        };
+        let named = self.record.spec.own_port.as_ref();
+        let mut found = named.and_then(|own| self.ports.get(&own.id).copied()).filter(|port| fits(port));
+        for port in self.unpublished(Purpose::Node) {
+            if named.is_none() && found.is_none() && fits(port) {
+                found = Some(port);
+            } else {
+                self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
+            }
+        }
+        self.out.spec.own_port = found.map(own_port_of);
+        match found {
+            Some(port) => self.own_port_groups(port, class),
+            // What stood in the record is taken out of it first.
+            None if named.is_some() => {}
+            None => self.request(own_port_request(self.inputs.node, report, class), 1),
+        }
+    }
+
+    fn own_port_groups(&mut self, port: &OurPort, class: &DefaultClass) {
+        let wanted = &class.entry.security_groups;
+        if class::class_of(port).1.security_groups != *wanted {
+            let step = CloudStep::SetGroups { id: port.id.clone(), security_groups: wanted.clone() };
+            self.out.cloud.push(step);
+        }
+    }
+
+    fn create(&mut self, report: &Report, class: &DefaultClass, supply: Supply) {
+        let levels = &self.inputs.limits.levels;
+        let short = levels.short(supply);
+        let room = levels.cap.saturating_sub(self.out.spec.ports.len());
+        if short > 0 && room == 0 {
+            self.out.spec.problems.push(too_many_ports(levels.cap));
+        }
+        let count = short.min(room);
+        if count > 0 {
+            self.request(pool_port_request(self.inputs.node, report, class), count);
+        }
+    }
+
+    fn request(&mut self, request: PortRequest, count: usize) {
+        let create_after = self.inputs.cloud.create_after;
+        if self.inputs.now < create_after {
+            self.wake(Some(create_after));
+        } else {
+            self.out.cloud.push(CloudStep::CreatePorts { request, count });
+        }
+    }
+
+    /// Deletes condemned ports that have rested.
+    pub(super) fn delete_condemned(&mut self) {
+        for port in self.unpublished(Purpose::Condemned) {
+            if self.has_rested(port, RestReason::Condemned) {
+                self.deletable.push(port.id.clone());
+            }
+        }
+    }
+
+    /// Of a doomed port that its agent gave back: deletes it after its rest, then forgets it.
+    fn delete_or_forget(&mut self, id: &PortId, entry: &PortEntry) {
+        match self.ports.get(id).copied() {
+            None => self.forget(id),
+            Some(port) if self.has_rested(port, RestReason::Returned(entry.generation)) => self.delete(id),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn delete(&mut self, id: &PortId) {
+        self.deletable.push(id.clone());
+    }
+
+    pub(super) fn forget(&mut self, id: &PortId) {
+        self.out.spec.ports.remove(id);
+    }
+
+    fn withdraw(&mut self, id: &PortId) {
+        if let Some(entry) = self.out.spec.ports.get_mut(id) {
+            entry.withdrawn = true;
+        }
+    }
+
+    pub(super) fn doom(&mut self, id: &PortId) {
+        if let Some(entry) = self.out.spec.ports.get_mut(id) {
+            entry.withdrawn = true;
+            entry.doomed = true;
+        }
+    }
+
+    fn offer(&mut self, port: &OurPort, generation: Generation) {
+        let (class, _) = class::class_of(port);
+        let entry = PortEntry {
+            generation,
+            class,
+            mac: port.mac,
+            network: port.network.clone(),
+            addresses: addresses(port),
+            vlan: None,
+            for_pod: None,
+            withdrawn: false,
+            doomed: false,
+            active: port.condition == PortCondition::Active,
+        };
+        self.out.spec.ports.insert(port.id.clone(), entry);
+    }
+
+    /// Our ports of this node that the record, as it is, does not name.
+    pub(super) fn unpublished(&self, purpose: Purpose) -> Vec<&'a OurPort> {
+        let spec = self.record.spec;
+        let named = |id: &PortId| {
+            spec.ports.contains_key(id) || spec.own_port.as_ref().is_some_and(|own| own.id == *id)
+        };
+        let ports = self.ports.values().copied();
+        ports
+            .filter(|port| port.purpose() == purpose && port.is_of_node(self.inputs.node) && !named(&port.id))
+            .collect()
+    }
+
+    /// Tells whether nothing has referred to the port's addresses for long enough.
+    pub(super) fn has_rested(&mut self, port: &OurPort, reason: RestReason) -> bool {
+        let held = self.is_held(port);
+        match self.memory.resting_since(&port.id, reason, held, self.inputs.now) {
+            Some(since) => {
+                let due = since + self.inputs.limits.cool_down;
+                if self.inputs.now < due {
+                    self.wake(Some(due));
+                }
+                self.inputs.now >= due
+            }
+            None => {
+                self.wake_after_rest();
+                false
+            }
+        }
+    }
+
+    /// Tells whether nobody can have had the address lately: nothing refers to it, and we made the port just now
+    /// or it has rested.
+    fn is_free_of_others(&mut self, port: &OurPort) -> bool {
+        let is_fresh = self.inputs.cloud.fresh.contains(&port.id) && !self.memory.offered.contains(&port.id);
+        if is_fresh && !self.is_held(port) { true } else { self.has_rested(port, RestReason::Found) }
+    }
+
+    fn is_held(&self, port: &OurPort) -> bool {
+        port.ips().any(|address| self.inputs.held.contains(&address))
+    }
+
+    /// Who refers to an address may stop without this node being told.
+    fn wake_after_rest(&mut self) {
+        self.wake(Some(self.inputs.now + self.inputs.limits.cool_down.max(1)));
+    }
+
+    pub(super) fn wake(&mut self, at: Option<Millis>) {
+        self.out.wake_at = self.out.wake_at.into_iter().chain(at).min();
+    }
+
+    /// Describes what the entries name, and nothing else.
+    fn describe(&mut self) {
+        let default = self.inputs.cloud.default.as_ref();
+        let before = self.record.spec;
+        let spec = &mut self.out.spec;
+        spec.default_class = default.map(|class| class.id.clone()).or_else(|| before.default_class.clone());
+
+        let (mut networks, mut subnets, mut classes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let entry_classes = spec.ports.values().map(|entry| &entry.class);
+        for id in entry_classes.chain(&spec.default_class) {
+            let known = default.filter(|class| class.id == *id).map(|class| class.entry.clone());
+            let listed =
+                || self.ports.values().map(|port| class::class_of(port)).find(|(class, _)| class == id);
+            let entry = known
+                .or_else(|| before.classes.get(id).cloned())
+                .or_else(|| listed().map(|(_, entry)| entry));
+            classes.extend(entry.map(|entry| (id.clone(), entry)));
+        }
+        let of_ports = spec.ports.values().map(|entry| (&entry.network, &entry.addresses));
+        let of_own = spec.own_port.iter().map(|own| (&own.network, &own.addresses));
+        for (network, addresses) in of_ports.chain(of_own) {
+            let known = default.and_then(|class| class.networks.get(network));
+            let entry = known.or_else(|| before.networks.get(network));
+            networks.extend(entry.map(|entry| (network.clone(), entry.clone())));
+            for PortAddress { subnet, .. } in addresses {
+                let known = default.and_then(|class| class.subnets.get(subnet));
+                let entry = known.or_else(|| before.subnets.get(subnet));
+                subnets.extend(entry.map(|entry| (subnet.clone(), entry.clone())));
+            }
+        }
+        (spec.networks, spec.subnets, spec.classes) = (networks, subnets, classes);
+    }
+
+    fn finish(mut self) -> Desired {
+        let creates = self.out.cloud.iter().any(|step| matches!(step, CloudStep::CreatePorts { .. }));
+        if !creates {
+            let few = self.deletable.drain(..).take(DELETES_AT_ONCE);
+            self.out.cloud.extend(few.map(|id| CloudStep::Delete { id }));
+        }
+        if self.inputs.cloud.ports.is_some() {
+            let (ports, spec) = (&self.ports, self.record.spec);
+            self.memory.retain(|id| ports.contains_key(id) || spec.ports.contains_key(id));
+        }
+        self.out
+    }
+
+    pub(super) const fn presence(&self) -> &'a Presence {
+        self.inputs.presence
+    }
+}
+
+/// What came of judging the published ports.
+#[derive(Debug, Default)]
+struct Judged {
+    /// The agent's, and free.
+    free: Vec<PortId>,
+    /// The controller's, and good.
+    candidates: Vec<(PortId, Generation)>,
+}
+
+fn addresses(port: &OurPort) -> Vec<PortAddress> {
+    let address =
+        |(subnet, address): &(_, _)| PortAddress { subnet: Clone::clone(subnet), address: *address };
+    port.addresses.iter().map(address).collect()
+}
+
+fn own_port_of(port: &OurPort) -> OwnPort {
+    OwnPort { id: port.id.clone(), mac: port.mac, network: port.network.clone(), addresses: addresses(port) }
+}
+
+fn pool_port_request(node: &str, report: &Report, class: &DefaultClass) -> PortRequest {
+    PortRequest {
+        name: ownership::pool_port_name(node),
+        device_owner: POD_DEVICE_OWNER,
+        host: report.host.clone(),
+        network: class.network.clone(),
+        subnets: class.entry.subnets.clone(),
+        security_groups: class.entry.security_groups.clone(),
+    }
+}
+
+fn own_port_request(node: &str, report: &Report, class: &DefaultClass) -> PortRequest {
+    PortRequest {
+        name: ownership::own_port_name(node),
+        device_owner: NODE_DEVICE_OWNER,
+        ..pool_port_request(node, report, class)
+    }
+}
+
+fn too_many_ports(cap: usize) -> Problem {
+    Problem {
+        reason: "TooManyPorts".into(),
+        message: format!(
+            "this node has {cap} ports, in use and resting, and no more are made: raise [vif_pool] \
+             ports_per_node_max, or run fewer pods on the node"
+        ),
+    }
+}

@@ -1,0 +1,118 @@
+//! What is looked at before a node's ports are planned.
+//!
+//! Everything is given: the time, what the watches hold, what the cloud listed. Nothing here is read from
+//! anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kuryr_api::kuryrnode::{ClassEntry, KuryrNodeSpec, KuryrNodeStatus, NetworkEntry, Problem, SubnetEntry};
+use kuryr_types::{ClassId, NetworkId, PodIdentity, PortId, SubnetId};
+
+use super::targets::Levels;
+use crate::ownership::OurPort;
+
+/// Time in milliseconds since some moment that stays the same as long as a [`Memory`](super::Memory) lives.
+pub type Millis = u64;
+
+/// One look at a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Now.
+    pub now: Millis,
+    /// Name of the node.
+    pub node: &'a str,
+    /// Whether what is known of Nodes, Pods and `EndpointSlice`s is complete and recent.
+    pub in_sync: bool,
+    /// Whether the Node exists.
+    pub presence: &'a Presence,
+    /// The node's record, the newest that is known.
+    pub record: Option<Record<'a>>,
+    /// Pods that are scheduled there.
+    pub pods: &'a [PodFacts],
+    /// Addresses, of those that matter here, to which something in the cluster refers.
+    pub held: &'a BTreeSet<IpAddr>,
+    /// The cloud.
+    pub cloud: &'a Cloud,
+    /// Bounds and waits.
+    pub limits: &'a Limits,
+}
+
+/// A node's record.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Written by us.
+    pub spec: &'a KuryrNodeSpec,
+    /// Written by the agent; `None` before its first report.
+    pub status: Option<&'a KuryrNodeStatus>,
+}
+
+/// Whether a Node exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It does, with this UID.
+    Present {
+        /// UID of the object.
+        uid: String,
+    },
+    /// It does not.
+    Absent,
+}
+
+/// A pod, as far as ports are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Which life of which pod.
+    pub identity: PodIdentity,
+    /// It uses the node's own network.
+    pub host_network: bool,
+    /// Its containers ended for good.
+    pub ended: bool,
+    /// Somebody deleted it.
+    pub terminating: bool,
+}
+
+/// What is known of the cloud.
+#[derive(Debug, Clone, Default)]
+pub struct Cloud {
+    /// Our ports that were made for the node, or that its record names; `None` until a complete list was had
+    /// in this leadership, and while the outcome of a write is unknown.
+    pub ports: Option<Vec<OurPort>>,
+    /// Ports that this leader made itself and heard the answer. Of others it is not known whether somebody had
+    /// them before, so they rest before they are offered.
+    pub fresh: BTreeSet<PortId>,
+    /// What ordinary pods get; `None` while it is not known or not right.
+    pub default: Option<DefaultClass>,
+    /// No creation before: the last one failed.
+    pub create_after: Millis,
+    /// What keeps us from providing ports.
+    pub problems: Vec<Problem>,
+}
+
+/// What ordinary pods get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultClass {
+    /// Hash of `entry`.
+    pub id: ClassId,
+    /// Subnets and groups.
+    pub entry: ClassEntry,
+    /// The network of all of the subnets.
+    pub network: NetworkId,
+    /// Description of the network.
+    pub networks: BTreeMap<NetworkId, NetworkEntry>,
+    /// Description of the subnets.
+    pub subnets: BTreeMap<SubnetId, SubnetEntry>,
+}
+
+/// Bounds and waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How many ports.
+    pub levels: Levels,
+    /// How long an address rests after nothing refers to it.
+    pub cool_down: Millis,
+    /// How long surplus is kept.
+    pub shrink_delay: Millis,
+    /// How long a Node must be absent before it is gone.
+    pub node_grace: Millis,
+}

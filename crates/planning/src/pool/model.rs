@@ -1,0 +1,649 @@
+//! A small world to hold plans against: Neutron, the API server, an agent, pods and time.
+//!
+//! The world checks what must hold of it at the moment it would be broken: the agent's promises are those of
+//! `kuryr_api::kuryrnode`, Neutron hands out the lowest free address at once, answers get lost, calls arrive
+//! late, leaders change, nodes come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, PortEntry, StuckEntry};
+use kuryr_types::{Epoch, Generation, PodIdentity, PortId};
+
+use super::{
+    Cloud, CloudStep, Generations, Inputs, Limits, Memory, Millis, Plan, PodFacts, PortRequest, Presence,
+    Record, RecordStep, SpecStep, fixtures, orphans, plan,
+};
+use crate::ownership::{ListedPort, OurPort, PortCondition, condemned_name};
+
+pub(super) const NODE: &str = "w1";
+
+/// How a call to Neutron ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// Refused, nothing happened.
+    Refused,
+    /// Done, and nobody heard of it.
+    AnswerLost,
+    /// Not done yet, nobody hears of it, and it will be done later.
+    Late,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) now: Millis,
+    pub(super) limits: Limits,
+    pub(super) neutron: BTreeMap<PortId, ListedPort>,
+    late: Vec<(CloudStep, Option<usize>)>,
+    created: u32,
+    /// Addresses of ports that somebody else deleted. A real Neutron hands them out again while a pod may have
+    /// them; that is nobody's fault here.
+    lost: BTreeSet<IpAddr>,
+    /// Group of ordinary pods.
+    pub(super) group: &'static str,
+    node: Option<String>,
+    nodes_made: u32,
+    pub(super) record: Option<(KuryrNodeSpec, Option<KuryrNodeStatus>)>,
+    pub(super) pods: BTreeMap<PodIdentity, Pod>,
+    pods_made: u32,
+    /// Addresses that `EndpointSlice`s still name, and until when.
+    slices: BTreeMap<IpAddr, Millis>,
+    pub(super) agent: Agent,
+    leader: Leader,
+    // What happened.
+    record_was_lost: bool,
+    referred: BTreeMap<IpAddr, Millis>,
+    offered: BTreeSet<(PortId, Generation)>,
+    generations: BTreeSet<Generation>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pod {
+    address: Option<IpAddr>,
+    ended: bool,
+}
+
+/// The agent of the node, as it keeps its promises.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Agent {
+    alive: bool,
+    node_uid: String,
+    checkpoint: u32,
+    claims: BTreeMap<PortId, (PodIdentity, Generation)>,
+    returned: BTreeMap<PortId, Generation>,
+    stuck: BTreeMap<PortId, Generation>,
+    seen: KuryrNodeSpec,
+}
+
+/// A controller that leads, with what it knows.
+#[derive(Debug)]
+struct Leader {
+    generations: Generations,
+    memory: Memory,
+    orphans: Memory,
+    index: Option<BTreeMap<PortId, ListedPort>>,
+    fresh: BTreeSet<PortId>,
+    status: Option<KuryrNodeStatus>,
+}
+
+impl Leader {
+    fn of_epoch(epoch: Epoch, status: Option<KuryrNodeStatus>) -> Self {
+        Self {
+            generations: Generations::of_epoch(epoch),
+            memory: Memory::default(),
+            orphans: Memory::default(),
+            index: None,
+            fresh: BTreeSet::new(),
+            status,
+        }
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let mut world = Self {
+            now: 1000,
+            limits: fixtures::limits(),
+            neutron: BTreeMap::new(),
+            late: vec![],
+            created: 0,
+            lost: BTreeSet::new(),
+            group: fixtures::GROUP,
+            node: None,
+            nodes_made: 0,
+            record: None,
+            pods: BTreeMap::new(),
+            pods_made: 0,
+            slices: BTreeMap::new(),
+            agent: Agent::default(),
+            leader: Leader::of_epoch(1, None),
+            record_was_lost: false,
+            referred: BTreeMap::new(),
+            offered: BTreeSet::new(),
+            generations: BTreeSet::new(),
+        };
+        // A stranger copied name and tags of ours.
+        let name = crate::ownership::pool_port_name(NODE);
+        let stranger = fixtures::listed("stranger", &name, Some("h"), [10, 0, 9, 9], fixtures::GROUP);
+        world.neutron.insert("stranger".into(), ListedPort { project: "other".into(), ..stranger });
+        world.make_node();
+        world
+    }
+
+    // ---- time and nodes
+
+    pub(super) fn pass(&mut self, time: Millis) {
+        self.note_references();
+        self.now += time;
+        let now = self.now;
+        self.slices.retain(|_, until| *until > now);
+    }
+
+    pub(super) fn make_node(&mut self) {
+        if self.node.is_none() {
+            self.nodes_made += 1;
+            let uid = format!("node-{}", self.nodes_made);
+            self.node = Some(uid.clone());
+            // The machine may be the same, but for another Node it begins another durable record.
+            self.agent.alive = true;
+            self.agent.node_uid = uid;
+            self.begin_checkpoint(|_| false);
+        }
+    }
+
+    /// The Node is deleted, and the pod garbage collector deletes its pods. The machine may run on.
+    pub(super) fn delete_node(&mut self) {
+        self.node = None;
+        self.agent.alive = false;
+        for identity in self.pods.keys().cloned().collect::<Vec<_>>() {
+            self.delete_pod(&identity);
+        }
+    }
+
+    pub(super) fn has_node(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Somebody deletes the record by force, past admission, while no call is on its way. The agent is told.
+    pub(super) fn lose_record(&mut self) {
+        self.all_late_calls_arrive();
+        self.record = None;
+        self.record_was_lost = true;
+        self.leader.status = None;
+        self.agent_looks();
+    }
+
+    // ---- pods
+
+    pub(super) fn make_pod(&mut self) {
+        if self.node.is_some() && self.pods.len() < 20 {
+            self.pods_made += 1;
+            self.pods.insert(format!("pod-{}", self.pods_made).as_str().into(), Pod::default());
+        }
+    }
+
+    pub(super) fn pod_number(&self, number: usize) -> Option<PodIdentity> {
+        let index = number.checked_rem(self.pods.len())?;
+        self.pods.keys().nth(index).cloned()
+    }
+
+    /// The pod's object goes; an `EndpointSlice` names its address a little longer.
+    pub(super) fn delete_pod(&mut self, identity: &PodIdentity) {
+        self.note_references();
+        let gone = self.pods.remove(identity).filter(|pod| !pod.ended);
+        self.slices.extend(gone.and_then(|pod| pod.address).map(|address| (address, self.now + 7)));
+    }
+
+    pub(super) fn end_pod(&mut self, identity: &PodIdentity) {
+        self.note_references();
+        if let Some(pod) = self.pods.get_mut(identity).filter(|pod| !pod.ended) {
+            pod.ended = true;
+            self.slices.extend(pod.address.map(|address| (address, self.now + 7)));
+        }
+    }
+
+    fn held(&self) -> BTreeSet<IpAddr> {
+        let pods = self.pods.values().filter(|pod| !pod.ended).filter_map(|pod| pod.address);
+        pods.chain(self.slices.keys().copied()).collect()
+    }
+
+    fn note_references(&mut self) {
+        for address in self.held() {
+            self.referred.insert(address, self.now);
+        }
+    }
+
+    fn assert_rested(&self, address: IpAddr, what: &str) {
+        let referred = self.referred.get(&address).copied();
+        let rested = referred.is_none_or(|last| self.now >= last + self.limits.cool_down);
+        assert!(rested && !self.held().contains(&address), "{what} {address}, named at {referred:?}");
+    }
+
+    // ---- the agent
+
+    /// The agent sees the record, and gives back what it is asked for.
+    pub(super) fn agent_looks(&mut self) {
+        if !self.agent.alive {
+            return;
+        }
+        let spec = self.record.as_ref().map(|(spec, _)| spec.clone()).unwrap_or_default();
+        let agent = &mut self.agent;
+        agent.seen = spec.clone();
+        agent
+            .returned
+            .retain(|id, generation| spec.ports.get(id).is_some_and(|entry| entry.generation == *generation));
+        agent
+            .stuck
+            .retain(|id, generation| spec.ports.get(id).is_some_and(|entry| entry.generation == *generation));
+        for (id, entry) in &spec.ports {
+            if entry.withdrawn && !agent.claims.contains_key(id) {
+                agent.returned.insert(id.clone(), entry.generation);
+            }
+        }
+    }
+
+    pub(super) fn agent_reports(&mut self) {
+        let Some((_, status)) = self.record.as_mut().filter(|_| self.agent.alive) else { return };
+        let agent = &self.agent;
+        let mut report = fixtures::status(&agent.node_uid, &format!("checkpoint-{}", agent.checkpoint));
+        report.returned = agent.returned.clone();
+        for (id, (identity, generation)) in &agent.claims {
+            report.claims.insert(id.clone(), fixtures::claim(identity.as_str(), *generation));
+        }
+        for (id, generation) in &agent.stuck {
+            let entry = StuckEntry { generation: *generation, reason: "never installed".into() };
+            report.stuck.insert(id.clone(), entry);
+        }
+        *status = Some(report);
+    }
+
+    /// Every pod that waits takes a free port, if the agent knows one.
+    pub(super) fn agent_claims(&mut self) {
+        let served: BTreeSet<_> = self.agent.claims.values().map(|(identity, _)| identity.clone()).collect();
+        let waits = |(identity, pod): &(&PodIdentity, &Pod)| !pod.ended && !served.contains(*identity);
+        let waiting: Vec<_> = self.pods.iter().filter(waits).map(|(identity, _)| identity.clone()).collect();
+        for identity in waiting {
+            let Some((id, generation)) = self.agent.free().next() else { return };
+            self.agent.claims.insert(id.clone(), (identity.clone(), generation));
+            self.use_port(&id, generation, &identity);
+        }
+    }
+
+    fn use_port(&mut self, id: &PortId, generation: Generation, identity: &PodIdentity) {
+        self.note_references();
+        let address = self.agent.seen.ports[id].addresses[0].address;
+        self.assert_rested(address, "a pod gets an address that is not free:");
+        let record = self.record.as_ref().map(|(spec, _)| spec);
+        let entry = record.and_then(|spec| spec.ports.get(id));
+        assert!(
+            entry.is_some_and(|entry| entry.generation == generation && !entry.doomed),
+            "a pod gets port {id} {generation} and the record says {entry:?}"
+        );
+        if let Some(pod) = self.pods.get_mut(identity) {
+            pod.address = Some(address);
+        }
+    }
+
+    /// Ports of pods that are gone or ended are given back.
+    pub(super) fn agent_releases(&mut self) {
+        if !self.agent.alive {
+            return;
+        }
+        let pods = &self.pods;
+        let lives = |identity: &PodIdentity| pods.get(identity).is_some_and(|pod| !pod.ended);
+        let (kept, released): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.agent.claims)
+            .into_iter()
+            .partition(|(_, (identity, _))| lives(identity));
+        self.agent.claims = kept;
+        self.agent.returned.extend(released.into_iter().map(|(id, (_, generation))| (id, generation)));
+    }
+
+    /// One of the free ports does not get ready.
+    pub(super) fn agent_finds_stuck(&mut self, number: usize) {
+        let free: Vec<_> = self.agent.free().collect();
+        if let Some((id, generation)) = number.checked_rem(free.len()).map(|index| free[index].clone()) {
+            self.agent.stuck.insert(id, generation);
+        }
+    }
+
+    /// The durable record is lost. What namespaces prove stays claimed; with `reimaged` there are none.
+    pub(super) fn agent_loses_checkpoint(&mut self, reimaged: bool) {
+        if self.agent.alive {
+            let pods: BTreeSet<_> = self.pods.keys().cloned().collect();
+            self.begin_checkpoint(|identity| !reimaged && pods.contains(identity));
+        }
+    }
+
+    fn begin_checkpoint(&mut self, proved: impl Fn(&PodIdentity) -> bool) {
+        let spec = self.record.as_ref().map(|(spec, _)| spec.clone()).unwrap_or_default();
+        let agent = &mut self.agent;
+        agent.checkpoint += 1;
+        agent.claims.retain(|_, (identity, _)| proved(identity));
+        agent.stuck.clear();
+        let returned = spec.ports.iter().filter(|(id, _)| !agent.claims.contains_key(*id));
+        agent.returned = returned.map(|(id, entry)| (id.clone(), entry.generation)).collect();
+        agent.seen = spec;
+    }
+
+    // ---- leaders
+
+    pub(super) fn leader_hears_status(&mut self) {
+        self.leader.status = self.record.as_ref().and_then(|(_, status)| status.clone());
+    }
+
+    /// The former leader's plans end here; its calls may still be on their way.
+    pub(super) fn change_leader(&mut self) {
+        let epoch = self.leader.generations.epoch() + 1;
+        let status = self.record.as_ref().and_then(|(_, status)| status.clone());
+        self.leader = Leader::of_epoch(epoch, status);
+    }
+
+    pub(super) fn leader_lists(&mut self) {
+        self.leader.index = Some(self.neutron.clone());
+    }
+
+    /// One look, one plan, carried out. Returns the plan.
+    pub(super) fn reconcile(&mut self, fault: Fault) -> Plan {
+        self.note_references();
+        let plan = self.make_plan();
+        self.carry_out_record(&plan.record);
+        let patched = self.patch(&plan.spec);
+        assert!(patched, "the leader's patch is refused: {:?}", plan.spec);
+        for step in &plan.cloud {
+            self.call(step, fault);
+        }
+        plan
+    }
+
+    /// A patch of a leader that was deposed arrives after its successor wrote: it must not change anything.
+    pub(super) fn former_leader_patches(&mut self) {
+        let Some((spec, _)) = self.record.clone() else { return };
+        if spec.epoch != self.leader.generations.epoch() {
+            return;
+        }
+        let doom = spec.ports.iter().map(|(id, entry)| SpecStep::Mark {
+            id: id.clone(),
+            generation: entry.generation,
+            flags: super::step::Flags { withdrawn: true, doomed: true, active: false },
+        });
+        let former = SpecStep::SetEpoch { from: spec.epoch - 1, to: spec.epoch - 1 };
+        let steps: Vec<_> = std::iter::once(former).chain(doom).collect();
+        assert!(!self.patch(&steps), "the epoch fences");
+        assert_eq!(self.record.as_ref().map(|(now, _)| now), Some(&spec));
+    }
+
+    fn make_plan(&mut self) -> Plan {
+        let presence = match &self.node {
+            Some(uid) => Presence::Present { uid: uid.clone() },
+            None => Presence::Absent,
+        };
+        let pods: Vec<_> = self
+            .pods
+            .iter()
+            .map(|(identity, pod)| PodFacts { ended: pod.ended, ..fixtures::pod(identity.as_str()) })
+            .collect();
+        let held = self.held();
+        let leader = &mut self.leader;
+        let ours = leader.index.as_ref().map(|index| ours(index.values()));
+        if self.record.is_none() {
+            let ports = ours.clone().unwrap_or_default();
+            let none = BTreeMap::new();
+            let (cloud, wake_at) =
+                orphans::plan(self.now, &ports, &none, &held, &self.limits, &mut leader.orphans);
+            if presence == Presence::Absent {
+                return Plan { cloud, wake_at, ..Plan::default() };
+            }
+        }
+        let cloud = Cloud {
+            ports: ours,
+            fresh: leader.fresh.clone(),
+            default: Some(fixtures::default_class(self.group)),
+            create_after: 0,
+            problems: vec![],
+        };
+        let inputs = Inputs {
+            now: self.now,
+            node: NODE,
+            in_sync: true,
+            presence: &presence,
+            record: self.record.as_ref().map(|(spec, _)| Record { spec, status: leader.status.as_ref() }),
+            pods: &pods,
+            held: &held,
+            cloud: &cloud,
+            limits: &self.limits,
+        };
+        plan(&inputs, &mut leader.memory, &mut leader.generations)
+    }
+
+    fn carry_out_record(&mut self, step: &RecordStep) {
+        match step {
+            RecordStep::Keep => {}
+            RecordStep::Create(spec) => {
+                self.record = Some(((**spec).clone(), None));
+                self.leader.status = None;
+            }
+            RecordStep::Delete => {
+                let (spec, _) = self.record.take().unwrap();
+                assert!(spec.ports.is_empty() && spec.own_port.is_none(), "admission refuses this deletion");
+                self.leader.memory = Memory::default();
+            }
+        }
+    }
+
+    /// The API server: all steps of a patch or none.
+    fn patch(&mut self, steps: &[SpecStep]) -> bool {
+        let Some((before, _)) = self.record.clone() else { return steps.is_empty() };
+        let mut after = before.clone();
+        let done = steps.iter().all(|step| step.apply(&mut after).is_ok());
+        if !done || after.epoch < before.epoch {
+            return false;
+        }
+        self.check_offers(&before, &after);
+        if let Some((spec, _)) = self.record.as_mut() {
+            *spec = after;
+        }
+        true
+    }
+
+    fn check_offers(&mut self, before: &KuryrNodeSpec, after: &KuryrNodeSpec) {
+        assert!(after.ports.len() <= self.limits.levels.cap, "bounded: {}", after.ports.len());
+        for (id, entry) in &after.ports {
+            if before.ports.get(id).is_some_and(|former| former.generation == entry.generation) {
+                continue;
+            }
+            if self.record_was_lost && !before.ports.contains_key(id) && entry.withdrawn {
+                // What the agent claimed is named again as it was, for nobody else.
+                continue;
+            }
+            assert!(self.offered.insert((id.clone(), entry.generation)), "{id} is offered twice as the same");
+            assert!(self.generations.insert(entry.generation), "{} is used twice", entry.generation);
+            assert!(!self.agent.claims.contains_key(id), "{id} is offered again while a pod has it");
+            assert!(before.ports.get(id).is_none_or(|former| !former.doomed), "{id} is un-doomed");
+            for address in &entry.addresses {
+                self.assert_rested(address.address, "an address is offered that is not free:");
+            }
+        }
+    }
+
+    // ---- Neutron
+
+    fn call(&mut self, step: &CloudStep, fault: Fault) {
+        match fault {
+            Fault::Refused => return,
+            Fault::Late => {
+                self.late.push((step.clone(), None));
+                self.leader.index = None;
+                return;
+            }
+            Fault::None | Fault::AnswerLost => self.carry_out(step),
+        }
+        if fault == Fault::AnswerLost {
+            self.leader.index = None;
+        } else if let Some(index) = self.leader.index.as_mut() {
+            // The index is kept by what the answers say.
+            if matches!(step, CloudStep::CreatePorts { .. }) {
+                let made = self.neutron.keys().filter(|id| !index.contains_key(*id));
+                self.leader.fresh.extend(made.cloned());
+            }
+            *index = self.neutron.clone();
+        }
+    }
+
+    /// A call that was on its way arrives, perhaps a second time.
+    pub(super) fn late_call_arrives(&mut self, again: bool) {
+        let Some((step, _)) = self.late.pop() else { return };
+        self.carry_out(&step);
+        if again && !matches!(step, CloudStep::CreatePorts { .. }) {
+            self.carry_out(&step);
+        }
+    }
+
+    fn all_late_calls_arrive(&mut self) {
+        while !self.late.is_empty() {
+            self.late_call_arrives(false);
+        }
+    }
+
+    pub(super) fn late_calls(&self) -> usize {
+        self.late.len()
+    }
+
+    fn carry_out(&mut self, step: &CloudStep) {
+        match step {
+            CloudStep::CreatePorts { request, count } => (0..*count).for_each(|_| self.create(request)),
+            CloudStep::SetGroups { id, security_groups } => self.change(id, |port| {
+                port.security_groups.clone_from(security_groups);
+            }),
+            CloudStep::Cut { id } => self.change(id, |port| port.host = None),
+            CloudStep::Condemn { id } => self.change(id, |port| {
+                if !port.name.starts_with("kuryr-condemned/") {
+                    port.name = condemned_name(&port.name);
+                }
+            }),
+            CloudStep::Delete { id } => self.delete(id),
+        }
+    }
+
+    fn create(&mut self, request: &PortRequest) {
+        self.created += 1;
+        let of_ports = self.neutron.values().flat_map(|port| port.addresses.iter().map(|(_, ip)| *ip));
+        let taken: BTreeSet<IpAddr> = of_ports.chain(self.lost.iter().copied()).collect();
+        let free = (1..=250u8).map(|last| [10, 0, 0, last]).find(|ip| !taken.contains(&IpAddr::from(*ip)));
+        // Neutron says that there is no free address.
+        let Some(address) = free else { return };
+        let id = format!("port-{:04}", self.created);
+        let port = fixtures::listed(&id, &request.name, Some(&request.host), address, self.group);
+        self.neutron.insert(id.as_str().into(), port);
+    }
+
+    fn change(&mut self, id: &PortId, change: impl FnOnce(&mut ListedPort)) {
+        if let Some(port) = self.neutron.get_mut(id) {
+            assert_eq!(port.project.as_str(), "k8s", "a stranger's port is touched");
+            change(port);
+        }
+    }
+
+    fn delete(&mut self, id: &PortId) {
+        self.note_references();
+        let Some(port) = self.neutron.remove(id) else { return };
+        assert_eq!(port.project.as_str(), "k8s", "a stranger's port is deleted");
+        let entry = self.record.as_ref().and_then(|(spec, _)| spec.ports.get(id));
+        let announced = entry.is_some_and(|entry| entry.doomed) || port.name.starts_with("kuryr-condemned/");
+        assert!(announced, "{id} is deleted, and nobody could know");
+        let used = self.agent.claims.contains_key(id);
+        assert!(!used || !self.agent.alive, "{id} is deleted while a pod has it");
+        assert!(!used || port.host.is_none(), "{id} is freed before it was cut off");
+        for (_, address) in &port.addresses {
+            self.assert_rested(*address, "an address is freed that is not free:");
+        }
+    }
+
+    /// Somebody deletes a free port in Neutron, or breaks its binding.
+    pub(super) fn meddle(&mut self, number: usize, breaks: bool) {
+        let claims = &self.agent.claims;
+        let free = |port: &&ListedPort| port.project.as_str() == "k8s" && !claims.contains_key(&port.id);
+        let candidates: Vec<PortId> =
+            self.neutron.values().filter(free).map(|port| port.id.clone()).collect();
+        let Some(index) = number.checked_rem(candidates.len()) else { return };
+        let id = &candidates[index];
+        if breaks {
+            self.change(id, |port| port.condition = PortCondition::Broken);
+        } else if let Some(port) = self.neutron.remove(id) {
+            self.lost.extend(port.addresses.iter().map(|(_, ip)| *ip));
+        }
+    }
+
+    // ---- quiet
+
+    /// Everything arrives and nothing goes wrong, until nothing is left to do. Panics if that does not happen.
+    pub(super) fn settle(&mut self) {
+        self.all_late_calls_arrive();
+        for round in 0..600 {
+            self.leader_lists();
+            self.agent_looks();
+            self.agent_releases();
+            self.agent_claims();
+            self.agent_reports();
+            self.leader_hears_status();
+            let plan = self.reconcile(Fault::None);
+            if plan.is_empty() && plan.wake_at.is_none() && round > 3 {
+                return self.check_settled();
+            }
+            let wait = plan.wake_at.map_or(0, |at| at.saturating_sub(self.now));
+            self.pass(if plan.is_empty() { wait.max(1) } else { 1 });
+        }
+        panic!("does not come to rest: {:?}", self.make_plan());
+    }
+
+    fn check_settled(&self) {
+        let ours: Vec<_> = self.neutron.values().filter(|port| port.project.as_str() == "k8s").collect();
+        assert!(self.neutron.contains_key("stranger"), "the stranger's port is gone");
+        if self.node.is_none() {
+            assert!(self.record.is_none() && ours.is_empty(), "a node that is gone leaves nothing: {ours:?}");
+            return;
+        }
+        let (spec, _) = self.record.as_ref().unwrap();
+        let own = usize::from(spec.own_port.is_some());
+        assert_eq!(own, 1, "the node has its own port");
+        let own_port = spec.own_port.as_ref().map(|port| &port.id);
+        let named = |id: &PortId| spec.ports.contains_key(id) || own_port == Some(id);
+        assert!(ours.iter().all(|port| named(&port.id)), "every port is named by the record: {ours:?}");
+        // A pod keeps what somebody else deleted.
+        let there = |id: &PortId| self.neutron.contains_key(id) || self.agent.claims.contains_key(id);
+        assert!(spec.ports.keys().all(there), "every entry has its port");
+        let lives = |identity: &PodIdentity| self.pods.get(identity).is_some_and(|pod| !pod.ended);
+        let served: BTreeSet<_> = self.agent.claims.values().map(|(identity, _)| identity.clone()).collect();
+        let waiting = self.pods.keys().filter(|identity| lives(identity) && !served.contains(*identity));
+        assert_eq!(waiting.count(), 0, "every pod has a port");
+        let is_free =
+            |(id, entry): &(&PortId, &PortEntry)| !entry.withdrawn && !self.agent.claims.contains_key(*id);
+        let free = spec.ports.iter().filter(is_free).count();
+        let levels = self.limits.levels;
+        assert!((levels.min..=levels.most()).contains(&free), "{free} ports are free");
+        assert!(spec.ports.values().all(|entry| !entry.doomed), "nothing is left doomed");
+    }
+}
+
+impl Agent {
+    /// Ports that a pod could take now.
+    fn free(&self) -> impl Iterator<Item = (PortId, Generation)> {
+        let seen = &self.seen;
+        let served = self.alive
+            && seen.node_uid == self.node_uid
+            && seen.checkpoint.as_deref() == Some(&*format!("checkpoint-{}", self.checkpoint));
+        let free = seen.ports.iter().filter(move |(id, entry)| {
+            served
+                && !entry.withdrawn
+                && !entry.doomed
+                && self.returned.get(*id) != Some(&entry.generation)
+                && !self.claims.contains_key(*id)
+                && !self.stuck.contains_key(*id)
+        });
+        free.map(|(id, entry)| (id.clone(), entry.generation))
+    }
+}
+
+fn ours<'a>(ports: impl Iterator<Item = &'a ListedPort>) -> Vec<OurPort> {
+    ports.filter_map(|port| fixtures::owner().admit(port.clone())).collect()
+}

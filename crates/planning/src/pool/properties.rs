@@ -1,0 +1,137 @@
+//! Plans held against the model world: whatever happens in whatever order, the world's checks hold, and when
+//! nothing happens any more, everything comes to rest with every pod served and nothing left over.
+
+use proptest::prelude::*;
+
+use super::model::{Fault, World};
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    TimePasses(u64),
+    PodComes,
+    PodGoes(usize),
+    PodEnds(usize),
+    LeaderActs(Fault),
+    LeaderLists,
+    LeaderHears,
+    LeaderChanges,
+    FormerLeaderPatches,
+    LateCallArrives(bool),
+    AgentLooks,
+    AgentClaims,
+    AgentReleases,
+    AgentReports,
+    AgentLosesCheckpoint { reimaged: bool },
+    PortGetsStuck(usize),
+    GroupsChange,
+    SomebodyMeddles(usize, bool),
+    RecordIsLost,
+    NodeGoes,
+    NodeComes,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let fault = prop_oneof![
+        6 => Just(Fault::None),
+        1 => Just(Fault::Refused),
+        1 => Just(Fault::AnswerLost),
+        1 => Just(Fault::Late),
+    ];
+    prop_oneof![
+        6 => (1..40u64).prop_map(Event::TimePasses),
+        8 => Just(Event::PodComes),
+        5 => any::<usize>().prop_map(Event::PodGoes),
+        1 => any::<usize>().prop_map(Event::PodEnds),
+        20 => fault.prop_map(Event::LeaderActs),
+        4 => Just(Event::LeaderLists),
+        8 => Just(Event::LeaderHears),
+        1 => Just(Event::LeaderChanges),
+        1 => Just(Event::FormerLeaderPatches),
+        2 => any::<bool>().prop_map(Event::LateCallArrives),
+        10 => Just(Event::AgentLooks),
+        8 => Just(Event::AgentClaims),
+        6 => Just(Event::AgentReleases),
+        10 => Just(Event::AgentReports),
+        1 => any::<bool>().prop_map(|reimaged| Event::AgentLosesCheckpoint { reimaged }),
+        1 => any::<usize>().prop_map(Event::PortGetsStuck),
+        1 => Just(Event::GroupsChange),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(number, breaks)| Event::SomebodyMeddles(number, breaks)),
+        1 => Just(Event::RecordIsLost),
+        1 => Just(Event::NodeGoes),
+        2 => Just(Event::NodeComes),
+    ]
+}
+
+fn happen(world: &mut World, event: Event) {
+    match event {
+        Event::TimePasses(time) => world.pass(time),
+        Event::PodComes => world.make_pod(),
+        Event::PodGoes(number) => {
+            if let Some(identity) = world.pod_number(number) {
+                world.delete_pod(&identity);
+            }
+        }
+        Event::PodEnds(number) => {
+            if let Some(identity) = world.pod_number(number) {
+                world.end_pod(&identity);
+            }
+        }
+        Event::LeaderActs(fault) => {
+            world.reconcile(fault);
+        }
+        Event::LeaderLists => world.leader_lists(),
+        Event::LeaderHears => world.leader_hears_status(),
+        Event::LeaderChanges => world.change_leader(),
+        Event::FormerLeaderPatches => world.former_leader_patches(),
+        Event::LateCallArrives(again) => world.late_call_arrives(again),
+        Event::AgentLooks => world.agent_looks(),
+        Event::AgentClaims => world.agent_claims(),
+        Event::AgentReleases => world.agent_releases(),
+        Event::AgentReports => world.agent_reports(),
+        Event::AgentLosesCheckpoint { reimaged } => world.agent_loses_checkpoint(reimaged),
+        Event::PortGetsStuck(number) => world.agent_finds_stuck(number),
+        Event::GroupsChange => world.group = if world.group == "group" { "other" } else { "group" },
+        Event::SomebodyMeddles(number, breaks) => world.meddle(number, breaks),
+        Event::RecordIsLost => world.lose_record(),
+        Event::NodeGoes => world.delete_node(),
+        Event::NodeComes => world.make_node(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_ports_stay_in_order(events in proptest::collection::vec(event(), 0..250)) {
+        let mut world = World::new();
+        for event in events {
+            happen(&mut world, event);
+        }
+        world.settle();
+        // And a quiet world empties: everything of a node that goes is taken back.
+        world.delete_node();
+        world.settle();
+    }
+}
+
+/// A day without trouble, step by step: the numbers that an operator sees.
+#[test]
+fn thirty_pods_on_a_small_pool() {
+    let mut world = World::new();
+    world.settle();
+    let ports = |world: &World| world.record.as_ref().unwrap().0.ports.len();
+    assert_eq!(ports(&world), 3, "a batch, as min is 2");
+    for _ in 0..20 {
+        world.make_pod();
+    }
+    world.settle();
+    assert!((22..=28).contains(&ports(&world)), "{}", ports(&world));
+    while let Some(identity) = world.pod_number(0) {
+        world.delete_pod(&identity);
+    }
+    world.settle();
+    assert!(ports(&world) <= world.limits.levels.most(), "{}", ports(&world));
+    assert_eq!(world.late_calls(), 0);
+    assert!(world.has_node());
+}

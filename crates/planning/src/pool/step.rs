@@ -1,0 +1,197 @@
+//! The steps: changes of a record, calls to Neutron.
+//!
+//! A change of a record says what it builds on (the epoch, the entry), and whoever carries it out has the API
+//! server test that; [`SpecStep::apply`] is the same on a value, for tests and for tools that only show.
+
+use std::collections::BTreeMap;
+
+use kuryr_api::kuryrnode::{
+    ClassEntry, KuryrNodeSpec, NetworkEntry, OwnPort, PortEntry, Problem, SubnetEntry,
+};
+use kuryr_types::{ClassId, Epoch, Generation, NetworkId, PortId, SecurityGroupId, SubnetId};
+
+/// Whether the record itself has to come or go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RecordStep {
+    /// Neither.
+    #[default]
+    Keep,
+    /// Create it.
+    Create(Box<KuryrNodeSpec>),
+    /// Delete it: it names no port any more.
+    Delete,
+}
+
+/// A change of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpecStep {
+    /// Take over from an earlier leader.
+    SetEpoch {
+        /// Epoch of the record.
+        from: Epoch,
+        /// Ours.
+        to: Epoch,
+    },
+    /// Serve the incarnation of the node that reported.
+    Serve {
+        /// UID of the Node.
+        node_uid: String,
+        /// Id of the agent's durable record; none if no agent is served.
+        checkpoint: Option<String>,
+        /// Host.
+        host: Option<String>,
+    },
+    /// Describe the networks.
+    SetNetworks(BTreeMap<NetworkId, NetworkEntry>),
+    /// Describe the subnets.
+    SetSubnets(BTreeMap<SubnetId, SubnetEntry>),
+    /// Describe the classes.
+    SetClasses(BTreeMap<ClassId, ClassEntry>),
+    /// Name the class of ordinary pods.
+    SetDefaultClass(Option<ClassId>),
+    /// Name the node's own port.
+    SetOwnPort(Option<OwnPort>),
+    /// Tell what is wrong.
+    SetProblems(Vec<Problem>),
+    /// Offer a port.
+    Offer {
+        /// The port.
+        id: PortId,
+        /// The offer.
+        entry: Box<PortEntry>,
+        /// The entry that it replaces, exactly as it must be found.
+        replaces: Option<Box<PortEntry>>,
+    },
+    /// Set flags of an entry.
+    Mark {
+        /// The port.
+        id: PortId,
+        /// The offer it is about.
+        generation: Generation,
+        /// What to set.
+        flags: Flags,
+    },
+    /// Remove the entry of a port that does not exist any more.
+    Forget {
+        /// The port.
+        id: PortId,
+        /// The entry, exactly as it must be found.
+        entry: Box<PortEntry>,
+    },
+}
+
+/// Flags of an entry that are to be set; none is ever unset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// `withdrawn`.
+    pub withdrawn: bool,
+    /// `doomed`.
+    pub doomed: bool,
+    /// `active`.
+    pub active: bool,
+}
+
+/// A call to Neutron.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloudStep {
+    /// Make ports, by one request.
+    CreatePorts {
+        /// What each of them is.
+        request: PortRequest,
+        /// How many.
+        count: usize,
+    },
+    /// Give a port of ours these groups.
+    SetGroups {
+        /// The port.
+        id: PortId,
+        /// Its groups from now on.
+        security_groups: Vec<SecurityGroupId>,
+    },
+    /// Unbind a port, so that its traffic is dropped wherever the node is.
+    Cut {
+        /// The port.
+        id: PortId,
+    },
+    /// Give a port that no record names the name of one that is going to be deleted.
+    Condemn {
+        /// The port.
+        id: PortId,
+    },
+    /// Delete a port that is doomed or condemned.
+    Delete {
+        /// The port.
+        id: PortId,
+    },
+}
+
+/// A port to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRequest {
+    /// Name, by which it is found again.
+    pub name: String,
+    /// `device_owner`.
+    pub device_owner: &'static str,
+    /// Host to bind it to.
+    pub host: String,
+    /// Network.
+    pub network: NetworkId,
+    /// One address of each.
+    pub subnets: Vec<SubnetId>,
+    /// Groups.
+    pub security_groups: Vec<SecurityGroupId>,
+}
+
+/// A step that does not fit the record it was meant for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record has changed since this step was planned")]
+pub struct Outdated;
+
+impl SpecStep {
+    /// Carries the step out on `spec`, under the same conditions as the API server.
+    ///
+    /// # Errors
+    /// [`Outdated`], and `spec` is as it was.
+    pub fn apply(&self, spec: &mut KuryrNodeSpec) -> Result<(), Outdated> {
+        match self.clone() {
+            Self::SetEpoch { from, to } => {
+                expect(spec.epoch == from)?;
+                spec.epoch = to;
+            }
+            Self::Serve { node_uid, checkpoint, host } => {
+                (spec.node_uid, spec.checkpoint, spec.host) = (node_uid, checkpoint, host);
+            }
+            Self::SetNetworks(networks) => spec.networks = networks,
+            Self::SetSubnets(subnets) => spec.subnets = subnets,
+            Self::SetClasses(classes) => spec.classes = classes,
+            Self::SetDefaultClass(class) => spec.default_class = class,
+            Self::SetOwnPort(port) => spec.own_port = port,
+            Self::SetProblems(problems) => spec.problems = problems,
+            Self::Offer { id, entry, replaces } => {
+                expect(replaces.is_none() || spec.ports.get(&id) == replaces.as_deref())?;
+                spec.ports.insert(id, *entry);
+            }
+            Self::Mark { id, generation, flags } => {
+                let found = spec.ports.get_mut(&id).filter(|entry| entry.generation == generation);
+                flags.set(found.ok_or(Outdated)?);
+            }
+            Self::Forget { id, entry } => {
+                expect(spec.ports.get(&id) == Some(&*entry))?;
+                spec.ports.remove(&id);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Flags {
+    fn set(self, entry: &mut PortEntry) {
+        entry.withdrawn |= self.withdrawn;
+        entry.doomed |= self.doomed;
+        entry.active |= self.active;
+    }
+}
+
+fn expect(holds: bool) -> Result<(), Outdated> {
+    if holds { Ok(()) } else { Err(Outdated) }
+}

@@ -1,0 +1,33 @@
+//! Offered ports and the state of the switch in, what to plug and what is ready out.
+//!
+//! Terms: an *uplink* is the veth pair by which a port reaches the integration bridge: its *tap* end is plugged there,
+//! its other end waits in the node for a pod. A *row* is the tap's record in the switch's database. A port is
+//! *ready* when the network controller on the node has installed its flows for **this** plug.
+//!
+//! Rules:
+//! - Readiness holds for one row and one start of ovs-vswitchd. The flag `ovn-installed` outlives a restart of the
+//!   switch in the database, so a flag that is older than the start proves nothing: the port is plugged anew, unless a
+//!   pod talks over it, and earns its readiness again. Each port is plugged anew at most once per start.
+//! - A switch that is not connected makes nothing ready.
+//! - What is on the switch is removed only if this agent plugged it (its ports are known durably) and the record wants
+//!   it no more: the entry is gone or doomed, and no pod claims it.
+//! - A port that alone does not become ready is *stuck*: another one became ready since it was plugged, and 30 s have
+//!   passed. If none does, the fault is the node's, and nothing is replaced.
+//!
+//! Order of steps: unplug, prepare links, plug (each one transaction for all), remove links.
+//!
+//! Sources: OVN `ovn-controller(8)` (`ovn-installed`, `ovn-installed-ts`), Open vSwitch database schema (`Interface`).
+
+// The switch and the links as found.
+pub mod found;
+// What the agent remembers between two looks.
+pub mod memory;
+// Found and offered -> steps, ready, stuck.
+pub mod plan;
+
+pub use found::{Row, Switch};
+pub use memory::Memory;
+pub use plan::{Inputs, Plan, Plug, Step, plan};
+
+#[cfg(test)]
+mod properties;

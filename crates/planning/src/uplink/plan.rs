@@ -1,0 +1,636 @@
+//! What to plug and what is ready.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kuryr_api::{
+    kuryrnode::{KuryrNodeSpec, StuckEntry},
+    names,
+};
+use kuryr_types::{Generation, MacAddr, PortId};
+
+use super::{
+    found::{Row, Start, Switch},
+    memory::{Earned, Memory},
+};
+use crate::{
+    attachment::links::mtu,
+    claim::{Ledger, Offer, Ready},
+};
+
+/// A port that is not ready after this long, while another became ready, is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// What the plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The record; none while it is not known: then nothing is removed.
+    pub spec: Option<&'a KuryrNodeSpec>,
+    /// The record, if it is meant for this agent: then its ports are plugged.
+    pub offer: Option<Offer<'a>>,
+    /// What the agent holds.
+    pub ledger: &'a Ledger,
+    /// The switch; none while it is not connected or has no integration bridge.
+    pub switch: Option<&'a Switch>,
+    /// Names of the prepared taps in the node.
+    pub taps: &'a BTreeSet<String>,
+    /// Time since the agent started.
+    pub now: Duration,
+    /// Upper bound of MTUs in bytes; 0 for none.
+    pub mtu_cap: u32,
+}
+
+/// One change of the node. Each kind comes at most once per plan, in the order of the variants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Remove taps from the bridge, in one transaction.
+    Unplug(Vec<String>),
+    /// Make the veth pairs of these uplinks.
+    Prepare(Vec<Plug>),
+    /// Plug taps on the bridge, in one transaction.
+    Plug(Vec<Plug>),
+    /// Delete the veth pairs of these taps; slow.
+    Remove(Vec<String>),
+}
+
+/// A port on its way to the bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plug {
+    /// Neutron port.
+    pub port: PortId,
+    /// End on the bridge.
+    pub tap: String,
+    /// End that waits for a pod; for the node's own port its interface.
+    pub peer: String,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Offer it is plugged for; none for the node's own port.
+    pub generation: Option<Generation>,
+}
+
+/// What to do, and what holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Changes, in order.
+    pub steps: Vec<Step>,
+    /// Ports that a pod can use now, claimed ones included.
+    pub ready: BTreeMap<PortId, Ready>,
+    /// Whether the node's own port is ready.
+    pub own_port_ready: bool,
+    /// Ports that alone do not become ready.
+    pub stuck: BTreeMap<PortId, StuckEntry>,
+    /// Known ports of which nothing is left on the node: the ledger may forget them.
+    pub gone: Vec<PortId>,
+    /// What to remember for the next look.
+    pub memory: Memory,
+}
+
+/// Plans. The memory is the last plan's, with [`Memory::plugged`] noted after each transaction that succeeded.
+#[must_use]
+pub fn plan(inputs: &Inputs<'_>, memory: &Memory) -> Plan {
+    let wanted = wanted(inputs);
+    let mut plan = Plan { memory: remembered(memory, inputs), ..Plan::default() };
+    if let Some(switch) = inputs.switch {
+        evaluate(&wanted, switch, inputs.now, &mut plan);
+        plan.steps = steps(&wanted, switch, inputs, memory, &mut plan.gone);
+    } else {
+        // Earned anew once the switch is back; a row that is unchanged proves it at once.
+        plan.memory.ready.clear();
+    }
+    plan.stuck = stuck(inputs, &plan);
+    plan
+}
+
+/// A port that the node should have.
+struct Wanted {
+    plug: Plug,
+    /// A pod is connected: nothing may interrupt it.
+    in_use: bool,
+    /// Plug it if it is not; otherwise only keep it.
+    plug_it: bool,
+}
+
+/// Everything that stays or comes: usable ports, claimed ones, withdrawn ones that are plugged, the own port.
+fn wanted(inputs: &Inputs<'_>) -> Vec<Wanted> {
+    let Some(spec) = inputs.spec else { return claimed_only(inputs) };
+    let usable: BTreeSet<&PortId> =
+        inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)).map(|(port, _)| port).collect();
+    let of_entries = spec.ports.iter().filter_map(|(port, entry)| {
+        let claim = inputs.ledger.claims.get(port);
+        if entry.doomed && claim.is_none() {
+            return None;
+        }
+        let mtu = match claim {
+            Some(claim) => claim.links.mtu,
+            None => mtu(&entry.network, &spec.networks, inputs.mtu_cap).ok()?,
+        };
+        let plug = plug(port, entry.mac, mtu, Some(entry.generation));
+        let in_use = claim.is_some_and(|claim| claim.sandbox.is_some());
+        Some(Wanted { plug, in_use, plug_it: claim.is_some() || usable.contains(port) })
+    });
+    let own = spec.own_port.iter().filter(|_| inputs.offer.is_some()).filter_map(|own| {
+        let mtu = mtu(&own.network, &spec.networks, inputs.mtu_cap).ok()?;
+        let mut plug = plug(&own.id, own.mac, mtu, None);
+        names::NODE_INTERFACE.clone_into(&mut plug.peer);
+        Some(Wanted { plug, in_use: true, plug_it: true })
+    });
+    let mut wanted: Vec<Wanted> = of_entries.chain(own).collect();
+    // A claim whose entry is missing stays: the record is wrong, the pod is real.
+    wanted.extend(claimed_only(inputs).into_iter().filter(|one| !spec.ports.contains_key(&one.plug.port)));
+    wanted
+}
+
+fn claimed_only(inputs: &Inputs<'_>) -> Vec<Wanted> {
+    let claims = inputs.ledger.claims.iter();
+    let one = claims.map(|(port, claim)| Wanted {
+        plug: plug(port, claim.links.mac, claim.links.mtu, Some(claim.generation)),
+        in_use: claim.sandbox.is_some(),
+        plug_it: true,
+    });
+    one.collect()
+}
+
+fn plug(port: &PortId, mac: MacAddr, mtu: u32, generation: Option<Generation>) -> Plug {
+    Plug {
+        port: port.clone(),
+        tap: names::tap_name(port.as_str()),
+        peer: names::uplink_name(port.as_str()),
+        mac,
+        mtu,
+        generation,
+    }
+}
+
+/// Keeps what still speaks of an offer, and notes new ones.
+fn remembered(memory: &Memory, inputs: &Inputs<'_>) -> Memory {
+    let mut next = memory.clone();
+    if let Some(spec) = inputs.spec {
+        let offered =
+            |port: &PortId| spec.ports.contains_key(port) || inputs.ledger.claims.contains_key(port);
+        let own = |port: &PortId| spec.own_port.as_ref().is_some_and(|own| own.id == *port);
+        next.first_seen.retain(|port, (generation, _)| {
+            spec.ports.get(port).is_some_and(|e| e.generation == *generation)
+        });
+        next.plugged_under.retain(|port, _| offered(port) || own(port));
+        next.ready.retain(|port, _| offered(port) || own(port));
+    }
+    for (port, entry) in inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)) {
+        next.first_seen.entry(port.clone()).or_insert((entry.generation, inputs.now));
+    }
+    next
+}
+
+/// Finds out what is ready, and remembers it.
+fn evaluate(wanted: &[Wanted], switch: &Switch, now: Duration, plan: &mut Plan) {
+    let earned_before = std::mem::take(&mut plan.memory.ready);
+    for one in wanted {
+        let port = &one.plug.port;
+        let Some((row, start)) = installed(&one.plug, switch) else { continue };
+        let before =
+            earned_before.get(port).filter(|earned| earned.row == row.uuid && earned.start == start.id);
+        let plugged_now = plan.memory.plugged_under.get(port) == Some(&start.id);
+        // A pod that talks keeps its port usable: plugging it anew would only interrupt it.
+        if before.is_none() && !plugged_now && !row.is_installed_since(start) && !one.in_use {
+            continue;
+        }
+        let since = before.map_or(now, |earned| earned.since);
+        if before.is_none() {
+            plan.memory.last_ready = Some(now);
+        }
+        let earned = Earned { row: row.uuid.clone(), start: start.id.clone(), since };
+        plan.memory.ready.insert(port.clone(), earned);
+        match one.plug.generation {
+            Some(generation) => drop(plan.ready.insert(port.clone(), Ready { generation, since })),
+            None => plan.own_port_ready = true,
+        }
+    }
+}
+
+/// The row of a plug whose flows are installed, by whatever start.
+fn installed<'a>(plug: &Plug, switch: &'a Switch) -> Option<(&'a Row, &'a Start)> {
+    let row = switch.rows.get(&plug.tap).filter(|row| row.port.as_ref() == Some(&plug.port))?;
+    let start = switch.start.as_ref()?;
+    (row.installed && row.has_ofport).then_some((row, start))
+}
+
+fn steps(
+    wanted: &[Wanted],
+    switch: &Switch,
+    inputs: &Inputs<'_>,
+    memory: &Memory,
+    gone: &mut Vec<PortId>,
+) -> Vec<Step> {
+    let mut unplug = Vec::new();
+    let (mut prepare, mut plugs, mut remove) = (Vec::new(), Vec::new(), Vec::new());
+    for one in wanted.iter().filter(|one| one.plug_it) {
+        let has_links = inputs.taps.contains(&one.plug.tap);
+        let row = switch.rows.get(&one.plug.tap);
+        let anew = row.is_some_and(|row| must_plug_anew(one, row, has_links, switch, memory));
+        if anew {
+            unplug.push(one.plug.tap.clone());
+        }
+        if !has_links {
+            prepare.push(one.plug.clone());
+        }
+        if anew || row.is_none() {
+            plugs.push(one.plug.clone());
+        }
+    }
+    if inputs.spec.is_some() {
+        leftovers(wanted, switch, inputs, &mut unplug, &mut remove, gone);
+    }
+    let mut steps = Vec::new();
+    let mut push = |step: Step, is_empty: bool| {
+        if !is_empty {
+            steps.push(step);
+        }
+    };
+    push(Step::Unplug(unplug.clone()), unplug.is_empty());
+    push(Step::Prepare(prepare.clone()), prepare.is_empty());
+    push(Step::Plug(plugs.clone()), plugs.is_empty());
+    push(Step::Remove(remove.clone()), remove.is_empty());
+    steps
+}
+
+/// A row is replaced when it speaks of another port or of links that are gone, or when its flag may be stale.
+fn must_plug_anew(one: &Wanted, row: &Row, has_links: bool, switch: &Switch, memory: &Memory) -> bool {
+    if row.port.as_ref() != Some(&one.plug.port) || !has_links {
+        return true;
+    }
+    let Some(start) = &switch.start else { return false };
+    let plugged_now = memory.plugged_under.get(&one.plug.port) == Some(&start.id);
+    let earned = memory.ready.get(&one.plug.port).is_some_and(|e| e.row == row.uuid && e.start == start.id);
+    row.installed && !one.in_use && !plugged_now && !earned && !row.is_installed_since(start)
+}
+
+/// What this agent plugged and the record wants no more.
+fn leftovers(
+    wanted: &[Wanted],
+    switch: &Switch,
+    inputs: &Inputs<'_>,
+    unplug: &mut Vec<String>,
+    remove: &mut Vec<String>,
+    gone: &mut Vec<PortId>,
+) {
+    let kept: BTreeSet<&str> = wanted.iter().map(|one| one.plug.tap.as_str()).collect();
+    let known: BTreeSet<String> =
+        inputs.ledger.known.keys().map(|port| names::tap_name(port.as_str())).collect();
+    for (name, row) in &switch.rows {
+        let plugged_by_us = row.ours && (row.has_generation || known.contains(name));
+        if plugged_by_us && !kept.contains(name.as_str()) {
+            unplug.push(name.clone());
+        }
+    }
+    remove.extend(inputs.taps.iter().filter(|tap| !kept.contains(tap.as_str())).cloned());
+    gone.extend(
+        inputs
+            .ledger
+            .known
+            .keys()
+            .filter(|port| {
+                let tap = names::tap_name(port.as_str());
+                let offered = inputs.spec.is_some_and(|spec| spec.ports.contains_key(*port));
+                !offered
+                    && !kept.contains(tap.as_str())
+                    && !switch.rows.contains_key(&tap)
+                    && !inputs.taps.contains(&tap)
+            })
+            .cloned(),
+    );
+}
+
+fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
+    let Some(last_ready) = plan.memory.last_ready else { return BTreeMap::new() };
+    let mut stuck = BTreeMap::new();
+    for (port, entry) in inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)) {
+        let Some((_, seen)) = plan.memory.first_seen.get(port) else { continue };
+        let waiting = !plan.ready.contains_key(port) && !inputs.ledger.claims.contains_key(port);
+        let others_became_ready = last_ready > *seen;
+        if waiting && others_became_ready && inputs.now.saturating_sub(*seen) >= STUCK_AFTER {
+            let reason = reason(port, inputs.switch);
+            stuck.insert(port.clone(), StuckEntry { generation: entry.generation, reason });
+        }
+    }
+    stuck
+}
+
+/// Why a port is not ready, as far as the node can tell.
+fn reason(port: &PortId, switch: Option<&Switch>) -> String {
+    let tap = names::tap_name(port.as_str());
+    match switch.and_then(|switch| switch.rows.get(&tap)) {
+        None => format!("{tap} is not on the integration bridge"),
+        Some(Row { error: Some(error), .. }) => format!("{tap}: {error}"),
+        Some(row) if !row.has_ofport => format!("ovs-vswitchd has not accepted {tap}"),
+        Some(row) if !row.installed => format!(
+            "ovn-controller has not installed flows for {tap}; is the port bound to this host, does ovn-controller run?"
+        ),
+        Some(_) => format!("flows of {tap} are from before ovs-vswitchd was started"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::claim::{
+        ledger::tests::claim,
+        offer::tests::{offered, own},
+    };
+
+    /// A node whose parts can be changed.
+    pub(crate) struct Node {
+        pub(crate) spec: KuryrNodeSpec,
+        pub(crate) ledger: Ledger,
+        pub(crate) switch: Switch,
+        pub(crate) taps: BTreeSet<String>,
+        pub(crate) memory: Memory,
+        pub(crate) now: Duration,
+    }
+
+    impl Node {
+        pub(crate) fn new(ports: &[(&str, &str)]) -> Self {
+            let start = Start { id: "s1".into(), at_ms: 1000 };
+            Self {
+                spec: offered(ports),
+                ledger: Ledger::default(),
+                switch: Switch { start: Some(start), rows: BTreeMap::new() },
+                taps: BTreeSet::new(),
+                memory: Memory::default(),
+                now: Duration::from_secs(100),
+            }
+        }
+
+        pub(crate) fn plan(&self) -> Plan {
+            let inputs = Inputs {
+                spec: Some(&self.spec),
+                offer: Offer::accept(&self.spec, &own()),
+                ledger: &self.ledger,
+                switch: Some(&self.switch),
+                taps: &self.taps,
+                now: self.now,
+                mtu_cap: 0,
+            };
+            plan(&inputs, &self.memory)
+        }
+
+        /// Carries out the steps as the node would.
+        pub(crate) fn apply(&mut self, plan: &Plan) {
+            self.memory = plan.memory.clone();
+            for step in &plan.steps {
+                match step {
+                    Step::Unplug(taps) => {
+                        for tap in taps {
+                            self.switch.rows.remove(tap);
+                        }
+                    }
+                    Step::Prepare(plugs) => self.taps.extend(plugs.iter().map(|plug| plug.tap.clone())),
+                    Step::Plug(plugs) => {
+                        for plug in plugs {
+                            assert!(self.taps.contains(&plug.tap), "links come before the plug");
+                            let count = self.switch.rows.len();
+                            let row = Row {
+                                uuid: format!("{}-{count}-{:?}", plug.tap, self.now),
+                                port: Some(plug.port.clone()),
+                                ours: true,
+                                has_generation: true,
+                                has_ofport: true,
+                                ..Row::default()
+                            };
+                            assert!(self.switch.rows.insert(plug.tap.clone(), row).is_none());
+                        }
+                        let start =
+                            self.switch.start.as_ref().map(|start| start.id.clone()).unwrap_or_default();
+                        self.memory.plugged(plugs.iter().map(|plug| &plug.port), &start);
+                    }
+                    Step::Remove(taps) => {
+                        for tap in taps {
+                            self.taps.remove(tap);
+                        }
+                    }
+                }
+            }
+            for port in &plan.gone {
+                self.ledger.unknow(port);
+            }
+            if let Some(offer) = Offer::accept(&self.spec, &own()) {
+                self.ledger.notice(&offer);
+            }
+        }
+
+        /// The network controller installs flows for what is plugged.
+        pub(crate) fn install(&mut self, at_ms: u64) {
+            for row in self.switch.rows.values_mut().filter(|row| !row.installed) {
+                row.installed = true;
+                row.installed_at_ms = Some(at_ms);
+            }
+        }
+
+        /// Plans and applies until nothing changes.
+        pub(crate) fn settle(&mut self, installed_at_ms: u64) -> Plan {
+            for _ in 0..8 {
+                let plan = self.plan();
+                self.apply(&plan);
+                self.install(installed_at_ms);
+                if plan.steps.is_empty() && plan.memory == self.plan().memory {
+                    return self.plan();
+                }
+            }
+            panic!("does not settle: {:?}", self.plan().steps);
+        }
+    }
+
+    fn names_of(plan: &Plan) -> Vec<String> {
+        let names = |plugs: &[Plug]| plugs.iter().map(|plug| plug.tap.clone()).collect::<Vec<_>>().join(" ");
+        plan.steps
+            .iter()
+            .map(|step| match step {
+                Step::Unplug(taps) => format!("unplug {}", taps.join(" ")),
+                Step::Prepare(plugs) => format!("prepare {}", names(plugs)),
+                Step::Plug(plugs) => format!("plug {}", names(plugs)),
+                Step::Remove(taps) => format!("remove {}", taps.join(" ")),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn offered_ports_are_plugged_together_and_become_ready() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]);
+        let first = node.plan();
+        assert_eq!(names_of(&first), ["prepare tapp1 tapp2", "plug tapp1 tapp2"]);
+        assert!(first.ready.is_empty());
+        node.apply(&first);
+        assert!(node.plan().ready.is_empty(), "plugged is not ready");
+        node.install(2000);
+        let plan = node.plan();
+        assert_eq!(plan.ready.len(), 2);
+        assert_eq!(names_of(&plan), Vec::<String>::new());
+    }
+
+    #[test]
+    fn nothing_is_plugged_for_another_checkpoint() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.spec.checkpoint = Some("older".into());
+        assert_eq!(names_of(&node.plan()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_gone_or_doomed_is_unplugged_unless_claimed() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2"), ("p3", "1.3"), ("p4", "1.4")]);
+        node.settle(2000);
+        node.ledger.claim(&"p3".into(), claim("a", "1.3", Some("c1")));
+        node.spec.ports.remove("p1");
+        node.spec.ports.get_mut("p2").unwrap().doomed = true;
+        node.spec.ports.get_mut("p3").unwrap().doomed = true;
+        node.spec.ports.get_mut("p4").unwrap().withdrawn = true;
+        let plan = node.plan();
+        assert_eq!(names_of(&plan), ["unplug tapp1 tapp2", "remove tapp1 tapp2"]);
+        assert!(plan.ready.contains_key("p3"));
+        node.apply(&plan);
+        let plan = node.plan();
+        assert_eq!((names_of(&plan), plan.gone.as_slice()), (vec![], ["p1".into()].as_slice()));
+    }
+
+    #[test]
+    fn a_record_that_is_not_known_removes_nothing() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        let inputs = Inputs {
+            spec: None,
+            offer: None,
+            ledger: &node.ledger,
+            switch: Some(&node.switch),
+            taps: &node.taps,
+            now: node.now,
+            mtu_cap: 0,
+        };
+        assert_eq!(plan(&inputs, &node.memory).steps, []);
+    }
+
+    #[test]
+    fn rows_of_others_are_not_touched() {
+        let mut node = Node::new(&[]);
+        let row = Row { port: Some("x".into()), has_ofport: true, ..Row::default() };
+        node.switch.rows.insert("tapforeign".into(), row.clone());
+        node.switch.rows.insert("tapupstream".into(), Row { ours: true, ..row.clone() });
+        assert_eq!(names_of(&node.plan()), Vec::<String>::new());
+        node.switch.rows.insert("tapours".into(), Row { ours: true, has_generation: true, ..row.clone() });
+        node.switch.rows.insert("tapknown".into(), Row { ours: true, ..row });
+        node.ledger.known.insert("known".into(), "1.1".parse().unwrap());
+        assert_eq!(names_of(&node.plan()), ["unplug tapknown tapours"]);
+    }
+
+    #[test]
+    fn readiness_is_earned_for_each_start_of_the_switch() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]);
+        assert_eq!(node.settle(2000).ready.len(), 2);
+        node.ledger.claim(&"p2".into(), claim("a", "1.2", Some("c1")));
+        node.switch.start = Some(Start { id: "s2".into(), at_ms: 5000 });
+        let plan = node.plan();
+        assert_eq!(plan.ready.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p2"], "its pod goes on");
+        assert_eq!(names_of(&plan), ["unplug tapp1", "plug tapp1"]);
+        node.apply(&plan);
+        // Even if the clock went back: the plug was made under this start.
+        node.install(10);
+        let plan = node.plan();
+        assert_eq!((plan.ready.len(), names_of(&plan)), (2, vec![]));
+        // A claim without a sandbox is plugged anew like a free port.
+        node.ledger.cut(&"p2".into());
+        node.switch.start = Some(Start { id: "s3".into(), at_ms: 9000 });
+        assert_eq!(names_of(&node.plan()), ["unplug tapp1 tapp2", "plug tapp1 tapp2"]);
+    }
+
+    #[test]
+    fn after_a_restart_of_the_agent_the_time_of_the_flag_counts() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        node.memory = Memory::default();
+        assert_eq!(node.plan().ready.len(), 1);
+        node.switch.rows.get_mut("tapp1").unwrap().installed_at_ms = Some(999);
+        let plan = node.plan();
+        assert_eq!(
+            (plan.ready.len(), names_of(&plan)),
+            (0, vec!["unplug tapp1".into(), "plug tapp1".into()])
+        );
+        node.switch.rows.get_mut("tapp1").unwrap().installed_at_ms = None;
+        assert_eq!(node.plan().ready.len(), 0);
+    }
+
+    #[test]
+    fn links_that_vanished_are_made_and_plugged_anew() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        node.taps.clear();
+        assert_eq!(names_of(&node.plan()), ["unplug tapp1", "prepare tapp1", "plug tapp1"]);
+    }
+
+    #[test]
+    fn no_switch_no_readiness() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        let inputs = Inputs {
+            spec: Some(&node.spec),
+            offer: Offer::accept(&node.spec, &own()),
+            ledger: &node.ledger,
+            switch: None,
+            taps: &node.taps,
+            now: node.now,
+            mtu_cap: 0,
+        };
+        let without = plan(&inputs, &node.memory);
+        assert_eq!((without.ready.len(), without.steps.len()), (0, 0));
+        node.memory = without.memory;
+        assert_eq!(node.plan().ready.len(), 1);
+        node.switch.start = None;
+        assert_eq!(node.plan().ready.len(), 0);
+    }
+
+    #[test]
+    fn the_own_port_is_plugged_and_is_no_pods() {
+        let mut node = Node::new(&[]);
+        node.spec.own_port = serde_json::from_value(serde_json::json!({
+            "id": "own", "mac": "fa:16:3e:00:00:09", "network": "net", "addresses": [],
+        }))
+        .unwrap();
+        let first = node.plan();
+        assert_eq!(names_of(&first), ["prepare tapown", "plug tapown"]);
+        let Step::Prepare(plugs) = &first.steps[0] else { panic!() };
+        assert_eq!((plugs[0].peer.as_str(), plugs[0].generation), ("kuryr0", None));
+        let plan = node.settle(2000);
+        assert!(plan.own_port_ready && plan.ready.is_empty());
+    }
+
+    #[test]
+    fn stuck_is_only_who_falls_behind() {
+        let seconds = Duration::from_secs;
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.apply(&node.plan());
+        node.now += seconds(60);
+        assert!(node.plan().stuck.is_empty(), "none is ready: the node's fault");
+        node.spec.ports.extend(offered(&[("p2", "1.2")]).ports);
+        node.apply(&node.plan());
+        node.switch.rows.get_mut("tapp2").unwrap().installed = true;
+        node.switch.rows.get_mut("tapp2").unwrap().installed_at_ms = Some(2000);
+        node.now += seconds(1);
+        let plan = node.plan();
+        assert_eq!(plan.stuck.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
+        assert!(plan.stuck["p1"].reason.contains("ovn-controller"), "{}", plan.stuck["p1"].reason);
+        node.switch.rows.get_mut("tapp1").unwrap().error = Some("could not open network device".into());
+        assert!(node.plan().stuck["p1"].reason.contains("could not open"));
+        node.spec.ports.get_mut("p1").unwrap().withdrawn = true;
+        assert!(node.plan().stuck.is_empty());
+    }
+
+    #[test]
+    fn a_port_offered_after_the_others_were_ready_has_its_time() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        node.now += Duration::from_secs(600);
+        node.spec.ports.extend(offered(&[("p2", "1.2")]).ports);
+        node.apply(&node.plan());
+        node.now += Duration::from_secs(600);
+        assert!(node.plan().stuck.is_empty(), "nothing became ready since");
+    }
+}
