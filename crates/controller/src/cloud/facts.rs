@@ -1,0 +1,292 @@
+//! What pods get in the cloud: project, network, subnets, security groups.
+//!
+//! Asked for at the begin of each leadership, again with growing distance while something is wrong, and every few
+//! minutes while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
+//! is the group that allows everything, where no groups are configured; it is looked for by its name and tags first.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kuryr_api::kuryrnode::{NetworkEntry, Problem, SubnetEntry, SubnetRoute};
+use kuryr_openstack::{
+    Client, Credentials, Error, Options, Ownership,
+    neutron::{
+        network::Network,
+        security_group::{Direction, EtherType, OwnedSecurityGroup, RuleSpec},
+        subnet::Subnet,
+    },
+};
+use kuryr_planning::{
+    ownership::{self, Owner},
+    pool::{DefaultClass, class},
+};
+use kuryr_types::{NetworkId, SecurityGroupId, SubnetId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::problem;
+use crate::{
+    config::{CloudConfig, PodDefaults},
+    metrics::Figures,
+};
+
+/// While something is wrong: first and greatest distance between looks.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(15);
+/// While nothing is wrong.
+const LOOK_AGAIN: Duration = Duration::from_secs(120);
+/// MTU in bytes where the network does not tell.
+const DEFAULT_MTU: u32 = 1500;
+
+/// What is known of the cloud.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// How to talk to it, and as whom; absent until the credentials were accepted.
+    pub(crate) access: Option<Access>,
+    /// What ordinary pods get; absent until it was found.
+    pub(crate) class: Option<DefaultClass>,
+    /// What is wrong.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// How to talk to the cloud, and as whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) client: Client,
+    /// What is ours, as the calls need it.
+    pub(crate) ownership: Ownership,
+    /// What is ours, as decisions need it.
+    pub(crate) owner: Owner,
+}
+
+/// Finds out what pods get.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    cloud: CloudConfig,
+    pods: PodDefaults,
+    cluster: String,
+    figures: Figures,
+    known: watch::Sender<Arc<Known>>,
+}
+
+impl Facts {
+    /// Nothing is known yet.
+    pub(crate) fn new(cloud: CloudConfig, pods: PodDefaults, cluster: String, figures: Figures) -> Self {
+        Self { cloud, pods, cluster, figures, known: watch::Sender::default() }
+    }
+
+    /// What is known, now and after each change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Known>> {
+        self.known.subscribe()
+    }
+
+    /// Looks until `stop`.
+    pub(crate) async fn run(&self, stop: CancellationToken) {
+        let mut distance = RETRY_FIRST;
+        loop {
+            let problems = tokio::select! {
+                () = stop.cancelled() => return,
+                problems = self.look() => problems,
+            };
+            let wait = if problems.is_empty() {
+                distance = RETRY_FIRST;
+                LOOK_AGAIN
+            } else {
+                let now = distance;
+                distance = (distance * 2).min(RETRY_MOST);
+                now
+            };
+            self.tell(problems);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn tell(&self, problems: Vec<Problem>) {
+        self.known.send_if_modified(|known| {
+            let changed = known.problems != problems;
+            if changed {
+                for Problem { reason, message } in &problems {
+                    tracing::warn!(reason, "{message}");
+                }
+                Arc::make_mut(known).problems = problems;
+            }
+            changed
+        });
+    }
+
+    /// One look; returns what is wrong. What was known before stays known: pods go on being served.
+    async fn look(&self) -> Vec<Problem> {
+        let access = match self.access().await {
+            Ok(access) => access,
+            Err(problem) => return vec![problem],
+        };
+        let class = match self.class(&access).await {
+            Ok(class) => class,
+            Err(problem) => return vec![problem],
+        };
+        self.known.send_if_modified(|known| {
+            let changed = known.class.as_ref() != Some(&class);
+            if changed {
+                tracing::info!(class = %class.id, network = %class.network, "found what pods get");
+                Arc::make_mut(known).class = Some(class);
+            }
+            changed
+        });
+        vec![]
+    }
+
+    /// Connects once; a client renews its token by itself.
+    async fn access(&self) -> Result<Access, Problem> {
+        if let Some(access) = &self.known.borrow().access {
+            return Ok(access.clone());
+        }
+        let connect = |error: Error| problem::of("connecting to the cloud", &error);
+        let credentials = Credentials::find(&self.cloud.section, &self.cloud.environment).map_err(connect)?;
+        let options = Options {
+            concurrency: self.cloud.concurrency,
+            observe: Some(Arc::new(self.figures.clone())),
+            ..Options::default()
+        };
+        let client = Client::new(credentials, options).map_err(connect)?;
+        let project = client.project_id().await.map_err(connect)?;
+        if let Some(wanted) = self.pods.project.as_ref().filter(|wanted| **wanted != project) {
+            let message = format!(
+                "[neutron_defaults] project is {wanted}, but the credentials in [neutron] are of project {project}: ports \
+                 of another project would not be recognised as ours; use credentials of that project"
+            );
+            return Err(problem::new("WrongProject", message));
+        }
+        let mut ownership =
+            Ownership::new(project.clone(), ownership::cluster_tag(&self.cluster)).map_err(connect)?;
+        for tag in &self.pods.tags {
+            ownership = ownership.with_tag(tag).map_err(connect)?;
+        }
+        let owner = Owner::new(project, ownership.tags().to_vec());
+        let access = Access { client, ownership, owner };
+        tracing::info!(project = %access.owner.project(), tags = ?access.owner.tags(), "connected to the cloud");
+        self.known.send_modify(|known| Arc::make_mut(known).access = Some(access.clone()));
+        Ok(access)
+    }
+
+    async fn class(&self, access: &Access) -> Result<DefaultClass, Problem> {
+        let subnets = self.subnets(access).await?;
+        let Some(network) = subnets.first().map(|subnet| subnet.network_id.clone()) else {
+            let message = "no subnet for pods is configured: set [neutron_defaults] pod_subnets to the ids of a subnet for \
+                           each address family, or pod_subnet to one";
+            return Err(problem::new("NoPodSubnet", message));
+        };
+        if let Some(other) = subnets.iter().find(|subnet| subnet.network_id != network) {
+            let message = format!(
+                "[neutron_defaults] pod_subnets: subnet {} is in network {}, the first one in network {network}; a port is \
+                 in one network, so name subnets of one",
+                other.id, other.network_id
+            );
+            return Err(problem::new("SubnetsOfSeveralNetworks", message));
+        }
+        let found = access.client.network(&network).await;
+        let network = found.map_err(|error| problem::of("asking for the pods' network", &error))?;
+        let groups = self.groups(access).await?;
+        Ok(default_class(&network, &subnets, groups))
+    }
+
+    async fn subnets(&self, access: &Access) -> Result<Vec<Subnet>, Problem> {
+        let mut subnets = Vec::new();
+        for id in &self.pods.subnets {
+            match access.client.subnet(id).await {
+                Ok(subnet) => subnets.push(subnet),
+                Err(error) if error.is_not_found() => return Err(unknown_subnet(id, access)),
+                Err(error) => return Err(problem::of("asking for the pods' subnet", &error)),
+            }
+        }
+        Ok(subnets)
+    }
+
+    async fn groups(&self, access: &Access) -> Result<Vec<SecurityGroupId>, Problem> {
+        if !self.pods.security_groups.is_empty() {
+            return Ok(self.pods.security_groups.clone());
+        }
+        let group = self.allow_all(access).await;
+        let group = group.map_err(|error| problem::of("providing the pods' security group", &error))?;
+        Ok(vec![group.id.clone()])
+    }
+
+    /// Our group that allows everything: found by name and tags, else adopted by its name (a lost answer to the call
+    /// that tags it), else made.
+    async fn allow_all(&self, access: &Access) -> Result<OwnedSecurityGroup, Error> {
+        let name = ownership::allow_all_group_name(&self.cluster);
+        let client = &access.client;
+        let found = client.owned_security_groups(&access.ownership, Some(&name)).await?;
+        let group = match found.into_iter().next() {
+            Some(group) => group,
+            None => self.adopt_or_make(access, &name).await?,
+        };
+        let present = client.security_group_rules(&group.id).await?;
+        let missing: Vec<RuleSpec> = allow_all_rules()
+            .into_iter()
+            .filter(|wanted| !present.iter().any(|rule| same_reach(&rule.spec, wanted)))
+            .collect();
+        if !missing.is_empty() {
+            client.create_security_group_rules(&group, &missing).await?;
+        }
+        Ok(group)
+    }
+
+    async fn adopt_or_make(&self, access: &Access, name: &str) -> Result<OwnedSecurityGroup, Error> {
+        let named = access.client.security_groups_named(access.owner.project(), name).await?;
+        match named.into_iter().next() {
+            Some(group) => access.client.adopt_security_group(&access.ownership, group).await,
+            None => {
+                let description =
+                    format!("Allows everything; for pods of the Kubernetes cluster {}", self.cluster);
+                access.client.create_security_group(&access.ownership, name, &description).await
+            }
+        }
+    }
+}
+
+fn unknown_subnet(id: &SubnetId, access: &Access) -> Problem {
+    let message = format!(
+        "[neutron_defaults] pod_subnets (or pod_subnet) names subnet {id}, which does not exist or is not visible to \
+         project {}: correct the id, or share the network with the project",
+        access.owner.project()
+    );
+    problem::new("SubnetNotFound", message)
+}
+
+fn allow_all_rules() -> Vec<RuleSpec> {
+    let families = [EtherType::Ipv4, EtherType::Ipv6];
+    let rules = |direction| families.map(|family| RuleSpec::all(direction, family));
+    rules(Direction::Ingress).into_iter().chain(rules(Direction::Egress)).collect()
+}
+
+/// Whether a rule admits what the wanted one admits; descriptions may differ.
+fn same_reach(present: &RuleSpec, wanted: &RuleSpec) -> bool {
+    RuleSpec { description: wanted.description.clone(), ..present.clone() } == *wanted
+}
+
+fn default_class(network: &Network, subnets: &[Subnet], groups: Vec<SecurityGroupId>) -> DefaultClass {
+    let (id, entry) = class::class(subnets.iter().map(|subnet| subnet.id.clone()), groups);
+    let described = NetworkEntry { name: network.name.clone(), mtu: network.mtu.unwrap_or(DEFAULT_MTU) };
+    DefaultClass {
+        id,
+        entry,
+        network: network.id.clone(),
+        networks: BTreeMap::<NetworkId, _>::from([(network.id.clone(), described)]),
+        subnets: subnets.iter().map(|subnet| (subnet.id.clone(), describe(subnet))).collect(),
+    }
+}
+
+fn describe(subnet: &Subnet) -> SubnetEntry {
+    let route = |route: &kuryr_openstack::neutron::subnet::HostRoute| SubnetRoute {
+        destination: route.destination,
+        nexthop: route.nexthop,
+    };
+    SubnetEntry {
+        cidr: subnet.cidr,
+        gateway: subnet.gateway_ip,
+        routes: subnet.host_routes.iter().map(route).collect(),
+        nameservers: subnet.dns_nameservers.clone(),
+    }
+}

@@ -1,0 +1,15 @@
+//! What pods get in the cloud, and which ports there are ours.
+//!
+//! [`facts`] asks for what the configuration names and goes on asking: a cloud that is down or a subnet that does not
+//! exist is a problem that nodes are told of, never the end of the process. [`ports`] holds our ports as the last list
+//! and our own writes since tell them. [`problem`] puts errors into words for people.
+
+// What pods get.
+pub(crate) mod facts;
+// Our ports.
+pub(crate) mod ports;
+// Errors for people.
+pub(crate) mod problem;
+
+pub(crate) use facts::{Facts, Known};
+pub(crate) use ports::PortIndex;

@@ -1,0 +1,201 @@
+//! Our ports in Neutron, as the last full list and our own writes since tell them.
+//!
+//! A list takes time, and writes go on meanwhile: what was written while it ran wins over it. After a write whose
+//! outcome nobody knows nothing is known (planning gets `None`) until a list that was begun later has ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
+
+use kuryr_openstack::neutron::port::{OwnedPort, PortStatus};
+use kuryr_planning::ownership::{self, ListedPort, OurPort, Owner, PortCondition};
+use kuryr_types::PortId;
+
+/// Our ports.
+#[derive(Debug)]
+pub(crate) struct PortIndex {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ports: BTreeMap<PortId, Entry>,
+    by_name: BTreeMap<String, BTreeSet<PortId>>,
+    /// Counts events; a list is good if it was begun after the last doubt.
+    clock: u64,
+    /// When a list that has ended was begun.
+    listed: Option<u64>,
+    /// When the outcome of a write was last unknown.
+    doubt: u64,
+    /// Ports written since, by event; kept while a list runs.
+    written: BTreeMap<PortId, u64>,
+    /// Ports that this leadership made, and whose making it heard of.
+    fresh: BTreeSet<PortId>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    owned: OwnedPort,
+    ours: OurPort,
+}
+
+/// A list that was begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listing(u64);
+
+impl PortIndex {
+    /// Nothing is known yet.
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default() }
+    }
+
+    /// Our ports that were made for `node` or are among `named`; `None` while they are not known.
+    pub(crate) fn of_node(&self, node: &str, named: impl Iterator<Item = PortId>) -> Option<Vec<OurPort>> {
+        let state = self.lock();
+        state.listed.filter(|listed| *listed > state.doubt || state.doubt == 0)?;
+        let mut ids: BTreeSet<PortId> = state.named_for(node).cloned().collect();
+        ids.extend(named);
+        Some(ids.iter().filter_map(|id| state.ports.get(id)).map(|entry| entry.ours.clone()).collect())
+    }
+
+    /// All our ports; `None` while they are not known.
+    pub(crate) fn all(&self) -> Option<Vec<OurPort>> {
+        let state = self.lock();
+        state.listed.filter(|listed| *listed > state.doubt || state.doubt == 0)?;
+        Some(state.ports.values().map(|entry| entry.ours.clone()).collect())
+    }
+
+    /// The port as calls need it.
+    pub(crate) fn owned(&self, id: &PortId) -> Option<OwnedPort> {
+        self.lock().ports.get(id).map(|entry| entry.owned.clone())
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().ports.len()
+    }
+
+    /// Notes a port that was changed or found.
+    pub(crate) fn insert(&self, owner: &Owner, port: OwnedPort) {
+        self.lock().write(owner, port);
+    }
+
+    /// Notes ports that were made just now.
+    pub(crate) fn made(&self, owner: &Owner, ports: Vec<OwnedPort>) {
+        let mut state = self.lock();
+        for port in ports {
+            state.fresh.insert(port.id.clone());
+            state.write(owner, port);
+        }
+    }
+
+    /// Ports of `node` that this leadership made. Known also while the rest is not: without it a port whose record
+    /// somebody deleted would be taken for one that was never used.
+    pub(crate) fn fresh(&self, node: &str) -> BTreeSet<PortId> {
+        let state = self.lock();
+        state.named_for(node).filter(|id| state.fresh.contains(*id)).cloned().collect()
+    }
+
+    /// Notes a port that was deleted.
+    pub(crate) fn remove(&self, id: &PortId) {
+        let mut state = self.lock();
+        state.erase(id);
+        state.fresh.remove(id);
+    }
+
+    /// Notes that the outcome of a write is unknown.
+    pub(crate) fn doubt(&self) {
+        let mut state = self.lock();
+        state.doubt = state.tick();
+    }
+
+    /// Begins a list.
+    pub(crate) fn begin(&self) -> Listing {
+        Listing(self.lock().tick())
+    }
+
+    /// Takes a list over.
+    pub(crate) fn end(&self, listing: Listing, owner: &Owner, ports: Vec<OwnedPort>) {
+        let mut state = self.lock();
+        let newer = |state: &State, id: &PortId| state.written.get(id).is_some_and(|at| *at > listing.0);
+        let listed: BTreeSet<PortId> = ports.iter().map(|port| port.id.clone()).collect();
+        let vanished: Vec<PortId> = state.ports.keys().filter(|id| !listed.contains(*id)).cloned().collect();
+        for id in vanished {
+            if !newer(&state, &id) {
+                state.erase(&id);
+                state.fresh.remove(&id);
+            }
+        }
+        for port in ports {
+            if !newer(&state, &port.id) {
+                state.write(owner, port);
+            }
+        }
+        state.written.clear();
+        state.listed = Some(listing.0);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn named_for(&self, node: &str) -> impl Iterator<Item = &PortId> {
+        let (pool, own) = (ownership::pool_port_name(node), ownership::own_port_name(node));
+        let condemned = [ownership::condemned_name(&pool), ownership::condemned_name(&own)];
+        [pool, own].into_iter().chain(condemned).filter_map(|name| self.by_name.get(&name)).flatten()
+    }
+
+    fn write(&mut self, owner: &Owner, port: OwnedPort) {
+        let id = port.id.clone();
+        self.erase(&id);
+        let Some(ours) = owner.admit(listed(&port)) else { return };
+        self.by_name.entry(ours.name.clone()).or_default().insert(id.clone());
+        self.ports.insert(id, Entry { owned: port, ours });
+    }
+
+    fn erase(&mut self, id: &PortId) {
+        let at = self.tick();
+        self.written.insert(id.clone(), at);
+        let Some(entry) = self.ports.remove(id) else { return };
+        if let Some(ids) = self.by_name.get_mut(&entry.ours.name) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_name.remove(&entry.ours.name);
+            }
+        }
+    }
+}
+
+/// Neutron's port as decisions see it.
+fn listed(port: &OwnedPort) -> ListedPort {
+    ListedPort {
+        id: port.id.clone(),
+        project: port.project_id.clone(),
+        tags: port.tags.clone(),
+        name: port.name.clone(),
+        device_owner: port.device_owner.clone(),
+        host: port.host.clone().filter(|host| !host.is_empty()),
+        network: port.network_id.clone(),
+        mac: port.mac_address,
+        addresses: port.fixed_ips.iter().map(|ip| (ip.subnet_id.clone(), ip.ip_address)).collect(),
+        security_groups: port.security_groups.clone(),
+        condition: condition(port),
+    }
+}
+
+fn condition(port: &OwnedPort) -> PortCondition {
+    match port.status {
+        _ if port.vif_type.as_deref() == Some("binding_failed") => PortCondition::Broken,
+        PortStatus::Error => PortCondition::Broken,
+        PortStatus::Active => PortCondition::Active,
+        _ => PortCondition::Down,
+    }
+}

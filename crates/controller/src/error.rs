@@ -1,0 +1,45 @@
+//! What can go wrong in the controller.
+
+use kuryr_kubernetes::Failure;
+use kuryr_types::Retry;
+
+/// The result of everything here that can fail.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] kuryr_conf::Error),
+    /// The API server, or an object in it.
+    #[error(transparent)]
+    Kubernetes(#[from] kuryr_kubernetes::Error),
+    /// The cloud.
+    #[error(transparent)]
+    OpenStack(#[from] kuryr_openstack::Error),
+    /// Health or metrics cannot be served.
+    #[error(transparent)]
+    Telemetry(#[from] kuryr_telemetry::error::Error),
+    /// A signal cannot be waited for.
+    #[error("waiting for signals")]
+    Signal(#[source] std::io::Error),
+    /// The leadership is over; whoever leads now does the work.
+    #[error("this controller does not lead any more")]
+    NotLeader,
+    /// The namespace whose UID names the cluster does not exist.
+    #[error("there is no namespace kube-system to take the cluster's id from: set [kubernetes] cluster_id")]
+    NoClusterId,
+}
+
+impl Failure for Error {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Kubernetes(error) => error.retry(),
+            Self::OpenStack(error) => error.retry(),
+            Self::Telemetry(error) => error.retry(),
+            Self::Configuration(_) | Self::NotLeader => Retry::Never,
+            Self::Signal(_) | Self::NoClusterId => Retry::Backoff,
+        }
+    }
+}

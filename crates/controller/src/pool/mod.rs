@@ -1,0 +1,24 @@
+//! Ports of nodes: one key per node, and one for ports that belong to no node.
+//!
+//! The story is in [`reconcile`]: look ([`observe`]), plan (`kuryr_planning::pool`), act ([`apply`]), tell
+//! ([`status`]). Keys carry no news; what they are about is looked at anew each time.
+
+// The story.
+pub(crate) mod reconcile;
+// One look.
+mod observe;
+// Steps -> calls.
+mod apply;
+// What people are told.
+mod status;
+
+pub(crate) use reconcile::reconcile;
+
+/// What is reconciled.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// The ports of the node of that name.
+    Node(String),
+    /// Ports that belong to no node.
+    Orphans,
+}

@@ -1,0 +1,67 @@
+//! The story of one node, on one screen.
+
+use std::{sync::Arc, time::Duration};
+
+use kuryr_kubernetes::Outcome;
+use kuryr_planning::pool::{self, Millis};
+
+use super::{Key, apply, observe, status};
+use crate::{error::Result, term::Term, wiring::World};
+
+/// Brings the ports of one node, or of none, closer to what they should be.
+///
+/// # Errors
+///
+/// A call failed, or the leadership is over.
+pub(crate) async fn reconcile(key: Key, world: Arc<World>, term: Arc<Term>) -> Result<Outcome> {
+    term.check()?;
+    match key {
+        Key::Node(node) => reconcile_node(&node, &world, &term).await,
+        Key::Orphans => reconcile_orphans(&world, &term).await,
+    }
+}
+
+async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcome> {
+    let look = observe::node(node, world, term);
+    let plan = {
+        let state = &mut *term.state();
+        let memory = state.nodes.entry(node.to_owned()).or_default();
+        pool::plan(&look.inputs(node, world), memory, &mut state.generations)
+    };
+    if plan.is_empty() {
+        return Ok(wait_until(plan.wake_at, look.now));
+    }
+    tracing::debug!(node, ?plan, "planned");
+    world.figures.plans.inc();
+    status::tell(&look, &plan.spec, world);
+    let (record, cloud) = tokio::join!(
+        apply::record(node, &look, &plan, world, term),
+        apply::cloud(node, &plan.cloud, world, term)
+    );
+    record.and(cloud)?;
+    Ok(Outcome::again(Duration::ZERO, "look at what came of it"))
+}
+
+async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
+    let now = world.now();
+    let Some(ports) = term.ports.all().filter(|_| world.in_sync()) else { return Ok(Outcome::Done) };
+    let records = world.records.list();
+    let specs = records.iter().map(|record| (observe::name(record), &record.spec)).collect();
+    let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
+    let limits = &world.config.limits;
+    let (steps, wake_at) = pool::orphans::plan(now, &ports, &specs, &held, limits, &mut term.state().orphans);
+    if steps.is_empty() {
+        return Ok(wait_until(wake_at, now));
+    }
+    apply::cloud("", &steps, world, term).await?;
+    Ok(Outcome::again(Duration::ZERO, "look at what came of it"))
+}
+
+fn wait_until(wake_at: Option<Millis>, now: Millis) -> Outcome {
+    match wake_at {
+        Some(at) => {
+            Outcome::wait(Duration::from_millis(at.saturating_sub(now).max(1)), "the next wait to end")
+        }
+        None => Outcome::Done,
+    }
+}
