@@ -1,0 +1,182 @@
+//! What the agent runs with: `kuryr.conf` and the environment, resolved once.
+//!
+//! The node's name is `[cni_daemon] node_name`, else the variable `KUBERNETES_NODE_NAME`, else the host's name in lower
+//! case, as upstream has it. Bounds that nobody needs to change stand here with their reasons.
+
+use std::{path::PathBuf, time::Duration};
+
+use kuryr_conf::{
+    Conf,
+    options::{
+        cni_daemon, cni_health_server, default, kubernetes, neutron_defaults, os_vif_ovs, prometheus_exporter,
+    },
+};
+use kuryr_kubernetes::client::ClientConfig;
+use kuryr_telemetry::logging::{LogConfig, LogFormat};
+
+use crate::error::{Error, Result};
+
+/// Name by which the agent signs its writes and its Events; upstream's.
+pub(crate) const COMPONENT: &str = "kuryr-daemon";
+
+/// Nothing in the path of a pod uses them: they read small files.
+pub(crate) const BLOCKING_THREADS: usize = 4;
+
+/// The agent waits for sockets and for the kernel, it does not compute; more threads only cost memory.
+const WORKER_THREADS_MAX: usize = 4;
+
+/// Where distributions have Open vSwitch's database.
+const OVSDB_SOCKET: &str = "/var/run/openvswitch/db.sock";
+
+/// Everything the agent runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Name of the Node.
+    pub(crate) node_name: String,
+    /// How to log.
+    pub(crate) log: LogConfig,
+    /// Threads of the runtime.
+    pub(crate) worker_threads: usize,
+    /// How to reach the API server.
+    pub(crate) client: ClientConfig,
+    /// Whether to create Events.
+    pub(crate) use_events: bool,
+    /// Unix socket for the CNI plugin.
+    pub(crate) socket: PathBuf,
+    /// Folder of the checkpoint.
+    pub(crate) state_dir: PathBuf,
+    /// Folder on a bpffs.
+    pub(crate) bpf_dir: PathBuf,
+    /// Folder in which the runtime looks for CNI configurations.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Folder in which the runtime keeps network namespaces.
+    pub(crate) netns_dir: PathBuf,
+    /// Unix socket of Open vSwitch's database.
+    pub(crate) ovsdb_socket: PathBuf,
+    /// Integration bridge.
+    pub(crate) bridge: String,
+    /// Upper bound of MTUs in bytes; 0 for none.
+    pub(crate) mtu_cap: u32,
+    /// How long an ADD may take.
+    pub(crate) add_within: Duration,
+    /// ADDs that attach at the same time.
+    pub(crate) adds_at_once: usize,
+    /// Failures of the node in a row after which the agent calls itself unhealthy.
+    pub(crate) failures_max: u32,
+    /// Memory in MiB beyond which it does so, too.
+    pub(crate) memory_max_mib: Option<u64>,
+    /// Port of health.
+    pub(crate) health_port: u16,
+    /// Port of metrics.
+    pub(crate) metrics_port: u16,
+}
+
+impl Config {
+    /// Resolves the configuration. `debug` comes from the command line.
+    ///
+    /// # Errors
+    ///
+    /// An option with a value that cannot be used, or no name for the node.
+    pub(crate) fn resolve(conf: &Conf, debug: bool) -> Result<Self> {
+        Ok(Self {
+            node_name: node_name(conf)?,
+            log: LogConfig {
+                format: match conf.get(&default::LOG_FORMAT)?.as_str() {
+                    "json" => LogFormat::Json,
+                    _ => LogFormat::Text,
+                },
+                debug: debug || conf.get(&default::DEBUG)?,
+                filter: conf.get(&default::LOG_FILTER)?,
+            },
+            worker_threads: std::thread::available_parallelism()
+                .map_or(1, std::num::NonZeroUsize::get)
+                .clamp(1, WORKER_THREADS_MAX),
+            client: client(conf)?,
+            use_events: conf.get(&kubernetes::USE_EVENTS)?,
+            socket: conf.get(&cni_daemon::SOCKET)?,
+            state_dir: conf.get(&cni_daemon::STATE_DIR)?,
+            bpf_dir: conf.get(&cni_daemon::BPF_DIR)?,
+            cni_conf_dir: conf.get(&cni_daemon::CNI_CONF_DIR)?,
+            netns_dir: conf.get(&cni_daemon::NETNS_DIR)?,
+            ovsdb_socket: ovsdb_socket(conf)?,
+            bridge: conf.get(&neutron_defaults::OVS_BRIDGE)?,
+            mtu_cap: conf.get(&neutron_defaults::NETWORK_DEVICE_MTU)?,
+            add_within: conf.get(&cni_daemon::VIF_ANNOTATION_TIMEOUT)?,
+            adds_at_once: usize::try_from(conf.get(&cni_daemon::WORKER_NUM)?).unwrap_or(1),
+            failures_max: conf.get(&cni_daemon::CNI_FAILURES_COUNT)?,
+            memory_max_mib: u64::try_from(conf.get(&cni_health_server::MAX_MEMORY_USAGE)?).ok(),
+            health_port: conf.get(&cni_health_server::PORT)?,
+            metrics_port: conf.get(&prometheus_exporter::CNI_EXPORTER_PORT)?,
+        })
+    }
+}
+
+fn node_name(conf: &Conf) -> Result<String> {
+    let written = conf.get(&cni_daemon::NODE_NAME)?;
+    let environment = || conf.environment("KUBERNETES_NODE_NAME").map(str::to_owned);
+    let host = || rustix::system::uname().nodename().to_str().ok().map(str::to_lowercase);
+    let named = |name: &String| !name.is_empty();
+    written.filter(named).or_else(|| environment().filter(named)).or_else(host).ok_or(Error::NoNodeName)
+}
+
+fn client(conf: &Conf) -> Result<ClientConfig> {
+    let mut client = ClientConfig::new(format!("{COMPONENT}/{}", env!("CARGO_PKG_VERSION")));
+    client.api_root = conf.get(&kubernetes::API_ROOT)?;
+    client.kubeconfig = conf.get(&kubernetes::KUBECONFIG)?;
+    client.ssl_ca_crt_file = conf.get(&kubernetes::SSL_CA_CRT_FILE)?;
+    client.ssl_verify_server_crt = conf.get(&kubernetes::SSL_VERIFY_SERVER_CRT)?;
+    client.token_file = conf.get(&kubernetes::TOKEN_FILE)?;
+    client.ssl_client_crt_file = conf.get(&kubernetes::SSL_CLIENT_CRT_FILE)?;
+    client.ssl_client_key_file = conf.get(&kubernetes::SSL_CLIENT_KEY_FILE)?;
+    Ok(client)
+}
+
+/// Our own option, then the one that deployments set for os-vif. Its usual `tcp:127.0.0.1:6640` means a database that
+/// listens on the network, which this agent does not use: the socket is there as well.
+fn ovsdb_socket(conf: &Conf) -> Result<PathBuf> {
+    let own = conf.get(&cni_daemon::OVSDB_CONNECTION)?;
+    if let Some(connection) = own {
+        return match connection.strip_prefix("unix:") {
+            Some(path) => Ok(path.into()),
+            None => Err(conf
+                .invalid(
+                    &cni_daemon::OVSDB_CONNECTION,
+                    "only unix sockets are supported",
+                    format!("write unix:{OVSDB_SOCKET}, or leave it out"),
+                )
+                .into()),
+        };
+    }
+    let of_os_vif = conf.get(&os_vif_ovs::OVSDB_CONNECTION)?;
+    let path = of_os_vif.as_deref().and_then(|connection| connection.strip_prefix("unix:"));
+    Ok(path.unwrap_or(OVSDB_SOCKET).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expect: Result<(&str, &str), ()>) {
+        let conf = Conf::from_texts(&[("kuryr.conf", text)]).unwrap();
+        let got = Config::resolve(&conf, false).map_err(drop);
+        let got = got.map(|config| (config.node_name, config.ovsdb_socket.display().to_string()));
+        let expect = expect.map(|(node, socket)| (node.to_owned(), socket.to_owned()));
+        assert_eq!(got, expect, "{text}");
+    }
+
+    #[test]
+    fn node_and_switch() {
+        let node = "[cni_daemon]\nnode_name = worker-1\n";
+        check(node, Ok(("worker-1", OVSDB_SOCKET)));
+        check(&format!("{node}ovsdb_connection = unix:/x/db.sock\n"), Ok(("worker-1", "/x/db.sock")));
+        check(&format!("{node}ovsdb_connection = tcp:127.0.0.1:6640\n"), Err(()));
+        check(
+            &format!("{node}[os_vif_ovs]\novsdb_connection = unix:/y/db.sock\n"),
+            Ok(("worker-1", "/y/db.sock")),
+        );
+        check(
+            &format!("{node}[os_vif_ovs]\novsdb_connection = tcp:127.0.0.1:6640\n"),
+            Ok(("worker-1", OVSDB_SOCKET)),
+        );
+    }
+}

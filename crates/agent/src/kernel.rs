@@ -1,0 +1,535 @@
+//! The node's kernel, as the agent uses it: what it may ask, and on which threads.
+//!
+//! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Two lanes: *urgent* work is
+//! what somebody waits for (a millisecond or so), *patient* work is slow and nobody waits (deleting a link takes 17 ms).
+//! Each lane has few threads and a bounded queue, so that a burst cannot start a hundred threads.
+//!
+//! The kernel may not be usable when the agent starts (no bpffs, a tool missing). Until it is, every question is
+//! answered by why not.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+};
+
+use kuryr_datapath::{
+    Attached, Entry, Joining, Node, ObservedLinks, OwnPortSpec, PodLinks, Swept, Uplink, UplinkSpec,
+};
+use kuryr_planning::claim::restart::LiveInterface;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// Enough for the waits inside of a pod's namespace; the kernel takes one change of links at a time anyway.
+const URGENT_THREADS: usize = 4;
+const PATIENT_THREADS: usize = 1;
+/// More than the requests that are served at once.
+const WAITING_MAX: usize = 512;
+
+type Answer<T> = kuryr_datapath::Result<T>;
+
+/// What the agent asks of the kernel; all of it blocks.
+pub(crate) trait Datapath: Send + Sync + 'static {
+    /// Which namespace is at `path`; none if there is none any more.
+    fn sandbox(&self, path: &Path) -> Answer<Option<String>>;
+    /// Connects a pod, or carries on with a connection that was begun.
+    fn attach(&self, pod: &PodLinks) -> Answer<Attached>;
+    /// Disconnects a pod; nothing there is success.
+    fn cut(&self, host_ifindex: u32) -> Answer<()>;
+    /// Looks at a pod's interface.
+    fn observe(&self, netns: &Path, ifname: &str) -> Answer<Option<ObservedLinks>>;
+    /// Whether a pod is connected as it was recorded.
+    fn is_joined(&self, host_ifname: &str, host_ifindex: u32, netns: &Path) -> Answer<bool>;
+    /// The connections there are.
+    fn entries(&self) -> Answer<Vec<Entry>>;
+    /// Whether connections are kept by entries at all.
+    fn has_entries(&self) -> bool;
+    /// Why something works less well than it could, if it does.
+    fn fallback(&self) -> Option<String>;
+    /// Interfaces in the namespaces below a folder.
+    fn interfaces(&self, netns_dir: &Path) -> Answer<Vec<LiveInterface>>;
+    /// Makes an uplink.
+    fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink>;
+    /// The uplinks there are.
+    fn uplinks(&self) -> Answer<Vec<Uplink>>;
+    /// Deletes an uplink by its tap; slow.
+    fn remove(&self, tap: &str) -> Answer<()>;
+    /// Makes the node's own interface.
+    fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()>;
+    /// Deletes the node's own interface; slow.
+    fn remove_own_port(&self, ifname: &str) -> Answer<()>;
+    /// Sets the node's addresses of the local path.
+    fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()>;
+    /// Deletes what is left of pods that are gone; slow.
+    fn sweep(&self, keep: &BTreeSet<String>) -> Answer<Swept>;
+    /// Has the guard installed.
+    fn ensure_guard(&self) -> Answer<()>;
+}
+
+/// The kernel, to be asked from asynchronous code; clones share it.
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: OnceLock<Arc<dyn Datapath>>,
+    /// Why there is no `node` yet.
+    trouble: RwLock<String>,
+    urgent: SyncSender<Job>,
+    patient: SyncSender<Job>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("trouble", &self.trouble()).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Starts the threads. The kernel is not usable before [`Kernel::opened`].
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                node: OnceLock::new(),
+                trouble: RwLock::new("the kernel is being prepared".to_owned()),
+                urgent: lane("kernel", URGENT_THREADS)?,
+                patient: lane("kernel-patient", PATIENT_THREADS)?,
+            }),
+        })
+    }
+
+    /// Makes the kernel usable.
+    pub(crate) fn opened(&self, node: Arc<dyn Datapath>) {
+        // Only the first counts; there is one opener.
+        let _ = self.shared.node.set(node);
+    }
+
+    /// Notes why the kernel is not usable.
+    pub(crate) fn not_opened(&self, why: String) {
+        *self.shared.trouble.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why pods are connected in a way that can less, if they are.
+    pub(crate) fn fallback(&self) -> Option<String> {
+        self.shared.node.get().and_then(|node| node.fallback())
+    }
+
+    /// Why the kernel is not usable; none when it is.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = || self.shared.trouble.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.shared.node.get().is_none().then(trouble)
+    }
+
+    /// Does work that somebody waits for.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, or `Starting` or `Busy`.
+    pub(crate) async fn urgent<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(&self.shared.urgent, what, work).await
+    }
+
+    /// Does work that nobody waits for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::urgent`].
+    pub(crate) async fn patient<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(&self.shared.patient, what, work).await
+    }
+
+    /// Does blocking work that needs no opened kernel, such as opening it.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `BrokenOff`.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        run(&self.shared.patient, what, work).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        lane: &SyncSender<Job>,
+        what: &'static str,
+        work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(node) = self.shared.node.get().map(Arc::clone) else {
+            return Err(Error::Starting { why: self.trouble().unwrap_or_default() });
+        };
+        let answer = run(lane, what, move || work(&*node)).await?;
+        answer.map_err(|source| Error::Kernel { what, source: Box::new(source) })
+    }
+}
+
+async fn run<T: Send + 'static>(
+    lane: &SyncSender<Job>,
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (tell, told) = oneshot::channel();
+    let job: Job = Box::new(move || {
+        if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
+            // Whoever asked may have been given up; the work is done all the same.
+            let _ = tell.send(value);
+        }
+    });
+    lane.try_send(job).map_err(|error| match error {
+        TrySendError::Full(_) => Error::Busy { what: "kernel" },
+        TrySendError::Disconnected(_) => Error::BrokenOff { what },
+    })?;
+    told.await.map_err(|_| Error::BrokenOff { what })
+}
+
+fn lane(name: &str, threads: usize) -> std::io::Result<SyncSender<Job>> {
+    let (sender, jobs) = sync_channel(WAITING_MAX);
+    let jobs = Arc::new(Mutex::new(jobs));
+    for _ in 0..threads {
+        let jobs = Arc::clone(&jobs);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || work_off(&jobs))?;
+    }
+    Ok(sender)
+}
+
+fn work_off(jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match next {
+            Ok(job) => job(),
+            Err(_) => return,
+        }
+    }
+}
+
+impl Datapath for Node {
+    fn sandbox(&self, path: &Path) -> Answer<Option<String>> {
+        Ok(kuryr_datapath::netns::identity(path)?.map(|id| id.to_string()))
+    }
+
+    fn attach(&self, pod: &PodLinks) -> Answer<Attached> {
+        Self::attach(self, pod)
+    }
+
+    fn cut(&self, host_ifindex: u32) -> Answer<()> {
+        Self::cut(self, host_ifindex)
+    }
+
+    fn observe(&self, netns: &Path, ifname: &str) -> Answer<Option<ObservedLinks>> {
+        Self::observe(self, netns, ifname)
+    }
+
+    fn is_joined(&self, host_ifname: &str, host_ifindex: u32, netns: &Path) -> Answer<bool> {
+        Self::is_joined(self, host_ifname, host_ifindex, netns)
+    }
+
+    fn entries(&self) -> Answer<Vec<Entry>> {
+        Self::entries(self)
+    }
+
+    fn has_entries(&self) -> bool {
+        matches!(self.joining(), Joining::Ebpf)
+    }
+
+    fn fallback(&self) -> Option<String> {
+        match self.joining() {
+            Joining::Ebpf => None,
+            Joining::Macvlan { why, .. } => Some(why.clone()),
+        }
+    }
+
+    fn interfaces(&self, netns_dir: &Path) -> Answer<Vec<LiveInterface>> {
+        let found = kuryr_datapath::live::interfaces(netns_dir)?;
+        let one = |found: kuryr_datapath::live::LiveInterface| LiveInterface {
+            netns: found.netns.display().to_string(),
+            netns_id: found.id.to_string(),
+            ifname: found.ifname,
+            mac: found.mac,
+        };
+        Ok(found.into_iter().map(one).collect())
+    }
+
+    fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink> {
+        self.prepare_uplink(uplink)
+    }
+
+    fn uplinks(&self) -> Answer<Vec<Uplink>> {
+        Self::uplinks(self)
+    }
+
+    fn remove(&self, tap: &str) -> Answer<()> {
+        self.remove_uplink(tap)
+    }
+
+    fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()> {
+        Self::prepare_own_port(self, port).map(|_| ())
+    }
+
+    fn remove_own_port(&self, ifname: &str) -> Answer<()> {
+        Self::remove_own_port(self, ifname)
+    }
+
+    fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()> {
+        Self::set_node_addresses(self, addresses)
+    }
+
+    fn sweep(&self, keep: &BTreeSet<String>) -> Answer<Swept> {
+        Self::sweep(self, keep)
+    }
+
+    fn ensure_guard(&self) -> Answer<()> {
+        Self::ensure_guard(self)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! A kernel that remembers what it was asked.
+
+    use std::{collections::BTreeMap, time::Duration};
+
+    use ipnet::IpNet;
+
+    use super::*;
+
+    /// The fake's contents.
+    #[derive(Debug, Default)]
+    pub(crate) struct Contents {
+        /// Namespaces by path.
+        pub(crate) sandboxes: BTreeMap<String, String>,
+        /// Connected pods: host end -> namespace, by index.
+        pub(crate) joined: BTreeMap<u32, (String, String)>,
+        /// What was asked that changes something, in order.
+        pub(crate) changes: Vec<String>,
+        /// Interfaces in pods, by namespace.
+        pub(crate) observed: BTreeMap<String, ObservedLinks>,
+        /// The next attachment fails with this.
+        pub(crate) refuse_attach: Option<kuryr_datapath::Error>,
+        /// How long an attachment takes.
+        pub(crate) attach_takes: Duration,
+        /// Looked at when an attachment begins.
+        pub(crate) on_attach: OnAttach,
+        next_index: u32,
+    }
+
+    /// Something to be done at each attachment.
+    #[derive(Default)]
+    pub(crate) struct OnAttach(pub(crate) Option<Look>);
+
+    type Look = Arc<dyn Fn(&PodLinks) + Send + Sync>;
+
+    impl std::fmt::Debug for OnAttach {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("OnAttach")
+        }
+    }
+
+    /// A kernel in memory; clones share it.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct FakeKernel {
+        pub(crate) contents: Arc<Mutex<Contents>>,
+    }
+
+    impl FakeKernel {
+        /// A kernel with the namespaces `/run/netns/<name>`.
+        pub(crate) fn with_sandboxes(names: &[&str]) -> Self {
+            let fake = Self::default();
+            for name in names {
+                let path = format!("/run/netns/{name}");
+                fake.contents.lock().unwrap().sandboxes.insert(path, format!("4:{name}"));
+            }
+            fake
+        }
+
+        /// This kernel, opened.
+        pub(crate) fn kernel(&self) -> Kernel {
+            let kernel = Kernel::start().unwrap();
+            kernel.opened(Arc::new(self.clone()));
+            kernel
+        }
+
+        pub(crate) fn changes(&self) -> Vec<String> {
+            self.contents.lock().unwrap().changes.clone()
+        }
+    }
+
+    impl Datapath for FakeKernel {
+        fn sandbox(&self, path: &Path) -> Answer<Option<String>> {
+            Ok(self.contents.lock().unwrap().sandboxes.get(path.to_str().unwrap()).cloned())
+        }
+
+        fn attach(&self, pod: &PodLinks) -> Answer<Attached> {
+            let contents = self.contents.lock().unwrap();
+            let (takes, look) = (contents.attach_takes, contents.on_attach.0.clone());
+            drop(contents);
+            if let Some(look) = look {
+                look(pod);
+            }
+            std::thread::sleep(takes);
+            let mut contents = self.contents.lock().unwrap();
+            if let Some(error) = contents.refuse_attach.take() {
+                return Err(error);
+            }
+            let netns = pod.netns.display().to_string();
+            // As the real one: a pod that is connected already is carried on with.
+            let wanted = (pod.host_ifname.clone(), netns.clone());
+            let present =
+                contents.joined.iter().find(|(_, joined)| **joined == wanted).map(|(index, _)| *index);
+            let index = present.unwrap_or(contents.next_index + 1);
+            contents.next_index = contents.next_index.max(index);
+            contents.changes.push(format!("attach {} {netns}", pod.host_ifname));
+            let observed = ObservedLinks {
+                ifindex: 2,
+                mac: pod.mac,
+                mtu: pod.mtu,
+                up: true,
+                addresses: pod.addresses.clone(),
+                routes: pod.routes.clone(),
+            };
+            contents.observed.insert(netns.clone(), observed);
+            contents.joined.insert(index, (pod.host_ifname.clone(), netns));
+            Ok(Attached {
+                host_ifindex: index,
+                host_mac: pod.mac,
+                ifindex: 2,
+                netns: kuryr_datapath::NetnsId { dev: 4, inode: u64::from(index) },
+            })
+        }
+
+        fn cut(&self, host_ifindex: u32) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            contents.joined.remove(&host_ifindex);
+            contents.changes.push(format!("cut {host_ifindex}"));
+            Ok(())
+        }
+
+        fn observe(&self, netns: &Path, _: &str) -> Answer<Option<ObservedLinks>> {
+            Ok(self.contents.lock().unwrap().observed.get(netns.to_str().unwrap()).cloned())
+        }
+
+        fn is_joined(&self, host_ifname: &str, host_ifindex: u32, netns: &Path) -> Answer<bool> {
+            let contents = self.contents.lock().unwrap();
+            let joined = contents.joined.get(&host_ifindex);
+            Ok(joined.is_some_and(|(name, path)| name == host_ifname && Path::new(path) == netns))
+        }
+
+        fn entries(&self) -> Answer<Vec<Entry>> {
+            let contents = self.contents.lock().unwrap();
+            let entry = |(index, (_, netns)): (&u32, &(String, String))| Entry {
+                host_ifindex: *index,
+                uplink: 1,
+                vlan: None,
+                mac: contents.observed[netns].mac,
+                host_mac: contents.observed[netns].mac,
+                addresses: contents.observed[netns].addresses.iter().map(IpNet::addr).collect(),
+            };
+            Ok(contents.joined.iter().map(entry).collect())
+        }
+
+        fn has_entries(&self) -> bool {
+            true
+        }
+
+        fn fallback(&self) -> Option<String> {
+            None
+        }
+
+        fn interfaces(&self, _: &Path) -> Answer<Vec<LiveInterface>> {
+            let contents = self.contents.lock().unwrap();
+            let live = |(path, id): (&String, &String)| {
+                let observed = contents.observed.get(path)?;
+                let (netns, netns_id) = (path.clone(), id.clone());
+                Some(LiveInterface { netns, netns_id, ifname: "eth0".into(), mac: observed.mac })
+            };
+            Ok(contents.sandboxes.iter().filter_map(live).collect())
+        }
+
+        fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink> {
+            self.contents.lock().unwrap().changes.push(format!("prepare {}", uplink.tap));
+            Ok(Uplink {
+                tap: Some(uplink.tap.clone()),
+                ifname: uplink.peer.clone(),
+                ifindex: 5,
+                mac: uplink.mac,
+            })
+        }
+
+        fn uplinks(&self) -> Answer<Vec<Uplink>> {
+            Ok(Vec::new())
+        }
+
+        fn remove(&self, tap: &str) -> Answer<()> {
+            self.contents.lock().unwrap().changes.push(format!("remove {tap}"));
+            Ok(())
+        }
+
+        fn prepare_own_port(&self, _: &OwnPortSpec) -> Answer<()> {
+            Ok(())
+        }
+
+        fn remove_own_port(&self, _: &str) -> Answer<()> {
+            Ok(())
+        }
+
+        fn set_node_addresses(&self, _: &[IpAddr]) -> Answer<()> {
+            Ok(())
+        }
+
+        fn sweep(&self, _: &BTreeSet<String>) -> Answer<Swept> {
+            Ok(Swept::default())
+        }
+
+        fn ensure_guard(&self) -> Answer<()> {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn says_why_it_cannot_be_used_yet() {
+        let kernel = Kernel::start().unwrap();
+        kernel.not_opened("/sys/fs/bpf is not on a bpffs".to_owned());
+        let error = kernel.urgent("look", |node| node.uplinks()).await.unwrap_err();
+        assert!(error.to_string().contains("bpffs"), "{error}");
+        kernel.opened(Arc::new(fake::FakeKernel::default()));
+        assert!(kernel.urgent("look", |node| node.uplinks()).await.is_ok());
+        assert_eq!(kernel.trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn a_bug_breaks_off_one_job_only() {
+        let kernel = fake::FakeKernel::default().kernel();
+        for _ in 0..URGENT_THREADS * 2 {
+            let broken: Result<()> = kernel.urgent("fail", |_| panic!("a bug")).await;
+            assert!(matches!(broken, Err(Error::BrokenOff { what: "fail" })));
+        }
+        assert!(kernel.urgent("look", |node| node.uplinks()).await.is_ok());
+    }
+}

@@ -1,0 +1,224 @@
+//! Figures of the agent.
+//!
+//! | name | type | labels | unit |
+//! |---|---|---|---|
+//! | `kuryr_cni_request_duration_seconds` | histogram, upstream's buckets | `command`, `error` | s |
+//! | `kuryr_agent_request_seconds` | histogram | `verb`, `code` (0: success) | s |
+//! | `kuryr_agent_add_stage_seconds` | histogram | `stage` | s |
+//! | `kuryr_agent_ports_taken_total` | counter | `source`: `held`, `ready`, `waited` | ports |
+//! | `kuryr_agent_ports` | gauge | `state`: `offered`, `ready`, `claimed`, `stuck` | ports |
+//! | `kuryr_agent_pods_waiting` | gauge | | pods |
+//! | `kuryr_agent_status_writes_total` | counter | `result` | writes |
+//! | `kuryr_agent_kuryrport_writes_total` | counter | `result` | writes |
+//!
+//! The share of `ready` and `held` in what was taken is the pool's hit rate.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::sandbox::stages::{Stage, Stages};
+
+/// Upper bounds in seconds, from a tenth of a millisecond to the longest ADD.
+const FINE: [f64; 18] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.04, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+    30.0, 60.0,
+];
+
+/// The agent's figures; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    upstream: Family<UpstreamRequest, Histogram>,
+    requests: Family<Request, Histogram>,
+    stages: Family<StageLabel, Histogram>,
+    taken: Family<Taken, Counter>,
+    ports: Family<PortState, Gauge>,
+    waiting: Gauge,
+    status_writes: Family<Write, Counter>,
+    kuryrport_writes: Family<Write, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamRequest {
+    command: &'static str,
+    error: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    verb: &'static str,
+    code: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+/// Where a pod's port came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PortSource {
+    /// The pod held it.
+    Held,
+    /// It was ready.
+    Ready,
+    /// The pod waited for it.
+    Waited,
+}
+
+impl EncodeLabelValue for PortSource {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Held => "held",
+            Self::Ready => "ready",
+            Self::Waited => "waited",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Taken {
+    source: PortSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PortState {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Write {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// Registers all figures.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let fine = || Histogram::new(FINE);
+        let coarse = || Histogram::new((1..=18).map(|tens| f64::from(tens * 10)));
+        let inner = Inner {
+            upstream: Family::new_with_constructor(coarse),
+            requests: Family::new_with_constructor(fine),
+            stages: Family::new_with_constructor(fine),
+            taken: Family::default(),
+            ports: Family::default(),
+            waiting: Gauge::default(),
+            status_writes: Family::default(),
+            kuryrport_writes: Family::default(),
+        };
+        registry.register_with_unit(
+            "kuryr_cni_request_duration",
+            "Time of ADD and DEL",
+            Unit::Seconds,
+            inner.upstream.clone(),
+        );
+        registry.register_with_unit(
+            "kuryr_agent_request",
+            "Time of the plugin's requests",
+            Unit::Seconds,
+            inner.requests.clone(),
+        );
+        registry.register_with_unit(
+            "kuryr_agent_add_stage",
+            "Time of the parts of ADD",
+            Unit::Seconds,
+            inner.stages.clone(),
+        );
+        registry.register("kuryr_agent_ports_taken", "Ports that pods took, by source", inner.taken.clone());
+        registry.register("kuryr_agent_ports", "Ports of this node, by state", inner.ports.clone());
+        registry.register("kuryr_agent_pods_waiting", "Pods that wait for a port", inner.waiting.clone());
+        registry.register(
+            "kuryr_agent_status_writes",
+            "Writes of the node's status",
+            inner.status_writes.clone(),
+        );
+        registry.register(
+            "kuryr_agent_kuryrport_writes",
+            "Writes of KuryrPorts",
+            inner.kuryrport_writes.clone(),
+        );
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Notes a request that was answered.
+    pub(crate) fn answered(&self, verb: &'static str, code: u32, time: Duration) {
+        let seconds = time.as_secs_f64();
+        self.inner.requests.get_or_create(&Request { verb, code }).observe(seconds);
+        if matches!(verb, "ADD" | "DEL") {
+            let error = if code == 0 { "False" } else { "True" };
+            self.inner.upstream.get_or_create(&UpstreamRequest { command: verb, error }).observe(seconds);
+        }
+    }
+
+    /// Notes where the time of an ADD went.
+    pub(crate) fn stages(&self, stages: &Stages) {
+        for (stage, time) in stages.laps() {
+            let label = StageLabel { stage: Stage::name(*stage) };
+            self.inner.stages.get_or_create(&label).observe(time.as_secs_f64());
+        }
+    }
+
+    /// Notes where a port came from.
+    pub(crate) fn port_taken(&self, source: PortSource) {
+        self.inner.taken.get_or_create(&Taken { source }).inc();
+    }
+
+    /// Notes how many ports are in which state, and how many pods wait.
+    pub(crate) fn counts(&self, ports: [(&'static str, usize); 4], waiting: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, count) in ports {
+            self.inner.ports.get_or_create(&PortState { state }).set(number(count));
+        }
+        self.inner.waiting.set(number(waiting));
+    }
+
+    /// Notes a write of the node's status.
+    pub(crate) fn status_written(&self, succeeded: bool) {
+        self.inner.status_writes.get_or_create(&write(succeeded)).inc();
+    }
+
+    /// Notes a write of a `KuryrPort`.
+    pub(crate) fn kuryrport_written(&self, succeeded: bool) {
+        self.inner.kuryrport_writes.get_or_create(&write(succeeded)).inc();
+    }
+}
+
+fn write(succeeded: bool) -> Write {
+    Write { result: if succeeded { "ok" } else { "failed" } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_upstreams_and_ours() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        metrics.answered("ADD", 0, Duration::from_millis(3));
+        metrics.answered("DEL", 999, Duration::from_millis(3));
+        metrics.port_taken(PortSource::Ready);
+        metrics.counts([("offered", 5), ("ready", 4), ("claimed", 1), ("stuck", 0)], 0);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"kuryr_cni_request_duration_seconds_bucket{le="10.0",command="ADD",error="False"} 1"#,
+            r#"kuryr_cni_request_duration_seconds_count{command="DEL",error="True"} 1"#,
+            r#"kuryr_agent_request_seconds_bucket{le="0.003",verb="ADD",code="0"} 1"#,
+            r#"kuryr_agent_ports_taken_total{source="ready"} 1"#,
+            r#"kuryr_agent_ports{state="ready"} 4"#,
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

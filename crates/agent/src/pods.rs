@@ -1,0 +1,278 @@
+//! Pods of this node, as the API server tells them.
+//!
+//! The watch is filtered by node, so a pod normally is known before its runtime asks. Where it is not, the agent waits
+//! a moment for the watch and then asks the API server once: the watch may be late, or the pod may be gone.
+//!
+//! Kubernetes cannot limit the right to read pods to those of one node; the filter saves memory, it is no fence.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Api, Client};
+use kuryr_kubernetes::{
+    objects::Objects,
+    slim,
+    store::{ObjectKey, Presence, Store},
+};
+use kuryr_planning::claim::{PodSeen, PodState, Verdict, admit};
+use kuryr_types::{PodIdentity, PodRef};
+use tokio::time::Instant;
+
+use crate::{
+    config::COMPONENT,
+    error::{Error, Result},
+};
+
+/// How long the watch may be behind the runtime before the API server is asked.
+const WATCH_MAY_LAG: Duration = Duration::from_millis(500);
+
+/// Pods of this node.
+#[derive(Clone)]
+pub(crate) struct Pods {
+    store: Store<slim::Pod>,
+    client: Client,
+    node_name: Arc<str>,
+}
+
+impl Pods {
+    /// The pods that `store` holds; others are asked for through `client`.
+    pub(crate) fn new(store: Store<slim::Pod>, client: Client, node_name: &str) -> Self {
+        Self { store, client, node_name: node_name.into() }
+    }
+
+    /// The watched pods.
+    pub(crate) fn store(&self) -> &Store<slim::Pod> {
+        &self.store
+    }
+
+    /// Judges a pod by the watch alone.
+    pub(crate) fn judge(
+        &self,
+        pod: &PodRef,
+        identity: Option<&PodIdentity>,
+    ) -> (Verdict, Option<Arc<slim::Pod>>) {
+        let found = self.store.get(&ObjectKey::from(pod));
+        let verdict = admit(identity, &self.node_name, found.as_deref().map(seen).as_ref(), false);
+        (verdict, found)
+    }
+
+    /// Finds the pod that a request is about.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` when it may not have a network here; `PodUnknown` when nobody could tell until `deadline`.
+    pub(crate) async fn find(
+        &self,
+        pod: &PodRef,
+        identity: Option<&PodIdentity>,
+        deadline: Instant,
+    ) -> Result<Arc<slim::Pod>> {
+        let lag = deadline.min(Instant::now() + WATCH_MAY_LAG);
+        if let Some(found) = self.told_by_watch(pod, identity, lag).await? {
+            return Ok(found);
+        }
+        match self.ask(pod, identity).await {
+            Err(Error::PodUnknown { pod, source }) => {
+                // The watch may come back before the deadline, and with it the pod.
+                let found = self.told_by_watch(&pod, identity, deadline).await?;
+                found.ok_or(Error::PodUnknown { pod, source })
+            }
+            told => told,
+        }
+    }
+
+    /// What the watch tells until `until`; none if that is nothing.
+    async fn told_by_watch(
+        &self,
+        pod: &PodRef,
+        identity: Option<&PodIdentity>,
+        until: Instant,
+    ) -> Result<Option<Arc<slim::Pod>>> {
+        let decided = |object: &slim::Pod| {
+            admit(identity, &self.node_name, Some(&seen(object)), false) != Verdict::LookAgain
+        };
+        let Some(found) = self.store.wait_for(&ObjectKey::from(pod), decided, until).await else {
+            return Ok(None);
+        };
+        match admit(identity, &self.node_name, Some(&seen(&found)), false) {
+            Verdict::Refuse(refusal) => Err(Error::Refused { pod: pod.clone(), refusal }),
+            Verdict::Go | Verdict::LookAgain => Ok(Some(found)),
+        }
+    }
+
+    async fn ask(&self, pod: &PodRef, identity: Option<&PodIdentity>) -> Result<Arc<slim::Pod>> {
+        let objects: Objects<slim::Pod> =
+            Objects::new(Api::namespaced(self.client.clone(), &pod.namespace), COMPONENT);
+        tracing::debug!(%pod, "the watch does not know the pod; asking the API server");
+        let unknown = |source| Error::PodUnknown { pod: pod.clone(), source: Some(Box::new(source)) };
+        let found = objects.get(&pod.name).await.map_err(unknown)?;
+        match admit(identity, &self.node_name, found.as_ref().map(seen).as_ref(), true) {
+            Verdict::Refuse(refusal) => Err(Error::Refused { pod: pod.clone(), refusal }),
+            Verdict::Go | Verdict::LookAgain => {
+                found.map(Arc::new).ok_or_else(|| Error::PodUnknown { pod: pod.clone(), source: None })
+            }
+        }
+    }
+
+    /// What the watch shows under this name, for the end of a claim.
+    pub(crate) fn state(&self, pod: &PodRef) -> PodState {
+        match self.store.presence(&ObjectKey::from(pod)) {
+            Presence::Present(pod) => PodState::Present {
+                identity: pod.identity(),
+                ended: pod.has_ended(),
+                terminating: pod.is_terminating(),
+            },
+            Presence::Absent => PodState::Absent,
+            Presence::Unknown => PodState::Unknown,
+        }
+    }
+
+    /// The object that Events of a pod belong to, if the watch knows it.
+    pub(crate) fn reference(&self, pod: &PodRef) -> Option<ObjectReference> {
+        Some(kuryr_kubernetes::event::reference(&*self.store.get(&ObjectKey::from(pod))?))
+    }
+}
+
+fn seen(pod: &slim::Pod) -> PodSeen {
+    PodSeen {
+        identity: pod.identity(),
+        node: pod.spec.node_name.clone(),
+        host_network: pod.spec.host_network,
+        ended: pod.has_ended(),
+        terminating: pod.is_terminating(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! Pods and an API server in memory.
+
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What the API server answers for `GET pod`: an object, or a status code.
+    #[derive(Clone, Default)]
+    pub(crate) struct FakeServer {
+        pub(crate) pod: Arc<Mutex<Option<Value>>>,
+        pub(crate) down: Arc<Mutex<bool>>,
+        pub(crate) calls: Arc<AtomicU32>,
+    }
+
+    impl FakeServer {
+        pub(crate) fn client(&self) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+                let server = server.clone();
+                async move { Ok::<_, std::convert::Infallible>(server.answer()) }
+            });
+            Client::new(service, "default")
+        }
+
+        fn answer(&self) -> http::Response<kube::client::Body> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let status = |code: u16, reason: &str| {
+                let body = json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                    "reason": reason, "message": reason,
+                });
+                (code, body)
+            };
+            let (code, body) = if *self.down.lock().unwrap() {
+                status(503, "ServiceUnavailable")
+            } else {
+                let pod = self.pod.lock().unwrap().clone();
+                pod.map_or_else(|| status(404, "NotFound"), |pod| (200, pod))
+            };
+            let bytes = serde_json::to_vec(&body).unwrap();
+            http::Response::builder().status(code).body(kube::client::Body::from(bytes)).unwrap()
+        }
+    }
+
+    /// A pod of node `node1`.
+    pub(crate) fn pod_json(name: &str, uid: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "team-a", "name": name, "uid": uid, "resourceVersion": "1"},
+            "spec": {"nodeName": "node1"}, "status": {"phase": "Pending"},
+        })
+    }
+
+    /// The same as an object.
+    pub(crate) fn pod(name: &str, uid: &str) -> slim::Pod {
+        serde_json::from_value(pod_json(name, uid)).unwrap()
+    }
+
+    /// A store in sync with these pods.
+    pub(crate) fn store(pods: Vec<slim::Pod>) -> Store<slim::Pod> {
+        let store = Store::new(Duration::from_secs(90));
+        store.reset(pods, std::collections::BTreeMap::new());
+        store
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fake::*, *};
+    use std::sync::atomic::Ordering;
+
+    fn pods(known: Vec<slim::Pod>, server: &FakeServer) -> Pods {
+        Pods::new(store(known), server.client(), "node1")
+    }
+
+    async fn check(pods: &Pods, identity: Option<&str>, expect: Result<&str, u32>) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let identity = identity.map(PodIdentity::from);
+        let got = pods.find(&PodRef::new("team-a", "web-0"), identity.as_ref(), deadline).await;
+        let got = got.map(|pod| pod.identity().to_string()).map_err(|error| error.code());
+        assert_eq!(got, expect.map(ToOwned::to_owned));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_pod_needs_no_call() {
+        let server = FakeServer::default();
+        check(&pods(vec![pod("web-0", "a")], &server), Some("a"), Ok("a")).await;
+        check(&pods(vec![pod("web-0", "a")], &server), None, Ok("a")).await;
+        assert_eq!(server.calls.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_pod_is_asked_for_once() {
+        let server = FakeServer::default();
+        check(&pods(vec![], &server), Some("a"), Err(3)).await;
+        assert_eq!(server.calls.load(Ordering::Relaxed), 1);
+        *server.pod.lock().unwrap() = Some(pod_json("web-0", "a"));
+        check(&pods(vec![], &server), Some("a"), Ok("a")).await;
+        // The watch still shows the life before.
+        check(&pods(vec![pod("web-0", "old")], &server), Some("a"), Ok("a")).await;
+        check(&pods(vec![], &server), Some("old"), Err(3)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_api_server_is_down_the_watch_may_still_tell() {
+        let server = FakeServer::default();
+        *server.down.lock().unwrap() = true;
+        let pods = pods(vec![], &server);
+        check(&pods, Some("a"), Err(11)).await;
+        let store = pods.store().clone();
+        let told = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            store.apply(pod("web-0", "a"));
+        });
+        check(&pods, Some("a"), Ok("a")).await;
+        told.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_leaves_is_refused() {
+        let server = FakeServer::default();
+        let mut leaving = pod_json("web-0", "a");
+        leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        check(&pods(vec![serde_json::from_value(leaving).unwrap()], &server), Some("a"), Err(3)).await;
+    }
+}

@@ -1,0 +1,88 @@
+//! Carries out steps, in order.
+
+use kuryr_datapath::{BridgeRow, Offloads, OwnPortSpec, PortSpec, Route, UplinkSpec};
+use kuryr_planning::{
+    attachment::NodeLinks,
+    uplink::{Plug, Step},
+};
+use kuryr_types::PortId;
+
+use super::observe::is_own_interface;
+use crate::{
+    error::{Error, Result},
+    wiring::World,
+};
+
+/// What a transaction plugged.
+#[derive(Debug, Default)]
+pub(super) struct Plugged(pub(super) Vec<PortId>);
+
+/// Carries out one step. Removing links is left to others: it is slow.
+pub(super) async fn step(world: &World, step: &Step) -> Result<Plugged> {
+    match step {
+        Step::Unplug(taps) => {
+            tracing::info!(taps = taps.join(" "), "unplugging");
+            world.switch.del_ports(taps).await.map_err(switch("unplug ports"))?;
+            Ok(Plugged::default())
+        }
+        Step::Prepare(plugs) => prepare(world, plugs).await,
+        Step::Plug(plugs) => {
+            let taps: Vec<&str> = plugs.iter().map(|plug| plug.tap.as_str()).collect();
+            tracing::info!(taps = taps.join(" "), "plugging");
+            let ports: Vec<PortSpec> = plugs.iter().map(port_spec).collect();
+            world.switch.add_ports(&ports).await.map_err(switch("plug ports"))?;
+            Ok(Plugged(plugs.iter().map(|plug| plug.port.clone()).collect()))
+        }
+        Step::Remove(_) => Ok(Plugged::default()),
+    }
+}
+
+async fn prepare(world: &World, plugs: &[Plug]) -> Result<Plugged> {
+    let offloads = offloads(world);
+    let specs: Vec<UplinkSpec> = plugs
+        .iter()
+        // The node's own interface is made by `own_port`.
+        .filter(|plug| !is_own_interface(&plug.peer))
+        .map(|plug| UplinkSpec {
+            tap: plug.tap.clone(),
+            peer: plug.peer.clone(),
+            mac: plug.mac,
+            mtu: plug.mtu,
+            offloads,
+        })
+        .collect();
+    // One by one, so that a pod that is attached meanwhile does not wait for all of them.
+    for spec in specs {
+        world.kernel.urgent("prepare an uplink", move |node| node.prepare(&spec).map(|_| ())).await?;
+    }
+    Ok(Plugged::default())
+}
+
+/// Makes the node's own interface, or brings it into this form.
+pub(super) async fn own_port(world: &World, tap: &str, links: &NodeLinks) -> Result<()> {
+    let spec = OwnPortSpec {
+        tap: tap.to_owned(),
+        ifname: kuryr_api::names::NODE_INTERFACE.to_owned(),
+        mac: links.mac,
+        mtu: links.mtu,
+        offloads: offloads(world),
+        addresses: links.addresses.clone(),
+        routes: links.routes.iter().map(|route| Route { dst: route.dst, via: route.via }).collect(),
+    };
+    tracing::info!(tap, addresses = ?links.addresses, "making the node's own interface");
+    world.kernel.urgent("make the node's own interface", move |node| node.prepare_own_port(&spec)).await
+}
+
+fn port_spec(plug: &Plug) -> PortSpec {
+    PortSpec { name: plug.tap.clone(), port: plug.port.clone(), mac: plug.mac, generation: plug.generation }
+}
+
+/// A bridge that is a process wants packets finished.
+fn offloads(world: &World) -> Offloads {
+    let is_process = |bridge: &BridgeRow| bridge.datapath_type == "netdev";
+    if world.switch.state().bridge.as_ref().is_some_and(is_process) { Offloads::Off } else { Offloads::Keep }
+}
+
+fn switch(what: &'static str) -> impl FnOnce(kuryr_datapath::Error) -> Error {
+    move |source| Error::Kernel { what, source: Box::new(source) }
+}

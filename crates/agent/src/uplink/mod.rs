@@ -1,0 +1,10 @@
+//! Offered ports become ready ports: links made, taps plugged, flows seen.
+//!
+//! What to do is [`kuryr_planning::uplink`]'s.
+
+// Record, switch and kernel -> what planning looks at.
+pub(crate) mod observe;
+// Steps -> kernel and switch.
+mod apply;
+// The story.
+pub(crate) mod reconcile;

@@ -1,0 +1,166 @@
+//! One look at record, switch and node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+};
+
+use kuryr_api::{kuryrnode::OwnPort, names};
+use kuryr_datapath::{InterfaceRow, SwitchState, Uplink};
+use kuryr_kubernetes::{slim, store::Presence};
+use kuryr_planning::{
+    attachment::local_addresses,
+    uplink::{Row, Switch, found::Start},
+};
+
+use crate::{error::Result, node::SwitchHealth, wiring::World};
+
+/// Nanoseconds in a millisecond.
+const NANOS: i128 = 1_000_000;
+
+/// What the node has.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The switch, if ports can be plugged.
+    pub(crate) switch: Option<Switch>,
+    /// Taps of prepared uplinks.
+    pub(crate) taps: BTreeSet<String>,
+    /// Index of the other end, by its name.
+    pub(crate) ends: BTreeMap<String, u32>,
+}
+
+/// Publishes what watches and switch tell, before anything is decided by it.
+pub(crate) fn publish(world: &World) {
+    let record = world.watched.record();
+    let switch = world.switch.state();
+    let node = world.watched.node();
+    let in_sync = world.watched.in_sync() && world.pods.store().in_sync();
+    world.state.update(|state| {
+        match &record {
+            Presence::Present(record) if state.spec.as_deref() == Some(&record.spec) => {}
+            Presence::Present(record) => state.spec = Some(Arc::new(record.spec.clone())),
+            // The controller has taken the node's record away, and with it all offers.
+            Presence::Absent => state.spec = None,
+            // What was offered holds while the API server is away.
+            Presence::Unknown => {}
+        }
+        state.switch = health(&switch, world);
+        state.host = switch.switch.as_ref().and_then(|row| row.hostname.clone()).or(state.host.take());
+        state.kubernetes_in_sync = in_sync;
+        let own_port = state.offer().and_then(|offer| offer.spec().own_port.as_ref()).cloned();
+        if let Some(node) = &node {
+            state.node_addresses = node_addresses(node, own_port.as_ref());
+        }
+    });
+}
+
+/// Looks at switch and kernel.
+pub(crate) async fn found(world: &World) -> Result<Found> {
+    let uplinks = world.kernel.urgent("list uplinks", |node| node.uplinks()).await?;
+    let state = world.switch.state();
+    let usable = state.connected && state.bridge.is_some();
+    let ends = uplinks.iter().map(|uplink| (uplink.ifname.clone(), uplink.ifindex)).collect();
+    Ok(Found {
+        switch: usable.then(|| switch(&state)),
+        taps: uplinks.iter().filter_map(complete).collect(),
+        ends,
+    })
+}
+
+/// The tap of an uplink; one that has lost it counts as not there.
+fn complete(uplink: &Uplink) -> Option<String> {
+    uplink.tap.clone()
+}
+
+fn health(state: &SwitchState, world: &World) -> SwitchHealth {
+    if !state.connected {
+        let Some(why) = state.failure.clone() else { return SwitchHealth::Unknown };
+        return SwitchHealth::NotConnected { socket: world.config.ovsdb_socket.display().to_string(), why };
+    }
+    if state.bridge.is_none() {
+        return SwitchHealth::BridgeMissing { bridge: world.config.bridge.clone() };
+    }
+    if state.start.is_none() {
+        return SwitchHealth::NotRunning;
+    }
+    if state.switch.as_ref().is_none_or(|row| row.hostname.as_ref().is_none_or(String::is_empty)) {
+        return SwitchHealth::NoHostname;
+    }
+    SwitchHealth::Ready
+}
+
+fn switch(state: &SwitchState) -> Switch {
+    Switch {
+        start: state.start.map(|start| Start {
+            id: format!("{}-{}-{}", start.pid, start.inode, start.changed_ns),
+            at_ms: u64::try_from(start.changed_ns / NANOS).unwrap_or_default(),
+        }),
+        rows: state.interfaces.iter().map(|(name, row)| (name.clone(), row_of(row))).collect(),
+    }
+}
+
+fn row_of(row: &InterfaceRow) -> Row {
+    Row {
+        uuid: row.uuid.clone(),
+        port: row.iface_id.clone(),
+        ours: row.ours,
+        has_generation: row.generation.is_some(),
+        has_ofport: row.ofport.is_some(),
+        installed: row.ovn_installed,
+        installed_at_ms: row.ovn_installed_ts,
+        error: row.error.clone(),
+    }
+}
+
+fn node_addresses(node: &slim::Node, own_port: Option<&OwnPort>) -> Vec<IpAddr> {
+    let told: Vec<(String, String)> =
+        node.status.addresses.iter().map(|address| (address.kind.clone(), address.address.clone())).collect();
+    local_addresses(&told, own_port, is_local)
+}
+
+/// Whether the node has this address: only then can something be bound to it.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// Whether a name is that of the node's own interface.
+pub(crate) fn is_own_interface(name: &str) -> bool {
+    name == names::NODE_INTERFACE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kuryr_datapath::SwitchStart;
+
+    #[test]
+    fn the_switch_as_planning_sees_it() {
+        let row = InterfaceRow {
+            uuid: "u1".into(),
+            name: "tapp1".into(),
+            iface_id: Some("p1".into()),
+            generation: None,
+            ours: true,
+            ofport: Some(7),
+            ovn_installed: true,
+            ovn_installed_ts: Some(12),
+            mac_in_use: None,
+            error: None,
+        };
+        let mut state = SwitchState::default();
+        state.start = Some(SwitchStart { pid: 9, inode: 3, changed_ns: 5_999_999 });
+        state.interfaces = [("tapp1".to_owned(), row)].into();
+        let switch = switch(&state);
+        let start = switch.start.unwrap();
+        assert_eq!((start.id.as_str(), start.at_ms), ("9-3-5999999", 5));
+        let row = &switch.rows["tapp1"];
+        assert!(row.ours && row.has_ofport && row.installed && !row.has_generation);
+    }
+
+    #[test]
+    fn only_own_addresses_can_be_bound() {
+        assert!(is_local("127.0.0.1".parse().unwrap()));
+        assert!(!is_local("192.0.2.77".parse().unwrap()));
+    }
+}

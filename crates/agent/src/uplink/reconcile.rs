@@ -1,0 +1,197 @@
+//! The story of uplinks, on one screen.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kuryr_api::names;
+use kuryr_kubernetes::Outcome;
+use kuryr_planning::{
+    attachment::NodeLinks,
+    claim::Ready,
+    uplink::{Inputs, Plan, Step, plan},
+};
+use kuryr_types::PortId;
+
+use super::{
+    apply,
+    observe::{self, Found},
+};
+use crate::{
+    error::{Error, Result},
+    node::NodeState,
+    wiring::{Work, World},
+};
+
+/// A port that is not ready is looked at this often, for the time after which it is stuck.
+const WHILE_COMING: Duration = Duration::from_secs(5);
+/// What nobody tells of (an address that the node got) is looked at this often.
+const IN_QUIET: Duration = Duration::from_secs(30);
+/// Links deleted in a row, at 17 ms each, before others have their turn.
+const REMOVED_AT_ONCE: usize = 16;
+
+/// Brings the node towards what is offered.
+pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
+    observe::publish(world);
+    let state = world.state.get();
+    if state.own.is_none() {
+        return Ok(Outcome::wait(IN_QUIET, "the checkpoint to be judged"));
+    }
+    follow_record(world, &state).await?;
+    own_port(world, &state).await?;
+    set_node_addresses(world, &state).await?;
+    let found = observe::found(world).await?;
+    let plan = plan_for(world, &state, found.switch.as_ref(), &taps(world, &found));
+    publish(world, &plan, &found.ends);
+    for step in &plan.steps {
+        let plugged = apply::step(world, step).await?;
+        if let Some(start) = found.switch.as_ref().and_then(|switch| switch.start.as_ref()) {
+            world.memory().uplinks.plugged(&plugged.0, &start.id);
+        }
+    }
+    if !plan.gone.is_empty() {
+        world
+            .checkpoint
+            .change_if(|ledger| plan.gone.iter().fold(false, |any, port| ledger.unknow(port) | any));
+    }
+    if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
+        world.queue.add(Work::Leftovers);
+    }
+    world.queue.add(Work::Conflist);
+    Ok(Outcome::again(pause(&state, &plan), "ports and addresses that nobody tells of"))
+}
+
+/// Deletes links that are not needed any more, some at a time.
+pub(crate) async fn remove_leftovers(world: &World) -> Result<Outcome> {
+    let state = world.state.get();
+    let found = observe::found(world).await?;
+    let plan = plan_for(world, &state, found.switch.as_ref(), &taps(world, &found));
+    let unplugged =
+        |tap: &&String| found.switch.as_ref().is_some_and(|switch| !switch.rows.contains_key(*tap));
+    let removable = plan.steps.iter().filter_map(|step| match step {
+        Step::Remove(taps) => Some(taps),
+        _ => None,
+    });
+    let mut taps: Vec<String> = removable.flatten().filter(unplugged).cloned().collect();
+    let more = taps.len() > REMOVED_AT_ONCE;
+    taps.truncate(REMOVED_AT_ONCE);
+    for tap in taps {
+        world.kernel.patient("remove an uplink", move |node| node.remove(&tap)).await?;
+    }
+    world.queue.add(Work::Uplinks);
+    Ok(if more { Outcome::again(Duration::ZERO, "more links to delete") } else { Outcome::Done })
+}
+
+/// Acknowledges what the record says, durably, before anything is done by it.
+async fn follow_record(world: &World, state: &NodeState) -> Result<()> {
+    let Some(spec) = &state.spec else { return Ok(()) };
+    let ticket = world.checkpoint.change_if(|ledger| {
+        let mut changed = ledger.forget(&spec.ports);
+        if let Some(offer) = state.offer() {
+            changed |= ledger.notice(&offer);
+            let returned = ledger.acknowledge(&spec.ports);
+            if !returned.is_empty() {
+                tracing::info!(ports = ?returned, "returning ports that are wanted back");
+            }
+            changed |= !returned.is_empty();
+        }
+        changed
+    });
+    match ticket {
+        Some(ticket) => world.checkpoint.durable(ticket).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes the node's own interface when it is not what it should be.
+async fn own_port(world: &World, state: &NodeState) -> Result<()> {
+    let wanted = match state.offer().and_then(|offer| Some((offer.spec(), offer.spec().own_port.as_ref()?))) {
+        Some((spec, own)) => {
+            let links = NodeLinks::of(own, spec, world.config.mtu_cap);
+            let links = links.map_err(|source| Error::Incomplete { port: own.id.clone(), source })?;
+            Some((own.id.clone(), links))
+        }
+        None => None,
+    };
+    let made = world.memory().own_port.clone();
+    if made == wanted {
+        return Ok(());
+    }
+    let other = made.as_ref().is_some_and(|(made, _)| wanted.as_ref().is_none_or(|(id, _)| made != id));
+    if other {
+        let remove = |node: &dyn crate::kernel::Datapath| node.remove_own_port(names::NODE_INTERFACE);
+        world.kernel.patient("remove the node's own interface", remove).await?;
+        world.memory().own_port = None;
+    }
+    if let Some((id, links)) = &wanted {
+        apply::own_port(world, &names::tap_name(id.as_str()), links).await?;
+    }
+    world.memory().own_port = wanted;
+    Ok(())
+}
+
+async fn set_node_addresses(world: &World, state: &NodeState) -> Result<()> {
+    let addresses = state.node_addresses.clone();
+    if addresses.is_empty() || world.memory().node_addresses == addresses {
+        return Ok(());
+    }
+    tracing::info!(?addresses, "addresses of the local path");
+    let set = addresses.clone();
+    world.kernel.urgent("set the node's addresses", move |node| node.set_node_addresses(&set)).await?;
+    world.memory().node_addresses = addresses;
+    Ok(())
+}
+
+/// Prepared taps, the own port's included.
+fn taps(world: &World, found: &Found) -> std::collections::BTreeSet<String> {
+    let own = world.memory().own_port.as_ref().map(|(id, _)| names::tap_name(id.as_str()));
+    found.taps.iter().cloned().chain(own).collect()
+}
+
+fn plan_for(
+    world: &World,
+    state: &NodeState,
+    switch: Option<&kuryr_planning::uplink::Switch>,
+    taps: &std::collections::BTreeSet<String>,
+) -> Plan {
+    let ledger = world.checkpoint.look(|_, ledger| ledger.clone());
+    let inputs = Inputs {
+        spec: state.spec.as_deref(),
+        offer: state.offer(),
+        ledger: &ledger,
+        switch,
+        taps,
+        now: world.state.now(),
+        mtu_cap: world.config.mtu_cap,
+    };
+    let mut memory = world.memory();
+    let plan = plan(&inputs, &memory.uplinks);
+    memory.uplinks = plan.memory.clone();
+    plan
+}
+
+/// Publishes what is ready: plugged, installed, and with an uplink to attach to.
+fn publish(world: &World, plan: &Plan, ends: &BTreeMap<String, u32>) {
+    let end = |port: &PortId| ends.get(&names::uplink_name(port.as_str())).copied();
+    let ready: BTreeMap<PortId, Ready> = plan
+        .ready
+        .iter()
+        .filter(|(port, _)| end(port).is_some())
+        .map(|(port, ready)| (port.clone(), *ready))
+        .collect();
+    let uplinks = ready.keys().filter_map(|port| Some((port.clone(), end(port)?))).collect();
+    world.state.update(|state| {
+        state.ready = ready;
+        state.uplinks = uplinks;
+        state.stuck = plan.stuck.clone();
+        let has_own = state.offer().is_some_and(|offer| offer.spec().own_port.is_some());
+        state.own_port_ready = has_own.then_some(plan.own_port_ready);
+    });
+}
+
+fn pause(state: &NodeState, plan: &Plan) -> Duration {
+    let all_ready = state.spec.as_ref().is_none_or(|spec| {
+        spec.ports
+            .iter()
+            .all(|(port, entry)| entry.withdrawn || entry.doomed || plan.ready.contains_key(port))
+    });
+    if all_ready { IN_QUIET } else { WHILE_COMING }
+}

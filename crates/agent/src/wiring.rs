@@ -1,0 +1,448 @@
+//! Every part of the agent, put together once, in a straight line.
+//!
+//! Order of a start: lock and read the checkpoint (a predecessor may still run), bind the socket, then everything that
+//! needs others: the kernel, the API server, the switch. None of those stops the start when it is away; what depends
+//! on it says so until it is there.
+//!
+//! Order of a stop: take no more requests and let those under way end, then the queue, then the checkpoint. What pods
+//! have stays as it is.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::{Api, Client};
+use kuryr_api::{kuryrnode::KuryrNode, kuryrport::KuryrPort, names};
+use kuryr_datapath::{Node, NodeConfig, Ovsdb, OvsdbConfig};
+use kuryr_kubernetes::{
+    Outcome,
+    backoff::Backoff,
+    client,
+    event::{self, EventConfig, Recorder},
+    queue::{Queue, QueueConfig},
+    slim,
+    store::Store,
+    watch::{Change, WatchConfig, watch},
+};
+use kuryr_planning::{attachment::NodeLinks, uplink::Memory};
+use kuryr_telemetry::{health::Health, metrics::Metrics as Registry, server as http};
+use kuryr_types::PortId;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkpoint::Checkpoint,
+    config::{COMPONENT, Config},
+    conflist,
+    error::{Error, Result, with_causes},
+    kernel::Kernel,
+    kuryrport,
+    metrics::Metrics,
+    node::{self, State, observe::Watched},
+    pods::Pods,
+    probes, release,
+    sandbox::Sandboxes,
+    server, uplink,
+};
+
+/// Keys handled at the same time: uplinks, a few claims and views.
+const AT_ONCE: usize = 4;
+/// How long requests under way may take to end at a stop.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How often the guard is looked after, and figures and switch are looked at without need.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Between attempts to open the kernel.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// Work on this node is local and quick: a failed try is repeated sooner than a call to a cloud.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
+/// What no retry seems to help is a setting of the node, which somebody may change.
+const PARKED: Duration = Duration::from_secs(30);
+
+/// What has to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    /// Whether the checkpoint and the claims count.
+    Start,
+    /// Offered ports, switch and links.
+    Uplinks,
+    /// Links that are not needed any more.
+    Leftovers,
+    /// What is left of pods.
+    Sweep,
+    /// Whether a claim has ended.
+    Claim(PortId),
+    /// The view of a claim.
+    KuryrPort(PortId),
+    /// The CNI configuration.
+    Conflist,
+}
+
+/// The parts that reconcilers share; clones share them.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) config: Arc<Config>,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) state: State,
+    pub(crate) kernel: Kernel,
+    pub(crate) switch: Ovsdb,
+    pub(crate) watched: Watched,
+    pub(crate) pods: Pods,
+    pub(crate) views: Store<KuryrPort>,
+    pub(crate) sandboxes: Sandboxes,
+    pub(crate) queue: Queue<Work>,
+    pub(crate) metrics: Metrics,
+    pub(crate) client: Client,
+    memory: Arc<Mutex<Remembered>>,
+}
+
+/// What need not survive a restart.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    /// Of uplinks.
+    pub(crate) uplinks: Memory,
+    /// The node's own interface as it was made.
+    pub(crate) own_port: Option<(PortId, NodeLinks)>,
+    /// The node's addresses as they were set.
+    pub(crate) node_addresses: Vec<std::net::IpAddr>,
+}
+
+impl World {
+    /// What is remembered; not to be held across a wait.
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Remembered> {
+        // Replaced whole, so a panic leaves nothing half done.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has all claims looked at.
+    pub(crate) fn queue_all_claims(&self) {
+        let ports: Vec<PortId> = self.checkpoint.look(|_, ledger| ledger.claims.keys().cloned().collect());
+        for port in ports {
+            self.queue.add(Work::Claim(port.clone()));
+            self.queue.add(Work::KuryrPort(port));
+        }
+    }
+
+    /// Has the claims of a pod looked at.
+    fn queue_claims_of(&self, pod: &slim::Pod) {
+        let pod = pod.pod_ref();
+        let ports: Vec<PortId> = self.checkpoint.look(|_, ledger| {
+            let of_pod = ledger.claims.iter().filter(|(_, claim)| claim.pod == pod);
+            of_pod.map(|(port, _)| port.clone()).collect()
+        });
+        for port in ports {
+            self.queue.add(Work::Claim(port.clone()));
+            self.queue.add(Work::KuryrPort(port));
+        }
+    }
+
+    async fn handle(self, work: Work) -> Result<Outcome> {
+        match work {
+            Work::Start => node::start::reconcile(&self).await,
+            Work::Uplinks => uplink::reconcile::reconcile(&self).await,
+            Work::Leftovers => uplink::reconcile::remove_leftovers(&self).await,
+            Work::Sweep => self.sandboxes.sweep().await,
+            Work::Claim(port) => release::reconcile(&self, &port).await,
+            Work::KuryrPort(port) => kuryrport::reconcile(&self, &port).await,
+            Work::Conflist => conflist::reconcile(&self).await,
+        }
+    }
+}
+
+/// The parts of a process that runs, each with a way to end.
+struct Running {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Runs a task until it ends or the agent stops.
+    fn until_stop(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+///
+/// What it cannot do without: the checkpoint, the socket, a usable configuration.
+pub(crate) async fn run(config: Config) -> Result<()> {
+    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "kuryr-daemon starts");
+    let config = Arc::new(config);
+    let stop = CancellationToken::new();
+    let mut running = Running { tasks: JoinSet::new(), stop: stop.clone() };
+    stop_on_signals(&mut running)?;
+
+    let (registry, health) = (Registry::new(), Health::new());
+    let metrics = registry.register(Metrics::new);
+    let checkpoint = tokio::select! {
+        checkpoint = Checkpoint::open(&config.state_dir) => checkpoint?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    // After the lock: a predecessor has the same ports.
+    serve_health(&mut running, &config, &registry, &health).await?;
+    let kernel = Kernel::start().map_err(|source| Error::File {
+        step: "start threads for",
+        path: config.bpf_dir.clone(),
+        source,
+    })?;
+    let client = client::connect(&config.client).await?;
+    let (events, event_writer) = event::recorder(
+        client.clone(),
+        EventConfig { enabled: config.use_events, ..EventConfig::new(COMPONENT, config.node_name.clone()) },
+    );
+    let world = assemble(&config, checkpoint.clone(), kernel, client.clone(), events, metrics, &mut running);
+
+    let listener = server::bind(&config.socket)?;
+    let accepting = CancellationToken::new();
+    let server = tokio::spawn(server::serve(listener, world.sandboxes.clone(), accepting.clone()));
+    tracing::info!(socket = %config.socket.display(), "serving the CNI plugin");
+
+    let event_stop = stop.clone();
+    let events = tokio::spawn(event_writer.run(event_stop));
+    let queue = tokio::spawn(work_off(world.clone(), stop.clone()));
+    running.until_stop(open_kernel(world.clone()));
+    running.until_stop(watch_switch(world.clone()));
+    running.until_stop(release::watch_namespaces(world.clone()));
+    running.until_stop(look_after(world.clone()));
+    running.until_stop(count(world.clone()));
+    running.until_stop(probes::run(world.clone(), health));
+    running.tasks.spawn(node::report::run(world.clone(), client, stop.clone()));
+
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    accepting.cancel();
+    // What has not ended by then is broken off: the next start finds out what holds.
+    if tokio::time::timeout(STOP_WITHIN, server).await.is_err() {
+        tracing::warn!("requests under way were broken off");
+    }
+    let _ = tokio::time::timeout(STOP_WITHIN, queue).await;
+    let _ = tokio::time::timeout(STOP_WITHIN, events).await;
+    running.tasks.shutdown().await;
+    checkpoint.stop().await;
+    Ok(())
+}
+
+/// The world, with its watches running.
+fn assemble(
+    config: &Arc<Config>,
+    checkpoint: Checkpoint,
+    kernel: Kernel,
+    client: Client,
+    events: Recorder,
+    metrics: Metrics,
+    running: &mut Running,
+) -> World {
+    let name = &config.node_name;
+    let by_name = || WatchConfig::default().fields(format!("metadata.name={name}"));
+    let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), by_name());
+    let (nodes, node_watch) = watch::<slim::Node>(Api::all(client.clone()), by_name());
+    let on_node = WatchConfig::default().fields(format!("spec.nodeName={name}"));
+    let (pod_store, pod_watch) = watch::<slim::Pod>(Api::all(client.clone()), on_node);
+    let of_node = WatchConfig::default().labels(format!("{}={name}", names::NODE_NAME_LABEL));
+    let (views, view_watch) = watch::<KuryrPort>(Api::all(client.clone()), of_node);
+
+    let queue = Queue::new(QueueConfig { backoff: BACKOFF, parked: PARKED, ..QueueConfig::new("agent") });
+    let state = State::new();
+    let pods = Pods::new(pod_store, client.clone(), name);
+    let switch = Ovsdb::start(OvsdbConfig {
+        bridge: config.bridge.clone(),
+        ..OvsdbConfig::new(config.ovsdb_socket.clone())
+    });
+    let sandboxes = Sandboxes::new(
+        Arc::clone(config),
+        checkpoint.clone(),
+        state.clone(),
+        kernel.clone(),
+        pods.clone(),
+        events,
+        metrics.clone(),
+        queue.clone(),
+    );
+    let world = World {
+        config: Arc::clone(config),
+        checkpoint,
+        state,
+        kernel,
+        switch,
+        watched: Watched::new(records, nodes, name),
+        pods,
+        views,
+        sandboxes,
+        queue,
+        metrics,
+        client,
+        memory: Arc::default(),
+    };
+    let stop = running.stop.clone();
+    let of_record = world.clone();
+    running.tasks.spawn(record_watch.run(stop.clone(), move |_| {
+        of_record.queue.add(Work::Start);
+        of_record.queue.add(Work::Uplinks);
+    }));
+    let of_node = world.clone();
+    running.tasks.spawn(node_watch.run(stop.clone(), move |change| on_node_change(&of_node, change)));
+    let of_pods = world.clone();
+    running.tasks.spawn(pod_watch.run(stop.clone(), move |change| on_pod_change(&of_pods, change)));
+    let of_views = world.clone();
+    running.tasks.spawn(view_watch.run(stop, move |change| on_view_change(&of_views, change)));
+    world
+}
+
+/// The kubelet writes the Node's status every few seconds; only its life and its addresses matter here.
+fn on_node_change(world: &World, change: &Change<slim::Node>) {
+    let matters = match change {
+        Change::Applied { new, old: Some(old) } => {
+            new.metadata.uid != old.metadata.uid || new.status.addresses != old.status.addresses
+        }
+        _ => true,
+    };
+    if matters {
+        world.queue.add(Work::Start);
+        world.queue.add(Work::Uplinks);
+    }
+}
+
+fn on_pod_change(world: &World, change: &Change<slim::Pod>) {
+    if matches!(change, Change::Reset { .. }) {
+        // Back in sync: what was unknown may be decided now.
+        world.queue.add(Work::Start);
+        world.queue_all_claims();
+        return;
+    }
+    for pod in change.touched() {
+        world.queue_claims_of(pod);
+    }
+}
+
+/// A view that is gone is posted again as long as its claim lasts.
+fn on_view_change(world: &World, change: &Change<KuryrPort>) {
+    match change {
+        Change::Deleted { old } => {
+            let key = kuryr_kubernetes::store::ObjectKey::of(&**old);
+            if let Some(pod) = world.pods.store().get(&key) {
+                world.queue_claims_of(&pod);
+            }
+        }
+        Change::Reset { .. } => world.queue_all_claims(),
+        Change::Applied { .. } => {}
+    }
+}
+
+async fn work_off(world: World, stop: CancellationToken) {
+    let at_once = NonZeroUsize::new(AT_ONCE).unwrap_or(NonZeroUsize::MIN);
+    let queue = world.queue.clone();
+    queue.add(Work::Start);
+    let stopped = queue.run(at_once, stop, move |work| world.clone().handle(work)).await;
+    if !stopped.aborted.is_empty() {
+        tracing::warn!(work = ?stopped.aborted, "work under way was broken off");
+    }
+}
+
+/// Opens the kernel, again and again until that succeeds.
+async fn open_kernel(world: World) {
+    loop {
+        let folder = world.config.bpf_dir.clone();
+        let open = world.kernel.blocking("open the kernel", move || Node::open(NodeConfig::new(folder)));
+        match open.await {
+            Ok(Ok(node)) => {
+                tracing::info!(joining = ?node.joining(), "the kernel can be used");
+                world.kernel.opened(Arc::new(node));
+                world.queue.add(Work::Start);
+                return;
+            }
+            Ok(Err(error)) => {
+                let why = with_causes(&error);
+                tracing::error!(again_in = ?OPEN_AGAIN, "the kernel cannot be used: {why}");
+                world.kernel.not_opened(why);
+            }
+            Err(error) => tracing::error!("the kernel cannot be opened: {}", with_causes(&error)),
+        }
+        tokio::time::sleep(OPEN_AGAIN).await;
+    }
+}
+
+/// Has uplinks looked at when the switch changes.
+async fn watch_switch(world: World) {
+    let mut switch = world.switch.watch();
+    loop {
+        world.queue.add(Work::Uplinks);
+        if switch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks after what others may take away.
+async fn look_after(world: World) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        if let Err(error) = world.kernel.patient("install the guard", |node| node.ensure_guard()).await {
+            tracing::warn!("the guard cannot be looked after: {}", with_causes(&error));
+        }
+        world.queue.add(Work::Sweep);
+    }
+}
+
+/// Keeps the figures of ports.
+async fn count(world: World) {
+    loop {
+        let state = world.state.get();
+        let offered = state.spec.as_ref().map_or(0, |spec| spec.ports.len());
+        let (claimed, free) = world.checkpoint.look(|_, ledger| {
+            let free = state.ready.keys().filter(|port| !ledger.claims.contains_key(*port)).count();
+            (ledger.claims.len(), free)
+        });
+        let ports =
+            [("offered", offered), ("ready", free), ("claimed", claimed), ("stuck", state.stuck.len())];
+        world.metrics.counts(ports, world.sandboxes.waiting());
+        tokio::time::sleep(COUNT_EVERY).await;
+    }
+}
+
+async fn serve_health(
+    running: &mut Running,
+    config: &Config,
+    registry: &Registry,
+    health: &Health,
+) -> Result<()> {
+    let address = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let router = kuryr_telemetry::health::router(health.clone(), registry.clone());
+    let listener = http::bind(address(config.health_port)).await?;
+    running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
+    if config.metrics_port != config.health_port {
+        let router = kuryr_telemetry::health::metrics_router(registry.clone());
+        let listener = http::bind(address(config.metrics_port)).await?;
+        running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
+    }
+    Ok(())
+}
+
+fn stop_on_signals(running: &mut Running) -> Result<()> {
+    let failed = |source| Error::File { step: "listen to signals in", path: "/proc/self".into(), source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = running.stop.clone();
+    running.tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
