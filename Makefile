@@ -1,0 +1,39 @@
+# The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check build bench-pods lab-up lab-down codegen
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## build, bring the lab up, show pods on Neutron ports; leaves the lab running
+	@test/prerequisites
+	@demo/demo
+
+test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on the lab
+	@test/prerequisites
+	@test/run
+
+check: ## what needs neither root nor the lab
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo xtask tidy
+	cargo test --workspace --exclude kuryr-datapath
+	cargo test -p kuryr-datapath --lib
+
+build: ## release binaries: kuryr-controller, kuryr-daemon, kuryr-cni (static)
+	cargo build --release -p kuryr-controller -p kuryr-agent
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile cni --target x86_64-unknown-linux-gnu -p kuryr-cni
+
+bench-pods: ## CNI ADD and pod start against the ptp plug-in, into docs/benchmarks.md
+	@test/prerequisites
+	@bench/pods
+
+lab-up: ## the lab alone
+	lab/lab up
+
+lab-down: ## stop the lab; keeps its state and caches
+	lab/lab down
+
+codegen: ## write generated files
+	cargo xtask codegen

@@ -1,0 +1,11 @@
+"""What the scenarios share: the lab's places, clients of both APIs, Kuryr's processes, traffic, expectations.
+
+- `expect`: expectations and bounded waits;
+- `lab`: where things of the lab are, and commands in its places;
+- `kubernetes`, `openstack`: small clients, from inside the lab's network;
+- `kuryr`: Kuryr as a user installs and configures it, and its processes;
+- `pods`: pods of a scenario, their namespaces and ports;
+- `traffic`: connections between places, with every loss counted;
+- `scenario`: steps, clean-up, counts.
+"""
+from . import lab as lab  # first: it makes the lab's own package importable

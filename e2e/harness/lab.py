@@ -1,0 +1,151 @@
+"""Where things of a lab are, and commands in its places. Names, addresses and paths are the lab's own (`lab/kuryrlab`)."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "lab"))
+# Compiled files would belong to root: keep them out of the checkout.
+sys.dont_write_bytecode = True
+
+from kuryrlab import cgroups, places, settings as names  # noqa: E402
+from kuryrlab.failure import Failure  # noqa: E402
+from kuryrlab.lab import Lab as Parts  # noqa: E402
+from kuryrlab.server import plug_again  # noqa: E402
+
+from .expect import Unmet  # noqa: E402
+
+COMMAND_SECONDS = 60
+
+
+class Lab:
+    """A running lab, by name."""
+
+    def __init__(self, name: str):
+        self.settings = names.Settings(name=name)
+        self.settings.options = names.Options.load(self.settings.options_file)
+        self.parts = Parts(self.settings)
+        self.processes = self.parts.processes
+        facts = self.settings.state / "neutron.json"
+        if not facts.exists() or not self.processes.alive("kube-apiserver"):
+            raise SystemExit(f"lab {name!r} is not up: run `lab/lab --name {name} up`")
+        # Ids and addresses of what the lab has in Neutron: networks, router, server.
+        self.facts = json.loads(facts.read_text())
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes."""
+        return [n.name for n in names.NODES]
+
+    def other(self, node: str) -> str:
+        """Return another node than this."""
+        return next(name for name in self.nodes if name != node)
+
+    def host(self, node: str) -> str:
+        """Return what Open vSwitch on a node names its host."""
+        return names.node(node).hostname
+
+    def netns(self, place: str) -> str:
+        """Return the path of a place's network namespace."""
+        return f"/run/netns/{self.settings.netns(place)}"
+
+    def machine(self, node: str):
+        """Return the lab's part for a node."""
+        return self.parts.machines[node]
+
+    def root(self, node: str) -> Path:
+        """Return a node's root directory, with the node's own mounts, as seen from here."""
+        holder = self.processes.pid(node)
+        if not holder:
+            raise Unmet(f"{node} does not run")
+        return Path(f"/proc/{holder}/root")
+
+    def place_of_kuryr(self, node: str):
+        """Return the place of Kuryr's processes on a node."""
+        return self.machine(node).place(cgroups.KURYR_LEAF)
+
+    def on_node(self, node: str, argv: list, env: dict | None = None, stdin: str | None = None, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
+        """Run a command on a node, with the lab's tools in its path, and return what it printed."""
+        done = self.outcome_on_node(node, argv, env, stdin, seconds)
+        if check and done.returncode:
+            raise Unmet(f"`{' '.join(map(str, argv))}` on {node}: exit {done.returncode}: {(done.stdout + done.stderr).strip()[-1500:]}")
+        return done.stdout
+
+    def outcome_on_node(self, node: str, argv: list, env: dict | None = None, stdin: str | None = None, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess:
+        """Run a command on a node and return how it ended."""
+        place = self.machine(node).place(cgroups.RUN_LEAF)
+        variables = places.environment(self.settings, {"PATH": f"{self.settings.run}/bin:{places.PATH}", **(env or {})})
+        how = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(places.command(place, argv, variables), capture_output=True, text=True, timeout=seconds, check=False, **how)
+
+    def call(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
+        """Call the lab's entry point and return what it printed; fail if it fails."""
+        return self.checked([str(ROOT / "lab" / "lab"), "--name", self.settings.name, *words], seconds)
+
+    def kubectl(self, *words: str, stdin: str | None = None, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
+        """Run kubectl as the cluster's admin and return what it printed."""
+        return self.checked(self.parts.kubernetes.kubectl(list(words)), seconds, stdin, check)
+
+    def openstack(self, *words: str, cloud: str = "kuryr", seconds: float = COMMAND_SECONDS) -> str:
+        """Run the openstack command line as a user of the lab and return what it printed."""
+        return self.checked(self.parts.openstack.cli(list(words), cloud), seconds)
+
+    def vsctl(self, node: str, *words: str) -> str:
+        """Run ovs-vsctl on a node and return what it printed."""
+        return self.parts.ovn.vsctl(names.node(node), *words)
+
+    def stop_neutron(self) -> None:
+        """Take Neutron's API away, as an outage does."""
+        self.guarded(self.parts.openstack.stop_neutron)
+
+    def start_neutron(self) -> None:
+        """Bring Neutron's API back and wait until it answers."""
+        self.guarded(self.parts.openstack.start_neutron)
+
+    def stop_apiserver(self) -> None:
+        """Take the Kubernetes API away, as an outage does."""
+        self.processes.stop("kube-apiserver")
+
+    def start_apiserver(self) -> None:
+        """Bring the Kubernetes API back and wait until it answers."""
+        self.guarded(self.parts.kubernetes.start_apiserver)
+
+    def stop_node(self, node: str) -> None:
+        """Switch a node off: its processes, pods' namespaces, mounts and links are gone, its disk stays."""
+        self.guarded(self.machine(node).stop)
+
+    def start_node(self, node: str) -> None:
+        """Switch a node on again: machine, chassis, containerd, kubelet."""
+        machine = self.machine(node)
+        again = [lambda: plug_again(self.parts)] if node == names.SERVER_NODE else []
+        for step in (lambda: cgroups.create(self.settings), machine.boot, lambda: self.parts.ovn.start_chassis(names.node(node)), machine.start, *again):
+            self.guarded(step)
+
+    def guarded(self, action):
+        """Run an action of the lab; its failure, with the end of the right log, is ours."""
+        try:
+            return action()
+        except Failure as failure:
+            raise Unmet(failure.text()) from failure
+
+    @staticmethod
+    def checked(words: list[str], seconds: float, stdin: str | None = None, check: bool = True) -> str:
+        """Run a command and return its output; fail with the end of it."""
+        how = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False, **how)
+        except subprocess.TimeoutExpired as late:
+            raise Unmet(f"`{' '.join(map(str, words[-8:]))}`: no end after {seconds:.0f} s") from late
+        if check and done.returncode:
+            raise Unmet(f"`{' '.join(map(str, words[-8:]))}`: exit {done.returncode}: {(done.stdout + done.stderr).strip()[-1500:]}")
+        return done.stdout
+
+
+def become_root() -> None:
+    """Go on as root by sudo, keeping what decides where the lab's files are: its namespaces belong to root."""
+    if os.geteuid() == 0:
+        return
+    kept = {k: os.environ[k] for k in ("HOME", "PATH", "XDG_CACHE_HOME", "XDG_STATE_HOME", "KURYR_LAB", "KURYR_E2E_LOGS") if k in os.environ}
+    os.execvp("sudo", ["sudo", "env", *[f"{k}={v}" for k, v in kept.items()], sys.executable, *sys.argv])

@@ -1,0 +1,106 @@
+"""A small client of the lab's Neutron, as Kuryr's user, as a stranger in another project, or as the admin."""
+from urllib.parse import urlencode
+
+from kuryrlab import settings as names
+from kuryrlab.identity import Keystone
+from kuryrlab.wire import request
+
+from .expect import Unmet
+from .lab import Lab
+
+V = names.NEUTRON_URL + "/v2.0"
+POD_OWNER, NODE_OWNER = "compute:kuryr", "kuryr:node"
+CLUSTER_TAG = "kuryr-cluster:"
+
+
+class Refused(Unmet):
+    """Neutron answered with an error."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(f"Neutron: {status}: {message}")
+        self.status = status
+
+
+class Neutron:
+    """Neutron as one user."""
+
+    def __init__(self, lab: Lab, user: str = "kuryr"):
+        project, password = ("admin", names.ADMIN_PASSWORD) if user == "admin" else names.USERS[user]
+        self.netns = lab.settings.netns("cp")
+        self.keystone = Keystone(self.netns, user, password, project)
+
+    @property
+    def project(self) -> str:
+        """Id of the user's project."""
+        if not self.keystone.project_id:
+            self.keystone.authenticate()
+        return self.keystone.project_id
+
+    def call(self, method: str, path: str, body=None, accept: tuple = ()) -> dict:
+        """Send one request below /v2.0, with a new token if the old one has expired."""
+        for attempt in (1, 2):
+            if not self.keystone.token:
+                self.keystone.authenticate()
+            answer = request(self.netns, method, V + path, body, {"X-Auth-Token": self.keystone.token})
+            if answer.status == 401 and attempt == 1:
+                self.keystone.token = None
+                continue
+            if answer.status >= 300 and answer.status not in accept:
+                raise Refused(answer.status, f"{method} {path}: {answer.body[:500].decode(errors='replace')}")
+            return answer.json() if answer.body and answer.status < 300 else {}
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
+    def ports(self, **filters) -> list[dict]:
+        """List ports; a list as a value means any of them."""
+        pairs = [(key.replace("__", ":"), item) for key, value in filters.items() for item in (value if isinstance(value, list) else [value])]
+        return self.call("GET", "/ports?" + urlencode(pairs))["ports"]
+
+    def ours(self, owner: str | None = POD_OWNER) -> list[dict]:
+        """List Kuryr's ports: of this project, with a tag of a cluster."""
+        filters = {"project_id": self.project} | ({"device_owner": owner} if owner else {})
+        return [port for port in self.ports(**filters) if any(tag.startswith(CLUSTER_TAG) for tag in port["tags"])]
+
+    def port_with(self, address: str) -> dict:
+        """Return the one port with an address."""
+        found = self.call("GET", "/ports?" + urlencode({"fixed_ips": f"ip_address={address}"}))["ports"]
+        if len(found) != 1:
+            raise Unmet(f"{len(found)} ports have the address {address}")
+        return found[0]
+
+    def create_port(self, **values) -> dict:
+        """Create one port."""
+        return self.call("POST", "/ports", {"port": values})["port"]
+
+    def update_port(self, port: str, **values) -> dict:
+        """Change one port."""
+        return self.call("PUT", f"/ports/{port}", {"port": values})["port"]
+
+    def delete_port(self, port: str) -> None:
+        """Delete a port; one that is not there is deleted."""
+        self.call("DELETE", f"/ports/{port}", accept=(404,))
+
+    def set_tags(self, port: str, tags: list[str]) -> None:
+        """Replace the tags of a port."""
+        self.call("PUT", f"/ports/{port}/tags", {"tags": tags})
+
+    def create_group(self, name: str, rules: list[dict]) -> dict:
+        """Create a security group with exactly these ingress and egress rules."""
+        group = self.call("POST", "/security-groups", {"security_group": {"name": name}})["security_group"]
+        for rule in group["security_group_rules"]:
+            self.call("DELETE", f"/security-group-rules/{rule['id']}")
+        if rules:
+            bulk = [{"security_group_id": group["id"], **rule} for rule in rules]
+            self.call("POST", "/security-group-rules", {"security_group_rules": bulk})
+        return group
+
+    def delete_group(self, group: str) -> None:
+        """Delete a security group; one that is not there is deleted."""
+        self.call("DELETE", f"/security-groups/{group}", accept=(404,))
+
+    def quota(self, project: str, **limits: int) -> None:
+        """Set quotas of a project; the admin's right."""
+        self.call("PUT", f"/quotas/{project}", {"quota": limits})
+
+    def reset_quota(self, project: str) -> None:
+        """Give a project its default quotas again."""
+        self.call("DELETE", f"/quotas/{project}", accept=(404,))

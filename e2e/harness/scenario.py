@@ -1,0 +1,166 @@
+"""Steps, clean-up and counts of a scenario."""
+import re
+import time
+import traceback
+from contextlib import contextmanager
+
+from .expect import Unmet, until
+from .kubernetes import Kubernetes
+from .kuryr import POOL, Kuryr
+from .lab import Lab
+from .openstack import POD_OWNER, Neutron
+from .pods import Pod, deployment, manifest
+
+
+class Ended(Exception):
+    """A step failed; the rest of the scenario makes no sense."""
+
+
+class Report:
+    """What passed and what failed."""
+
+    def __init__(self):
+        self.start, self.passed, self.failed, self.failures = time.monotonic(), 0, 0, []
+
+    def line(self, mark: str, text: str, seconds: float) -> None:
+        """Print one line with the time since the start and the time it took."""
+        print(f"{time.monotonic() - self.start:7.1f}s  {mark:<6} {text}  ({seconds:.1f} s)", flush=True)
+
+    def count(self, name: str, seconds: float, error: str | None) -> None:
+        """Count and print one step."""
+        if error is None:
+            self.passed += 1
+            self.line("ok", name, seconds)
+            return
+        self.failed += 1
+        self.failures.append(f"{name}: {error.splitlines()[0] if error else ''}")
+        self.line("FAILED", name, seconds)
+        for line in error.splitlines():
+            print(f"          | {line}", flush=True)
+
+    def summary(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed"
+
+
+class World:
+    """What the steps of one scenario work with."""
+
+    def __init__(self, lab: Lab, name: str, report: Report, keep: bool = False):
+        self.lab, self.name, self.report, self.keep = lab, name, report, keep
+        self.namespace = f"e2e-{re.sub(r'[^a-z0-9-]', '-', name)}"
+        self.kube = Kubernetes(lab)
+        self.cloud, self.admin_cloud, self.other_cloud = Neutron(lab), Neutron(lab, "admin"), Neutron(lab, "other")
+        self.kuryr = Kuryr(lab, self.kube)
+        self.last, self.failed = [], False
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, what: str):
+        """Run the block as one counted step; a failure ends the scenario."""
+        begin, error = time.monotonic(), None
+        try:
+            yield
+        except (Unmet, OSError) as unmet:
+            error = str(unmet) or repr(unmet)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception:
+            error = traceback.format_exc()
+        self.report.count(f"{self.name}: {what}", time.monotonic() - begin, error)
+        if error is not None:
+            self.failed = True
+            raise Ended(what)
+
+    def finally_do(self, action) -> None:
+        """Run an action at the end of the scenario, last registered first, whatever happened."""
+        self.last.append(action)
+
+    def begin(self) -> None:
+        """Make the scenario's namespace, empty."""
+        self.remove_namespace()
+        self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
+        until("the default service account exists", lambda: self.kube.get("ServiceAccount", "default", self.namespace), 30)
+
+    def end(self) -> None:
+        """Take everything back: what the steps registered, the namespace, changed settings, stopped processes."""
+        problems = []
+        actions = [self.remove_namespace] if not (self.keep and self.failed) else []
+        for action in list(reversed(self.last)) + [self.restore_kuryr] + actions + [self.settle]:
+            try:
+                action()
+            except (Unmet, OSError) as unmet:
+                problems.append(str(unmet))
+        if problems:
+            self.report.count(f"{self.name}: clean-up", 0, "\n".join(problems))
+
+    def remove_namespace(self) -> None:
+        """Delete the scenario's namespace with its pods, and wait."""
+        if self.kube.get("Namespace", self.namespace):
+            for pod in self.kube.objects("Pod", self.namespace):
+                self.kube.delete("Pod", pod["metadata"]["name"], self.namespace, 0)
+            self.kube.delete("Namespace", self.namespace)
+            self.kube.wait_gone("Namespace", self.namespace, None, 90)
+
+    def remove_pods(self) -> None:
+        """Delete the scenario's pods, and wait."""
+        names = [pod["metadata"]["name"] for pod in self.kube.objects("Pod", self.namespace)]
+        for name in names:
+            self.kube.delete("Pod", name, self.namespace, 0)
+        for name in names:
+            self.kube.wait_gone("Pod", name, self.namespace, 60)
+
+    def restore_kuryr(self) -> None:
+        """Give Kuryr its ordinary settings and processes."""
+        self.kuryr.restore()
+
+    def settle(self) -> None:
+        """Wait until pools are filled, no claim is left over and nothing is beyond the pools."""
+        self.kuryr.wait_ready()
+        if not self.keep:
+            for node in self.lab.nodes:
+                until(f"no claims are left on {node}", lambda node=node: not self.claims_of_this(node), 60, why=lambda node=node: self.kuryr.describe(node))
+
+    def claims_of_this(self, node: str) -> dict:
+        """Return the claims of this scenario's pods."""
+        return {port: claim for port, claim in self.kuryr.claims(node).items() if claim["namespace"] == self.namespace}
+
+    # --- making things --------------------------------------------------------------------------------
+
+    def pod(self, name: str, node: str | None = None, wait: bool = True, seconds: float = 60, **how) -> Pod:
+        """Create a pod and, unless told otherwise, wait until it is Ready."""
+        self.kube.create(manifest(name, self.namespace, node, **how))
+        pod = Pod(self.lab, self.kube, self.namespace, name)
+        return pod.wait_ready(seconds) if wait else pod
+
+    def deployment(self, name: str, replicas: int, **how) -> None:
+        """Create a Deployment."""
+        self.kube.create(deployment(name, self.namespace, replicas, **how))
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Change the size of a Deployment."""
+        self.kube.patch("Deployment", name, {"spec": {"replicas": replicas}}, self.namespace)
+
+    def pods(self, name: str) -> list[Pod]:
+        """Return the pods of a Deployment."""
+        return [Pod(self.lab, self.kube, self.namespace, pod["metadata"]["name"]) for pod in self.kube.objects("Pod", self.namespace, labels=f"set={name}")]
+
+    def wait_pods(self, name: str, count: int, seconds: float) -> list[Pod]:
+        """Wait until a Deployment has so many Ready pods and no others."""
+        def all_ready():
+            pods = self.kube.objects("Pod", self.namespace, labels=f"set={name}")
+            ready = [p for p in pods if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))]
+            return len(ready) == len(pods) == count or None
+        until(f"{count} pods of {name} are Ready", lambda: all_ready() or count == 0 and not self.pods(name), seconds, 0.2,
+              why=lambda: [pod.describe() for pod in self.pods(name) if not pod.ready()][:3])
+        return self.pods(name)
+
+    # --- counting ports -------------------------------------------------------------------------------
+
+    def our_ports(self) -> list[dict]:
+        """Return Kuryr's pod ports in Neutron."""
+        return self.cloud.ours(POD_OWNER)
+
+    def pool_limit(self) -> int:
+        """Return how many ports the pools of all nodes may hold together."""
+        return POOL["ports_pool_max"] * len(self.lab.nodes)

@@ -1,0 +1,312 @@
+"""Connections between places, from inside their network namespaces, with every loss counted.
+
+A namespace is named by its path. A thread enters it only to make a socket, which then belongs to it for good.
+"""
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kuryrlab.wire import CLONE_NEWNET, libc
+
+from .expect import Unmet, expect
+
+STREAM_PORT = 9009
+INTERVAL_SECONDS = 0.01
+
+
+def inside(netns: str, action):
+    """Run an action in a thread inside a network namespace and return its result."""
+    outcome: list = []
+
+    def enter():
+        try:
+            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(fd, CLONE_NEWNET) != 0:
+                    raise OSError("cannot enter " + netns)
+            finally:
+                os.close(fd)
+            outcome.append((action(), None))
+        except BaseException as error:  # handed over to the caller
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    value, error = outcome[0]
+    if error:
+        raise error
+    return value
+
+
+def has_address(netns: str, address: str) -> bool:
+    """Tell whether an address is local in a namespace."""
+    def bind() -> bool:
+        with new_socket(address, socket.SOCK_DGRAM) as trial:
+            try:
+                trial.bind((address, 0))
+                return True
+            except OSError:
+                return False
+    try:
+        return inside(netns, bind)
+    except OSError:
+        return False
+
+
+def new_socket(address: str, kind: int) -> socket.socket:
+    """Make a socket of an address's family."""
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+
+
+def connect(netns: str, address: str, port: int, seconds: float = 3) -> str:
+    """Try a TCP connection; return `connected`, `refused`, `timeout` or `unreachable`."""
+    def attempt() -> str:
+        with new_socket(address, socket.SOCK_STREAM) as trial:
+            trial.settimeout(seconds)
+            try:
+                trial.connect((address, port))
+                return "connected"
+            except TimeoutError:
+                return "timeout"
+            except ConnectionRefusedError:
+                return "refused"
+            except OSError as error:
+                if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT):
+                    return "unreachable"
+                raise
+    return inside(netns, attempt)
+
+
+def http_get(netns: str, address: str, port: int = 8080, path: str = "/", seconds: float = 5) -> str:
+    """Ask an HTTP server and return the body of its answer.
+
+    Raises OSError when nobody answers, Unmet for another status than 200.
+    """
+    def ask() -> bytes:
+        with new_socket(address, socket.SOCK_STREAM) as client:
+            client.settimeout(seconds)
+            client.connect((address, port))
+            client.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode())
+            parts = []
+            while part := client.recv(65536):
+                parts.append(part)
+            return b"".join(parts)
+    head, _, body = inside(netns, ask).decode(errors="replace").partition("\r\n\r\n")
+    if " 200 " not in head.splitlines()[0] + " ":
+        raise Unmet(f"http://{address}:{port}{path}: {head.splitlines()[0]}")
+    return body
+
+
+@contextmanager
+def listener(netns: str, address: str, port: int):
+    """Accept TCP connections in a namespace while the block runs."""
+    def listen():
+        made = new_socket(address, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        made.listen(64)
+        return made
+    server = inside(netns, listen)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def bulk(source: str, target: str, address: str, count: int, port: int = STREAM_PORT + 5) -> int:
+    """Send so many bytes over one TCP connection and return how many arrived."""
+    with listener(target, address, port) as server:
+        server.settimeout(10)
+
+        def send():
+            with new_socket(address, socket.SOCK_STREAM) as client:
+                client.settimeout(60)
+                client.connect((address, port))
+                client.sendall(bytes(count))
+        sender = threading.Thread(target=lambda: inside(source, send), daemon=True)
+        sender.start()
+        accepted, _ = server.accept()
+        accepted.settimeout(60)
+        arrived = 0
+        with accepted:
+            while part := accepted.recv(1 << 18):
+                arrived += len(part)
+        sender.join(timeout=10)
+        return arrived
+
+
+def spoof(source: str, claimed: str, target: str, address: str, count: int = 20, port: int = STREAM_PORT + 6) -> int:
+    """Send datagrams under an address that is not the sender's (IPv4) and return how many arrived."""
+    def receiver():
+        made = new_socket(address, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(1)
+        return made
+
+    def send():
+        body = b"spoofed"
+        datagram = struct.pack("!HHHH", port, port, 8 + len(body), 0) + body
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 0, 0, 64, socket.IPPROTO_UDP, 0, socket.inet_aton(claimed), socket.inet_aton(address))
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            for _ in range(count):
+                raw.sendto(header + datagram, (address, 0))
+    with inside(target, receiver) as server:
+        inside(source, send)
+        arrived = 0
+        try:
+            while server.recv(64):
+                arrived += 1
+        except TimeoutError:
+            return arrived
+        return arrived
+
+
+@dataclass
+class Losses:
+    """What a stream saw."""
+
+    sent: int
+    answered: int
+    longest_gap: float     # seconds between two answers
+    tcp_broken: str | None
+    missing: list          # numbers of the first datagrams that were not answered
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.answered
+
+
+class Stream:
+    """Numbered datagrams every 10 ms from one namespace to another and back, beside one TCP connection that must never break."""
+
+    def __init__(self, source: str, target: str, address: str, port: int = STREAM_PORT):
+        self.source, self.target, self.address, self.port = source, target, address, port
+        self.stopping, self.threads, self.sockets = threading.Event(), [], []
+        self.sent, self.answers, self.numbers, self.tcp_sent, self.tcp_answered, self.tcp_broken = 0, [], set(), 0, 0, None
+
+    def __enter__(self):
+        udp_server = self.make(self.target, socket.SOCK_DGRAM, self.address)
+        tcp_server = self.make(self.target, socket.SOCK_STREAM, self.address)
+        tcp_server.listen(1)
+        udp = self.make(self.source, socket.SOCK_DGRAM)
+        udp.connect((self.address, self.port))
+        self.begin(self.echo_datagrams, udp_server)
+        tcp = self.make(self.source, socket.SOCK_STREAM)
+        tcp.settimeout(10)
+        tcp.connect((self.address, self.port))
+        accepted, _ = tcp_server.accept()
+        self.sockets.append(accepted)
+        self.begin(self.echo_stream, accepted)
+        self.begin(self.receive_datagrams, udp)
+        self.begin(self.send_datagrams, udp)
+        self.begin(self.exchange, tcp)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def make(self, netns: str, kind: int, bind: str | None = None) -> socket.socket:
+        """Make a socket in a namespace."""
+        def create():
+            made = new_socket(self.address, kind)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if bind:
+                made.bind((bind, self.port))
+            return made
+        made = inside(netns, create)
+        made.settimeout(0.5 if kind == socket.SOCK_DGRAM else 10)
+        self.sockets.append(made)
+        return made
+
+    def begin(self, action, *arguments) -> None:
+        thread = threading.Thread(target=action, args=arguments, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def echo_datagrams(self, server: socket.socket) -> None:
+        while not self.stopping.is_set():
+            try:
+                data, peer = server.recvfrom(64)
+                server.sendto(data, peer)
+            except (TimeoutError, ConnectionError):
+                continue
+            except OSError:
+                return
+
+    def send_datagrams(self, udp: socket.socket) -> None:
+        while not self.stopping.is_set():
+            try:
+                udp.send(struct.pack("!Q", self.sent))
+            except OSError:
+                pass  # counted: it will not be answered
+            self.sent += 1
+            time.sleep(INTERVAL_SECONDS)
+
+    def receive_datagrams(self, udp: socket.socket) -> None:
+        end = None
+        while end is None or time.monotonic() < end:
+            if self.stopping.is_set() and end is None:
+                end = time.monotonic() + 1   # answers that are still on their way
+            try:
+                number = struct.unpack("!Q", udp.recv(64))[0]
+                self.answers.append(time.monotonic())
+                self.numbers.add(number)
+            except (TimeoutError, ConnectionError):
+                continue
+            except OSError:
+                return
+
+    def echo_stream(self, accepted: socket.socket) -> None:
+        accepted.settimeout(60)
+        try:
+            while data := accepted.recv(65536):
+                accepted.sendall(data)
+        except OSError:
+            return
+
+    def exchange(self, tcp: socket.socket) -> None:
+        """Send a numbered word and wait for it, again and again; a word that does not come back breaks the stream."""
+        tcp.settimeout(20)
+        try:
+            while not self.stopping.is_set():
+                word = struct.pack("!Q", self.tcp_sent)
+                tcp.sendall(word)
+                self.tcp_sent += 1
+                back = b""
+                while len(back) < len(word):
+                    part = tcp.recv(len(word) - len(back))
+                    if not part:
+                        raise OSError("closed by the other side")
+                    back += part
+                if back != word:
+                    raise OSError("another word came back")
+                self.tcp_answered += 1
+                time.sleep(INTERVAL_SECONDS)
+        except OSError as error:
+            if not self.stopping.is_set():
+                self.tcp_broken = f"after {self.tcp_answered} exchanges: {error!r}"
+
+    def stop(self) -> Losses:
+        """End the stream and tell what was lost."""
+        self.stopping.set()
+        for thread in self.threads[2:]:
+            thread.join(timeout=3)
+        for made in self.sockets:
+            made.close()
+        gaps = [later - earlier for earlier, later in zip(self.answers, self.answers[1:])]
+        missing = [number for number in range(self.sent) if number not in self.numbers]
+        return Losses(self.sent, len(self.answers), max(gaps, default=0.0), self.tcp_broken, missing[:20])
+
+    def expect_whole(self, allowed_losses: int = 0) -> Losses:
+        """End the stream and fail if anything was lost."""
+        losses = self.stop()
+        expect(self.tcp_answered > 0, "the TCP connection carried nothing")
+        expect(losses.tcp_broken is None, f"the TCP connection broke {losses.tcp_broken}")
+        expect(losses.lost <= allowed_losses, f"{losses.lost} of {losses.sent} datagrams were lost ({losses.missing}), longest gap {losses.longest_gap * 1000:.0f} ms")
+        return losses
