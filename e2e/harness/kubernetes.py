@@ -43,11 +43,11 @@ class Kubernetes:
             self.context.load_cert_chain(folder / "admin.crt", folder / "admin.key")
 
     def call(self, method: str, path: str, body=None, content_type: str = "application/json") -> dict:
-        """Send one request; one more time on a connection that the server had closed meanwhile."""
+        """Send one request. Reading may happen on an old connection, and again if the server had closed that meanwhile; writing must not happen twice."""
         headers = {"Content-Type": content_type, "User-Agent": "e2e-harness"} | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
         data = json.dumps(body).encode() if body is not None else None
         for fresh in (False, True):
-            connection = None if fresh else getattr(self.local, "connection", None)
+            connection = None if fresh or method != "GET" else getattr(self.local, "connection", None)
             reused = connection is not None
             connection = connection or self.connect()
             try:

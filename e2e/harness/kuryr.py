@@ -169,6 +169,22 @@ class Kuryr:
             until(f"{node} has {ports} ready ports", lambda node=node: len(self.ready_ports(node)) >= ports, seconds, why=lambda node=node: self.describe(node))
             until(f"{node} is Ready", lambda node=node: self.node_is_ready(node), seconds, why=lambda node=node: self.describe(node))
 
+    def wait_quiet(self, seconds: float = 60) -> None:
+        """Wait until every offered port is ready or claimed, for two seconds on end: nothing is being plugged or unplugged.
+
+        Open vSwitch's userspace datapath drops a few packets each time a port is added to it or removed.
+        """
+        since = [time.monotonic()]
+
+        def quiet() -> bool:
+            for node in self.lab.nodes:
+                found = self.node(node)
+                offered, status = set(found["spec"].get("ports") or {}), found.get("status", {})
+                if offered != set(status.get("ready") or {}) | set(status.get("claims") or {}) or status.get("returned"):
+                    since[0] = time.monotonic()
+            return time.monotonic() - since[0] >= 2
+        until("nothing is being plugged", quiet, seconds, 0.2, why=lambda: [self.describe(node) for node in self.lab.nodes])
+
     def node_is_ready(self, node: str) -> bool:
         """Tell whether Kubernetes calls a node ready."""
         conditions = self.kube.get("Node", node)["status"]["conditions"]

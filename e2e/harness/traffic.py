@@ -303,10 +303,10 @@ class Stream:
         missing = [number for number in range(self.sent) if number not in self.numbers]
         return Losses(self.sent, len(self.answers), max(gaps, default=0.0), self.tcp_broken, missing[:20])
 
-    def expect_whole(self, allowed_losses: int = 0) -> Losses:
-        """End the stream and fail if anything was lost."""
+    def expect_whole(self, allowed_share: float = 0.0) -> Losses:
+        """End the stream and fail if the TCP connection broke or more datagrams were lost than this share."""
         losses = self.stop()
         expect(self.tcp_answered > 0, "the TCP connection carried nothing")
         expect(losses.tcp_broken is None, f"the TCP connection broke {losses.tcp_broken}")
-        expect(losses.lost <= allowed_losses, f"{losses.lost} of {losses.sent} datagrams were lost ({losses.missing}), longest gap {losses.longest_gap * 1000:.0f} ms")
+        expect(losses.lost <= allowed_share * losses.sent, f"{losses.lost} of {losses.sent} datagrams were lost ({losses.missing}), longest gap {losses.longest_gap * 1000:.0f} ms")
         return losses

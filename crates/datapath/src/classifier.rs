@@ -2,9 +2,9 @@
 //! direction.
 //!
 //! Why not tcx links, which are newer and can be pinned: attaching one waits for all processors to have left the
-//! old set of programs, with the kernel's network configuration locked meanwhile: 8 to 12 ms for each program of each pod.
-//! A filter takes a tenth of a millisecond. It belongs to its link, so it outlives the process that attached it and
-//! needs no pin, and it is replaced in place.
+//! old set of programs, with the kernel's network configuration locked meanwhile, 8 to 12 ms for each program of
+//! each pod (measured on Linux 6.18). A filter takes a tenth of a millisecond. It belongs to its link, so it
+//! outlives the process that attached it and needs no pin, and it is replaced in place.
 //!
 //! Sources: kernel `net/sched/cls_api.c`, `cls_bpf.c`, `include/uapi/linux/pkt_sched.h`; tc-bpf(8).
 

@@ -75,7 +75,7 @@ pub enum Error {
 
     // ---- netlink
     /// The kernel refused a change or a question.
-    #[error("cannot {step} {subject}{}", detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default())]
+    #[error("cannot {step} {subject}{}", in_brackets(detail))]
     Kernel {
         /// What was tried.
         step: Step,
@@ -243,7 +243,7 @@ pub enum Error {
         waited: Duration,
     },
     /// The database refused a transaction or a call.
-    #[error("the Open vSwitch database refused: {error}{}", details.as_ref().map(|details| format!(" ({details})")).unwrap_or_default())]
+    #[error("the Open vSwitch database refused: {error}{}", in_brackets(details))]
     OvsdbRefused {
         /// The error's name (RFC 7047, section 3.1).
         error: String,
@@ -316,6 +316,10 @@ impl Error {
             _ => false,
         }
     }
+}
+
+fn in_brackets(words: &Option<String>) -> String {
+    words.as_ref().map(|words| format!(" ({words})")).unwrap_or_default()
 }
 
 /// What is wrong with an interface name (`dev_valid_name` in the kernel, and more).

@@ -1,8 +1,8 @@
 //! Offload features of a prepared uplink's end, by the kernel's ethtool netlink family.
 //!
-//! With the userspace datapath of Open vSwitch, which reads the other end through a packet socket, packets must leave
-//! complete: with checksums and no longer than the MTU. Left on, offloads make TCP stall while ping works. The pod's own
-//! offloads may stay on: the kernel finishes its packets when they reach the uplink's end.
+//! With the userspace datapath of Open vSwitch, which reads the other end through a packet socket, packets must
+//! leave complete: with checksums and no longer than the MTU. Left on, offloads make TCP stall while ping works.
+//! The pod's own offloads may stay on: the kernel finishes its packets when they reach the uplink's end.
 //!
 //! Sources: kernel documentation, "Netlink interface for ethtool" (`FEATURES_SET`) and "Generic Netlink".
 
