@@ -155,7 +155,8 @@ fn limits(conf: &Conf) -> Result<Limits> {
     let time = |option| -> Result<u64> { Ok(millis(conf.get::<Duration>(option)?)) };
     let (min, max) = (conf.get(&vif_pool::PORTS_POOL_MIN)?, conf.get(&vif_pool::PORTS_POOL_MAX)?);
     if max > 0 && max < min {
-        let problem = format!("is less than ports_pool_min ({min}), so ports would be made only to be deleted");
+        let problem =
+            format!("is less than ports_pool_min ({min}), so ports would be made only to be deleted");
         let fix = format!("set it to 0 (no bound) or to at least {min}");
         return Err(conf.invalid(&vif_pool::PORTS_POOL_MAX, problem, fix).into());
     }

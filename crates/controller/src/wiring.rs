@@ -196,7 +196,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let mut led = leadership.subscribe();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     let work = async {
-        while let Ok(term) = led.wait_for(Option::is_some).await.map(|term| term.clone()) {
+        while let Ok(term) = led.wait_for(Option::is_some).await.map(|term| *term) {
             let Some(term) = term else { continue };
             let over = CancellationToken::new();
             let ends = led.wait_for(|now| now.as_ref().map(|now| now.number) != Some(term.number));
