@@ -123,6 +123,19 @@ class Lab:
         for step in (lambda: cgroups.create(self.settings), machine.boot, lambda: self.parts.ovn.start_chassis(names.node(node)), machine.start, *again):
             self.guarded(step)
 
+    def revive(self) -> list[str]:
+        """Start daemons of the lab that have ended by themselves; return what they said last."""
+        said = []
+        for name in names_of_daemons(self):
+            record = self.processes.read(name)
+            if record and not record.alive():
+                lines = Path(record.log).read_text(errors="replace").splitlines() or ["nothing"]
+                said.append(f"{name} had ended: {lines[-1]}")
+        if said:
+            for node in self.nodes:
+                self.guarded(lambda node=node: self.parts.ovn.start_chassis(names.node(node)))
+        return said
+
     def guarded(self, action):
         """Run an action of the lab; its failure, with the end of the right log, is ours."""
         try:
@@ -141,6 +154,11 @@ class Lab:
         if check and done.returncode:
             raise Unmet(f"`{' '.join(map(str, words[-8:]))}`: exit {done.returncode}: {(done.stdout + done.stderr).strip()[-1500:]}")
         return done.stdout
+
+
+def names_of_daemons(lab: Lab) -> list[str]:
+    """Return the names of the switch's daemons on all nodes."""
+    return [f"{node}-{daemon}" for node in lab.nodes for daemon in ("ovsdb", "vswitchd", "ovn-controller")]
 
 
 def become_root() -> None:

@@ -10,7 +10,6 @@ from .lab import Lab
 
 V = names.NEUTRON_URL + "/v2.0"
 POD_OWNER, NODE_OWNER = "compute:kuryr", "kuryr:node"
-CLUSTER_TAG = "kuryr-cluster:"
 
 
 class Refused(Unmet):
@@ -55,10 +54,9 @@ class Neutron:
         pairs = [(key.replace("__", ":"), item) for key, value in filters.items() for item in (value if isinstance(value, list) else [value])]
         return self.call("GET", "/ports?" + urlencode(pairs))["ports"]
 
-    def ours(self, owner: str | None = POD_OWNER) -> list[dict]:
-        """List Kuryr's ports: of this project, with a tag of a cluster."""
-        filters = {"project_id": self.project} | ({"device_owner": owner} if owner else {})
-        return [port for port in self.ports(**filters) if any(tag.startswith(CLUSTER_TAG) for tag in port["tags"])]
+    def ours(self, tag: str, owner: str) -> list[dict]:
+        """List a cluster's ports: of this project, with the cluster's tag."""
+        return [port for port in self.ports(project_id=self.project, device_owner=owner) if tag in port["tags"]]
 
     def port_with(self, address: str) -> dict:
         """Return the one port with an address."""

@@ -135,12 +135,15 @@ class Pod:
         return self.lab.kubectl("exec", "-n", self.namespace, self.name, "--", *words)
 
     def expect_neutron_port(self, cloud: Neutron) -> dict:
-        """Check that the pod's addresses, MAC and node are those of one ACTIVE port of ours; return the port."""
+        """Check that the pod's addresses, MAC and node are those of one ACTIVE port of ours; return the port.
+
+        Neutron learns some time after the node that a port carries traffic, hence the wait.
+        """
+        until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 20, 0.3)
         port = self.port(cloud)
         expect_equal(sorted(ip["ip_address"] for ip in port["fixed_ips"]), sorted(self.addresses), f"addresses of {self.name}'s port")
         expect_equal(port["device_owner"], "compute:kuryr", "device_owner")
         expect_equal(port["binding:host_id"], self.lab.host(self.node), "host of the port")
-        expect_equal(port["status"], "ACTIVE", "status of the port")
         expect_equal(port["mac_address"], self.mac(), f"MAC of {self.name}")
         return port
 

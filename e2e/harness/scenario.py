@@ -4,7 +4,7 @@ import time
 import traceback
 from contextlib import contextmanager
 
-from .expect import Unmet, until
+from .expect import Unmet, shorten, until
 from .kubernetes import Kubernetes
 from .kuryr import POOL, Kuryr
 from .lab import Lab
@@ -33,7 +33,7 @@ class Report:
             self.line("ok", name, seconds)
             return
         self.failed += 1
-        self.failures.append(f"{name}: {error.splitlines()[0] if error else ''}")
+        self.failures.append(f"{name}: {shorten(error.splitlines()[-1] if error else '', 200)}")
         self.line("FAILED", name, seconds)
         for line in error.splitlines():
             print(f"          | {line}", flush=True)
@@ -51,7 +51,7 @@ class World:
         self.kube = Kubernetes(lab)
         self.cloud, self.admin_cloud, self.other_cloud = Neutron(lab), Neutron(lab, "admin"), Neutron(lab, "other")
         self.kuryr = Kuryr(lab, self.kube)
-        self.last, self.failed = [], False
+        self.last, self.failed, self.cluster_tag = [], False, None
 
     # --- steps ----------------------------------------------------------------------------------------
 
@@ -77,7 +77,9 @@ class World:
         self.last.append(action)
 
     def begin(self) -> None:
-        """Make the scenario's namespace, empty."""
+        """Make the scenario's namespace, empty; bring back what of the lab has ended by itself."""
+        for notice in self.lab.revive():
+            print(f"          note: {notice}", flush=True)
         self.remove_namespace()
         self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
         until("the default service account exists", lambda: self.kube.get("ServiceAccount", "default", self.namespace), 30)
@@ -86,13 +88,18 @@ class World:
         """Take everything back: what the steps registered, the namespace, changed settings, stopped processes."""
         problems = []
         actions = [self.remove_namespace] if not (self.keep and self.failed) else []
-        for action in list(reversed(self.last)) + [self.restore_kuryr] + actions + [self.settle]:
+        for action in list(reversed(self.last)) + [self.notice_crashes, self.restore_kuryr] + actions + [self.settle]:
             try:
                 action()
             except (Unmet, OSError) as unmet:
                 problems.append(str(unmet))
         if problems:
             self.report.count(f"{self.name}: clean-up", 0, "\n".join(problems))
+
+    def notice_crashes(self) -> None:
+        """Bring back what of the lab has ended by itself, and say so: it explains failures that are not Kuryr's."""
+        if said := self.lab.revive():
+            raise Unmet("\n".join(said))
 
     def remove_namespace(self) -> None:
         """Delete the scenario's namespace with its pods, and wait."""
@@ -157,9 +164,11 @@ class World:
 
     # --- counting ports -------------------------------------------------------------------------------
 
-    def our_ports(self) -> list[dict]:
-        """Return Kuryr's pod ports in Neutron."""
-        return self.cloud.ours(POD_OWNER)
+    def our_ports(self, owner: str = POD_OWNER) -> list[dict]:
+        """Return the ports of this cluster's Kuryr in Neutron: of its project and with its tag."""
+        if not self.cluster_tag:
+            self.cluster_tag = f"kuryr-cluster:{self.kube.get('Namespace', 'kube-system')['metadata']['uid']}"
+        return self.cloud.ours(self.cluster_tag, owner)
 
     def pool_limit(self) -> int:
         """Return how many ports the pools of all nodes may hold together."""

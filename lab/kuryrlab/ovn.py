@@ -13,6 +13,20 @@ from .processes import Processes
 from .settings import Node, Settings
 
 QUIET = ["--no-chdir", "-vconsole:info", "-vsyslog:off", "-vfile:off"]
+# Distributions start ovs-vswitchd with a monitor that starts it again after a crash. Here the bridges' own links vanish
+# with it, and what was set on them has to be set again: $1, the rest is the command.
+SUPERVISE = """
+lines=$1; shift
+trap 'kill $child 2>/dev/null; wait $child; exit 0' TERM INT
+"$@" & child=$!
+while wait $child; code=$?; [ $code -gt 128 ]; do
+    echo "ovs-vswitchd ended by signal $((code - 128)); starting it again"
+    sleep 1
+    "$@" & child=$!
+    for try in 1 2 3 4 5 6 7 8 9 10; do sleep 0.5; echo "$lines" | ip -batch - && break; done
+done
+exit $code
+"""
 BRIDGES = ("br-phy", "br-int", "br-ex")
 
 
@@ -101,7 +115,10 @@ class Ovn:
         started |= self.processes.start(
             f"{n.name}-vswitchd",
             place,
-            ["/usr/sbin/ovs-vswitchd", f"unix:{run}/db.sock", f"--unixctl={run}/vswitchd.ctl"] + QUIET,
+            ["/bin/sh", "-c", SUPERVISE, "ovs-vswitchd", "\n".join(self.bridge_lines(n))]
+            + ["/usr/sbin/ovs-vswitchd", f"unix:{run}/db.sock", f"--unixctl={run}/vswitchd.ctl"]
+            + [f"--pidfile={run}/ovs-vswitchd.pid"]  # as distributions have it: Kuryr's agent looks at it
+            + QUIET,
             env,
         )
         self.processes.wait(
@@ -109,15 +126,9 @@ class Ovn:
             lambda: self.vsctl(n, "get", "bridge", "br-int", "datapath_id").strip() not in ("", "[]"),
             30,
         )
-        # Userspace tunnels leave through a userspace bridge that owns the tunnel address.
-        lines = (
-            [f"addr replace {n.tunnel4}/24 dev br-phy"]
-            + [f"link set {b} addrgenmode none" for b in BRIDGES]
-            + [f"link set {b} up" for b in BRIDGES]
-        )
         done = subprocess.run(
             debian.tool(self.root, "ip") + ["-n", self.settings.netns(n.name), "-batch", "-"],
-            input="\n".join(lines),
+            input="\n".join(self.bridge_lines(n)),
             capture_output=True,
             text=True,
         )
@@ -132,6 +143,17 @@ class Ovn:
             60,
         )
         return f"OVS and ovn-controller of {n.name}" if started else None
+
+    def bridge_lines(self, n: Node) -> list[str]:
+        """What `ip -batch` has to do once the bridges are there.
+
+        Userspace tunnels leave through a userspace bridge that owns the tunnel address.
+        """
+        return (
+            [f"addr replace {n.tunnel4}/24 dev br-phy"]
+            + [f"link set {b} addrgenmode none" for b in BRIDGES]
+            + [f"link set {b} up" for b in BRIDGES]
+        )
 
     def describe(self, n: Node) -> None:
         """Write what OVN has to know about a chassis."""

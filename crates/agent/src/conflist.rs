@@ -40,6 +40,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if let Some(path) = result? {
         tracing::info!(path = %path.display(), "wrote the CNI configuration");
     }
+    world.memory().conflist_written = true;
     Ok(Outcome::Done)
 }
 

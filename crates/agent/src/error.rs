@@ -63,16 +63,12 @@ pub(crate) enum Error {
         why: String,
     },
     /// The runtime gave up on this sandbox.
-    #[error("ADD of {container_id} was given up: the runtime deleted the sandbox or asked again")]
+    #[error(
+        "ADD of {container_id} was given up: the runtime deleted the sandbox or asked again, or kuryr-daemon stops"
+    )]
     Interrupted {
         /// The sandbox.
         container_id: String,
-    },
-    /// There is no network namespace at the path.
-    #[error("the sandbox's network namespace {netns} does not exist any more")]
-    SandboxGone {
-        /// Its path.
-        netns: String,
     },
     /// The controller's record does not describe the port.
     #[error("port {port} cannot be attached")]
@@ -197,7 +193,6 @@ impl Error {
             Self::Argument { .. }
             | Self::Garbled { .. }
             | Self::Refused { .. }
-            | Self::SandboxGone { .. }
             | Self::UnknownSandbox { .. }
             | Self::NoNodeName => Retry::Never,
             Self::Kernel { source, .. } => source.retry(),
@@ -232,9 +227,9 @@ impl Error {
         match self {
             Self::Argument { .. } => code::INVALID_ENVIRONMENT,
             Self::Garbled { .. } => code::DECODING_FAILURE,
-            Self::Refused { refusal: Refusal::Gone | Refusal::Leaving, .. }
-            | Self::SandboxGone { .. }
-            | Self::UnknownSandbox { .. } => code::UNKNOWN_CONTAINER,
+            Self::Refused { refusal: Refusal::Gone | Refusal::Leaving, .. } | Self::UnknownSandbox { .. } => {
+                code::UNKNOWN_CONTAINER
+            }
             Self::Refused { .. } => code::INVALID_ENVIRONMENT,
             Self::PodUnknown { .. }
             | Self::NoPort { .. }
@@ -277,9 +272,19 @@ impl Error {
     }
 }
 
-impl kuryr_kubernetes::Failure for Error {
+/// An error whose text has all its causes, for a queue that tells the text alone.
+#[derive(Debug)]
+pub(crate) struct WithCauses(pub(crate) Error);
+
+impl std::fmt::Display for WithCauses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&with_causes(&self.0))
+    }
+}
+
+impl kuryr_kubernetes::Failure for WithCauses {
     fn retry(&self) -> Retry {
-        self.retry()
+        self.0.retry()
     }
 }
 

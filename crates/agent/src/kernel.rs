@@ -357,9 +357,9 @@ pub(crate) mod fake {
         /// A kernel with the namespaces `/run/netns/<name>`.
         pub(crate) fn with_sandboxes(names: &[&str]) -> Self {
             let fake = Self::default();
-            for name in names {
+            for (number, name) in names.iter().enumerate() {
                 let path = format!("/run/netns/{name}");
-                fake.contents.lock().unwrap().sandboxes.insert(path, format!("4:{name}"));
+                fake.contents.lock().unwrap().sandboxes.insert(path, format!("4:{number}"));
             }
             fake
         }
@@ -394,6 +394,8 @@ pub(crate) mod fake {
                 return Err(error);
             }
             let netns = pod.netns.display().to_string();
+            let gone = || kuryr_datapath::Error::NotANamespace { path: pod.netns.clone() };
+            let id = contents.sandboxes.get(&netns).ok_or_else(gone)?.parse().unwrap();
             // As the real one: a pod that is connected already is carried on with.
             let wanted = (pod.host_ifname.clone(), netns.clone());
             let present =
@@ -411,12 +413,7 @@ pub(crate) mod fake {
             };
             contents.observed.insert(netns.clone(), observed);
             contents.joined.insert(index, (pod.host_ifname.clone(), netns));
-            Ok(Attached {
-                host_ifindex: index,
-                host_mac: pod.mac,
-                ifindex: 2,
-                netns: kuryr_datapath::NetnsId { dev: 4, inode: u64::from(index) },
-            })
+            Ok(Attached { host_ifindex: index, host_mac: pod.mac, ifindex: 2, netns: id })
         }
 
         fn cut(&self, host_ifindex: u32) -> Answer<()> {

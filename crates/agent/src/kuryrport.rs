@@ -92,3 +92,95 @@ fn objects(world: &World, view: &KuryrPort) -> Objects<KuryrPort> {
     let namespace = view.metadata.namespace.clone().unwrap_or_default();
     Objects::new(Api::namespaced(world.client.clone(), &namespace), COMPONENT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::tests::in_memory,
+        kernel::fake::FakeKernel,
+        pods::fake::{pod, pod_json},
+        wiring::fake::FakeWorld,
+    };
+    use std::sync::Arc;
+
+    use kuryr_api::kuryrnode::KuryrNodeSpec;
+    use kuryr_kubernetes::slim;
+    use serde_json::json;
+
+    /// An agent on which `web-0` with identity `a` is connected by port `p0`.
+    fn world(pods: Vec<slim::Pod>) -> FakeWorld {
+        let world = FakeWorld::new(in_memory(), FakeKernel::default(), pods);
+        let spec: KuryrNodeSpec = serde_json::from_value(json!({
+            "ports": {"p0": {
+                "generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": "n",
+                "addresses": [{"subnet": "s", "address": "10.0.0.10"}],
+            }},
+            "networks": {"n": {"name": "pods", "mtu": 1442}}, "subnets": {"s": {"cidr": "10.0.0.0/24"}},
+        }))
+        .unwrap();
+        world.world.state.update(|state| state.spec = Some(Arc::new(spec)));
+        let claim = json!({
+            "generation": "1.1", "pod": {"namespace": "team-a", "name": "web-0"}, "identity": "a",
+            "links": {"mac": "fa:16:3e:00:00:01", "mtu": 1442, "addresses": []},
+            "sandbox": {
+                "containerId": "c1", "ifname": "eth0", "netns": "/run/netns/c1", "netnsId": "4:1",
+                "hostIfname": "krpp0",
+            },
+        });
+        let claim: Claim = serde_json::from_value(claim).unwrap();
+        world.world.checkpoint.change(|ledger| (true, ledger.claim(&"p0".into(), claim)));
+        world
+    }
+
+    async fn writes(world: &FakeWorld) -> Vec<(String, String, serde_json::Value)> {
+        reconcile(&world.world, &"p0".into()).await.unwrap();
+        std::mem::take(&mut *world.server.writes.lock().unwrap())
+    }
+
+    #[tokio::test]
+    async fn posted_once_and_again_when_it_is_missing() {
+        let world = world(vec![pod("web-0", "a")]);
+        let (method, path, body) = writes(&world).await.remove(0);
+        assert_eq!(
+            (method.as_str(), path.as_str()),
+            ("POST", "/apis/openstack.org/v1/namespaces/team-a/kuryrports")
+        );
+        assert_eq!(body["spec"], json!({"podUid": "a", "podNodeName": "node1", "podStatic": false}));
+        assert_eq!(body["status"]["vifs"]["eth0"]["vif"]["versioned_object.data"]["active"], true);
+        world.world.views.apply(serde_json::from_value(body).unwrap());
+        assert!(writes(&world).await.is_empty());
+        world.world.views.delete(&ObjectKey::namespaced("team-a", "web-0"));
+        assert_eq!(writes(&world).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_static_pod_is_told_by_its_object() {
+        let mut mirror = pod_json("web-0", "uid-of-the-object");
+        mirror["metadata"]["annotations"] =
+            json!({"kubernetes.io/config.mirror": "a", "kubernetes.io/config.hash": "a"});
+        let world = world(vec![serde_json::from_value(mirror).unwrap()]);
+        let (_, _, body) = writes(&world).await.remove(0);
+        assert_eq!(body["spec"]["podUid"], "uid-of-the-object");
+        assert_eq!(body["spec"]["podStatic"], true);
+        assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "uid-of-the-object");
+    }
+
+    #[tokio::test]
+    async fn a_view_of_the_former_life_is_not_touched() {
+        let world = world(vec![pod("web-0", "a")]);
+        let former = json!({
+            "apiVersion": "openstack.org/v1", "kind": "KuryrPort",
+            "metadata": {"namespace": "team-a", "name": "web-0"},
+            "spec": {"podUid": "former", "podNodeName": "node1"}, "status": {"vifs": {}},
+        });
+        world.world.views.apply(serde_json::from_value(former).unwrap());
+        assert!(writes(&world).await.is_empty());
+        // A pod that leaves needs no view.
+        let mut leaving = pod_json("web-0", "a");
+        leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        world.world.pods.store().apply(serde_json::from_value(leaving).unwrap());
+        world.world.views.delete(&ObjectKey::namespaced("team-a", "web-0"));
+        assert!(writes(&world).await.is_empty());
+    }
+}

@@ -162,20 +162,37 @@ pub(crate) mod fake {
         pub(crate) pod: Arc<Mutex<Option<Value>>>,
         pub(crate) down: Arc<Mutex<bool>>,
         pub(crate) calls: Arc<AtomicU32>,
+        /// What was written: method, path, body.
+        pub(crate) writes: Arc<Mutex<Vec<(String, String, Value)>>>,
     }
 
     impl FakeServer {
         pub(crate) fn client(&self) -> Client {
             let server = self.clone();
-            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
                 let server = server.clone();
-                async move { Ok::<_, std::convert::Infallible>(server.answer()) }
+                async move { server.serve(request).await }
             });
             Client::new(service, "default")
         }
 
-        fn answer(&self) -> http::Response<kube::client::Body> {
+        async fn serve(
+            &self,
+            request: http::Request<kube::client::Body>,
+        ) -> Result<http::Response<kube::client::Body>, kube::Error> {
             self.calls.fetch_add(1, Ordering::Relaxed);
+            let (head, body) = request.into_parts();
+            if head.method == http::Method::GET {
+                return Ok(self.answer());
+            }
+            let bytes = body.collect_bytes().await?;
+            let written: Value = serde_json::from_slice(&bytes).unwrap();
+            let note = (head.method.to_string(), head.uri.path().to_owned(), written);
+            self.writes.lock().unwrap().push(note);
+            Ok(http::Response::builder().status(201).body(kube::client::Body::from(bytes)).unwrap())
+        }
+
+        fn answer(&self) -> http::Response<kube::client::Body> {
             let status = |code: u16, reason: &str| {
                 let body = json!({
                     "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,

@@ -8,7 +8,7 @@
 //! have stays as it is.
 
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,6 +31,7 @@ use kuryr_planning::{attachment::NodeLinks, uplink::Memory};
 use kuryr_telemetry::{health::Health, metrics::Metrics as Registry, server as http};
 use kuryr_types::PortId;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
@@ -40,7 +41,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::{COMPONENT, Config},
     conflist,
-    error::{Error, Result, with_causes},
+    error::{Error, Result, WithCauses, with_causes},
     kernel::Kernel,
     kuryrport,
     metrics::Metrics,
@@ -111,6 +112,8 @@ pub(crate) struct Remembered {
     pub(crate) own_port: Option<(PortId, NodeLinks)>,
     /// The node's addresses as they were set.
     pub(crate) node_addresses: Vec<std::net::IpAddr>,
+    /// The CNI configuration has been written.
+    pub(crate) conflist_written: bool,
 }
 
 impl World {
@@ -142,8 +145,8 @@ impl World {
         }
     }
 
-    async fn handle(self, work: Work) -> Result<Outcome> {
-        match work {
+    async fn handle(self, work: Work) -> Result<Outcome, WithCauses> {
+        let outcome = match work {
             Work::Start => node::start::reconcile(&self).await,
             Work::Uplinks => uplink::reconcile::reconcile(&self).await,
             Work::Leftovers => uplink::reconcile::remove_leftovers(&self).await,
@@ -151,7 +154,8 @@ impl World {
             Work::Claim(port) => release::reconcile(&self, &port).await,
             Work::KuryrPort(port) => kuryrport::reconcile(&self, &port).await,
             Work::Conflist => conflist::reconcile(&self).await,
-        }
+        };
+        outcome.map_err(WithCauses)
     }
 }
 
@@ -225,6 +229,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     stop.cancelled().await;
     tracing::info!("stopping");
     accepting.cancel();
+    world.sandboxes.give_up();
     // What has not ended by then is broken off: the next start finds out what holds.
     if tokio::time::timeout(STOP_WITHIN, server).await.is_err() {
         tracing::warn!("requests under way were broken off");
@@ -394,6 +399,7 @@ async fn look_after(world: World) {
             tracing::warn!("the guard cannot be looked after: {}", with_causes(&error));
         }
         world.queue.add(Work::Sweep);
+        world.queue.add(Work::Conflist);
     }
 }
 
@@ -419,16 +425,23 @@ async fn serve_health(
     registry: &Registry,
     health: &Health,
 ) -> Result<()> {
-    let address = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let router = kuryr_telemetry::health::router(health.clone(), registry.clone());
-    let listener = http::bind(address(config.health_port)).await?;
+    let listener = bind_everywhere(config.health_port).await?;
     running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
     if config.metrics_port != config.health_port {
         let router = kuryr_telemetry::health::metrics_router(registry.clone());
-        let listener = http::bind(address(config.metrics_port)).await?;
+        let listener = bind_everywhere(config.metrics_port).await?;
         running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
     }
     Ok(())
+}
+
+/// Both families by one socket; only the older one where the newer does not exist.
+async fn bind_everywhere(port: u16) -> Result<TcpListener> {
+    match http::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => Ok(http::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?),
+    }
 }
 
 fn stop_on_signals(running: &mut Running) -> Result<()> {
@@ -445,4 +458,80 @@ fn stop_on_signals(running: &mut Running) -> Result<()> {
         stop.cancel();
     });
     Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! An agent on a kernel, a disk and an API server in memory, on which nothing runs by itself.
+
+    use std::{collections::BTreeMap, path::Path};
+
+    use kuryr_conf::Conf;
+
+    use super::*;
+    use crate::{
+        kernel::fake::FakeKernel,
+        pods::fake::{FakeServer, store},
+    };
+
+    /// The agent with what is around it.
+    pub(crate) struct FakeWorld {
+        pub(crate) world: World,
+        pub(crate) kernel: FakeKernel,
+        pub(crate) records: Store<KuryrNode>,
+        pub(crate) nodes: Store<slim::Node>,
+        pub(crate) server: FakeServer,
+    }
+
+    impl FakeWorld {
+        /// An agent of node `node1` with UID `node`, with these pods and an empty record.
+        pub(crate) fn new(checkpoint: Checkpoint, kernel: FakeKernel, pods: Vec<slim::Pod>) -> Self {
+            let silence = Duration::from_secs(90);
+            let (records, nodes) = (Store::new(silence), Store::new(silence));
+            records.reset(Vec::new(), BTreeMap::new());
+            let conf = Conf::from_texts(&[("kuryr.conf", "[cni_daemon]\nnode_name = node1\n")]).unwrap();
+            let config = Arc::new(Config::resolve(&conf, false).unwrap());
+            let server = FakeServer::default();
+            let client = server.client();
+            let mut registry = prometheus_client::registry::Registry::default();
+            let metrics = Metrics::new(&mut registry);
+            let (state, queue) = (State::new(), Queue::new(QueueConfig::new("test")));
+            let pods = Pods::new(store(pods), client.clone(), "node1");
+            let opened = kernel.kernel();
+            let sandboxes = Sandboxes::new(
+                Arc::clone(&config),
+                checkpoint.clone(),
+                state.clone(),
+                opened.clone(),
+                pods.clone(),
+                Recorder::disabled(),
+                metrics.clone(),
+                queue.clone(),
+            );
+            let world = World {
+                config,
+                checkpoint,
+                state,
+                kernel: opened,
+                switch: Ovsdb::start(OvsdbConfig::new(Path::new("/nonexistent/db.sock"))),
+                watched: Watched::new(records.clone(), nodes.clone(), "node1"),
+                pods,
+                views: Store::new(silence),
+                sandboxes,
+                queue,
+                metrics,
+                client,
+                memory: Arc::default(),
+            };
+            let fake = Self { world, kernel, records, nodes, server };
+            fake.node("node");
+            fake
+        }
+
+        /// The Node has this UID.
+        pub(crate) fn node(&self, uid: &str) {
+            let node = serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "uid": uid}});
+            self.nodes.reset(vec![serde_json::from_value(node).unwrap()], BTreeMap::new());
+        }
+    }
 }

@@ -66,7 +66,7 @@ async fn compare_claims(world: &World) -> Result<()> {
             changed |= ledger.cut(port);
         }
         for (port, index) in &survey.kept {
-            changed |= ledger.joined(port, *index);
+            changed |= ledger.rejoined(port, *index);
         }
         changed
     });
@@ -169,7 +169,7 @@ fn find(
     joints: &[Joint],
 ) -> kuryr_datapath::Result<Found> {
     let path = PathBuf::from(&sandbox.netns);
-    let same_namespace = node.sandbox(&path)?.as_ref() == Some(&sandbox.netns_id);
+    let same_namespace = sandbox.netns_id.is_some() && node.sandbox(&path)? == sandbox.netns_id;
     let mut joined = None;
     if same_namespace {
         for joint in joints.iter().filter(|joint| joint.mac == mac) {
@@ -179,4 +179,169 @@ fn find(
         }
     }
     Ok(Found { same_namespace, joined })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::{Checkpoint, tests::in_memory},
+        kernel::fake::FakeKernel,
+        pods::fake::pod_json,
+        wiring::fake::FakeWorld,
+    };
+    use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus};
+    use kuryr_datapath::{PodLinks, Route};
+    use kuryr_planning::claim::Claim;
+    use serde_json::json;
+
+    const MAC: &str = "fa:16:3e:00:00:00";
+
+    /// A kernel in which sandbox `c1` is connected by port `p0`, at index 1.
+    fn kernel() -> FakeKernel {
+        let kernel = FakeKernel::with_sandboxes(&["c1"]);
+        let none: Vec<Route> = Vec::new();
+        let pod = PodLinks {
+            netns: "/run/netns/c1".into(),
+            ifname: "eth0".into(),
+            host_ifname: "krpp0".into(),
+            mac: MAC.parse().unwrap(),
+            mtu: 1442,
+            addresses: vec!["10.0.0.10/24".parse().unwrap()],
+            routes: none,
+            uplink: 5,
+            vlan: None,
+            node_addresses: vec![],
+        };
+        kernel.attach(&pod).unwrap();
+        kernel
+    }
+
+    fn spec() -> KuryrNodeSpec {
+        let port = |number: u8| {
+            json!({
+                "generation": format!("1.{number}"), "class": "c", "network": "n",
+                "mac": format!("fa:16:3e:00:00:{number:02x}"),
+                "addresses": [{"subnet": "s", "address": format!("10.0.0.{}", 10 + number)}],
+            })
+        };
+        serde_json::from_value(json!({
+            "nodeUid": "node", "ports": {"p0": port(0), "p1": port(1)},
+            "networks": {"n": {"name": "pods", "mtu": 1442}}, "subnets": {"s": {"cidr": "10.0.0.0/24"}},
+        }))
+        .unwrap()
+    }
+
+    /// The record with a status that tells of this checkpoint.
+    fn record(id: &str, sequence: u64) -> KuryrNode {
+        let mut record = KuryrNode::new("node1", spec());
+        let status = json!({"nodeUid": "node", "checkpoint": {"id": id, "sequence": sequence}});
+        record.status = Some(serde_json::from_value::<KuryrNodeStatus>(status).unwrap());
+        record
+    }
+
+    /// A checkpoint that knows of the connection, by this namespace.
+    fn with_claim(netns_id: &str) -> Checkpoint {
+        let checkpoint = in_memory();
+        let links = json!({"mac": MAC, "mtu": 1442, "addresses": [{"address": "10.0.0.10/24"}]});
+        let claim = Claim {
+            generation: "1.0".parse().unwrap(),
+            pod: kuryr_types::PodRef::new("team-a", "web-0"),
+            identity: "a".into(),
+            links: serde_json::from_value(links).unwrap(),
+            sandbox: Some(Sandbox {
+                container_id: "c1".into(),
+                ifname: "eth0".into(),
+                netns: "/run/netns/c1".into(),
+                netns_id: Some(netns_id.into()),
+                host_ifname: "krpp0".into(),
+                host_ifindex: Some(1),
+            }),
+        };
+        checkpoint.change(|ledger| (true, ledger.claim(&"p0".into(), claim)));
+        checkpoint
+    }
+
+    fn world(checkpoint: Checkpoint) -> FakeWorld {
+        let mut pod = pod_json("web-0", "a");
+        pod["status"]["podIPs"] = json!([{"ip": "10.0.0.10"}]);
+        FakeWorld::new(checkpoint, kernel(), vec![serde_json::from_value(pod).unwrap()])
+    }
+
+    fn id_of(world: &FakeWorld) -> String {
+        world.world.checkpoint.look(|facts, _| facts.unwrap().id)
+    }
+
+    fn ledger(world: &FakeWorld) -> Ledger {
+        world.world.checkpoint.look(|_, ledger| ledger.clone())
+    }
+
+    /// Starts, and tells what is connected afterwards.
+    async fn start(world: &FakeWorld) -> Vec<u32> {
+        reconcile(&world.world).await.unwrap();
+        world.kernel.contents.lock().unwrap().joined.keys().copied().collect()
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_agrees_with_the_kernel_goes_on() {
+        let world = world(with_claim("4:0"));
+        let id = id_of(&world);
+        assert_eq!(start(&world).await, [1]);
+        assert_eq!(world.world.state.get().own.as_ref().unwrap().checkpoint, id);
+        assert!(ledger(&world).claims["p0"].sandbox.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_claim_of_another_namespace_is_cut() {
+        let world = world(with_claim("4:before-the-reboot"));
+        assert_eq!(start(&world).await, Vec::<u32>::new());
+        let ledger = ledger(&world);
+        assert!(ledger.claims["p0"].sandbox.is_none(), "but kept for its pod");
+    }
+
+    #[tokio::test]
+    async fn connections_that_no_claim_stands_for_are_cut_once_the_checkpoint_counts() {
+        let world = world(in_memory());
+        world.records.missed_changes();
+        assert_eq!(start(&world).await, [1], "the claim may have been lost");
+        world.records.reset(vec![], BTreeMap::new());
+        assert_eq!(start(&world).await, Vec::<u32>::new());
+    }
+
+    #[tokio::test]
+    async fn without_a_believable_checkpoint_live_namespaces_count() {
+        // Told of a greater sequence; told of another id.
+        for told in [None, Some("another")] {
+            let world = world(in_memory());
+            let id = id_of(&world);
+            world.records.reset(vec![record(told.unwrap_or(&id), 99)], BTreeMap::new());
+            assert_eq!(start(&world).await, [1]);
+            let ledger = ledger(&world);
+            assert_eq!(ledger.claims["p0"].identity, "a".into());
+            assert_eq!(ledger.returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
+            assert_ne!(id_of(&world), id);
+            assert_eq!(world.world.state.get().own.as_ref().unwrap().checkpoint, id_of(&world));
+        }
+    }
+
+    #[tokio::test]
+    async fn another_node_of_the_same_name_begins_anew() {
+        let world = world(with_claim("4:0"));
+        world.records.reset(vec![record("", 0)], BTreeMap::new());
+        start(&world).await;
+        let id = id_of(&world);
+        world.node("another");
+        assert_eq!(start(&world).await, [1]);
+        assert_ne!(id_of(&world), id);
+        assert_eq!(world.world.state.get().own.as_ref().unwrap().node_uid, "another");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_judged_without_the_node() {
+        let world = world(with_claim("4:0"));
+        world.nodes.reset(vec![], BTreeMap::new());
+        start(&world).await;
+        let state = world.world.state.get();
+        assert!(state.surveyed && state.own.is_none());
+    }
 }

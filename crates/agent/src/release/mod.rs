@@ -64,7 +64,8 @@ async fn namespace_gone(world: &World, claim: &Claim) -> Result<bool> {
     let Some(sandbox) = &claim.sandbox else { return Ok(true) };
     let path = PathBuf::from(&sandbox.netns);
     let now = world.kernel.urgent("look at a sandbox", move |node| node.sandbox(&path)).await?;
-    Ok(now.as_ref() != Some(&sandbox.netns_id))
+    // While an ADD has not told which namespace it is, any at the path will do.
+    Ok(now.is_none_or(|now| sandbox.netns_id.as_ref().is_some_and(|recorded| now != *recorded)))
 }
 
 fn is_leaving(claim: &Claim, pod: &PodState) -> bool {
@@ -106,4 +107,87 @@ async fn release(world: &World, port: &PortId, claim: &Claim) -> Result<Outcome>
     tracing::info!(%port, pod = %claim.pod, identity = %claim.identity, "released");
     world.queue.add(Work::Uplinks);
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::tests::in_memory, kernel::fake::FakeKernel, pods::fake::pod, wiring::fake::FakeWorld,
+    };
+    use kuryr_kubernetes::{slim, store::ObjectKey};
+    use kuryr_planning::claim::{Own, Sandbox};
+
+    /// A world in which `web-0` holds port `p0` by sandbox `c1`.
+    fn world(pods: Vec<slim::Pod>) -> FakeWorld {
+        let world = FakeWorld::new(in_memory(), FakeKernel::with_sandboxes(&["c1"]), pods);
+        let links = serde_json::json!({"mac": "fa:16:3e:00:00:01", "mtu": 1442, "addresses": []});
+        let claim = Claim {
+            generation: "1.1".parse().unwrap(),
+            pod: kuryr_types::PodRef::new("team-a", "web-0"),
+            identity: "a".into(),
+            links: serde_json::from_value(links).unwrap(),
+            sandbox: Some(Sandbox {
+                container_id: "c1".into(),
+                ifname: "eth0".into(),
+                netns: "/run/netns/c1".into(),
+                netns_id: Some("4:0".into()),
+                host_ifname: "krpp0".into(),
+                host_ifindex: Some(7),
+            }),
+        };
+        world.world.checkpoint.change(|ledger| (true, ledger.claim(&"p0".into(), claim)));
+        let own = Own { node_uid: "node".into(), checkpoint: "point".into() };
+        world.world.state.update(|state| state.own = Some(own));
+        world
+    }
+
+    /// Looks until nothing changes; tells whether the claim is joined, cut or over.
+    async fn outcome(world: &FakeWorld) -> &'static str {
+        for _ in 0..5 {
+            reconcile(&world.world, &"p0".into()).await.unwrap();
+        }
+        world.world.checkpoint.look(|_, ledger| match ledger.claims.get("p0") {
+            Some(claim) if claim.sandbox.is_some() => "joined",
+            Some(_) => "cut",
+            None => "over",
+        })
+    }
+
+    #[tokio::test]
+    async fn a_claim_lasts_as_long_as_its_pod() {
+        let world = world(vec![pod("web-0", "a")]);
+        assert_eq!(outcome(&world).await, "joined");
+        world.kernel.contents.lock().unwrap().sandboxes.clear();
+        assert_eq!(outcome(&world).await, "cut", "as after a reboot");
+        assert_eq!(world.kernel.changes(), ["cut 7"]);
+        world.world.pods.store().delete(&ObjectKey::namespaced("team-a", "web-0"));
+        assert_eq!(outcome(&world).await, "over");
+        let durable = world.world.checkpoint.watch().borrow().ledger.clone();
+        assert_eq!(durable.returned["p0"], "1.1".parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_that_lives_keeps_the_claim_of_a_pod_that_is_gone() {
+        assert_eq!(outcome(&world(vec![])).await, "joined");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_leads_elsewhere_is_another_sandbox() {
+        let world = world(vec![pod("web-0", "a")]);
+        let elsewhere = ("/run/netns/c1".to_owned(), "4:77".to_owned());
+        world.kernel.contents.lock().unwrap().sandboxes.extend([elsewhere]);
+        assert_eq!(outcome(&world).await, "cut");
+    }
+
+    #[tokio::test]
+    async fn nothing_ends_on_hearsay() {
+        let world = world(vec![]);
+        world.kernel.contents.lock().unwrap().sandboxes.clear();
+        world.world.pods.store().missed_changes();
+        assert_eq!(outcome(&world).await, "cut", "the watch may have missed the pod");
+        world.world.state.update(|state| state.own = None);
+        world.world.pods.store().reset(vec![], std::collections::BTreeMap::new());
+        assert_eq!(outcome(&world).await, "cut", "the checkpoint has not been judged");
+    }
 }

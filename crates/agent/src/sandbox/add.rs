@@ -33,6 +33,8 @@ use crate::{
     wiring::Work,
 };
 
+/// The view can wait until the runtime has its answer.
+const REPORT_AFTER: Duration = Duration::from_millis(50);
 /// A pod that waits this long gets an Event. Shorter waits are normal in a burst.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 /// How often the reasons of a wait are looked at again.
@@ -89,8 +91,7 @@ impl Sandboxes {
             let turn = self.turns.take(&identity, &request.ifname, deadline).await;
             let turn = turn.ok_or(Error::Busy { what: "turn of the pod" })?;
             stages.end(Stage::Pod);
-            let sandbox = self.sandbox(request).await?;
-            let taken = self.take_port(&pod, &identity, &sandbox, deadline).await?;
+            let taken = self.take_port(&pod, &identity, request, deadline).await?;
             stages.end(Stage::Port);
             Ok::<_, Error>((turn, taken))
         };
@@ -103,7 +104,7 @@ impl Sandboxes {
         stages.end(Stage::Durable);
         let attachment = self.attach(&taken, request, &guard).await?;
         stages.end(Stage::Attach);
-        self.queue.add(Work::KuryrPort(taken.port.clone()));
+        self.queue.add_after(Work::KuryrPort(taken.port.clone()), REPORT_AFTER);
         Ok(attachment)
     }
 
@@ -125,26 +126,12 @@ impl Sandboxes {
         Ok(found.identity())
     }
 
-    /// The sandbox as the claim will record it; the port's name is not known yet.
-    async fn sandbox(&self, request: &CniRequest) -> Result<Sandbox> {
-        let path = PathBuf::from(&request.netns);
-        let netns_id = self.kernel.urgent("look at the sandbox", move |node| node.sandbox(&path)).await?;
-        Ok(Sandbox {
-            container_id: request.container_id.clone(),
-            ifname: request.ifname.clone(),
-            netns: request.netns.clone(),
-            netns_id: netns_id.ok_or_else(|| Error::SandboxGone { netns: request.netns.clone() })?,
-            host_ifname: String::new(),
-            host_ifindex: None,
-        })
-    }
-
     /// Waits for a port and claims it.
     async fn take_port(
         &self,
         pod: &PodRef,
         identity: &PodIdentity,
-        sandbox: &Sandbox,
+        request: &CniRequest,
         deadline: Instant,
     ) -> Result<Taken> {
         let mut state = self.state.watch();
@@ -152,7 +139,7 @@ impl Sandboxes {
         loop {
             // Noted before the look: what changes after it wakes the wait below.
             state.borrow_and_update();
-            let why = match self.try_to_take(pod, identity, sandbox)? {
+            let why = match self.try_to_take(pod, identity, request)? {
                 Ok(taken) => {
                     let source = match (taken.is_new, &waiting) {
                         (false, _) => PortSource::Held,
@@ -182,10 +169,10 @@ impl Sandboxes {
         &self,
         pod: &PodRef,
         identity: &PodIdentity,
-        sandbox: &Sandbox,
+        request: &CniRequest,
     ) -> Result<std::result::Result<Taken, Wait>> {
         let (outcome, ticket) = self.checkpoint.change(|ledger| {
-            let claimed = self.claim(ledger, pod, identity, sandbox);
+            let claimed = self.claim(ledger, pod, identity, request);
             (matches!(claimed, Ok(Ok(_))), claimed)
         });
         Ok(outcome?.map(|claimed| Taken { ticket, ..claimed }))
@@ -196,7 +183,7 @@ impl Sandboxes {
         ledger: &mut Ledger,
         pod: &PodRef,
         identity: &PodIdentity,
-        sandbox: &Sandbox,
+        request: &CniRequest,
     ) -> Result<std::result::Result<Taken, Wait>> {
         let state = self.state.get();
         // Claims may be wrong as long as the checkpoint has not been judged.
@@ -213,13 +200,21 @@ impl Sandboxes {
         let (generation, links) = self.describe(&port, offer.as_ref(), ledger)?;
         let before = ledger.claims.get(&port);
         let is_new = before.is_none();
-        let old_sandbox = before.and_then(|claim| claim.sandbox.clone());
-        let mut sandbox = Sandbox { host_ifname: names::host_end_name(port.as_str()), ..sandbox.clone() };
-        let mut replaces = old_sandbox.as_ref().and_then(|old| old.host_ifindex);
-        if old_sandbox.is_some_and(|old| old.netns_id == sandbox.netns_id) {
+        let old = before.and_then(|claim| claim.sandbox.as_ref());
+        let same = old.filter(|old| old.container_id == request.container_id && old.netns == request.netns);
+        let sandbox = match same {
             // The same sandbox once more: carry on with what it has.
-            sandbox.host_ifindex = replaces.take();
-        }
+            Some(same) => same.clone(),
+            None => Sandbox {
+                container_id: request.container_id.clone(),
+                ifname: request.ifname.clone(),
+                netns: request.netns.clone(),
+                netns_id: None,
+                host_ifname: names::host_end_name(port.as_str()),
+                host_ifindex: None,
+            },
+        };
+        let replaces = old.filter(|_| same.is_none()).and_then(|old| old.host_ifindex);
         let claim =
             Claim { generation, pod: pod.clone(), identity: identity.clone(), links, sandbox: Some(sandbox) };
         ledger.claim(&port, claim.clone());
@@ -282,7 +277,8 @@ impl Sandboxes {
             Ok((attached, node.has_entries()))
         });
         let (attached, has_host_end) = attached.await?;
-        self.checkpoint.change_if(|ledger| ledger.joined(&taken.port, attached.host_ifindex));
+        let netns_id = attached.netns.to_string();
+        self.checkpoint.change_if(|ledger| ledger.joined(&taken.port, attached.host_ifindex, &netns_id));
         let host_ifname = has_host_end.then_some(host_ifname.as_str());
         Ok(told::attachment(&taken.claim.links, &request.ifname, &request.netns, host_ifname))
     }

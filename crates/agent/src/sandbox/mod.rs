@@ -91,6 +91,11 @@ impl Sandboxes {
         }
     }
 
+    /// Gives up all ADDs that wait, because the agent stops: their runtimes ask the next one.
+    pub(crate) fn give_up(&self) {
+        self.running.cancel_all();
+    }
+
     /// Waits for the turn on an interface of a pod; none if it does not come until `deadline`.
     pub(crate) async fn turn(&self, identity: &PodIdentity, ifname: &str, deadline: Instant) -> Option<Turn> {
         self.turns.take(identity, ifname, deadline).await

@@ -68,6 +68,13 @@ impl Running {
         }
     }
 
+    /// Cancels all ADDs; those that attach already go on to their end.
+    pub(crate) fn cancel_all(&self) {
+        for add in self.lock().values() {
+            add.cancel.cancel();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Add>> {
         self.adds.lock().unwrap_or_else(PoisonError::into_inner)
     }

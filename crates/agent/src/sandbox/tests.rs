@@ -303,7 +303,7 @@ async fn a_burst_shares_no_port() {
     let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
     let lab = Lab::new(&ports[..5], &names);
     for name in &names {
-        lab.fake.contents.lock().unwrap().sandboxes.insert(format!("/run/netns/{name}"), (*name).to_owned());
+        lab.fake.contents.lock().unwrap().sandboxes.insert(format!("/run/netns/{name}"), "4:9".to_owned());
     }
     let adds: Vec<_> = names.iter().map(|name| lab.add_in_background(name, name)).collect();
     settle().await;

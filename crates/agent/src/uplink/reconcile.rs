@@ -55,7 +55,9 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
         world.queue.add(Work::Leftovers);
     }
-    world.queue.add(Work::Conflist);
+    if !world.memory().conflist_written {
+        world.queue.add(Work::Conflist);
+    }
     Ok(Outcome::again(pause(&state, &plan), "ports and addresses that nobody tells of"))
 }
 
@@ -194,4 +196,76 @@ fn pause(state: &NodeState, plan: &Plan) -> Duration {
             .all(|(port, entry)| entry.withdrawn || entry.doomed || plan.ready.contains_key(port))
     });
     if all_ready { IN_QUIET } else { WHILE_COMING }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::tests::in_memory, kernel::fake::FakeKernel, node::SwitchHealth, wiring::fake::FakeWorld,
+    };
+    use kuryr_api::kuryrnode::KuryrNode;
+    use kuryr_planning::claim::Own;
+    use serde_json::json;
+
+    /// An agent with a record of two ports, one of them wanted back, and a switch that is not there.
+    fn world() -> FakeWorld {
+        let world = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
+        let checkpoint = world.world.checkpoint.look(|facts, _| facts.unwrap().id);
+        let port = |withdrawn: bool| {
+            json!({
+                "generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": "n",
+                "addresses": [{"subnet": "s", "address": "10.0.0.10"}], "withdrawn": withdrawn,
+            })
+        };
+        let spec = serde_json::from_value(json!({
+            "nodeUid": "node", "checkpoint": checkpoint, "ports": {"p0": port(false), "p1": port(true)},
+            "networks": {"n": {"name": "pods", "mtu": 1442}}, "subnets": {"s": {"cidr": "10.0.0.0/24"}},
+        }));
+        world.records.reset(vec![KuryrNode::new("node1", spec.unwrap())], BTreeMap::new());
+        world.world.state.update(|state| {
+            state.own = Some(Own { node_uid: "node".into(), checkpoint });
+            state.surveyed = true;
+        });
+        world
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_not_there_is_named() {
+        let world = world();
+        let mut switch = world.world.switch.watch();
+        while switch.borrow_and_update().failure.is_none() {
+            switch.changed().await.unwrap();
+        }
+        reconcile(&world.world).await.unwrap();
+        let health = world.world.state.get().switch.clone();
+        assert!(matches!(health, SwitchHealth::NotConnected { .. }), "{health:?}");
+        let told = world.world.sandboxes.status().unwrap_err();
+        assert_eq!(told.code(), 50);
+        assert!(told.to_string().contains("/var/run/openvswitch/db.sock does not answer"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_back_is_returned_durably_also_without_a_switch() {
+        let world = world();
+        reconcile(&world.world).await.unwrap();
+        let durable = world.world.checkpoint.watch().borrow().ledger.clone();
+        assert_eq!(durable.returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
+        assert_eq!(durable.known.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p0"]);
+        assert_eq!(world.kernel.changes(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn offers_end_with_the_record() {
+        let world = world();
+        reconcile(&world.world).await.unwrap();
+        assert!(world.world.state.get().offer().is_some());
+        world.records.missed_changes();
+        world.records.delete(&kuryr_kubernetes::store::ObjectKey::cluster("node1"));
+        reconcile(&world.world).await.unwrap();
+        assert!(world.world.state.get().offer().is_some(), "the watch may have missed something");
+        world.records.reset(vec![], BTreeMap::new());
+        reconcile(&world.world).await.unwrap();
+        assert!(world.world.state.get().offer().is_none());
+    }
 }

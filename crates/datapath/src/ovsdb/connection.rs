@@ -50,6 +50,7 @@ pub(super) async fn run(
         tables: Tables::default(),
         monitoring: false,
         pending: BTreeMap::new(),
+        answered: Vec::new(),
         last_call: MONITOR_CALL,
         heard: Instant::now(),
     };
@@ -78,6 +79,8 @@ struct Connection<'a> {
     tables: Tables,
     monitoring: bool,
     pending: BTreeMap<u64, Call>,
+    /// Answers that are not passed on yet.
+    answered: Vec<(Call, Result<Value>)>,
     last_call: u64,
     heard: Instant,
 }
@@ -119,6 +122,11 @@ impl Connection<'_> {
         if changed && self.monitoring {
             self.show().await;
         }
+        // After the rows: the server tells what a transaction changed before it answers, and whoever is answered looks.
+        for (call, result) in self.answered.drain(..) {
+            // Nobody may be waiting for it any more.
+            let _ = call.reply.send(result);
+        }
         Ok(())
     }
 
@@ -154,10 +162,7 @@ impl Connection<'_> {
                 Ok(true)
             }
             Some(number) => {
-                if let Some(call) = self.pending.remove(&number) {
-                    // Nobody may be waiting for it any more.
-                    let _ = call.reply.send(result);
-                }
+                self.answered.extend(self.pending.remove(&number).map(|call| (call, result)));
                 Ok(false)
             }
             None => Ok(false),

@@ -142,11 +142,11 @@ impl fmt::Display for Wait {
             Self::NoClass => f.write_str(
                 "kuryr-controller has not named subnets for pods; check pod_subnets in its kuryr.conf",
             ),
-            Self::NoReadyPort { coming: 0 } => {
-                f.write_str("no Neutron port is ready on this node and none is on its way")
-            }
+            Self::NoReadyPort { coming: 0 } => f.write_str(
+                "no Neutron port is free on this node; waiting for kuryr-controller to offer more",
+            ),
             Self::NoReadyPort { coming } => {
-                write!(f, "no Neutron port is ready on this node; {coming} being plugged")
+                write!(f, "no free Neutron port is ready on this node yet; {coming} being plugged")
             }
             Self::NotAssigned => f.write_str("the pod's own Neutron port is not there yet"),
             Self::HeldNotReady(port) => write!(
@@ -249,7 +249,7 @@ mod tests {
         let problem =
             Problem { reason: "QuotaExceeded".into(), message: "quota of 100 ports is used up".into() };
         let text = Wait::NoReadyPort { coming: 0 }.explain(std::slice::from_ref(&problem));
-        assert!(text.ends_with("none is on its way; quota of 100 ports is used up"), "{text}");
+        assert!(text.ends_with("to offer more; quota of 100 ports is used up"), "{text}");
         let held = Wait::HeldNotReady("p1".into()).explain(&[problem]);
         assert!(!held.contains("quota"), "{held}");
     }

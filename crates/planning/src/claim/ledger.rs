@@ -50,11 +50,12 @@ pub struct Sandbox {
     pub ifname: String,
     /// `CNI_NETNS`.
     pub netns: String,
-    /// Which namespace that path led to, device and inode.
-    pub netns_id: String,
+    /// Which namespace that path led to, device and inode; unknown between the claim and the end of ADD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<String>,
     /// Name of the node's end of the link.
     pub host_ifname: String,
-    /// Its index; unknown between the claim and the end of ADD.
+    /// Its index; unknown as long as the namespace is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ifindex: Option<u32>,
 }
@@ -140,8 +141,19 @@ impl Ledger {
         }
     }
 
-    /// Records the index of the node's end after the links were made.
-    pub fn joined(&mut self, port: &PortId, host_ifindex: u32) -> bool {
+    /// Records what the sandbox was connected by, after the links were made.
+    pub fn joined(&mut self, port: &PortId, host_ifindex: u32, netns_id: &str) -> bool {
+        let Some(sandbox) = self.claims.get_mut(port).and_then(|claim| claim.sandbox.as_mut()) else {
+            return false;
+        };
+        let (index, id) = (Some(host_ifindex), Some(netns_id.to_owned()));
+        let changed = (&sandbox.host_ifindex, &sandbox.netns_id) != (&index, &id);
+        (sandbox.host_ifindex, sandbox.netns_id) = (index, id);
+        changed
+    }
+
+    /// Records the index of the node's end as it was found.
+    pub fn rejoined(&mut self, port: &PortId, host_ifindex: u32) -> bool {
         let sandbox = self.claims.get_mut(port).and_then(|claim| claim.sandbox.as_mut());
         sandbox.is_some_and(|sandbox| sandbox.host_ifindex.replace(host_ifindex) != Some(host_ifindex))
     }
@@ -222,7 +234,7 @@ pub(crate) mod tests {
             container_id: id.into(),
             ifname: "eth0".into(),
             netns: format!("/run/netns/{id}"),
-            netns_id: format!("4:{id}"),
+            netns_id: Some(format!("4:{id}")),
             host_ifname: "krp1".into(),
             host_ifindex: Some(7),
         }

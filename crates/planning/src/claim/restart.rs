@@ -28,7 +28,7 @@ pub struct Joint {
 /// What is found for a claim's sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The namespace at the recorded path is the recorded one.
+    /// The namespace at the recorded path is the recorded one; not so for an ADD that a crash broke off.
     pub same_namespace: bool,
     /// Index of the joint whose name, index, peer namespace and programs agree in the kernel.
     pub joined: Option<u32>,
@@ -68,8 +68,7 @@ pub fn survey(
     survey
 }
 
-/// The index under which kernel and claim agree. A claim without an index was interrupted by a crash: if all the rest
-/// agrees, the links were finished.
+/// The index under which kernel and claim agree. A claim that was proven by its namespace may have none yet.
 fn agreed(sandbox: &Sandbox, found: &Found, has_joints: bool) -> Option<u32> {
     if !found.same_namespace {
         return None;
@@ -150,7 +149,7 @@ fn proven_claim(
             container_id: String::new(),
             ifname: interface.ifname.clone(),
             netns: interface.netns.clone(),
-            netns_id: interface.netns_id.clone(),
+            netns_id: Some(interface.netns_id.clone()),
             host_ifname,
             host_ifindex: joint.map(|joint| joint.host_ifindex),
         }),
