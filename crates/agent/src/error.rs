@@ -258,17 +258,15 @@ impl Error {
         }
     }
 
-    /// The error as the runtime reads it: the message in one line, the causes as details.
+    /// The error as the runtime reads it: the message in one line, further causes as details, which runtimes append.
     pub(crate) fn to_cni(&self) -> CniError {
-        let causes = causes(self);
-        let message = match self {
+        match self {
             // What the node refused is the message; the rest is only where it happened.
             Self::Kernel { .. } | Self::Checkpoint { .. } | Self::File { .. } | Self::Incomplete { .. } => {
-                with_causes(self)
+                CniError::new(self.code(), with_causes(self))
             }
-            _ => self.to_string(),
-        };
-        CniError::new(self.code(), message).with_details(causes.join(": "))
+            _ => CniError::new(self.code(), self.to_string()).with_details(causes(self).join(": ")),
+        }
     }
 }
 

@@ -229,14 +229,26 @@ async fn refuse_calls(config: &OvsdbConfig, calls: &mut mpsc::Receiver<Call>, pa
 /// Tells which run of ovs-vswitchd this is; `None` if it is not running.
 ///
 /// By its pidfile; where it runs without one, by the bridge's management socket, which it makes at each start and by
-/// which ovn-controller reaches it.
+/// which ovn-controller reaches it. After a crash both files are still there, see [`has_crashed`].
 async fn switch_start(config: &OvsdbConfig) -> Option<SwitchStart> {
     let pidfile = config.pidfile.as_deref()?;
     if let Ok(text) = tokio::fs::read_to_string(pidfile).await {
         return written_at(pidfile, text.trim().parse().ok()?).await;
     }
-    let socket = pidfile.with_file_name(format!("{}.mgmt", config.bridge));
-    written_at(&socket, UNKNOWN_PROCESS).await
+    written_at(&management(config, pidfile), UNKNOWN_PROCESS).await
+}
+
+/// Whether ovs-vswitchd is gone and left its files behind: its management socket is there and nobody listens. Anything
+/// else (no such file, no permission) proves nothing.
+async fn has_crashed(config: &OvsdbConfig) -> bool {
+    let Some(pidfile) = config.pidfile.as_deref() else { return false };
+    let socket = management(config, pidfile);
+    let connected = time::timeout(SHORTEST_PAUSE, tokio::net::UnixStream::connect(socket)).await;
+    matches!(connected, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+fn management(config: &OvsdbConfig, pidfile: &Path) -> PathBuf {
+    pidfile.with_file_name(format!("{}.mgmt", config.bridge))
 }
 
 async fn written_at(path: &Path, pid: u32) -> Option<SwitchStart> {

@@ -324,6 +324,24 @@ async fn a_restart_of_the_switch_is_seen_by_its_pidfile() {
 }
 
 #[tokio::test]
+async fn a_crash_of_the_switch_is_seen_although_its_files_are_there() {
+    let server = Server::new();
+    let management = server.folder.path().join("br-int.mgmt");
+    std::fs::write(server.pidfile(), "4711\n").unwrap();
+    let listener = UnixListener::bind(&management).unwrap();
+    let ovsdb = Ovsdb::start(server.config());
+    let _connection = server.serve(bridge()).await;
+    until(&ovsdb, |state| state.start.is_some()).await;
+    // The socket's file stays, nobody listens.
+    drop(listener);
+    until(&ovsdb, |state| state.connected && state.start.is_none()).await;
+    std::fs::remove_file(&management).unwrap();
+    let _listener = UnixListener::bind(&management).unwrap();
+    std::fs::write(server.pidfile(), "4712\n").unwrap();
+    until(&ovsdb, |state| state.start.is_some_and(|start| start.pid == 4712)).await;
+}
+
+#[tokio::test]
 async fn the_connection_ends_with_the_last_handle() {
     let server = Server::new();
     let ovsdb = Ovsdb::start(server.config());

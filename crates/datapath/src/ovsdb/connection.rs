@@ -25,6 +25,8 @@ use crate::error::{Error, Result, SocketStep};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the pidfile is looked at and idle connections are thought about.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the switch is asked whether it lives although its files say so.
+const CRASH_LOOK: Duration = Duration::from_secs(3);
 /// Silence after which the server is asked whether it is there, and twice which it is given up.
 const IDLE: Duration = Duration::from_secs(10);
 const READ: usize = 64 * 1024;
@@ -51,6 +53,8 @@ pub(super) async fn run(
         monitoring: false,
         pending: BTreeMap::new(),
         answered: Vec::new(),
+        crashed: None,
+        looked_for_crash: Instant::now(),
         last_call: MONITOR_CALL,
         heard: Instant::now(),
     };
@@ -81,6 +85,9 @@ struct Connection<'a> {
     pending: BTreeMap<u64, Call>,
     /// Answers that are not passed on yet.
     answered: Vec<(Call, Result<Value>)>,
+    /// The run of ovs-vswitchd that was found to have ended without removing its files.
+    crashed: Option<super::SwitchStart>,
+    looked_for_crash: Instant,
     last_call: u64,
     heard: Instant,
 }
@@ -187,6 +194,7 @@ impl Connection<'_> {
             self.call(ECHO_CALL.into(), "echo", &json!([])).await?;
         }
         if self.monitoring {
+            self.look_for_crash().await;
             let start = self.switch_start().await;
             if self.publish.borrow().start != start {
                 self.show().await;
@@ -207,8 +215,18 @@ impl Connection<'_> {
         });
     }
 
+    /// Now and then only: each question is a connection to the switch.
+    async fn look_for_crash(&mut self) {
+        if self.looked_for_crash.elapsed() < CRASH_LOOK {
+            return;
+        }
+        let crashed = super::has_crashed(self.config).await;
+        self.crashed = if crashed { switch_start(self.config).await } else { None };
+        self.looked_for_crash = Instant::now();
+    }
+
     async fn switch_start(&self) -> Option<super::SwitchStart> {
-        switch_start(self.config).await
+        switch_start(self.config).await.filter(|start| self.crashed != Some(*start))
     }
 
     async fn call(&mut self, id: Value, method: &str, params: &Value) -> Result<()> {
