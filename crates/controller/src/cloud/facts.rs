@@ -1,7 +1,7 @@
 //! What pods get in the cloud: project, network, subnets, security groups.
 //!
-//! Asked for at the begin of each leadership, again with growing distance while something is wrong, and every few
-//! minutes while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
+//! Asked for at the begin of each leadership, again with growing distance while something is wrong, and every half
+//! minute while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
 //! is the group that allows everything, where no groups are configured; it is looked for by its name and tags first.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -33,7 +33,7 @@ use crate::{
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(15);
 /// While nothing is wrong.
-const LOOK_AGAIN: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// MTU in bytes where the network does not tell.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -288,5 +288,69 @@ fn describe(subnet: &Subnet) -> SubnetEntry {
         gateway: subnet.gateway_ip,
         routes: subnet.host_routes.iter().map(route).collect(),
         nameservers: subnet.dns_nameservers.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::fake::{self, FakeCloud};
+    use kuryr_telemetry::metrics::Metrics;
+
+    fn facts(cloud: &Arc<FakeCloud>, subnets: &[&str]) -> Facts {
+        let config = CloudConfig {
+            section: fake::section(),
+            environment: BTreeMap::new(),
+            concurrency: 4,
+            list_period: Duration::from_secs(300),
+        };
+        let pods = PodDefaults {
+            subnets: subnets.iter().map(|id| SubnetId::from(*id)).collect(),
+            security_groups: vec![],
+            tags: vec![],
+            project: None,
+        };
+        let facts = Facts::new(config, pods, "c1".into(), Figures::new(&Metrics::new()));
+        facts.known.send_modify(|known| Arc::make_mut(known).access = Some(cloud.access()));
+        facts
+    }
+
+    async fn reasons(facts: &Facts) -> Vec<String> {
+        facts.look().await.into_iter().map(|problem| problem.reason).collect()
+    }
+
+    #[tokio::test]
+    async fn an_unknown_subnet_is_named_and_the_cloud_asked_again() {
+        let cloud = Arc::new(FakeCloud::default());
+        let facts = facts(&cloud, &["s4"]);
+        let problems = facts.look().await;
+        assert_eq!(problems.len(), 1);
+        let Problem { reason, message } = &problems[0];
+        assert!(
+            reason == "SubnetNotFound" && message.contains("s4") && message.contains("pod_subnets"),
+            "{message}"
+        );
+        fake::lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+        assert_eq!(reasons(&facts).await, Vec::<String>::new());
+        assert_eq!(facts.known.borrow().class.as_ref().unwrap().network, "n".into());
+    }
+
+    #[tokio::test]
+    async fn subnets_are_of_one_network_and_there_is_one() {
+        let cloud = Arc::new(FakeCloud::default());
+        *fake::lock(&cloud.subnets) = vec![fake::subnet("a", "n"), fake::subnet("b", "m")];
+        assert_eq!(reasons(&facts(&cloud, &["a", "b"])).await, ["SubnetsOfSeveralNetworks"]);
+        assert_eq!(reasons(&facts(&cloud, &[])).await, ["NoPodSubnet"]);
+    }
+
+    #[tokio::test]
+    async fn the_group_that_allows_everything_is_made_once() {
+        let cloud = Arc::new(FakeCloud::default());
+        fake::lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+        for _ in 0..3 {
+            // As after a restart: nothing is remembered.
+            assert_eq!(reasons(&facts(&cloud, &["s4"])).await, Vec::<String>::new());
+        }
+        assert_eq!(cloud.count("POST /v2.0/security-groups"), 1);
     }
 }

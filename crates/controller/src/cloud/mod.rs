@@ -11,5 +11,8 @@ pub(crate) mod ports;
 // Errors for people.
 pub(crate) mod problem;
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 pub(crate) use facts::{Facts, Known};
 pub(crate) use ports::PortIndex;

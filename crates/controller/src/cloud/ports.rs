@@ -199,3 +199,70 @@ fn condition(port: &OwnedPort) -> PortCondition {
         _ => PortCondition::Down,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cloud::{facts::Access, fake::FakeCloud};
+    use kuryr_openstack::neutron::port::{PortCreate, PortFilter};
+
+    async fn make(access: &Access, names: &[&str]) -> Vec<OwnedPort> {
+        let ports: Vec<_> = names
+            .iter()
+            .map(|name| PortCreate {
+                device_owner: kuryr_api::names::POD_DEVICE_OWNER.into(),
+                ..PortCreate::on("n".into(), *name)
+            })
+            .collect();
+        access.client.create_ports(&access.ownership, &ports).await.unwrap()
+    }
+
+    async fn list(access: &Access) -> Vec<OwnedPort> {
+        access.client.owned_ports(&PortFilter::new(&access.ownership)).await.unwrap()
+    }
+
+    fn ids(index: &PortIndex, node: &str) -> Option<Vec<String>> {
+        let ports = index.of_node(node, std::iter::empty())?;
+        Some(ports.iter().map(|port| port.id.to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn what_is_written_while_a_list_runs_wins_over_it() {
+        let access = Arc::new(FakeCloud::default()).access();
+        let index = PortIndex::new();
+        let name = ownership::pool_port_name("w1");
+        let first = make(&access, &[&name, &name]).await;
+        assert_eq!(ids(&index, "w1"), None, "nothing was listed yet");
+
+        let (listing, listed) = (index.begin(), list(&access).await);
+        let later = make(&access, &[&name]).await;
+        index.made(&access.owner, later);
+        index.remove(&first[0].id);
+        index.end(listing, &access.owner, listed);
+        assert_eq!(ids(&index, "w1").unwrap(), ["p1", "p2"], "p0 was deleted and p2 made meanwhile");
+        assert_eq!(ids(&index, "w2").unwrap(), Vec::<String>::new());
+        assert_eq!(index.fresh("w1"), [PortId::from("p2")].into());
+
+        // A later list is the truth.
+        let (listing, listed) = (index.begin(), list(&access).await);
+        index.end(listing, &access.owner, listed);
+        assert_eq!(ids(&index, "w1").unwrap(), ["p0", "p1", "p2"]);
+    }
+
+    #[tokio::test]
+    async fn after_a_doubt_only_a_list_that_was_begun_later_counts() {
+        let access = Arc::new(FakeCloud::default()).access();
+        let index = PortIndex::new();
+        let before = index.begin();
+        index.doubt();
+        index.end(before, &access.owner, list(&access).await);
+        assert_eq!(ids(&index, "w1"), None);
+        let after = index.begin();
+        index.end(after, &access.owner, list(&access).await);
+        assert!(ids(&index, "w1").is_some());
+        index.doubt();
+        assert!(index.all().is_none());
+    }
+}

@@ -189,12 +189,23 @@ async fn create(
                 term.state().trouble.remove(node);
                 return Ok(());
             }
+            // They exist, and only their name tells that they are ours.
+            Err(CloudError::Untagged { .. }) => return adopt(&request.name, access, term).await,
             Err(CloudError::QuotaExceeded { .. } | CloudError::NoFreeAddress { .. }) if count > 1 => {
                 count /= 2
             }
             Err(error) => return Err(trouble(node, request, error, world, term)),
         }
     }
+}
+
+/// Makes ports ours that were made but could not be tagged.
+async fn adopt(name: &str, access: &Access, term: &Term) -> Result<()> {
+    for port in access.client.ports_named(access.owner.project(), name).await? {
+        let adopted = access.client.adopt_port(&access.ownership, &port).await?;
+        term.ports.insert(&access.owner, adopted);
+    }
+    Ok(())
 }
 
 /// Notes what went wrong, for the node's record and for the next creation.

@@ -1,0 +1,168 @@
+//! A cloud for tests: Keystone with one user, and as much of Neutron as the controller calls, in memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Request, Response};
+use kuryr_openstack::{Client, Credentials, Options, Ownership, Transport, TransportError};
+use kuryr_planning::ownership::Owner;
+use serde_json::{Value, json};
+
+use super::facts::Access;
+
+pub(crate) const PROJECT: &str = "k8s";
+pub(crate) const TAG: &str = "kuryr-cluster:c1";
+
+/// What is in the cloud.
+#[derive(Debug, Default)]
+pub(crate) struct FakeCloud {
+    pub(crate) subnets: Mutex<Vec<Value>>,
+    pub(crate) groups: Mutex<Vec<Value>>,
+    pub(crate) ports: Mutex<Vec<Value>>,
+    /// Most ports; no bound if absent.
+    pub(crate) quota: Mutex<Option<usize>>,
+    pub(crate) calls: Mutex<Vec<String>>,
+}
+
+impl FakeCloud {
+    /// A client of this cloud, and who it is.
+    pub(crate) fn access(self: &Arc<Self>) -> Access {
+        let client =
+            Client::with_transport(credentials(), Options::default(), Arc::clone(self) as Arc<dyn Transport>);
+        let ownership = Ownership::new(PROJECT.into(), TAG).unwrap();
+        Access { client, ownership, owner: Owner::new(PROJECT.into(), vec![TAG.into()]) }
+    }
+
+    /// How often a call of this method and path began so.
+    pub(crate) fn count(&self, call: &str) -> usize {
+        lock(&self.calls).iter().filter(|made| made.starts_with(call)).count()
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
+            ("POST", ["v3", "auth", "tokens"]) => (201, token()),
+            ("GET", ["v2.0", "networks", id]) => {
+                (200, json!({"network": {"id": id, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
+            }
+            ("GET", ["v2.0", "subnets", id]) => find(&self.subnets, id)
+                .map_or_else(|| missing("SubnetNotFound"), |subnet| (200, json!({"subnet": subnet}))),
+            ("GET", ["v2.0", "security-groups"]) => (200, json!({"security_groups": *lock(&self.groups)})),
+            ("POST", ["v2.0", "security-groups"]) => {
+                let mut group = body["security_group"].clone();
+                (group["id"], group["project_id"]) = (json!("g1"), json!(PROJECT));
+                lock(&self.groups).push(group.clone());
+                (201, json!({"security_group": group}))
+            }
+            ("PUT", ["v2.0", "security-groups", _, "tags"]) => {
+                lock(&self.groups).iter_mut().for_each(|group| group["tags"] = body["tags"].clone());
+                (200, body.clone())
+            }
+            ("GET", ["v2.0", "security-groups", id]) => find(&self.groups, id).map_or_else(
+                || missing("SecurityGroupNotFound"),
+                |group| (200, json!({"security_group": group})),
+            ),
+            ("GET", ["v2.0", "security-group-rules"]) => (200, json!({"security_group_rules": []})),
+            ("POST", ["v2.0", "security-group-rules"]) => (201, rules(body)),
+            ("GET", ["v2.0", "ports"]) => (200, json!({"ports": *lock(&self.ports)})),
+            ("POST", ["v2.0", "ports"]) => self.make_ports(body),
+            ("DELETE", ["v2.0", "ports", id]) => {
+                lock(&self.ports).retain(|port| port["id"] != *id);
+                (204, Value::Null)
+            }
+            _ => missing("HTTPNotFound"),
+        }
+    }
+
+    fn make_ports(&self, body: &Value) -> (u16, Value) {
+        let mut ports = lock(&self.ports);
+        let wanted = body["ports"].as_array().cloned().unwrap_or_default();
+        if lock(&self.quota).is_some_and(|quota| ports.len() + wanted.len() > quota) {
+            let message = "Quota exceeded for resources: ['port'].";
+            return (409, json!({"NeutronError": {"type": "OverQuota", "message": message, "detail": ""}}));
+        }
+        let made: Vec<Value> = wanted
+            .into_iter()
+            .enumerate()
+            .map(|(i, mut port)| {
+                let number = ports.len() + i;
+                port["id"] = json!(format!("p{number}"));
+                port["project_id"] = json!(PROJECT);
+                port["mac_address"] = json!(format!("fa:16:3e:00:00:{number:02x}"));
+                port["status"] = json!("DOWN");
+                port["revision_number"] = json!(1);
+                port["fixed_ips"] =
+                    json!([{"subnet_id": "s4", "ip_address": format!("10.0.0.{}", 10 + number)}]);
+                port
+            })
+            .collect();
+        ports.extend(made.iter().cloned());
+        (201, json!({"ports": made}))
+    }
+}
+
+impl Transport for FakeCloud {
+    fn call(
+        &self,
+        request: Request<bytes::Bytes>,
+    ) -> futures::future::BoxFuture<'_, Result<Response<bytes::Bytes>, TransportError>> {
+        let (method, path) = (request.method().as_str().to_owned(), request.uri().path().to_owned());
+        let body = serde_json::from_slice(request.body()).unwrap_or_default();
+        lock(&self.calls).push(format!("{method} {path}"));
+        let (status, answer) = self.answer(&method, path.trim_matches('/'), &body);
+        let answer = Response::builder()
+            .status(status)
+            .header("x-subject-token", "t")
+            .header("content-type", "application/json")
+            .body(bytes::Bytes::from(answer.to_string()))
+            .unwrap();
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+/// A subnet as Neutron shows it.
+pub(crate) fn subnet(id: &str, network: &str) -> Value {
+    json!({"id": id, "name": id, "network_id": network, "project_id": PROJECT, "cidr": "10.0.0.0/24",
+           "gateway_ip": "10.0.0.1", "ip_version": 4})
+}
+
+/// Credentials that this cloud takes.
+pub(crate) fn section() -> std::collections::BTreeMap<String, String> {
+    let options = [
+        ("auth_url", "http://cloud.test/v3"),
+        ("username", "kuryr"),
+        ("password", "p"),
+        ("project_name", "k8s"),
+        ("user_domain_name", "Default"),
+        ("project_domain_name", "Default"),
+    ];
+    options.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+fn credentials() -> Credentials {
+    Credentials::from_options(&section()).unwrap()
+}
+
+fn token() -> Value {
+    let endpoint = json!({"interface": "public", "region": "R", "region_id": "R", "url": "http://cloud.test", "id": "e"});
+    json!({"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2100-01-01T00:00:00.000000Z", "project": {"id": PROJECT},
+                     "catalog": [{"type": "network", "name": "neutron", "id": "n", "endpoints": [endpoint]}]}})
+}
+
+fn rules(body: &Value) -> Value {
+    let mut rules = body["security_group_rules"].clone();
+    for (i, rule) in rules.as_array_mut().into_iter().flatten().enumerate() {
+        rule["id"] = json!(format!("r{i}"));
+    }
+    json!({"security_group_rules": rules})
+}
+
+fn find(list: &Mutex<Vec<Value>>, id: &str) -> Option<Value> {
+    lock(list).iter().find(|item| item["id"] == id).cloned()
+}
+
+fn missing(kind: &str) -> (u16, Value) {
+    (404, json!({"NeutronError": {"type": kind, "message": "could not be found", "detail": ""}}))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
