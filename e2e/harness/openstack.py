@@ -96,8 +96,8 @@ class Neutron:
         self.call("DELETE", f"/security-groups/{group}", accept=(404,))
 
     def quota(self, project: str, **limits: int) -> None:
-        """Set quotas of a project; the admin's right."""
-        self.call("PUT", f"/quotas/{project}", {"quota": limits})
+        """Set quotas of a project, also below what it uses; the admin's right."""
+        self.call("PUT", f"/quotas/{project}", {"quota": {**limits, "force": True}})
 
     def reset_quota(self, project: str) -> None:
         """Give a project its default quotas again."""
