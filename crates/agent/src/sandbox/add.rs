@@ -313,13 +313,14 @@ impl Sandboxes {
 struct Waiting<'a> {
     sandboxes: &'a Sandboxes,
     since: Instant,
-    told: bool,
+    /// The reason that was told last.
+    told: Option<String>,
 }
 
 impl<'a> Waiting<'a> {
     fn begin(sandboxes: &'a Sandboxes) -> Self {
         sandboxes.waiting.fetch_add(1, Ordering::Relaxed);
-        Self { sandboxes, since: Instant::now(), told: false }
+        Self { sandboxes, since: Instant::now(), told: None }
     }
 
     /// Until when it is worth waiting.
@@ -328,13 +329,17 @@ impl<'a> Waiting<'a> {
         if usable { deadline } else { deadline.min(self.since + SWITCH_MAY_BE_AWAY) }
     }
 
-    /// Says once on the pod what it waits for.
+    /// Says on the pod what it waits for, and again when that turns out to be something else: the controller may need
+    /// some seconds to find out why it cannot provide ports.
     fn tell(&mut self, pod: &PodRef, why: &Wait, state: &NodeState) {
-        if self.told || self.since.elapsed() < TELL_AFTER {
+        if self.since.elapsed() < TELL_AFTER {
             return;
         }
-        self.told = true;
         let (reason, message) = explain(why, state);
+        if self.told.as_ref() == Some(&reason) {
+            return;
+        }
+        self.told = Some(reason.clone());
         tracing::info!(%pod, reason, "waits for a port: {message}");
         if let Some(reference) = self.sandboxes.pods.reference(pod) {
             self.sandboxes.events.warning(&reference, &reason, message);
