@@ -38,6 +38,15 @@ class Report:
         for line in error.splitlines():
             print(f"          | {line}", flush=True)
 
+    def snapshot(self) -> tuple[int, int, int]:
+        """Return where the counts stand."""
+        return self.passed, self.failed, len(self.failures)
+
+    def go_back_to(self, snapshot: tuple[int, int, int]) -> None:
+        """Forget what was counted since."""
+        self.passed, self.failed, failures = snapshot
+        del self.failures[failures:]
+
     def summary(self) -> str:
         return f"{self.passed} passed, {self.failed} failed"
 
