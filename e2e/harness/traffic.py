@@ -308,5 +308,5 @@ class Stream:
         losses = self.stop()
         expect(self.tcp_answered > 0, "the TCP connection carried nothing")
         expect(losses.tcp_broken is None, f"the TCP connection broke {losses.tcp_broken}")
-        expect(losses.lost <= allowed_share * losses.sent, f"{losses.lost} of {losses.sent} datagrams were lost ({losses.missing}), longest gap {losses.longest_gap * 1000:.0f} ms")
+        expect(losses.lost <= allowed_share * losses.sent, f"{losses.lost} of {losses.sent} datagrams to {self.address} were lost ({losses.missing}), longest gap {losses.longest_gap * 1000:.0f} ms")
         return losses

@@ -6,11 +6,11 @@
 
 mod world;
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, process::Command};
 
 use ipnet::IpNet;
 use kuryr_datapath::{Offloads, OwnPortSpec, Route, live};
-use world::{Space, TestNode, mac, pod_links};
+use world::{Space, TestNode, mac, pod_links, until};
 
 fn spec(addresses: &[&str]) -> OwnPortSpec {
     let net = |text: &str| -> IpNet { text.parse().unwrap() };
@@ -64,6 +64,7 @@ fn the_node_reaches_remote_pods_by_its_own_port_and_its_own_directly() {
     let shown = node.space.sh("ip addr show dev own0");
     assert!(shown.contains("10.1.0.201/24") && !shown.contains("10.1.0.200"), "{shown}");
     assert!(!shown.contains("fd00:1::c8"), "{shown}");
+    assert!(node.space.sh("ip route show dev own0").contains("10.2.0.0/16 via 10.1.0.254"));
     node.within(|node| node.remove_own_port("own0")).unwrap();
     node.within(|node| node.remove_own_port("own0")).unwrap();
 }
@@ -80,4 +81,43 @@ fn pods_are_found_by_their_namespaces() {
         (ours[0].ifname.as_str(), ours[0].mac, ours[0].id),
         ("eth0", pod.links.mac, pod.attached.netns)
     );
+}
+
+/// Open vSwitch's userspace datapath reads all routes anew after any change of links, addresses or routes, and loses
+/// what it would send through a tunnel meanwhile.
+#[test]
+fn an_own_port_that_is_as_asked_for_is_not_touched() {
+    let node = TestNode::new();
+    let spec = spec(&["10.1.0.200/24", "fd01::200/64"]);
+    node.within(|node| node.prepare_own_port(&spec)).unwrap();
+    let told = changes_during(&node, || {
+        node.within(|node| node.prepare_own_port(&spec)).unwrap();
+    });
+    assert_eq!(told, Vec::<String>::new());
+}
+
+/// What the kernel tells of links, addresses and routes of the node while `work` runs.
+fn changes_during(node: &TestNode, work: impl FnOnce()) -> Vec<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let log_file = log.reopen().unwrap();
+    let mut monitor = node.space.within(|| {
+        let mut command = Command::new("ip");
+        command.args(["-o", "monitor", "link", "address", "route"]).stdout(log_file).spawn().unwrap()
+    });
+    let read = || std::fs::read_to_string(log.path()).unwrap();
+    // The monitor hears these; what lies between them came from the work.
+    let mark = |dst: &str| {
+        until("the monitor hears", || {
+            node.space.sh(&format!("ip route replace {dst} dev lan0"));
+            read().contains(dst)
+        });
+    };
+    mark("203.0.113.1");
+    let before = read().lines().count();
+    work();
+    mark("203.0.113.2");
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    let lines: Vec<String> = read().lines().skip(before).map(str::to_owned).collect();
+    lines.into_iter().filter(|line| !line.contains("203.0.113.")).collect()
 }

@@ -46,6 +46,9 @@ impl Node {
     /// Makes the node's own interface, or brings the one that exists into the form asked for. An interface of that
     /// name whose other end has another name is one of an older port and is replaced.
     ///
+    /// Of what is there already nothing is set again: the kernel would tell everybody of a change, and Open vSwitch's
+    /// userspace datapath then reads all routes anew and loses what it would send through a tunnel meanwhile.
+    ///
     /// # Errors
     ///
     /// `InterfaceName`, `LinkTaken` if the name belongs to something else, else what the kernel refused.
@@ -61,13 +64,11 @@ impl Node {
             offload::finish_packets(own.index)?;
         }
         let mut socket = self.socket();
-        let mut requests = vec![
-            link::no_generated_addresses(own.index),
-            link::bring_up(own.index),
-            link::bring_up(tap.index),
-        ];
+        let mut requests = vec![link::bring_up(own.index), link::bring_up(tap.index)];
         requests.extend(address_requests(&mut socket, spec, own.index)?);
-        requests.extend(route_requests(&mut socket, spec, own.index)?);
+        socket.apply(&requests)?;
+        // Only now: with an address its routes go.
+        let requests = route_requests(&mut socket, spec, own.index)?;
         socket.apply(&requests)?;
         Ok(own.index)
     }
@@ -106,7 +107,9 @@ impl Node {
         socket.apply(&[link::create_veth(own, tap)])?;
         let mut find =
             |name: &str| link::find(&mut socket, name)?.ok_or(Error::LinkMissing { name: name.to_owned() });
-        Ok((find(&spec.ifname)?, find(&spec.tap)?))
+        let (own, tap) = (find(&spec.ifname)?, find(&spec.tap)?);
+        socket.apply(&[link::no_generated_addresses(own.index)])?;
+        Ok((own, tap))
     }
 }
 
@@ -117,10 +120,10 @@ fn address_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Resu
         wanted.push(address::link_local(spec.mac).into());
     }
     let present = address::list(socket, index)?;
-    let unwanted = present.into_iter().filter(|address| !wanted.contains(address));
-    let mut requests: Vec<Request> = unwanted.map(|one| address::remove(index, one)).collect();
-    requests.extend(wanted.iter().map(|one| address::set(index, *one)));
-    Ok(requests)
+    let unwanted = present.iter().filter(|address| !wanted.contains(address));
+    let missing = wanted.iter().filter(|address| !present.contains(address));
+    let remove = unwanted.map(|one| address::remove(index, *one));
+    Ok(remove.chain(missing.map(|one| address::set(index, *one))).collect())
 }
 
 /// Routes that are wanted, and the end of those that are not. Those to the addresses' own prefixes are the kernel's.
@@ -128,13 +131,14 @@ fn route_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result
     let connected: Vec<IpNet> = spec.addresses.iter().map(IpNet::trunc).collect();
     let present = route::list(socket, index)?;
     let unwanted =
-        present.into_iter().filter(|route| !connected.contains(&route.dst) && !spec.routes.contains(route));
-    let mut requests: Vec<Request> = unwanted.map(|one| route::remove(one, index)).collect();
-    requests.extend(spec.routes.iter().map(|one| {
+        present.iter().filter(|route| !connected.contains(&route.dst) && !spec.routes.contains(route));
+    let missing = spec.routes.iter().filter(|route| !present.contains(route));
+    let remove = unwanted.map(|one| route::remove(*one, index));
+    let set = missing.map(|one| {
         let source = spec.addresses.iter().map(IpNet::addr).find(|own| same_family(*own, one.dst.addr()));
         route::set(&route::Setting { source, ..route::Setting::new(*one, index) })
-    }));
-    Ok(requests)
+    });
+    Ok(remove.chain(set).collect())
 }
 
 fn same_family(a: IpAddr, b: IpAddr) -> bool {
