@@ -5,6 +5,7 @@
 - `kubernetes`, `openstack`: small clients, from inside the lab's network;
 - `kuryr`: Kuryr as a user installs and configures it, and its processes;
 - `pods`: pods of a scenario, their namespaces and ports;
+- `groups`: security groups that pods get by configuration;
 - `traffic`: connections between places, with every loss counted;
 - `scenario`: steps, clean-up, counts.
 """

@@ -20,8 +20,9 @@ from .lab import Lab
 NAMESPACE, CONTROLLER, AGENT = of_lab.NAMESPACE, of_lab.CONTROLLER_ACCOUNT, of_lab.AGENT_ACCOUNT
 RELEASE = names.REPOSITORY / "target" / "release"
 CONTROLLER_HEALTH, AGENT_HEALTH = 8082, 8090
-# Small pools: a scenario that needs more than they hold says so, and what is beyond them is easy to see.
-POOL = {"ports_pool_min": 5, "ports_pool_max": 10, "ports_pool_batch": 5}
+# Small pools: a scenario that needs more than they hold says so, and what is beyond them is easy to see. Short rests: every scenario waits at its
+# end until the pools have their size again; `delete-and-reuse` is about the rest itself and sets its own.
+POOL = {"ports_pool_min": 5, "ports_pool_max": 10, "ports_pool_batch": 5, "ports_pool_cool_down": 5, "ports_pool_shrink_delay": 3}
 READY_SECONDS = 90
 
 
@@ -102,7 +103,7 @@ class Kuryr:
             # A start begins a new log: keep what was said before.
             with open(log.with_suffix(".before.log"), "ab") as all_before:
                 all_before.write(log.read_bytes())
-        start = self.of_lab.start_controller if name == "controller" else lambda: self.of_lab.start_agent(names.node(name))
+        start = self.of_lab.start_controller if name == "controller" else lambda: self.of_lab.start_agent(self.lab.node(name))
         self.lab.guarded(start)
 
     def stop(self, name: str, how: int = signal.SIGTERM, seconds: float = 20) -> None:
@@ -150,9 +151,18 @@ class Kuryr:
             raise Unmet(f"no KuryrNode {name}")
         return found
 
+    def mode(self, node: str) -> str | None:
+        """Return how pods of a node get their ports, as its record says."""
+        return self.node(node)["spec"].get("mode")
+
     def ready_ports(self, node: str) -> dict:
         """Return the ports that a pod could take now."""
         return self.node(node).get("status", {}).get("ready") or {}
+
+    def default_subnets(self, node: str) -> list[str] | None:
+        """Return the subnets of the class that ordinary pods of a node get."""
+        spec = self.node(node)["spec"]
+        return (spec.get("classes") or {}).get(spec.get("defaultClass"), {}).get("subnets")
 
     def claims(self, node: str) -> dict:
         """Return the ports in use by pods."""
@@ -196,7 +206,7 @@ class Kuryr:
         if not found:
             return f"there is no KuryrNode {node}; the controller's log ends: {self.log('controller')[-400:]!r}"
         spec, status = found.get("spec", {}), found.get("status", {})
-        return json.dumps({"offered": len(spec.get("ports") or {}), "ready": len(status.get("ready") or {}), "claims": len(status.get("claims") or {}),
+        return json.dumps({"mode": spec.get("mode"), "offered": len(spec.get("ports") or {}), "ready": len(status.get("ready") or {}), "claims": len(status.get("claims") or {}),
                            "problems": spec.get("problems"), "conditions": [{k: c.get(k) for k in ("type", "status", "reason", "message")} for c in status.get("conditions") or []]})
 
     def health(self, name: str, path: str) -> int:

@@ -10,10 +10,9 @@ sys.path.insert(0, str(ROOT / "lab"))
 # Compiled files would belong to root: keep them out of the checkout.
 sys.dont_write_bytecode = True
 
-from kuryrlab import cgroups, places, settings as names  # noqa: E402
+from kuryrlab import cgroups, places, power, settings as names  # noqa: E402
 from kuryrlab.failure import Failure  # noqa: E402
 from kuryrlab.lab import Lab as Parts  # noqa: E402
-from kuryrlab.server import plug_again  # noqa: E402
 
 from .expect import Unmet  # noqa: E402
 
@@ -37,7 +36,28 @@ class Lab:
     @property
     def nodes(self) -> list[str]:
         """Names of the nodes."""
-        return [n.name for n in names.NODES]
+        return [n.name for n in self.settings.nodes]
+
+    def node(self, name: str) -> names.Node:
+        """Return a node: its kind, its addresses, its links."""
+        return self.settings.node(name)
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of nodes that there are."""
+        return {n.kind for n in self.settings.nodes}
+
+    def first(self, kind: str) -> str:
+        """Return the first node of a kind, which the lab must have."""
+        return next(n.name for n in self.settings.nodes if n.kind == kind)
+
+    def trunk(self, node: str) -> str:
+        """Return the id of the trunk of a node that is a virtual machine."""
+        return self.facts["nodes"][node]["trunk"]
+
+    def nested(self, node: str) -> bool:
+        """Tell whether a node is a virtual machine of the cloud."""
+        return self.node(node).nested
 
     def other(self, node: str) -> str:
         """Return another node than this."""
@@ -45,7 +65,7 @@ class Lab:
 
     def host(self, node: str) -> str:
         """Return what Open vSwitch on a node names its host."""
-        return names.node(node).hostname
+        return self.node(node).hostname
 
     def netns(self, place: str) -> str:
         """Return the path of a place's network namespace."""
@@ -88,13 +108,17 @@ class Lab:
         """Run kubectl as the cluster's admin and return what it printed."""
         return self.checked(self.parts.kubernetes.kubectl(list(words)), seconds, stdin, check)
 
-    def openstack(self, *words: str, cloud: str = "kuryr", seconds: float = COMMAND_SECONDS) -> str:
-        """Run the openstack command line as a user of the lab and return what it printed."""
-        return self.checked(self.parts.openstack.cli(list(words), cloud), seconds)
+    def openstack(self, *words: str, cloud: str | None = None, seconds: float = COMMAND_SECONDS) -> str:
+        """Run the openstack command line as a user of the lab, Kuryr's if none is named, and return what it printed."""
+        return self.checked(self.parts.openstack.cli(list(words), cloud or self.settings.user), seconds)
 
     def vsctl(self, node: str, *words: str) -> str:
-        """Run ovs-vsctl on a node and return what it printed."""
-        return self.parts.ovn.vsctl(names.node(node), *words)
+        """Run ovs-vsctl on a node, or a hypervisor, and return what it printed."""
+        return self.parts.switches.vsctl(self.settings.chassis_named(node), *words)
+
+    def start_switch(self, node: str) -> None:
+        """Start what does not run of a node's Open vSwitch and what controls it; what is not in its database is made."""
+        self.guarded(lambda: self.parts.switches.start_chassis(self.settings.chassis_named(node)))
 
     def stop_neutron(self) -> None:
         """Take Neutron's API away, as an outage does."""
@@ -114,14 +138,11 @@ class Lab:
 
     def stop_node(self, node: str) -> None:
         """Switch a node off: its processes, pods' namespaces, mounts and links are gone, its disk stays."""
-        self.guarded(self.machine(node).stop)
+        self.guarded(lambda: power.switch_off(self.parts, self.node(node)))
 
     def start_node(self, node: str) -> None:
-        """Switch a node on again: machine, chassis, containerd, kubelet."""
-        machine = self.machine(node)
-        again = [lambda: plug_again(self.parts)] if node == names.SERVER_NODE else []
-        for step in (lambda: cgroups.create(self.settings), machine.boot, lambda: self.parts.ovn.start_chassis(names.node(node)), machine.start, *again):
-            self.guarded(step)
+        """Switch a node on again: machine, chassis or port, containerd, kubelet."""
+        self.guarded(lambda: power.switch_on(self.parts, self.node(node)))
 
     def revive(self) -> list[str]:
         """Start daemons of the lab that have ended by themselves; return what they said last."""
@@ -132,8 +153,8 @@ class Lab:
                 lines = Path(record.log).read_text(errors="replace").splitlines() or ["nothing"]
                 said.append(f"{name} had ended: {lines[-1]}")
         if said:
-            for node in self.nodes:
-                self.guarded(lambda node=node: self.parts.ovn.start_chassis(names.node(node)))
+            for chassis in self.settings.chassis:
+                self.start_switch(chassis.name)
         return said
 
     def guarded(self, action):
@@ -157,8 +178,8 @@ class Lab:
 
 
 def names_of_daemons(lab: Lab) -> list[str]:
-    """Return the names of the switch's daemons on all nodes."""
-    return [f"{node}-{daemon}" for node in lab.nodes for daemon in ("ovsdb", "vswitchd", "ovn-controller")]
+    """Return the names of the switch's daemons on all machines."""
+    return [f"{chassis.name}-{daemon}" for chassis in lab.settings.chassis for daemon in lab.parts.switches.daemons]
 
 
 def become_root() -> None:

@@ -1,4 +1,7 @@
-"""A small client of the lab's Neutron, as Kuryr's user, as a stranger in another project, or as the admin."""
+"""A small client of the lab's Neutron, as Kuryr's user, as a stranger in another project, or as the admin.
+
+A port of ours is of our project and carries the cluster's tag, whatever its device owner: Neutron itself changes that of a port which joins or leaves a trunk.
+"""
 from urllib.parse import urlencode
 
 from kuryrlab import settings as names
@@ -9,7 +12,7 @@ from .expect import Unmet
 from .lab import Lab
 
 V = names.NEUTRON_URL + "/v2.0"
-POD_OWNER, NODE_OWNER = "compute:kuryr", "kuryr:node"
+POD_OWNER, NODE_OWNER, SUBPORT_OWNER = "compute:kuryr", "kuryr:node", "trunk:subport"
 
 
 class Refused(Unmet):
@@ -21,9 +24,10 @@ class Refused(Unmet):
 
 
 class Neutron:
-    """Neutron as one user."""
+    """Neutron as one user; as Kuryr's if none is named."""
 
-    def __init__(self, lab: Lab, user: str = "kuryr"):
+    def __init__(self, lab: Lab, user: str | None = None):
+        user = user or lab.settings.user
         project, password = ("admin", names.ADMIN_PASSWORD) if user == "admin" else names.USERS[user]
         self.netns = lab.settings.netns("cp")
         self.keystone = Keystone(self.netns, user, password, project)
@@ -54,9 +58,22 @@ class Neutron:
         pairs = [(key.replace("__", ":"), item) for key, value in filters.items() for item in (value if isinstance(value, list) else [value])]
         return self.call("GET", "/ports?" + urlencode(pairs))["ports"]
 
-    def ours(self, tag: str, owner: str) -> list[dict]:
+    def ours(self, tag: str) -> list[dict]:
         """List a cluster's ports: of this project, with the cluster's tag."""
-        return [port for port in self.ports(project_id=self.project, device_owner=owner) if tag in port["tags"]]
+        return [port for port in self.ports(project_id=self.project) if tag in port["tags"]]
+
+    def subports(self, trunk: str) -> dict[str, int]:
+        """Return the subports of a trunk with their VLAN ids."""
+        found = self.call("GET", f"/trunks/{trunk}")["trunk"]["sub_ports"]
+        return {sub["port_id"]: sub["segmentation_id"] for sub in found}
+
+    def add_subport(self, trunk: str, port: str, vlan: int) -> None:
+        """Put a port on a trunk."""
+        self.call("PUT", f"/trunks/{trunk}/add_subports", {"sub_ports": [{"port_id": port, "segmentation_type": "vlan", "segmentation_id": vlan}]})
+
+    def remove_subport(self, trunk: str, port: str) -> None:
+        """Take a port off a trunk; one that is not on it is off."""
+        self.call("PUT", f"/trunks/{trunk}/remove_subports", {"sub_ports": [{"port_id": port}]}, accept=(404,))
 
     def port_with(self, address: str) -> dict:
         """Return the one port with an address."""

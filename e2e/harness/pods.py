@@ -7,7 +7,7 @@ from . import traffic
 from .expect import Unmet, expect, expect_equal, until
 from .kubernetes import Kubernetes
 from .lab import Lab
-from .openstack import Neutron
+from .openstack import POD_OWNER, SUBPORT_OWNER, Neutron
 
 HTTP_PORT = 8080
 # Answers with the pod's name and the address it was asked from.
@@ -137,15 +137,24 @@ class Pod:
     def expect_neutron_port(self, cloud: Neutron) -> dict:
         """Check that the pod's addresses, MAC and node are those of one ACTIVE port of ours; return the port.
 
-        Neutron learns some time after the node that a port carries traffic, hence the wait.
+        On a node with a switch of its own the port is bound to that node's host; on a virtual machine it is a subport of that machine's trunk. Neutron learns some time after the node that a port carries traffic, hence the wait.
         """
         until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 20, 0.3)
         port = self.port(cloud)
         expect_equal(sorted(ip["ip_address"] for ip in port["fixed_ips"]), sorted(self.addresses), f"addresses of {self.name}'s port")
-        expect_equal(port["device_owner"], "compute:kuryr", "device_owner")
-        expect_equal(port["binding:host_id"], self.lab.host(self.node), "host of the port")
+        if self.lab.nested(self.node):
+            self.expect_subport(cloud, port)
+        else:
+            expect_equal(port["device_owner"], POD_OWNER, "device_owner")
+            expect_equal(port["binding:host_id"], self.lab.host(self.node), "host of the port")
         expect_equal(port["mac_address"], self.mac(), f"MAC of {self.name}")
         return port
+
+    def expect_subport(self, cloud: Neutron, port: dict) -> None:
+        """Check that a port is a subport of the node's trunk, under the VLAN id that the node was told."""
+        entry = self.kube.get("KuryrNode", self.node)["spec"]["ports"][port["id"]]
+        expect_equal(port["device_owner"], SUBPORT_OWNER, "device_owner")
+        expect_equal(cloud.subports(self.lab.trunk(self.node)).get(port["id"]), entry["vlan"], f"VLAN id of {self.name}'s port on the trunk of {self.node}")
 
     def mac(self) -> str:
         """Return the MAC address of the pod's eth0, read inside."""

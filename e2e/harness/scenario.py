@@ -8,7 +8,7 @@ from .expect import Unmet, shorten, until
 from .kubernetes import Kubernetes
 from .kuryr import POOL, Kuryr
 from .lab import Lab
-from .openstack import POD_OWNER, Neutron
+from .openstack import NODE_OWNER, Neutron
 from .pods import Pod, deployment, manifest
 
 
@@ -20,7 +20,7 @@ class Report:
     """What passed and what failed."""
 
     def __init__(self):
-        self.start, self.passed, self.failed, self.failures = time.monotonic(), 0, 0, []
+        self.start, self.passed, self.failed, self.failures, self.left_out = time.monotonic(), 0, 0, [], []
 
     def line(self, mark: str, text: str, seconds: float) -> None:
         """Print one line with the time since the start and the time it took."""
@@ -38,14 +38,20 @@ class Report:
         for line in error.splitlines():
             print(f"          | {line}", flush=True)
 
-    def snapshot(self) -> tuple[int, int, int]:
-        """Return where the counts stand."""
-        return self.passed, self.failed, len(self.failures)
+    def leave_out(self, name: str, needs: set[str]) -> None:
+        """Say that something was not tried, as the lab has no node of the kinds that it needs; it counts as nothing."""
+        self.left_out.append(name)
+        print(f"{time.monotonic() - self.start:7.1f}s  not for this kind: {name} needs {' and '.join(sorted(needs))}", flush=True)
 
-    def go_back_to(self, snapshot: tuple[int, int, int]) -> None:
+    def snapshot(self) -> tuple[int, int, int, int]:
+        """Return where the counts stand."""
+        return self.passed, self.failed, len(self.failures), len(self.left_out)
+
+    def go_back_to(self, snapshot: tuple[int, int, int, int]) -> None:
         """Forget what was counted since."""
-        self.passed, self.failed, failures = snapshot
+        self.passed, self.failed, failures, left_out = snapshot
         del self.failures[failures:]
+        del self.left_out[left_out:]
 
     def summary(self) -> str:
         return f"{self.passed} passed, {self.failed} failed"
@@ -80,6 +86,13 @@ class World:
         if error is not None:
             self.failed = True
             raise Ended(what)
+
+    def has(self, what: str, *kinds: str) -> bool:
+        """Tell whether the lab has nodes of these kinds; where it has not, what needs them is left out, and said to be."""
+        needs = set(kinds) - self.lab.kinds
+        if needs:
+            self.report.leave_out(f"{self.name}: {what}", needs)
+        return not needs
 
     def finally_do(self, action) -> None:
         """Run an action at the end of the scenario, last registered first, whatever happened."""
@@ -173,11 +186,19 @@ class World:
 
     # --- counting ports -------------------------------------------------------------------------------
 
-    def our_ports(self, owner: str = POD_OWNER) -> list[dict]:
-        """Return the ports of this cluster's Kuryr in Neutron: of its project and with its tag."""
+    def our_ports(self) -> list[dict]:
+        """Return the ports of this cluster's Kuryr in Neutron that are for pods: of its project and with its tag."""
+        return [port for port in self.all_our_ports() if port["device_owner"] != NODE_OWNER]
+
+    def node_ports(self) -> list[dict]:
+        """Return the ports of this cluster's Kuryr in Neutron by which nodes themselves are in the pods' network."""
+        return [port for port in self.all_our_ports() if port["device_owner"] == NODE_OWNER]
+
+    def all_our_ports(self) -> list[dict]:
+        """Return every port of this cluster's Kuryr in Neutron."""
         if not self.cluster_tag:
             self.cluster_tag = f"kuryr-cluster:{self.kube.get('Namespace', 'kube-system')['metadata']['uid']}"
-        return self.cloud.ours(self.cluster_tag, owner)
+        return self.cloud.ours(self.cluster_tag)
 
     def pool_limit(self) -> int:
         """Return how many ports the pools of all nodes may hold together."""

@@ -9,10 +9,13 @@ In the order of the flow:
 - steps: a graph of steps, run in parallel;
 - cgroups, places, processes: where a process runs, and how it is remembered;
 - network: namespaces, the LAN between them;
+- vm, nested: namespaces plugged as Neutron ports, nodes that are virtual machines;
 - wire: HTTP from inside a namespace;
-- database, identity, openstack, ovn, resources: the OpenStack side;
+- database, identity, openstack, message_queue, resources: the OpenStack side;
+- ovs, ovn, ml2ovs: the switches, and what makes Neutron's ports work on them;
 - pki, kubernetes, image, node: the Kubernetes side;
 - server, answer: the machine that stands for a VM, and the external side;
 - kuryr: Kuryr itself, run as a user would run it;
+- power: a node is switched off and on;
 - lab, tools, up, down, status, commands: what the commands do.
 """

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from .failure import Failure
-from .settings import NODES, Settings
+from .settings import Settings
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
@@ -54,8 +54,8 @@ def hierarchies() -> list[Path]:
 def create(settings: Settings) -> None:
     """Make the lab's directories."""
     for hierarchy in hierarchies():
-        for n in NODES:
-            folder = hierarchy / settings.node_cgroup(n)
+        for m in machines(settings):
+            folder = hierarchy / settings.node_cgroup(m)
             folder.mkdir(parents=True, exist_ok=True)
             if hierarchy == tracking():
                 for leaf in (DAEMONS_LEAF, KURYR_LEAF, RUN_LEAF):
@@ -65,8 +65,13 @@ def create(settings: Settings) -> None:
     for leaf in (CONTROL_LEAF, RUN_LEAF):
         (tracking() / settings.cgroup / leaf).mkdir(exist_ok=True)
     if mode() == "v2":
-        for folder in [ROOT, ROOT / settings.cgroup] + [ROOT / settings.node_cgroup(n) for n in NODES]:
+        for folder in [ROOT, ROOT / settings.cgroup] + [ROOT / settings.node_cgroup(n) for n in settings.nodes]:
             enable(folder)
+
+
+def machines(settings: Settings) -> tuple:
+    """Return every machine of the lab that has processes of its own."""
+    return settings.hypervisors + settings.nodes
 
 
 def inherit_cpuset(hierarchy: Path, folder: Path) -> None:

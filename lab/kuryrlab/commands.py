@@ -11,13 +11,12 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import down as downs, doctor, places, status, steps, tools, up as ups
+from . import down as downs, doctor, places, power, settings as s, status, steps, tools, up as ups
 from .cache import locked
 from .failure import Failure, tail
-from .kuryr import PARTS, Kuryr
+from .kuryr import Kuryr, parts
 from .lab import Lab
-from .server import facts_file, plug_again
-from .settings import LAB, NODES, SERVER_NODE, Options, Settings, place
+from .settings import LAB, Machine, Node, Options, Settings
 
 KEPT_VARIABLES = (
     "HOME",
@@ -49,9 +48,8 @@ def main(argv: list[str]) -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        settings = Settings(arguments.name)
+        settings = known(arguments.name)
         give_back(settings)
-        settings.options = Options.load(settings.options_file)
         return arguments.action(Lab(settings), arguments) or 0
     except (Failure, ValueError, OSError) as e:
         if not steps.stopping.is_set():  # otherwise the failing step has said it
@@ -88,6 +86,23 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("kuryr", "ptp"),
         help="who wires pods: Kuryr when it is started (default), or the plain ptp plugin, for comparison",
     )
+    sub.add_argument(
+        "--nodes",
+        type=of(s.kinds),
+        metavar="KIND,...",
+        help=f"kind of each node, in order: {', '.join(s.KINDS)} (default: ovs,ovs); for good, until reset",
+    )
+    sub.add_argument(
+        "--subnets",
+        choices=s.SUBNETS,
+        help="the pods' network: the project's own without (plain, default) or with SLAAC, or one that another project"
+        " owns and shares; for good, until reset",
+    )
+    sub.add_argument(
+        "--ml2",
+        choices=("ovn", "ovs"),
+        help="Neutron's mechanism driver: ovn (default), or ovs with Neutron's own agents; for good, until reset",
+    )
     command("down", down, "stop everything; files stay")
     command("status", show_status, "what runs")
     command("doctor", examine, "can this machine carry the lab")
@@ -97,31 +112,59 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("logs", logs, "follow a daemon's log; without a name, list them")
     sub.add_argument("daemon", nargs="?")
     sub.add_argument("-n", "--no-follow", action="store_true", help="only the end of it")
-    sub = command("shell", shell, "a shell in a place: cp (default), node1, node2, server, external")
+    sub = command("shell", shell, "a shell in a place: cp (default), node1, node2, server, external, hv1")
     sub.add_argument("place", nargs="?", default="cp")
     sub = command("run", run_command, "run a command in a place: its namespaces, cgroup, and the lab's tools")
     sub.add_argument("place")
     sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     for name, text in (
         ("kubectl", "kubectl as the cluster's admin"),
-        ("openstack", "the OpenStack client as admin (OS_CLOUD=kuryr or other for the users)"),
+        ("openstack", "the OpenStack client as admin (OS_CLOUD=kuryr, kuryr-nested or other for the users)"),
     ):
         sub = command(name, kubectl if name == "kubectl" else openstack, text)
         sub.add_argument("words", nargs=argparse.REMAINDER)
     command("env", environment, "print variables for a shell, to be evaluated")
     sub = command("kuryr", kuryr, "Kuryr itself")
     sub.add_argument("verb", choices=("start", "stop", "restart", "kill", "status"))
-    sub.add_argument("part", nargs="?", choices=PARTS, help="all if missing")
+    sub.add_argument("part", nargs="?", help="controller or a node; all if missing")
     sub.add_argument("--bin", type=lambda p: Path(p).resolve(), help="directory of kuryr-controller and kuryr-daemon")
     sub.add_argument("--cni-binary", type=lambda p: Path(p).resolve(), help="the file kuryr-cni")
     sub.add_argument("--manifests", type=lambda p: Path(p).resolve(), help="directory with crds, rbac, admission")
     sub = command("node", node, "switch a node off, as a power cut, and on again")
     sub.add_argument("verb", choices=("stop", "start"))
-    sub.add_argument("node", choices=[n.name for n in NODES])
+    sub.add_argument("node")
     for name, text in (("neutron", "an outage of Neutron"), ("apiserver", "an outage of the Kubernetes API")):
         sub = command(name, outage, text, service=name)
         sub.add_argument("verb", choices=("stop", "start"))
     return parser
+
+
+def of(check):
+    """Return an argument's type whose refusal says why."""
+
+    def convert(text: str):
+        try:
+            return check(text)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from e
+
+    return convert
+
+
+def known(name: str) -> Settings:
+    """Return the settings of a lab with the options that it was brought up with."""
+    settings = Settings(name)
+    settings.options = Options.load(settings.options_file)
+    return settings
+
+
+def node_named(lab: Lab, name: str) -> Node:
+    """Return the node that a word on the command line means."""
+    try:
+        return lab.settings.node(name)
+    except KeyError:
+        there = ", ".join(n.name for n in lab.settings.nodes)
+        raise Failure(f"no such node: {name}", fix=there) from None
 
 
 def become_root(argv: list[str]) -> None:
@@ -165,12 +208,31 @@ def up(lab: Lab, arguments) -> int:
         options.amphora = arguments.amphora
     if arguments.cni:
         options.cni = arguments.cni
+    choose_once(lab, "nodes", arguments.nodes)
+    choose_once(lab, "subnets", arguments.subnets)
+    choose_once(lab, "ml2", arguments.ml2)
+    if problem := options.contradiction():
+        raise Failure(problem, fix="leave one of the options out")
     if not doctor.report(doctor.examine(lab.settings, lab.entries, lab.running()), everything=False):
         return 1
     with exclusive(lab):
         ups.up(lab)
     print(f"  {LAB / 'lab'} status | kubectl get nodes | openstack port list | kuryr start | down")
     return 0
+
+
+def choose_once(lab: Lab, option: str, value: str | None) -> None:
+    """Take an option on which everything in the lab's databases depends: it is chosen at the first `up`."""
+    options, before = lab.settings.options, getattr(lab.settings.options, option)
+    if value is None or value == before:
+        return
+    if lab.settings.options_file.exists():
+        name = lab.settings.name
+        raise Failure(
+            f"lab {name!r} was made with --{option} {before}",
+            fix=f"lab --name {name} reset, then up; or choose another name",
+        )
+    setattr(options, option, value)
 
 
 def down(lab: Lab, arguments) -> None:
@@ -199,7 +261,7 @@ def reset(lab: Lab, arguments) -> None:
 def purge(lab: Lab, arguments) -> None:
     names = [p.name for p in lab.settings.states.glob("*") if p.is_dir()] or [lab.settings.name]
     for name in names:
-        other = Lab(Settings(name))
+        other = Lab(known(name))
         with exclusive(other):
             downs.down(other)
             ups.reset(other)
@@ -223,18 +285,24 @@ def logs(lab: Lab, arguments) -> int:
 def inside(lab: Lab, word: str, words: list[str]) -> list[str]:
     """Return the command line of a command of the user's in a place."""
     try:
-        where = place(word)
+        where = lab.settings.place(word)
     except KeyError:
-        raise Failure(f"no such place: {word}", fix="cp, node1, node2, server, external") from None
-    on = next((n for n in NODES if n.name == where), None)
-    spot = lab.machines[where].place("run") if on else places.Place(lab.settings, lab.settings.netns(where), "run")
+        there = ", ".join(lab.settings.places).replace("ext", "external")
+        raise Failure(f"no such place: {word}", fix=there) from None
     if not lab.network.exists(where):
         raise Failure(f"{where} is not up", fix="lab up")
+    on = next((m for m in lab.settings.nodes + lab.settings.hypervisors if m.name == where), None)
+    spot = spot_on(lab, on) if on else places.Place(lab.settings, lab.settings.netns(where), "run")
     env = places.environment(lab.settings, {**tools.environment(lab, on), "TERM": os.environ.get("TERM", "dumb")})
     env["PATH"] = f"{tools.folder(lab)}:{places.PATH}"
     # A node has a /run of its own.
     here = os.getcwd()
-    return places.command(spot, words, env, "/" if on and here.startswith("/run/") else here)
+    return places.command(spot, words, env, "/" if where in lab.machines and here.startswith("/run/") else here)
+
+
+def spot_on(lab: Lab, m: Machine) -> places.Place:
+    """Return the place of the user's commands on a machine: on a node with its mounts."""
+    return lab.machines[m.name].place("run") if m.name in lab.machines else places.on_node(lab.settings, m, "run")
 
 
 def shell(lab: Lab, arguments) -> None:
@@ -273,36 +341,36 @@ def kuryr(lab: Lab, arguments) -> int:
     it = Kuryr(lab, arguments.bin, arguments.cni_binary, arguments.manifests)
     if arguments.verb == "restart" and not (arguments.bin or arguments.cni_binary or arguments.manifests):
         it = Kuryr.recorded(lab)
-    parts = (arguments.part,) if arguments.part else PARTS
+    chosen = parts(lab.settings)
+    if arguments.part:
+        if arguments.part not in chosen:
+            raise Failure(f"no such part: {arguments.part}", fix=", ".join(chosen))
+        chosen = (arguments.part,)
     if arguments.verb == "status":
         for part, pid in it.status():
             print(f"  {part}: {f'up ({pid})' if pid else 'down'}")
-        return 0 if all(pid for part, pid in it.status() if part in parts) else 1
+        return 0 if all(pid for part, pid in it.status() if part in chosen) else 1
     with exclusive(lab):
         if arguments.verb in ("stop", "restart"):
-            print(f"stopped: {' '.join(it.stop(parts)) or 'nothing ran'}")
+            print(f"stopped: {' '.join(it.stop(chosen)) or 'nothing ran'}")
         if arguments.verb == "kill":
-            print(f"killed: {' '.join(it.stop(parts, signal.SIGKILL)) or 'nothing ran'}")
+            print(f"killed: {' '.join(it.stop(chosen, signal.SIGKILL)) or 'nothing ran'}")
         if arguments.verb in ("start", "restart"):
-            print(f"started: {' '.join(it.start(parts)) or 'all ran already'}")
+            print(f"started: {' '.join(it.start(chosen)) or 'all ran already'}")
     return 0
 
 
 def node(lab: Lab, arguments) -> None:
     """Power cut and boot; an agent that ran before the cut is started again, as its DaemonSet would."""
-    machine = lab.machines[arguments.node]
+    n = node_named(lab, arguments.node)
     mark = lab.settings.state / f"{arguments.node}.agent"
     with exclusive(lab):
         if arguments.verb == "stop":
             if lab.processes.alive(Kuryr(lab).name(arguments.node)):
                 mark.touch()
-            machine.stop()
+            power.switch_off(lab, n)
             return
-        machine.boot()
-        lab.ovn.start_chassis(machine.n)
-        machine.start()
-        if arguments.node == SERVER_NODE and facts_file(lab.settings).exists():
-            plug_again(lab)
+        power.switch_on(lab, n)
         if mark.exists():
             Kuryr.recorded(lab).start((arguments.node,))
             mark.unlink()

@@ -61,7 +61,7 @@ TOOLS = [
     "iperf3",
     "python3-pip-whl",
 ]
-AMPHORA = ["rabbitmq-server"]
+QUEUE = ["rabbitmq-server"]
 # What update-alternatives would link at installation.
 ALTERNATIVES = {
     "usr/sbin/ovs-vswitchd": "../lib/openvswitch-switch/ovs-vswitchd",
@@ -72,7 +72,7 @@ ALTERNATIVES = {
 
 def entry(settings: Settings) -> Entry:
     """Describe the unpacked tree for this lab's options."""
-    packages = sorted(BASE + DAEMONS + TOOLS + (AMPHORA if settings.options.amphora else []))
+    packages = sorted(BASE + DAEMONS + TOOLS + (QUEUE if settings.options.queue else []))
     path = settings.cache / f"debian-{DEBIAN_SUITE}-{digest(*packages)}"
     log = settings.cache / "log" / f"{path.name}.log"
     return Entry(

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from . import cgroups, database, golang
 from .cache import Entry
-from .settings import PLACES, Settings
+from .settings import Settings
 
 MEMORY_MB = 4000  # both halves of the lab, two nodes and some pods
+NODE_MEMORY_MB = 250  # each further node: kubelet, containerd, Open vSwitch, some pods
+HYPERVISOR_MEMORY_MB = 60  # Open vSwitch and ovn-controller
+AGENT_MEMORY_MB = 250  # each of Neutron's agents with its helpers, and as much for the queue and Neutron's worker
 BUILD_MEMORY_MB = 1500  # more while Kubernetes is compiled
 STATE_MB = 2000
 INOTIFY_INSTANCES = 64
@@ -55,7 +58,12 @@ def examine(settings: Settings, entries: dict[str, Entry], running: bool) -> lis
             for c, p in COMMANDS.items()
         ],
         merged_usr(Path("/lib")),
-        memory(meminfo(Path("/proc/meminfo").read_text()), running, any("Kubernetes" in e.what for e in missing)),
+        memory(
+            meminfo(Path("/proc/meminfo").read_text()),
+            memory_needed(settings),
+            running,
+            any("Kubernetes" in e.what for e in missing),
+        ),
         disk("cache", free_mb(settings.cache), sum(e.megabytes for e in missing), settings.cache),
         disk("state", free_mb(settings.states), STATE_MB, settings.states),
         *kernel(),
@@ -101,9 +109,17 @@ def meminfo(text: str) -> int:
     return next(int(line.split()[1]) // 1024 for line in text.splitlines() if line.startswith("MemAvailable"))
 
 
-def memory(available: int, running: bool, build: bool) -> Check:
+def memory_needed(settings: Settings) -> int:
+    """Return the MB that a lab with these machines takes."""
+    further = max(0, len(settings.nodes) - 2)
+    agents = len(settings.chassis) + 2 if settings.options.ml2 == "ovs" else 0
+    machines = further * NODE_MEMORY_MB + len(settings.hypervisors) * HYPERVISOR_MEMORY_MB
+    return MEMORY_MB + machines + agents * AGENT_MEMORY_MB
+
+
+def memory(available: int, lab: int, running: bool, build: bool) -> Check:
     """A lab that runs has its memory already."""
-    needed = (0 if running else MEMORY_MB) + (BUILD_MEMORY_MB if build else 0)
+    needed = (0 if running else lab) + (BUILD_MEMORY_MB if build else 0)
     return Check(
         "memory",
         f"{available} MB available",
@@ -128,7 +144,7 @@ def disk(what: str, free: int, needed: int, path: Path) -> Check:
 
 def names(settings: Settings, running: bool, present: set[str]) -> Check:
     """Addresses cannot clash, as they live in namespaces of the lab; the names of these namespaces can."""
-    taken = sorted(present & {settings.netns(p) for p in PLACES})
+    taken = sorted(present & {settings.netns(p) for p in settings.places})
     if taken and not running and not settings.run.exists():
         return Check(
             "names",

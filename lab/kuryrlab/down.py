@@ -7,7 +7,6 @@ from pathlib import Path
 from . import cgroups
 from .failure import Failure
 from .lab import Lab
-from .settings import PLACES
 from .steps import Printer
 
 # Stopped last, one after another: the others still write to them.
@@ -27,7 +26,7 @@ def down(lab: Lab) -> None:
         processes.stop(n)
     printer.say(f"processes ended: {len(names)} daemons, {strays} of their children")
     removed = 0
-    for place in reversed(PLACES):
+    for place in reversed(lab.settings.places):
         removed += lab.network.exists(place)
         lab.network.delete_netns(place)
     cgroups.remove(lab.settings)
@@ -45,7 +44,7 @@ def left(lab: Lab) -> list[str]:
     """Return what of the lab is still in the machine: processes, namespaces, cgroups, mounts, sockets."""
     s = lab.settings
     found = [f"process {pid}" for pid in cgroups.members(s)]
-    found += [f"namespace {s.netns(p)}" for p in PLACES if Path("/run/netns", s.netns(p)).exists()]
+    found += [f"namespace {s.netns(p)}" for p in s.places if Path("/run/netns", s.netns(p)).exists()]
     found += [f"cgroup {h / s.cgroup}" for h in cgroups.hierarchies() if (h / s.cgroup).exists()]
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     found += [f"mount {m}" for m in mounts if f"{m}/".startswith((f"{s.state}/", f"{s.run}/"))]

@@ -1,7 +1,8 @@
 """Who may do what: projects, users, roles, services and endpoints in Keystone.
 
 `kuryr` is what a deployment gives to Kuryr: member of its project, allowed to use load balancers, and `service`, since
-Neutron lets only that role (or admin) bind a port to a host. `other` is a stranger in a project of its own.
+Neutron lets only that role (or admin) bind a port to a host. `kuryr-nested` lacks that role: where all nodes are
+virtual machines, no port has to be bound. `other` is a stranger in a project of its own.
 """
 
 from . import settings as s
@@ -10,7 +11,11 @@ from .wire import request
 
 ROLES = ("admin", "member", "reader", "service", "load-balancer_member")
 SERVICES = (("network", "neutron", s.NEUTRON_URL), ("load-balancer", "octavia", s.OCTAVIA_URL))
-ASSIGNED = {"kuryr": ("member", "load-balancer_member", "service"), "other": ("member", "load-balancer_member")}
+ASSIGNED = {
+    "kuryr": ("member", "load-balancer_member", "service"),
+    "kuryr-nested": ("member", "load-balancer_member"),
+    "other": ("member", "load-balancer_member"),
+}
 
 
 class Keystone:
@@ -65,26 +70,10 @@ def create(keystone: Keystone) -> None:
         for name in ["service"] + sorted({project for project, _ in s.USERS.values()})
     }
 
-    def user(name: str, password: str, project: str, *granted: str) -> None:
-        made = keystone.call(
-            "POST",
-            "/users",
-            {
-                "user": {
-                    "name": name,
-                    "password": password,
-                    "domain_id": "default",
-                    "default_project_id": projects[project],
-                }
-            },
-        )
-        for role in granted:
-            keystone.call("PUT", f"/projects/{projects[project]}/users/{made['user']['id']}/roles/{roles[role]}")
-
     for _, name, _ in SERVICES:
-        user(name, s.SERVICE_PASSWORD, "service", "admin", "service")
+        add_user(keystone, name, s.SERVICE_PASSWORD, projects["service"], [roles["admin"], roles["service"]])
     for name, (project, password) in s.USERS.items():
-        user(name, password, project, *ASSIGNED[name])
+        add_user(keystone, name, password, projects[project], [roles[role] for role in ASSIGNED[name]])
     for kind, name, url in SERVICES:
         service = keystone.call("POST", "/services", {"service": {"type": kind, "name": name}})["service"]["id"]
         for interface in ("public", "internal", "admin"):
@@ -93,3 +82,22 @@ def create(keystone: Keystone) -> None:
                 "/endpoints",
                 {"endpoint": {"service_id": service, "interface": interface, "region_id": s.REGION, "url": url}},
             )
+
+
+def add_user(keystone: Keystone, name: str, password: str, project: str, roles: list[str]) -> None:
+    """Create a user with roles in its project; both by id."""
+    user = {"name": name, "password": password, "domain_id": "default", "default_project_id": project}
+    made = keystone.call("POST", "/users", {"user": user})["user"]["id"]
+    for role in roles:
+        keystone.call("PUT", f"/projects/{project}/users/{made}/roles/{role}")
+
+
+def complete(keystone: Keystone) -> None:
+    """Create the users that a lab of an earlier checkout does not have."""
+    there = {user["name"] for user in keystone.call("GET", "/users")["users"]}
+    if missing := [name for name in s.USERS if name not in there]:
+        roles = {r["name"]: r["id"] for r in keystone.call("GET", "/roles")["roles"]}
+        projects = {p["name"]: p["id"] for p in keystone.call("GET", "/projects")["projects"]}
+        for name in missing:
+            project, password = s.USERS[name]
+            add_user(keystone, name, password, projects[project], [roles[role] for role in ASSIGNED[name]])

@@ -16,18 +16,24 @@ from .failure import Failure
 from .lab import Lab
 from .node import NodeMachine
 from .server import facts_file
-from .settings import NODES, REPOSITORY, Node
+from .settings import REPOSITORY, Node, Settings
 
 CONTROLLER_ACCOUNT, AGENT_ACCOUNT, NAMESPACE = "kuryr-controller", "kuryr-daemon", "kube-system"
 MANIFESTS = ("crds", "rbac", "admission")
 TOKEN_LIFE = "8760h"
 START_SECONDS = 0.5  # a wrong configuration shows within it
-PARTS = ("controller",) + tuple(n.name for n in NODES)
+CONTROLLER = "controller"
+
+
+def parts(settings: Settings) -> tuple[str, ...]:
+    """Return the names by which Kuryr's processes are called on the command line."""
+    return (CONTROLLER,) + tuple(n.name for n in settings.nodes)
 
 
 def configuration(lab: Lab, token: Path, facts: dict) -> str:
     """Return kuryr.conf as a user of this cloud would write it."""
-    project, password = s.USERS["kuryr"]
+    user = lab.settings.user
+    project, password = s.USERS[user]
     return f"""[DEFAULT]
 debug = false
 
@@ -38,7 +44,7 @@ token_file = {token}
 
 [neutron]
 auth_url = {s.KEYSTONE_URL}
-username = kuryr
+username = {user}
 password = {password}
 project_name = {project}
 user_domain_name = Default
@@ -62,14 +68,14 @@ def without_credentials(text: str) -> str:
 
 def paths_of_node(machine: NodeMachine) -> str:
     """Return what an agent must be told because its node shares a disk with others: its records, the runtime's
-    directory, its OVS.
+    directory, its OVS if it has one.
     """
+    switch = "" if machine.n.nested else f"ovsdb_connection = unix:{machine.run}/ovs/db.sock\n"
     return f"""
 [cni_daemon]
 state_dir = {machine.state}/kuryr
 cni_conf_dir = {machine.cni_configuration}
-ovsdb_connection = unix:{machine.run}/ovs/db.sock
-"""
+{switch}"""
 
 
 class Kuryr:
@@ -90,7 +96,7 @@ class Kuryr:
 
     def name(self, part: str) -> str:
         """Return the process name of a part."""
-        return "kuryr-controller" if part == "controller" else f"{part}-kuryr-daemon"
+        return "kuryr-controller" if part == CONTROLLER else f"{part}-kuryr-daemon"
 
     def start(self, parts: tuple[str, ...]) -> list[str]:
         """Start parts that do not run; return the names of those that were started."""
@@ -101,7 +107,7 @@ class Kuryr:
         started = [
             part
             for part in parts
-            if (self.start_controller() if part == "controller" else self.start_agent(s.node(part)))
+            if (self.start_controller() if part == CONTROLLER else self.start_agent(self.lab.settings.node(part)))
         ]
         time.sleep(START_SECONDS if started else 0)
         for part in started:
@@ -126,9 +132,9 @@ class Kuryr:
     def configure(self, part: str, token: Path) -> Path:
         """Write a part's configuration."""
         facts = json.loads(facts_file(self.lab.settings).read_text())
-        target = self.folder / ("kuryr.conf" if part == "controller" else f"kuryr-{part}.conf")
+        target = self.folder / ("kuryr.conf" if part == CONTROLLER else f"kuryr-{part}.conf")
         text = configuration(self.lab, token, facts)
-        if part != "controller":
+        if part != CONTROLLER:
             text = without_credentials(text) + paths_of_node(self.lab.machines[part])
         target.touch(mode=0o600)
         target.write_text(text)
@@ -157,11 +163,11 @@ class Kuryr:
 
     def start_controller(self) -> bool:
         """Start the controller beside the control plane."""
-        if self.lab.processes.alive(self.name("controller")):
+        if self.lab.processes.alive(self.name(CONTROLLER)):
             return False
-        config = self.configure("controller", self.token("controller", CONTROLLER_ACCOUNT))
+        config = self.configure(CONTROLLER, self.token(CONTROLLER, CONTROLLER_ACCOUNT))
         return self.lab.processes.start(
-            self.name("controller"),
+            self.name(CONTROLLER),
             places.control(self.lab.settings),
             [self.binary("kuryr-controller"), "--config-file", config],
         )
@@ -188,4 +194,4 @@ class Kuryr:
 
     def status(self) -> list[tuple[str, int | None]]:
         """Return each part with its process id, or None."""
-        return [(part, self.lab.processes.pid(self.name(part))) for part in PARTS]
+        return [(part, self.lab.processes.pid(self.name(part))) for part in parts(self.lab.settings)]

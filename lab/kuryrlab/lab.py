@@ -6,12 +6,14 @@ from pathlib import Path
 from . import database, debian, golang, python
 from .cache import Entry
 from .kubernetes import Kubernetes
+from .ml2ovs import Ml2Ovs
 from .network import Network
 from .node import NodeMachine
 from .openstack import OpenStack
 from .ovn import Ovn
+from .ovs import Switches
 from .processes import Processes
-from .settings import NODES, Settings
+from .settings import Settings
 
 
 class Lab:
@@ -57,7 +59,9 @@ class Lab:
         return Network(self.settings, self.root)
 
     @cached_property
-    def ovn(self) -> Ovn:
+    def switches(self) -> Switches:
+        if self.settings.options.ml2 == "ovs":
+            return Ml2Ovs(self.settings, self.processes, self.root, self.venv)
         return Ovn(self.settings, self.processes, self.root)
 
     @cached_property
@@ -72,7 +76,14 @@ class Lab:
     def machines(self) -> dict[str, NodeMachine]:
         return {
             n.name: NodeMachine(
-                n, self.settings, self.processes, self.root, self.cni_programs, self.network, self.ovn, self.kubernetes
+                n,
+                self.settings,
+                self.processes,
+                self.root,
+                self.cni_programs,
+                self.network,
+                self.switches,
+                self.kubernetes,
             )
-            for n in NODES
+            for n in self.settings.nodes
         }

@@ -1,8 +1,9 @@
 """The lab's namespaces, and the two segments between them.
 
-- `lan`: control plane, nodes, the external side. At the same time it is the Neutron provider network `external`: each
-  node's br-ex has a leg of its own in it, so routers and floating addresses are its neighbours.
-- `tunnel`: only the nodes' Geneve endpoints.
+- `lan`: control plane, nodes, the external side. At the same time it is the Neutron provider network `external`: br-ex
+  of each chassis has a leg of its own in it, so routers and floating addresses are its neighbours. A node that is a
+  virtual machine has no leg here: it is plugged as a port of that network (see nested).
+- `tunnel`: only the Geneve endpoints of the chassis.
 
 Both are bridges in the control plane's namespace; nothing is made in the machine's own, except the named namespaces.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from . import debian, settings as s
 from .failure import Failure
-from .settings import Node, Settings
+from .settings import Chassis, Machine, Node, Settings
 from .wire import in_netns
 
 SYSCTLS = {
@@ -107,45 +108,58 @@ class Network:
         self.wired("ext").touch()
         return "namespaces and LAN"
 
-    def node_up(self, n: Node) -> str | None:
-        """Make a node's namespace and its three legs: its own, its tunnels', its provider network's."""
-        if self.exists(n.name) and f"n{n.index}-lan" in self.links("cp") and self.wired(n.name).exists():
+    def machine_up(self, m: Machine) -> str | None:
+        """Make a machine's namespace with its legs; that of a virtual machine has none before it is plugged."""
+        nested = isinstance(m, Node) and m.nested
+        if self.exists(m.name) and (nested or self.wired(m.name).exists() and f"{m.prefix}-ex" in self.links("cp")):
             return None
-        self.delete_netns(n.name)
-        self.add_netns(n.name, forward=True)
-        there = self.settings.netns(n.name)
-        for bridge, here, leg in (("lan", "lan", "lan0"), ("tunnel", "tun", "ul0"), ("lan", "ex", "ex0")):
-            port = f"n{n.index}-{here}"
-            self.delete_link("cp", port)
-            self.ip(
-                "cp",
-                [
-                    f"link add {port} type veth peer name {leg} netns {there}",
-                    f"link set {port} addrgenmode none",
-                    f"link set {port} master {bridge}",
-                    f"link set {port} up",
-                ],
-            )
-        # Legs of the userspace datapath have no address of their own and must not answer for the node.
+        self.delete_netns(m.name)
+        self.add_netns(m.name, forward=True)
+        if nested:
+            return m.name
+        self.leg(m, "lan", "lan", m.uplink)
+        self.chassis_legs(m)
+        self.address(m)
+        self.wired(m.name).touch()
+        return m.name
+
+    def chassis_legs(self, m: Chassis) -> None:
+        """Make the legs of the userspace datapath: the tunnels' and the provider network's."""
+        self.leg(m, "tunnel", "tun", "ul0")
+        self.leg(m, "lan", "ex", "ex0")
+        # They have no address of their own and must not answer for the machine.
+        self.ip(m.name, [f"link set {leg} addrgenmode none" for leg in ("ul0", "ex0")])
+        self.ip(m.name, [f"link set {leg} up" for leg in ("ul0", "ex0")])
+        # The userspace datapath takes frames from a packet socket, where a checksum left to the hardware is never
+        # computed.
+        self.offloads_off("cp", f"{m.prefix}-ex")
+
+    def leg(self, m: Chassis, bridge: str, here: str, there: str) -> None:
+        """Make a link from a bridge of the control plane's namespace to a machine."""
+        port = f"{m.prefix}-{here}"
+        self.delete_link("cp", port)
         self.ip(
-            n.name,
+            "cp",
             [
-                "link set ul0 addrgenmode none",
-                "link set ex0 addrgenmode none",
-                "link set ul0 up",
-                "link set ex0 up",
-                f"addr add {n.lan4}/24 dev lan0",
-                f"addr add {n.lan6}/64 dev lan0 nodad",
-                "link set lan0 up",
+                f"link add {port} type veth peer name {there} netns {self.settings.netns(m.name)}",
+                f"link set {port} addrgenmode none",
+                f"link set {port} master {bridge}",
+                f"link set {port} up",
+            ],
+        )
+
+    def address(self, m: Chassis) -> None:
+        """Give a machine its addresses on the LAN and its routes."""
+        self.ip(
+            m.name,
+            [
+                f"addr add {m.lan4}/24 dev {m.uplink}",
+                f"addr add {m.lan6}/64 dev {m.uplink} nodad",
+                f"link set {m.uplink} up",
                 f"route add default via {s.CONTROL4}",
                 f"route add default via {s.CONTROL6}",
             ],
         )
-        # The userspace datapath takes frames from a packet socket, where a checksum left to the hardware is never
-        # computed.
-        self.offloads_off("cp", f"n{n.index}-ex")
-        self.wired(n.name).touch()
-        return n.name
 
     def delete_link(self, place: str, link: str) -> None:
         """Remove a link if it is there; the kernel removes the other end of a link in a deleted namespace only after a

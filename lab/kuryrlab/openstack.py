@@ -1,8 +1,8 @@
 """Keystone, Neutron and Octavia: their configuration and their processes.
 
-Neutron runs ML2/OVN with all extensions that Kuryr may use. Octavia has the OVN provider; with the option `amphora`
-also the amphora provider on no-op compute, which needs a message queue and a worker. Without it there is no message
-queue at all.
+Neutron runs ML2/OVN, or ML2/OVS with the option, with all extensions that Kuryr may use. Octavia has the OVN provider;
+with the option `amphora` also the amphora provider on no-op compute, which needs a message queue and a worker. Only
+that and ML2/OVS have a message queue.
 
 Each process has one log: what oslo.log and the WSGI server print.
 """
@@ -13,14 +13,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import places, settings as s
+from . import message_queue, places, settings as s
 from .failure import Failure
 from .processes import Processes
 from .settings import Settings
 from .wire import request
 
 REQUEST_LOG_FORMAT = "%(epoch) %(method) %(uri) %(status) %(msecs) %(uagent)"
-RABBIT_PORT, EPMD_PORT, RABBIT_DISTRIBUTION_PORT = 5672, 4369, 25672
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ def layout(settings: Settings, venv: Path) -> Layout:
     return Layout(settings.etc, settings.run, settings.state / "openstack", venv)
 
 
-def configure(at: Layout, amphora: bool, root: Path) -> None:
+def configure(at: Layout, amphora: bool, root: Path, ml2: str = "ovn") -> None:
     """Write every configuration file."""
     for folder in (at.etc, at.run, at.state / "lock", at.state / "neutron"):
         folder.mkdir(parents=True, exist_ok=True)
     write = lambda name, text: (at.etc / name).write_text(text)  # noqa: E731
-    queue = f"rabbit://guest:guest@127.0.0.1:{RABBIT_PORT}/" if amphora else "fake://"
+    queue = s.QUEUE_URL if amphora else "fake://"
     write(
         "keystone.conf",
         f"""[DEFAULT]
@@ -81,10 +80,10 @@ backend = dogpile.cache.memory
         "neutron.conf",
         f"""[DEFAULT]
 core_plugin = ml2
-service_plugins = ovn-router,trunk,qos,segments,port_forwarding
+service_plugins = {"ovn-router" if ml2 == "ovn" else "router"},trunk,qos,segments,port_forwarding
 auth_strategy = keystone
-transport_url = fake://
-rpc_workers = 0
+transport_url = {"fake://" if ml2 == "ovn" else s.QUEUE_URL}
+rpc_workers = {0 if ml2 == "ovn" else 1}
 api_paste_config = {at.venv}/etc/neutron/api-paste.ini
 state_path = {at.state}/neutron
 max_allowed_address_pair = 200
@@ -105,31 +104,7 @@ policy_file = {at.etc}/neutron-policy.yaml
 {middleware("neutron")}""",
     )
     write("neutron-policy.yaml", "")
-    write(
-        "ml2_conf.ini",
-        f"""[ml2]
-type_drivers = flat,vlan,geneve
-project_network_types = geneve
-tenant_network_types = geneve
-mechanism_drivers = ovn
-extension_drivers = port_security,qos,tag_ports_during_bulk_creation
-overlay_ip_version = 4
-[ml2_type_geneve]
-vni_ranges = 1:65535
-max_header_size = 38
-[ml2_type_flat]
-flat_networks = {s.PHYSICAL_NETWORK}
-[ml2_type_vlan]
-network_vlan_ranges = {s.PHYSICAL_NETWORK}:1000:1999
-[securitygroup]
-enable_security_group = true
-[ovn]
-ovn_nb_connection = unix:{at.run}/ovn-nb.sock
-ovn_sb_connection = unix:{at.run}/ovn-sb.sock
-ovn_metadata_enabled = false
-enable_distributed_floating_ip = false
-""",
-    )
+    write("ml2_conf.ini", ml2_configuration(at, ml2))
     write(
         "octavia.conf",
         f"""[DEFAULT]
@@ -184,6 +159,37 @@ ovn_sb_connection = unix:{at.run}/ovn-sb.sock
     )
     write("octavia-worker.conf", "[controller_worker]\nnetwork_driver = lab_driver\n")
     write("clouds.yaml", clouds())
+
+
+def ml2_configuration(at: Layout, ml2: str) -> str:
+    """Return ml2_conf.ini: OVN over Geneve, or Neutron's Open vSwitch agents over VXLAN."""
+    tunnel, mechanism = ("geneve", "ovn") if ml2 == "ovn" else ("vxlan", "openvswitch")
+    common = f"""[ml2]
+type_drivers = flat,vlan,{tunnel}
+project_network_types = {tunnel}
+tenant_network_types = {tunnel}
+mechanism_drivers = {mechanism}
+extension_drivers = port_security,qos,tag_ports_during_bulk_creation
+overlay_ip_version = 4
+[ml2_type_{tunnel}]
+vni_ranges = 1:65535
+[ml2_type_flat]
+flat_networks = {s.PHYSICAL_NETWORK}
+[ml2_type_vlan]
+network_vlan_ranges = {s.PHYSICAL_NETWORK}:1000:1999
+[securitygroup]
+enable_security_group = true
+"""
+    if ml2 != "ovn":
+        return common
+    return f"""{common}[ml2_type_geneve]
+max_header_size = 38
+[ovn]
+ovn_nb_connection = unix:{at.run}/ovn-nb.sock
+ovn_sb_connection = unix:{at.run}/ovn-sb.sock
+ovn_metadata_enabled = false
+enable_distributed_floating_ip = false
+"""
 
 
 def database(at: Layout, name: str) -> str:
@@ -307,7 +313,7 @@ class OpenStack:
         return "Keystone" if started else None
 
     def start_neutron(self) -> str | None:
-        """Start Neutron's API and its OVN maintenance worker."""
+        """Start Neutron's API and its worker: for OVN's maintenance, or for what agents ask."""
         words = wsgi(
             self.at,
             f"{s.CONTROL4}:{s.NEUTRON_PORT}",
@@ -322,16 +328,28 @@ class OpenStack:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
         started = self.processes.start("neutron", self.place, words, {**environment(self.at), "TMPDIR": scratch})
+        # Agents ask the one at once; the other needs the API's view of OVN.
+        if self.settings.options.ml2 == "ovs":
+            started |= self.start_neutron_worker()
         self.processes.wait("neutron", lambda: self.get(s.NEUTRON_URL + "/"), 150)
-        worker = [f"{self.at.venv}/bin/python", f"{self.at.venv}/bin/neutron-ovn-maintenance-worker"] + self.at.configs(
-            "neutron"
-        )
-        started |= self.processes.start("neutron-maintenance", self.place, worker, environment(self.at))
+        started |= self.start_neutron_worker()
         return "Neutron" if started else None
+
+    def start_neutron_worker(self) -> bool:
+        """Start what runs beside Neutron's API; tell whether it was started."""
+        name, program = self.neutron_worker()
+        words = [f"{self.at.venv}/bin/python", f"{self.at.venv}/bin/{program}"] + self.at.configs("neutron")
+        return self.processes.start(name, self.place, words, environment(self.at))
+
+    def neutron_worker(self) -> tuple[str, str]:
+        """Return the name and the program of what runs beside Neutron's API."""
+        if self.settings.options.ml2 == "ovn":
+            return "neutron-maintenance", "neutron-ovn-maintenance-worker"
+        return "neutron-rpc", "neutron-rpc-server"
 
     def stop_neutron(self) -> None:
         """Stop Neutron's processes, as an outage."""
-        for name in ("neutron", "neutron-maintenance"):
+        for name in ("neutron", self.neutron_worker()[0]):
             self.processes.stop(name)
 
     def start_octavia(self) -> str | None:
@@ -359,31 +377,7 @@ class OpenStack:
 
     def start_worker(self) -> bool:
         """Start RabbitMQ and the amphora worker."""
-        inside = self.place.with_usr(self.root)
-        folder = self.settings.state / "rabbitmq"
-        folder.mkdir(parents=True, exist_ok=True)
-        env = {"ERL_EPMD_PORT": EPMD_PORT, "ERL_EPMD_ADDRESS": "127.0.0.1"}
-        self.processes.start("epmd", inside, ["epmd"], env)
-        self.processes.start(
-            "rabbitmq",
-            inside,
-            ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
-            {
-                **env,
-                "HOME": folder,
-                "RABBITMQ_NODENAME": "lab@localhost",
-                "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-                "RABBITMQ_NODE_PORT": RABBIT_PORT,
-                "RABBITMQ_DIST_PORT": RABBIT_DISTRIBUTION_PORT,
-                "RABBITMQ_MNESIA_BASE": folder / "mnesia",
-                "RABBITMQ_LOGS": "-",
-                "RABBITMQ_PID_FILE": folder / "pid",
-                "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-                "RABBITMQ_ENABLED_PLUGINS_FILE": folder / "plugins",
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
-            },
-        )
-        self.processes.wait("rabbitmq", lambda: listening(self.place.netns, RABBIT_PORT), 90)
+        message_queue.start(self.settings, self.processes, self.root)
         key, certificate = self.at.etc / "octavia-ca.key", self.at.etc / "octavia-ca.pem"
         if not certificate.exists():
             from .debian import tool
@@ -436,13 +430,3 @@ class OpenStack:
             [f"{self.at.venv}/bin/python", f"{self.at.venv}/bin/openstack"] + arguments,
             places.environment(self.settings, env),
         )
-
-
-def listening(netns: str, port: int) -> bool:
-    """Tell whether somebody accepts connections on a loopback port."""
-    import socket
-
-    from .wire import in_netns
-
-    in_netns(netns, lambda: socket.create_connection(("127.0.0.1", port), timeout=2)).close()
-    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import debian, settings as s
 from .failure import Failure
-from .settings import NODES, Settings
+from .settings import Settings
 
 DAYS = "3650"
 
@@ -53,7 +53,7 @@ class Pki:
         ):
             self.certificate(name, subject, "clientAuth")
             self.kubeconfig(name)
-        for n in NODES:
+        for n in self.settings.nodes:
             self.certificate(n.name, f"/O=system:nodes/CN=system:node:{n.name}", "clientAuth")
             self.certificate(
                 f"{n.name}-serving",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import cgroups
-from .settings import Node, Settings
+from .settings import Machine, Settings
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -36,8 +36,8 @@ def control(settings: Settings, leaf: str = cgroups.CONTROL_LEAF) -> Place:
     return Place(settings, settings.netns("cp"), leaf)
 
 
-def on_node(settings: Settings, n: Node, leaf: str = cgroups.DAEMONS_LEAF, holder: int | None = None) -> Place:
-    """A node, with its own mounts if their holder is given."""
+def on_node(settings: Settings, n: Machine, leaf: str = cgroups.DAEMONS_LEAF, holder: int | None = None) -> Place:
+    """A node, with its own mounts if their holder is given, or a hypervisor."""
     return Place(settings, settings.netns(n.name), f"{n.name}/{leaf}", holder)
 
 

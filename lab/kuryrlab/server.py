@@ -6,15 +6,12 @@ import json
 import sys
 from pathlib import Path
 
-from . import places, settings as s
+from . import places, settings as s, vm
 from .network import Network
-from .ovn import Ovn
+from .ovs import Switches
 from .processes import Processes
 from .settings import LAB, Settings
-from .steps import until
 from .wire import request
-
-TAP = "tapserver"
 
 
 def answer(name: str) -> list[str]:
@@ -30,27 +27,17 @@ def start_external(settings: Settings, processes: Processes) -> str | None:
     return f"HTTP at {s.EXTERNAL4}:{s.HTTP_PORT}" if started else None
 
 
-def start_server(settings: Settings, processes: Processes, network: Network, ovn: Ovn, facts: dict) -> str | None:
+def start_server(
+    settings: Settings, processes: Processes, network: Network, switches: Switches, facts: dict
+) -> str | None:
     """Plug the server's namespace as its Neutron port and start its HTTP server."""
-    n = s.node(s.SERVER_NODE)
-    there = settings.netns("server")
-    plugged = network.exists("server") and network.wired("server").exists() and TAP in network.links(n.name)
+    machine = vm.Vm("server", settings.server_chassis, facts["server_port"], facts["server_mac"], facts["mtu"])
+    plugged = vm.plugged(machine, network)
     if not plugged:
         processes.stop("server", 1)
         network.delete_netns("server")
-        network.delete_link(n.name, TAP)
         network.add_netns("server", forward=False)
-        mtu = facts["mtu"]
-        network.ip(
-            n.name,
-            [
-                f"link add {TAP} mtu {mtu} type veth peer name eth0 address {facts['server_mac']} mtu {mtu}"
-                f" netns {there}",
-                f"link set {TAP} addrgenmode none",
-                f"link set {TAP} up",
-            ],
-        )
-        network.offloads_off("server", "eth0")
+        vm.link(machine, network)
         network.ip(
             "server",
             [
@@ -62,12 +49,11 @@ def start_server(settings: Settings, processes: Processes, network: Network, ovn
             ],
         )
         network.wired("server").touch()
-    ovn.plug(n, TAP, facts["server_port"], facts["server_mac"])
-    started = processes.start("server", places.Place(settings, there, "control"), answer("server"))
+    switches.plug(machine.chassis, machine.tap, machine.port, machine.mac)
+    place = places.Place(settings, settings.netns("server"), "control")
+    started = processes.start("server", place, answer("server"))
     processes.wait("server", lambda: alive(settings, "server"), 20)
-    until(
-        "flows of the server's port", lambda: ovn.installed(n, TAP), 60, log=processes.log(f"{n.name}-ovn-controller")
-    )
+    vm.wait_flows(machine, switches)
     return (
         f"HTTP at {facts['server_v4']}:{s.HTTP_PORT} and [{facts['server_v6']}]:{s.HTTP_PORT}"
         if started or not plugged
@@ -76,9 +62,9 @@ def start_server(settings: Settings, processes: Processes, network: Network, ovn
 
 
 def plug_again(lab) -> None:
-    """Plug the server once more, after its node was switched off and on."""
+    """Plug the server once more, after its host was switched off and on."""
     facts = json.loads(facts_file(lab.settings).read_text())
-    start_server(lab.settings, lab.processes, lab.network, lab.ovn, facts)
+    start_server(lab.settings, lab.processes, lab.network, lab.switches, facts)
 
 
 def alive(settings: Settings, place: str) -> bool:

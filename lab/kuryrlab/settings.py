@@ -43,27 +43,37 @@ HTTP_PORT = 8080
 
 REGION = "RegionOne"
 PHYSICAL_NETWORK = "physnet1"
+QUEUE_URL = f"rabbit://guest:guest@{CONTROL4}:5672/"
 ADMIN_PASSWORD = "lab-admin"
 SERVICE_PASSWORD = "lab-service"
 # user -> (project, password); the roles are in identity.py.
-USERS = {"kuryr": ("k8s", "lab-kuryr"), "other": ("other", "lab-other")}
+USERS = {
+    "kuryr": ("k8s", "lab-kuryr"),
+    "kuryr-nested": ("k8s", "lab-kuryr-nested"),
+    "other": ("other", "lab-other"),
+}
 
 IMAGE = "localhost/kuryr-lab/busybox:1"
 HOSTNAME_SUFFIX = ".kuryr.test"
-SERVER_NODE = "node2"
-GATEWAY_NODE = "node2"
+
+OVS, NESTED_VLAN, NESTED_MACVLAN = "ovs", "nested-vlan", "nested-macvlan"
+KINDS = (OVS, NESTED_VLAN, NESTED_MACVLAN)
+MAXIMUM_NODES = 8
+
+# What the pods' network is like. On a network that another project owns and shares, a plain member may choose no
+# address; on a SLAAC subnet nobody may: an address follows from its port's MAC.
+SUBNETS = ("plain", "slaac", "shared", "shared-slaac")
 
 
 @dataclass(frozen=True)
-class Node:
-    """One machine of the cluster: its number gives its addresses."""
+class Machine:
+    """A machine of the lab; its number gives its addresses."""
 
     index: int
 
     @property
     def name(self) -> str:
-        """Name of the Kubernetes Node."""
-        return f"node{self.index}"
+        raise NotImplementedError
 
     @property
     def hostname(self) -> str:
@@ -71,6 +81,28 @@ class Node:
         other.
         """
         return self.name + HOSTNAME_SUFFIX
+
+
+@dataclass(frozen=True)
+class Node(Machine):
+    """One machine of the cluster: a host with Open vSwitch of its own (`ovs`), or a virtual machine of the cloud."""
+
+    kind: str = OVS
+
+    @property
+    def name(self) -> str:
+        """Name of the Kubernetes Node."""
+        return f"node{self.index}"
+
+    @property
+    def nested(self) -> bool:
+        """Tell whether the node is a virtual machine, whose only link is a Neutron port."""
+        return self.kind != OVS
+
+    @property
+    def uplink(self) -> str:
+        """Name of the link that has the node's addresses."""
+        return "eth0" if self.nested else "lan0"
 
     @property
     def lan4(self) -> str:
@@ -84,16 +116,58 @@ class Node:
     def tunnel4(self) -> str:
         return f"{TUNNEL4}.{self.index}"
 
+    @property
+    def prefix(self) -> str:
+        """Begin of the names of its links' other ends."""
+        return f"n{self.index}"
 
-NODES = (Node(1), Node(2))
+
+@dataclass(frozen=True)
+class Hypervisor(Machine):
+    """A chassis that is no node of the cluster: virtual machines are plugged there, or routers."""
+
+    @property
+    def name(self) -> str:
+        return f"hv{self.index}"
+
+    @property
+    def uplink(self) -> str:
+        """Name of the link that has its addresses."""
+        return "lan0"
+
+    @property
+    def lan4(self) -> str:
+        return f"{LAN4}.{50 + self.index}"
+
+    @property
+    def lan6(self) -> str:
+        return f"{LAN6}{50 + self.index}"
+
+    @property
+    def tunnel4(self) -> str:
+        return f"{TUNNEL4}.{100 + self.index}"
+
+    @property
+    def prefix(self) -> str:
+        """Begin of the names of its links' other ends."""
+        return f"h{self.index}"
 
 
-def node(name: str) -> Node:
-    """Return the node of that name."""
-    for n in NODES:
-        if n.name == name:
-            return n
-    raise KeyError(name)
+# What runs Open vSwitch with an OVN chassis.
+Chassis = Node | Hypervisor
+
+
+def kinds(text: str) -> str:
+    """Check a comma-separated list of kinds of nodes.
+
+    Raises ValueError for a list that is none.
+    """
+    listed = [word.strip() for word in text.split(",")]
+    if unknown := [word for word in listed if word not in KINDS]:
+        raise ValueError(f"no kind of node: {unknown[0]!r}; there are {', '.join(KINDS)}")
+    if len(listed) > MAXIMUM_NODES:
+        raise ValueError(f"{len(listed)} nodes; a lab has at most {MAXIMUM_NODES}")
+    return ",".join(listed)
 
 
 @dataclass
@@ -102,6 +176,24 @@ class Options:
 
     amphora: bool = False
     cni: str = "kuryr"
+    nodes: str = f"{OVS},{OVS}"
+    subnets: str = "plain"
+    ml2: str = "ovn"
+
+    @property
+    def queue(self) -> bool:
+        """Tell whether there is a message queue: for Octavia's worker, or for Neutron's agents."""
+        return self.amphora or self.ml2 == "ovs"
+
+    def contradiction(self) -> str | None:
+        """Say what of the options does not go together, and why."""
+        if self.ml2 != "ovs":
+            return None
+        if any(kind != OVS for kind in self.nodes.split(",")):
+            return "--ml2 ovs has nodes of kind ovs only: the lab's agents make no trunk bridges"
+        if self.subnets.endswith("slaac"):
+            return "--ml2 ovs has no SLAAC subnets: nobody sends router advertisements"
+        return "--ml2 ovs has no Octavia, so no --amphora" if self.amphora else None
 
     @classmethod
     def load(cls, path: Path) -> "Options":
@@ -171,33 +263,91 @@ class Settings:
         """Cgroup of the whole lab, relative to each hierarchy's root."""
         return f"kuryr-lab-{self.name}"
 
-    def node_state(self, n: Node) -> Path:
-        return self.state / n.name
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The machines of the cluster."""
+        return tuple(Node(i, kind) for i, kind in enumerate(self.options.nodes.split(","), 1))
 
-    def node_run(self, n: Node) -> Path:
-        return self.run / n.name
+    @property
+    def hypervisors(self) -> tuple[Hypervisor, ...]:
+        """The host of nodes that are virtual machines: one, shared by all of them. With ML2/OVS it has the L3 agent."""
+        return (Hypervisor(1),) if self.options.ml2 == "ovs" or any(n.nested for n in self.nodes) else ()
 
-    def node_cgroup(self, n: Node) -> str:
-        """The kubelet's cgroup root."""
-        return f"{self.cgroup}/{n.name}"
+    @property
+    def chassis(self) -> tuple[Chassis, ...]:
+        """Every machine with Open vSwitch."""
+        return tuple(n for n in self.nodes if not n.nested) + self.hypervisors
+
+    @property
+    def server_chassis(self) -> Chassis:
+        """Where the server is plugged and routers have their gateway: the last one, so that a reboot of node1 disturbs
+        neither.
+        """
+        return self.chassis[-1]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of all places; each has a network namespace."""
+        return ("cp", "ext", "server") + tuple(m.name for m in self.hypervisors + self.nodes)
+
+    @property
+    def user(self) -> str:
+        """User of the cloud that Kuryr is: one without role `service` where no port has to be bound to a host."""
+        return "kuryr-nested" if all(n.nested for n in self.nodes) else "kuryr"
+
+    def node(self, name: str) -> Node:
+        """Return the node of that name.
+
+        Raises KeyError if there is none.
+        """
+        return named(self.nodes, name)
+
+    def chassis_named(self, name: str) -> Chassis:
+        """Return the chassis of that name.
+
+        Raises KeyError if there is none.
+        """
+        return named(self.chassis, name)
+
+    def place(self, word: str) -> str:
+        """Return the place that a word on the command line means.
+
+        Raises KeyError for a word that means none.
+        """
+        word = {"external": "ext", "control-plane": "cp"}.get(word.lower(), word.lower())
+        if word not in self.places:
+            raise KeyError(word)
+        return word
+
+    def node_state(self, m: Machine) -> Path:
+        return self.state / m.name
+
+    def node_run(self, m: Machine) -> Path:
+        return self.run / m.name
+
+    def node_cgroup(self, m: Machine) -> str:
+        """The machine's cgroup; on a node the kubelet's cgroup root."""
+        return f"{self.cgroup}/{m.name}"
 
     def netns(self, place: str) -> str:
-        """Name of a place's network namespace; places are cp, ext, server, node1, node2."""
+        """Name of a place's network namespace."""
         return f"{self.name}-{place}"
 
 
-PLACES = ("cp", "ext", "server") + tuple(n.name for n in NODES)
+def ptp_pods(n: Node) -> str:
+    """Return the network from which the plugin ptp takes the addresses of a node's pods."""
+    return f"10.198.{n.index}.0/24"
 
 
-def place(word: str) -> str:
-    """Return the place that a word on the command line means.
+def named(machines: tuple, name: str):
+    """Return the machine of that name.
 
-    Raises KeyError for a word that means none.
+    Raises KeyError if there is none.
     """
-    word = {"external": "ext", "control-plane": "cp"}.get(word.lower(), word.lower())
-    if word not in PLACES:
-        raise KeyError(word)
-    return word
+    for m in machines:
+        if m.name == name:
+            return m
+    raise KeyError(name)
 
 
 def home(variable: str, default: str) -> Path:

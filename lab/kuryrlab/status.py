@@ -6,18 +6,12 @@ from . import settings as s
 from .kuryr import Kuryr
 from .lab import Lab
 from .server import facts_file
-from .settings import NODES, Node
+from .settings import Node
 
 CONTROL = (
     "mariadb",
-    "ovn-nb",
-    "ovn-sb",
-    "ovn-northd",
     "keystone",
     "neutron",
-    "neutron-maintenance",
-    "octavia",
-    "octavia-agent",
     "etcd",
     "kube-apiserver",
     "kube-controller-manager",
@@ -25,16 +19,20 @@ CONTROL = (
     "external",
     "server",
 )
-AMPHORA = ("epmd", "rabbitmq", "octavia-worker")
-NODE = ("", "-ovsdb", "-vswitchd", "-ovn-controller", "-containerd", "-kubelet")
+OVN = ("ovn-nb", "ovn-sb", "ovn-northd", "neutron-maintenance", "octavia", "octavia-agent")
+ML2_OVS = ("neutron-rpc", "hv1-l3-agent")
+QUEUE, AMPHORA = ("epmd", "rabbitmq"), ("octavia-worker",)
+NODE = ("", "-containerd", "-kubelet")
 
 
 def expected(lab: Lab) -> list[str]:
     """Return the names of all processes that a lab that is up has, Kuryr's apart."""
+    options = lab.settings.options
     return (
-        list(CONTROL)
-        + (list(AMPHORA) if lab.settings.options.amphora else [])
-        + [n.name + part for n in NODES for part in NODE]
+        list(CONTROL + (OVN if options.ml2 == "ovn" else ML2_OVS))
+        + list((QUEUE if options.queue else ()) + (AMPHORA if options.amphora else ()))
+        + [f"{c.name}-{daemon}" for c in lab.settings.chassis for daemon in lab.switches.daemons]
+        + [n.name + part for n in lab.settings.nodes for part in NODE]
     )
 
 
@@ -47,8 +45,8 @@ def status(lab: Lab) -> bool:
     for part, pid in Kuryr(lab).status():
         print(f"  up    kuryr {part} ({pid})" if pid else f"  -     kuryr {part}")
     if living["kube-apiserver"]:
-        for n in NODES:
-            print(f"  {n.name}: {readiness(lab, n)}")
+        for n in lab.settings.nodes:
+            print(f"  {n.name} ({n.kind}): {readiness(lab, n)}")
     print(f"  state {lab.settings.state}, logs {lab.settings.log}")
     if facts_file(lab.settings).exists():
         facts = json.loads(facts_file(lab.settings).read_text())

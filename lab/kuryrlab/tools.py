@@ -7,7 +7,7 @@ import shlex
 from . import debian
 from .failure import Failure
 from .lab import Lab
-from .settings import Node
+from .settings import Machine
 
 NAMES = (
     "ip",
@@ -62,8 +62,8 @@ def script(path, command: str) -> None:
     path.chmod(0o755)
 
 
-def environment(lab: Lab, n: Node | None = None) -> dict:
-    """Return the variables with which these tools find the lab's daemons; with a node, that node's."""
+def environment(lab: Lab, m: Machine | None = None) -> dict:
+    """Return the variables with which these tools find the lab's daemons; with a machine, that machine's."""
     at = lab.settings
     env = {
         "KUBECONFIG": str(at.kubeconfig),
@@ -77,15 +77,15 @@ def environment(lab: Lab, n: Node | None = None) -> dict:
         "KURYR_LAB_BIN": str(folder(lab)),
         "KURYR_LAB_CP_NETNS": at.netns("cp"),
     }
-    if n:
-        machine = lab.machines[n.name]
+    if m in at.chassis:
+        env |= {"OVS_RUNDIR": str(lab.switches.run(m)), "OVN_RUNDIR": str(lab.switches.run(m))}
+    if m in at.nodes:
+        machine = lab.machines[m.name]
         env |= {
-            "OVS_RUNDIR": str(lab.ovn.run(n)),
-            "OVN_RUNDIR": str(lab.ovn.run(n)),
             "CONTAINERD_ADDRESS": str(machine.socket),
             "CONTAINERD_NAMESPACE": "k8s.io",
             "CNI_PATH": str(machine.cni_binaries),
             "NETCONFPATH": str(machine.cni_configuration),
-            "KUBERNETES_NODE_NAME": n.name,
+            "KUBERNETES_NODE_NAME": m.name,
         }
     return env

@@ -5,43 +5,67 @@ import os
 import shutil
 import signal
 
-from . import cgroups, database, openstack, resources, server, tools
+from . import cgroups, database, nested, openstack, resources, server, tools
 from .lab import Lab
 from .node import wait_ready
 from .processes import send
-from .settings import NODES
+from .settings import Hypervisor, Node
 from .steps import Printer, Step, run
 
 
 def steps(lab: Lab) -> list[Step]:
     """Return the graph of steps."""
     cache = fetch_steps(lab)
-    node_steps = []
-    for n in NODES:
-        machine = lab.machines[n.name]
-        node_steps += [
-            Step(f"{n.name} machine", machine.boot, ("network", "CNI programs")),
-            Step(f"{n.name} chassis", lambda n=n: lab.ovn.start_chassis(n), (f"{n.name} machine", "ovn")),
-            Step(f"{n.name} kubelet", machine.start, (f"{n.name} machine", "kubernetes")),
-        ]
+    s = lab.settings
+    if s.options.ml2 == "ovs":
+        more = Step("router", lab.switches.wait_router, ("server",))
+    else:
+        more = Step("octavia", lab.openstack.start_octavia, ("mariadb", "central"))
     return cache + [
         Step("prepare", lambda: prepare(lab), ("debian packages", "OpenStack virtualenv")),
         Step("network", lab.network.up, ("prepare",)),
-        Step("ovn", lab.ovn.start_central, ("network",)),
+        Step("central", lab.switches.start_central, ("network",)),
         Step("mariadb", lambda: database.start(lab.settings, lab.processes, lab.root), ("network", "database")),
         Step("keystone", lab.openstack.start_keystone, ("mariadb",)),
-        Step("neutron", lab.openstack.start_neutron, ("mariadb", "ovn")),
-        Step("octavia", lab.openstack.start_octavia, ("mariadb", "ovn")),
+        Step("neutron", lab.openstack.start_neutron, ("mariadb", "central")),
+        more,
         Step("kubernetes", lab.kubernetes.start, ("network", "Kubernetes binaries")),
-        *node_steps,
+        *[step for h in s.hypervisors for step in hypervisor_steps(lab, h)],
+        *[step for n in s.nodes for step in node_steps(lab, n)],
         Step("external", lambda: server.start_external(lab.settings, lab.processes), ("network",)),
         Step(
             "neutron networks",
             lambda: networks(lab),
-            ("keystone", "neutron") + tuple(f"{n.name} chassis" for n in NODES),
+            ("keystone", "neutron") + tuple(f"{c.name} chassis" for c in s.chassis),
         ),
         Step("server", lambda: plug_server(lab), ("neutron networks",)),
-        Step("nodes ready", lambda: nodes_ready(lab), tuple(f"{n.name} kubelet" for n in NODES)),
+        Step("nodes ready", lambda: nodes_ready(lab), tuple(f"{n.name} kubelet" for n in s.nodes)),
+    ]
+
+
+def hypervisor_steps(lab: Lab, h: Hypervisor) -> list[Step]:
+    """Return the steps of a hypervisor."""
+    return [
+        Step(f"{h.name} machine", lambda: lab.network.machine_up(h), ("network",)),
+        Step(f"{h.name} chassis", lambda: lab.switches.start_chassis(h), (f"{h.name} machine", "central")),
+    ]
+
+
+def node_steps(lab: Lab, n: Node) -> list[Step]:
+    """Return the steps of a node."""
+    machine = lab.machines[n.name]
+    boot = Step(f"{n.name} machine", machine.boot, ("network", "CNI programs"))
+    if n.nested:
+        uplink = Step(
+            f"{n.name} port",
+            lambda: nested.plug(lab.settings, n, lab.network, lab.switches),
+            (boot.name, "neutron networks"),
+        )
+        return [boot, uplink, Step(f"{n.name} kubelet", machine.start, (uplink.name, "kubernetes"))]
+    return [
+        boot,
+        Step(f"{n.name} chassis", lambda: lab.switches.start_chassis(n), (boot.name, "central")),
+        Step(f"{n.name} kubelet", machine.start, (boot.name, "kubernetes")),
     ]
 
 
@@ -77,7 +101,7 @@ def prepare(lab: Lab) -> str | None:
     for pid in strays(lab):
         send(pid, signal.SIGKILL)
     s.options.save(s.options_file)
-    openstack.configure(lab.openstack.at, s.options.amphora, lab.root)
+    openstack.configure(lab.openstack.at, s.options.amphora, lab.root, s.options.ml2)
     tools.write(lab)
     return None
 
@@ -104,8 +128,10 @@ def session(pid: int) -> int | None:
 def networks(lab: Lab) -> str | None:
     """Make the lab's Neutron objects, once, and the routes that lead to them."""
     file, remark = server.facts_file(lab.settings), None
+    if lab.settings.options.ml2 == "ovs":
+        lab.switches.wait_registered(resources.Neutron(lab.settings.netns("cp")))
     if not file.exists():
-        facts = resources.create(resources.Neutron(lab.settings.netns("cp")))
+        facts = resources.create(resources.Neutron(lab.settings.netns("cp")), lab.settings)
         file.write_text(json.dumps(facts, indent=1) + "\n")
         remark = "external, pods, kuryr-router, server"
     server.route_pods(lab.network, json.loads(file.read_text()))
@@ -115,7 +141,7 @@ def networks(lab: Lab) -> str | None:
 def plug_server(lab: Lab) -> str | None:
     """Plug and start the server."""
     return server.start_server(
-        lab.settings, lab.processes, lab.network, lab.ovn, json.loads(server.facts_file(lab.settings).read_text())
+        lab.settings, lab.processes, lab.network, lab.switches, json.loads(server.facts_file(lab.settings).read_text())
     )
 
 

@@ -14,8 +14,22 @@ from unittest import mock
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kuryrlab import cache, commands, debian, doctor, golang, kuryr, places, processes, settings, steps  # noqa: E402
+from kuryrlab import (  # noqa: E402
+    cache,
+    commands,
+    debian,
+    doctor,
+    golang,
+    kuryr,
+    places,
+    processes,
+    settings,
+    status,
+    steps,
+    vm,
+)
 from kuryrlab.failure import Failure, tail  # noqa: E402
+from kuryrlab.lab import Lab  # noqa: E402
 
 
 class Scratch(unittest.TestCase):
@@ -47,7 +61,7 @@ class SettingsTest(Scratch):
 
     def test_fixed_lan_addresses_are_outside_of_what_neutron_allocates(self):
         fixed = [settings.CONTROL4, settings.EXTERNAL4, settings.CONTROL6, settings.EXTERNAL6]
-        fixed += [a for n in settings.NODES for a in (n.lan4, n.lan6)]
+        fixed += [a for n in range(1, settings.MAXIMUM_NODES + 1) for a in lan(settings.Node(n))]
         self.assertEqual(len(set(fixed)), len(fixed))
         for address in map(ipaddress.ip_address, fixed):
             first, last = map(
@@ -86,19 +100,136 @@ class SettingsTest(Scratch):
         self.assertEqual(settings.Options.load(file), settings.Options(cni="ptp"))
 
     def test_sockets_have_short_paths(self):
-        longest = self.lab("abcdefgh").node_run(settings.NODES[0]) / "containerd.sock.ttrpc"
+        longest = self.lab("abcdefgh").node_run(settings.Node(1)) / "containerd.sock.ttrpc"
         self.assertLess(len(str(longest)), 100)
 
     def test_hostnames_are_not_node_names(self):
-        for n in settings.NODES:
+        lab = self.lab()
+        for n in lab.nodes:
             self.assertNotEqual(n.hostname, n.name)
-            self.assertEqual(settings.node(n.name), n)
+            self.assertEqual(lab.node(n.name), n)
 
     def test_places(self):
         for word, place in (("cp", "cp"), ("CP", "cp"), ("external", "ext"), ("node2", "node2"), ("server", "server")):
-            self.assertEqual(settings.place(word), place)
-        with self.assertRaises(KeyError):
-            settings.place("node3")
+            self.assertEqual(self.lab().place(word), place)
+        for word in ("node3", "hv1"):
+            with self.assertRaises(KeyError):
+                self.lab().place(word)
+
+
+class NodesTest(Scratch):
+    def lab_of(self, nodes: str) -> settings.Settings:
+        lab = self.lab()
+        lab.options.nodes = settings.kinds(nodes)
+        return lab
+
+    def test_kinds(self):
+        self.assertEqual(settings.kinds("ovs, nested-vlan"), "ovs,nested-vlan")
+        for text in ("", "ovs,", "vm", "ovs,ovs;ovs", ",".join(["ovs"] * (settings.MAXIMUM_NODES + 1))):
+            with self.assertRaises(ValueError, msg=text):
+                settings.kinds(text)
+
+    def test_who_is_there(self):
+        for nodes, chassis, server, user in (
+            ("ovs,ovs", ["node1", "node2"], "node2", "kuryr"),
+            ("ovs,nested-vlan", ["node1", "hv1"], "hv1", "kuryr"),
+            ("nested-vlan,ovs", ["node2", "hv1"], "hv1", "kuryr"),
+            ("nested-vlan,nested-vlan", ["hv1"], "hv1", "kuryr-nested"),
+            ("nested-macvlan", ["hv1"], "hv1", "kuryr-nested"),
+            ("ovs,ovs,nested-vlan,nested-macvlan", ["node1", "node2", "hv1"], "hv1", "kuryr"),
+        ):
+            lab = self.lab_of(nodes)
+            self.assertEqual([c.name for c in lab.chassis], chassis, nodes)
+            self.assertEqual((lab.server_chassis.name, lab.user), (server, user), nodes)
+            self.assertEqual(len(set(lab.places)), len(lab.places))
+            self.assertEqual([n.kind for n in lab.nodes], nodes.split(","))
+
+    def test_no_two_machines_share_a_name_or_an_address(self):
+        lab = self.lab_of(",".join([settings.OVS] * (settings.MAXIMUM_NODES - 1) + [settings.NESTED_VLAN]))
+        for what in (lambda m: m.name, lambda m: m.prefix, lambda m: m.tunnel4, lambda m: m.hostname):
+            self.assertEqual(len({what(m) for m in lab.chassis}), len(lab.chassis))
+        self.assertEqual({c.uplink for c in lab.nodes}, {"lan0", "eth0"})
+
+    def test_status_expects_a_switch_only_where_one_is(self):
+        lab = self.lab_of("ovs,nested-vlan")
+        names = status.expected(Lab(lab))
+        self.assertEqual(len(set(names)), len(names))
+        self.assertEqual([n for n in names if n.endswith("-vswitchd")], ["node1-vswitchd", "hv1-vswitchd"])
+        self.assertEqual([n for n in names if n.endswith("-kubelet")], ["node1-kubelet", "node2-kubelet"])
+
+    def test_nodes_are_chosen_once(self):
+        lab = SimpleNamespace(settings=self.lab_of("ovs,ovs"))
+        commands.choose_once(lab, "nodes", "ovs,nested-vlan")
+        self.assertEqual(lab.settings.options.nodes, "ovs,nested-vlan")
+        lab.settings.options.save(lab.settings.options_file)
+        commands.choose_once(lab, "nodes", None)
+        commands.choose_once(lab, "nodes", "ovs,nested-vlan")
+        with self.assertRaises(Failure) as raised:
+            commands.choose_once(lab, "nodes", "ovs,ovs")
+        self.assertIn("reset", raised.exception.fix)
+
+    def test_a_tap_fits_into_the_name_of_an_interface(self):
+        for n in self.lab_of(",".join([settings.NESTED_VLAN] * settings.MAXIMUM_NODES)).nodes:
+            self.assertLessEqual(len(vm.Vm(n.name, settings.Hypervisor(1), "", "", 1500).tap), 15)
+
+    def test_memory_grows_with_machines(self):
+        needed = [
+            doctor.memory_needed(self.lab_of(nodes)) for nodes in ("ovs", "ovs,ovs", "ovs,nested-vlan", "ovs,ovs,ovs")
+        ]
+        self.assertEqual(needed[0], needed[1])
+        self.assertTrue(needed[1] < needed[2] < needed[3], needed)
+
+    def test_only_an_agent_beside_a_switch_is_told_where_it_is(self):
+        for kind, told in ((settings.OVS, True), (settings.NESTED_VLAN, False)):
+            machine = SimpleNamespace(
+                n=settings.Node(1, kind), state=Path("/s"), run=Path("/r"), cni_configuration=Path("/c")
+            )
+            self.assertEqual("ovsdb_connection" in kuryr.paths_of_node(machine), told, kind)
+
+
+class Ml2OvsTest(Scratch):
+    def lab_with(self, **options) -> settings.Settings:
+        lab = self.lab()
+        lab.options = settings.Options(**{"ml2": "ovs", **options})
+        return lab
+
+    def test_what_does_not_go_together(self):
+        for options, word in (
+            ({}, None),
+            ({"subnets": "shared"}, None),
+            ({"nodes": "ovs,nested-vlan"}, "trunk"),
+            ({"subnets": "shared-slaac"}, "SLAAC"),
+            ({"amphora": True}, "Octavia"),
+            ({"ml2": "ovn", "nodes": "nested-vlan", "subnets": "slaac", "amphora": True}, None),
+        ):
+            problem = self.lab_with(**options).options.contradiction()
+            self.assertEqual(problem is None, word is None, options)
+            self.assertIn(word or "", problem or "", options)
+
+    def test_its_processes_are_agents_and_no_ovn(self):
+        lab = self.lab_with()
+        names = status.expected(Lab(lab))
+        self.assertEqual(len(set(names)), len(names))
+        self.assertFalse([name for name in names if "ovn" in name or "octavia" in name])
+        for agent in ("node1-neutron-agent", "node2-neutron-agent", "hv1-neutron-agent", "hv1-l3-agent", "rabbitmq"):
+            self.assertIn(agent, names)
+        self.assertEqual(lab.server_chassis.name, "hv1", "a reboot of a node disturbs neither router nor server")
+
+    def test_an_agent_says_the_host_that_ovs_says(self):
+        lab = Lab(self.lab_with())
+        for chassis in lab.settings.chassis:
+            text = lab.switches.configuration(chassis)
+            self.assertIn(f"host = {chassis.hostname}\n", text)
+            self.assertIn(f"local_ip = {chassis.tunnel4}\n", text)
+            self.assertEqual(lab.switches.identity(chassis)["hostname"], chassis.hostname)
+
+    def test_memory(self):
+        self.assertGreater(doctor.memory_needed(self.lab_with()), doctor.memory_needed(self.lab_with(ml2="ovn")) + 1000)
+
+
+def lan(n: settings.Node) -> tuple[str, str]:
+    """Return the addresses of a node on the LAN."""
+    return n.lan4, n.lan6
 
 
 class RecordTest(Scratch):
@@ -165,10 +296,10 @@ class RecordTest(Scratch):
 class DoctorTest(Scratch):
     def test_decisions(self):
         for check, good in (
-            (doctor.memory(doctor.MEMORY_MB, False, False), True),
-            (doctor.memory(doctor.MEMORY_MB - 1, False, False), False),
-            (doctor.memory(doctor.MEMORY_MB, False, True), False),
-            (doctor.memory(10, True, False), True),
+            (doctor.memory(4000, 4000, False, False), True),
+            (doctor.memory(3999, 4000, False, False), False),
+            (doctor.memory(4000, 4000, False, True), False),
+            (doctor.memory(10, 4000, True, False), True),
             (doctor.disk("cache", 100, 100, Path("/c")), True),
             (doctor.disk("cache", 99, 100, Path("/c")), False),
             (doctor.python_version((3, 11)), True),
@@ -181,9 +312,9 @@ class DoctorTest(Scratch):
             self.assertEqual(check.fix == "", good, check)
 
     def test_refusal_names_figure_and_fix(self):
-        check = doctor.memory(1234, False, False)
+        check = doctor.memory(1234, 4321, False, False)
         self.assertIn("1234", check.found)
-        self.assertIn(str(doctor.MEMORY_MB), check.fix)
+        self.assertIn("4321", check.fix)
 
     def test_meminfo(self):
         self.assertEqual(doctor.meminfo("MemTotal: 9999999 kB\nMemAvailable:    2048000 kB\n"), 2000)
@@ -333,7 +464,7 @@ class PlacesTest(Scratch):
         self.assertEqual(set(env), {"PATH", "HOME", "LANG", "TMPDIR", "A"})
 
     def test_command_enters_everything_and_ends_with_the_program(self):
-        place = places.on_node(self.lab(), settings.NODES[0], holder=77).with_usr(Path("/tree"))
+        place = places.on_node(self.lab(), settings.Node(1), holder=77).with_usr(Path("/tree"))
         words = places.command(place, ["prog", 1], {"A": "b c"})
         self.assertEqual(words[-3:], ["A=b c", "prog", "1"])
         self.assertIn("--net=/run/netns/kuryr-node1", words)
@@ -362,7 +493,8 @@ class SmallThingsTest(Scratch):
 
     def test_agents_get_no_openstack_credentials(self):
         facts = {"project": "p", "pods_v4": "s4", "pods_v6": "s6"}
-        lab = SimpleNamespace(kubernetes=SimpleNamespace(pki=SimpleNamespace(file=lambda name: Path("/pki", name))))
+        pki = SimpleNamespace(file=lambda name: Path("/pki", name))
+        lab = SimpleNamespace(settings=self.lab(), kubernetes=SimpleNamespace(pki=pki))
         full = kuryr.configuration(lab, Path("/token"), facts)
         self.assertIn("password", full)
         agents = kuryr.without_credentials(full)
@@ -380,6 +512,8 @@ class SmallThingsTest(Scratch):
         parser = commands.build_parser()
         for line in (
             "up --amphora --cni ptp",
+            "up --nodes ovs,nested-vlan --subnets shared-slaac",
+            "up --ml2 ovs",
             "down",
             "status",
             "logs",
