@@ -6,9 +6,9 @@
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: ## build, bring the lab up, show pods on Neutron ports; leaves the lab running
+demo: ## build, bring the lab up, show pods on Neutron ports; MODE=nested-vlan: on virtual machines; the lab goes on running
 	@test/prerequisites
-	@demo/demo
+	@demo/demo $(if $(MODE),--mode $(MODE))
 
 test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on the lab
 	@test/prerequisites

@@ -52,7 +52,9 @@ fn tidy_command() -> Result<ExitCode> {
 }
 
 fn codegen_command() -> Result<ExitCode> {
-    for change in codegen::write(&repository()?, &codegen::all())? {
+    let root = repository()?;
+    codegen::write_tables(&root)?;
+    for change in codegen::write(&root, &codegen::all(&root)?)? {
         say(&format!("{change}\n"))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -83,7 +83,7 @@ pub(crate) fn tidy(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(orphans::check(&tree));
     findings.extend(names::check(&tree));
     findings.extend(blobs::check(&tree));
-    findings.extend(generated::check(&tree, &codegen::all(), codegen::FOLDERS));
+    findings.extend(generated::check(&tree, &codegen::all(root)?, codegen::FOLDERS));
     findings.extend(doc_paths::check(&tree));
     findings.extend(words::check(&tree));
     findings.extend(leftovers::check(&tree));

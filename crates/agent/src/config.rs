@@ -8,11 +8,11 @@ use std::{path::PathBuf, time::Duration};
 use kuryr_conf::{
     Conf,
     options::{
-        cni_daemon, cni_health_server, default, kubernetes, neutron_defaults, os_vif_ovs, prometheus_exporter,
+        binding, cni_daemon, cni_health_server, kubernetes, neutron_defaults, os_vif_ovs, prometheus_exporter,
     },
 };
+use kuryr_datapath::JoinChoice;
 use kuryr_kubernetes::client::ClientConfig;
-use kuryr_telemetry::logging::{LogConfig, LogFormat};
 
 use crate::error::{Error, Result};
 
@@ -22,9 +22,6 @@ pub(crate) const COMPONENT: &str = "kuryr-daemon";
 /// Nothing in the path of a pod uses them: they read small files.
 pub(crate) const BLOCKING_THREADS: usize = 4;
 
-/// The agent waits for sockets and for the kernel, it does not compute; more threads only cost memory.
-const WORKER_THREADS_MAX: usize = 4;
-
 /// Where distributions have Open vSwitch's database.
 const OVSDB_SOCKET: &str = "/var/run/openvswitch/db.sock";
 
@@ -33,10 +30,6 @@ const OVSDB_SOCKET: &str = "/var/run/openvswitch/db.sock";
 pub(crate) struct Config {
     /// Name of the Node.
     pub(crate) node_name: String,
-    /// How to log.
-    pub(crate) log: LogConfig,
-    /// Threads of the runtime.
-    pub(crate) worker_threads: usize,
     /// How to reach the API server.
     pub(crate) client: ClientConfig,
     /// Whether to create Events.
@@ -47,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Folder on a bpffs.
     pub(crate) bpf_dir: PathBuf,
+    /// How pods are joined to their ports.
+    pub(crate) joining: JoinChoice,
     /// Folder in which the runtime looks for CNI configurations.
     pub(crate) cni_conf_dir: PathBuf,
     /// Folder in which the runtime keeps network namespaces.
@@ -55,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) ovsdb_socket: PathBuf,
     /// Integration bridge.
     pub(crate) bridge: String,
+    /// Interface that carries the trunk in nested modes; the one with the node's address if absent.
+    pub(crate) link_iface: Option<String>,
     /// Upper bound of MTUs in bytes; 0 for none.
     pub(crate) mtu_cap: u32,
     /// How long an ADD may take.
@@ -72,34 +69,29 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Resolves the configuration. `debug` comes from the command line.
+    /// Resolves the configuration.
     ///
     /// # Errors
     ///
     /// An option with a value that cannot be used, or no name for the node.
-    pub(crate) fn resolve(conf: &Conf, debug: bool) -> Result<Self> {
+    pub(crate) fn resolve(conf: &Conf) -> Result<Self> {
         Ok(Self {
             node_name: node_name(conf)?,
-            log: LogConfig {
-                format: match conf.get(&default::LOG_FORMAT)?.as_str() {
-                    "json" => LogFormat::Json,
-                    _ => LogFormat::Text,
-                },
-                debug: debug || conf.get(&default::DEBUG)?,
-                filter: conf.get(&default::LOG_FILTER)?,
-            },
-            worker_threads: std::thread::available_parallelism()
-                .map_or(1, std::num::NonZeroUsize::get)
-                .clamp(1, WORKER_THREADS_MAX),
-            client: client(conf)?,
+            client: ClientConfig::resolve(conf, COMPONENT)?,
             use_events: conf.get(&kubernetes::USE_EVENTS)?,
             socket: conf.get(&cni_daemon::SOCKET)?,
             state_dir: conf.get(&cni_daemon::STATE_DIR)?,
             bpf_dir: conf.get(&cni_daemon::BPF_DIR)?,
+            joining: match conf.get(&cni_daemon::JOINING)?.as_str() {
+                "ebpf" => JoinChoice::Ebpf,
+                "sub-interface" => JoinChoice::SubInterface,
+                _ => JoinChoice::Auto,
+            },
             cni_conf_dir: conf.get(&cni_daemon::CNI_CONF_DIR)?,
             netns_dir: conf.get(&cni_daemon::NETNS_DIR)?,
             ovsdb_socket: ovsdb_socket(conf)?,
             bridge: conf.get(&neutron_defaults::OVS_BRIDGE)?,
+            link_iface: conf.get(&binding::LINK_IFACE)?.filter(|name: &String| !name.is_empty()),
             mtu_cap: conf.get(&neutron_defaults::NETWORK_DEVICE_MTU)?,
             add_within: conf.get(&cni_daemon::VIF_ANNOTATION_TIMEOUT)?,
             adds_at_once: usize::try_from(conf.get(&cni_daemon::WORKER_NUM)?).unwrap_or(1),
@@ -117,18 +109,6 @@ fn node_name(conf: &Conf) -> Result<String> {
     let host = || rustix::system::uname().nodename().to_str().ok().map(str::to_lowercase);
     let named = |name: &String| !name.is_empty();
     written.filter(named).or_else(|| environment().filter(named)).or_else(host).ok_or(Error::NoNodeName)
-}
-
-fn client(conf: &Conf) -> Result<ClientConfig> {
-    let mut client = ClientConfig::new(format!("{COMPONENT}/{}", env!("CARGO_PKG_VERSION")));
-    client.api_root = conf.get(&kubernetes::API_ROOT)?;
-    client.kubeconfig = conf.get(&kubernetes::KUBECONFIG)?;
-    client.ssl_ca_crt_file = conf.get(&kubernetes::SSL_CA_CRT_FILE)?;
-    client.ssl_verify_server_crt = conf.get(&kubernetes::SSL_VERIFY_SERVER_CRT)?;
-    client.token_file = conf.get(&kubernetes::TOKEN_FILE)?;
-    client.ssl_client_crt_file = conf.get(&kubernetes::SSL_CLIENT_CRT_FILE)?;
-    client.ssl_client_key_file = conf.get(&kubernetes::SSL_CLIENT_KEY_FILE)?;
-    Ok(client)
 }
 
 /// Our own option, then the one that deployments set for os-vif. Its usual `tcp:127.0.0.1:6640` means a database that
@@ -158,7 +138,7 @@ mod tests {
 
     fn check(text: &str, expect: Result<(&str, &str), ()>) {
         let conf = Conf::from_texts(&[("kuryr.conf", text)]).unwrap();
-        let got = Config::resolve(&conf, false).map_err(drop);
+        let got = Config::resolve(&conf).map_err(drop);
         let got = got.map(|config| (config.node_name, config.ovsdb_socket.display().to_string()));
         let expect = expect.map(|(node, socket)| (node.to_owned(), socket.to_owned()));
         assert_eq!(got, expect, "{text}");

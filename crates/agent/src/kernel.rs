@@ -19,7 +19,8 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Attached, Entry, Joining, Node, ObservedLinks, OwnPortSpec, PodLinks, Swept, Uplink, UplinkSpec,
+    Attached, Entry, Joining, Node, NodeInterface, ObservedLinks, OwnPortSpec, PodLinks, Swept, Uplink,
+    UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
 use tokio::sync::oneshot;
@@ -60,6 +61,14 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn uplinks(&self) -> Answer<Vec<Uplink>>;
     /// Deletes an uplink by its tap; slow.
     fn remove(&self, tap: &str) -> Answer<()>;
+    /// The node's interface of that name.
+    fn interface_named(&self, ifname: &str) -> Answer<Option<NodeInterface>>;
+    /// The node's interface with one of these addresses.
+    fn interface_with(&self, addresses: &[IpAddr]) -> Answer<Option<NodeInterface>>;
+    /// Takes an interface of the node for the uplink of pods with VLAN ids; again is success.
+    fn adopt(&self, ifname: &str) -> Answer<Uplink>;
+    /// Gives the interfaces back that were taken, but the one with index `keep`.
+    fn abandon(&self, keep: Option<u32>) -> Answer<()>;
     /// Makes the node's own interface.
     fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()>;
     /// Deletes the node's own interface; slow.
@@ -257,7 +266,7 @@ impl Datapath for Node {
     fn fallback(&self) -> Option<String> {
         match self.joining() {
             Joining::Ebpf => None,
-            Joining::Macvlan { why, .. } => Some(why.clone()),
+            Joining::SubInterface { why, .. } => Some(why.clone()),
         }
     }
 
@@ -282,6 +291,23 @@ impl Datapath for Node {
 
     fn remove(&self, tap: &str) -> Answer<()> {
         self.remove_uplink(tap)
+    }
+
+    fn interface_named(&self, ifname: &str) -> Answer<Option<NodeInterface>> {
+        Self::interface_named(self, ifname)
+    }
+
+    fn interface_with(&self, addresses: &[IpAddr]) -> Answer<Option<NodeInterface>> {
+        Self::interface_with(self, addresses)
+    }
+
+    fn adopt(&self, ifname: &str) -> Answer<Uplink> {
+        // The trunk may have other users on this node, whose VLAN ids are nobody's of ours.
+        self.adopt_shared_uplink(ifname, true)
+    }
+
+    fn abandon(&self, keep: Option<u32>) -> Answer<()> {
+        self.abandon_shared_uplinks(keep)
     }
 
     fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()> {
@@ -328,6 +354,14 @@ pub(crate) mod fake {
         pub(crate) observed: BTreeMap<String, ObservedLinks>,
         /// The next attachment fails with this.
         pub(crate) refuse_attach: Option<kuryr_datapath::Error>,
+        /// The node's interface, with its address.
+        pub(crate) interface: Option<(NodeInterface, IpAddr)>,
+        /// Indexes of adopted interfaces.
+        pub(crate) adopted: BTreeSet<u32>,
+        /// Whether there are no entries, as without eBPF.
+        pub(crate) without_entries: bool,
+        /// Uplink of each host end, by index.
+        pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
         /// How long an attachment takes.
         pub(crate) attach_takes: Duration,
         /// Looked at when an attachment begins.
@@ -412,6 +446,7 @@ pub(crate) mod fake {
                 routes: pod.routes.clone(),
             };
             contents.observed.insert(netns.clone(), observed);
+            contents.uplinks.insert(index, (pod.uplink, pod.vlan));
             contents.joined.insert(index, (pod.host_ifname.clone(), netns));
             Ok(Attached { host_ifindex: index, host_mac: pod.mac, ifindex: 2, netns: id })
         }
@@ -437,8 +472,8 @@ pub(crate) mod fake {
             let contents = self.contents.lock().unwrap();
             let entry = |(index, (_, netns)): (&u32, &(String, String))| Entry {
                 host_ifindex: *index,
-                uplink: 1,
-                vlan: None,
+                uplink: contents.uplinks[index].0,
+                vlan: contents.uplinks[index].1,
                 mac: contents.observed[netns].mac,
                 host_mac: contents.observed[netns].mac,
                 addresses: contents.observed[netns].addresses.iter().map(IpNet::addr).collect(),
@@ -447,7 +482,7 @@ pub(crate) mod fake {
         }
 
         fn has_entries(&self) -> bool {
-            true
+            !self.contents.lock().unwrap().without_entries
         }
 
         fn fallback(&self) -> Option<String> {
@@ -480,6 +515,37 @@ pub(crate) mod fake {
 
         fn remove(&self, tap: &str) -> Answer<()> {
             self.contents.lock().unwrap().changes.push(format!("remove {tap}"));
+            Ok(())
+        }
+
+        fn interface_named(&self, ifname: &str) -> Answer<Option<NodeInterface>> {
+            let contents = self.contents.lock().unwrap();
+            Ok(contents.interface.clone().map(|found| found.0).filter(|found| found.name == ifname))
+        }
+
+        fn interface_with(&self, addresses: &[IpAddr]) -> Answer<Option<NodeInterface>> {
+            let contents = self.contents.lock().unwrap();
+            Ok(contents.interface.clone().filter(|found| addresses.contains(&found.1)).map(|found| found.0))
+        }
+
+        fn adopt(&self, ifname: &str) -> Answer<Uplink> {
+            let mut contents = self.contents.lock().unwrap();
+            let missing = || kuryr_datapath::Error::LinkMissing { name: ifname.to_owned() };
+            let (found, _) = contents.interface.clone().ok_or_else(missing)?;
+            if contents.adopted.insert(found.index) {
+                contents.changes.push(format!("adopt {ifname}"));
+            }
+            Ok(Uplink { tap: None, ifname: found.name, ifindex: found.index, mac: found.mac })
+        }
+
+        fn abandon(&self, keep: Option<u32>) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            let others: Vec<u32> =
+                contents.adopted.iter().copied().filter(|index| Some(*index) != keep).collect();
+            for index in others {
+                contents.adopted.remove(&index);
+                contents.changes.push(format!("abandon {index}"));
+            }
             Ok(())
         }
 

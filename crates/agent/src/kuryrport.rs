@@ -50,7 +50,7 @@ fn view(world: &World, port: &PortId, claim: &Claim, uid: &str) -> Result<Option
     let state = world.state.get();
     let Some(spec) = state.spec.as_ref() else { return Ok(None) };
     let Some(entry) = spec.ports.get(port) else { return Ok(None) };
-    let vif = told::vif(port, entry, spec, &world.config.bridge, world.config.mtu_cap)
+    let vif = told::vif(port, entry, spec, &world.config.bridge, state.mtu_cap(world.config.mtu_cap))
         .map_err(|source| Error::Incomplete { port: port.clone(), source })?;
     let is_static = claim.identity.as_str() != uid;
     let vifs = primary_vifs(&vif.to_primitive());

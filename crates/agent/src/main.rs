@@ -32,59 +32,16 @@ mod probes;
 // What can go wrong.
 mod error;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::Context;
-use clap::Parser;
+use kuryr_process::Program;
 
-/// The agent of one node.
-#[derive(Debug, Parser)]
-#[command(name = "kuryr-daemon", version)]
-struct Arguments {
-    /// A configuration file; of several the later ones win.
-    #[arg(long = "config-file", value_name = "FILE")]
-    config_files: Vec<PathBuf>,
-    /// A folder of configuration files (*.conf), read in order of their names.
-    #[arg(long = "config-dir", value_name = "FOLDER")]
-    config_dirs: Vec<PathBuf>,
-    /// Log decisions with their inputs.
-    #[arg(long, short)]
-    debug: bool,
-}
+const PROGRAM: Program = Program {
+    name: config::COMPONENT,
+    about: "The agent of one node.",
+    blocking_threads: config::BLOCKING_THREADS,
+};
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            // Before logging is set up nothing else would be seen.
-            let _ =
-                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("kuryr-daemon: {error:#}\n"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let sources = kuryr_conf::Sources {
-        files: arguments.config_files,
-        dirs: arguments.config_dirs,
-        environment: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
-    };
-    let conf = kuryr_conf::Conf::load(&sources).context("reading the configuration")?;
-    let config = config::Config::resolve(&conf, arguments.debug).context("reading the configuration")?;
-    kuryr_telemetry::logging::init(&config.log).context("setting up logging")?;
-    for warning in conf.warnings() {
-        tracing::warn!("configuration: {warning}");
-    }
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.worker_threads)
-        .max_blocking_threads(config::BLOCKING_THREADS)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?
-        .block_on(wiring::run(config))
-        .context("running")
+    kuryr_process::run(&PROGRAM, config::Config::resolve, wiring::run)
 }

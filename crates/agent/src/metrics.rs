@@ -1,17 +1,8 @@
 //! Figures of the agent.
 //!
-//! | name | type | labels | unit |
-//! |---|---|---|---|
-//! | `kuryr_cni_request_duration_seconds` | histogram, upstream's buckets | `command`, `error` | s |
-//! | `kuryr_agent_request_seconds` | histogram | `verb`, `code` (0: success) | s |
-//! | `kuryr_agent_add_stage_seconds` | histogram | `stage` | s |
-//! | `kuryr_agent_ports_taken_total` | counter | `source`: `held`, `ready`, `waited` | ports |
-//! | `kuryr_agent_ports` | gauge | `state`: `offered`, `ready`, `claimed`, `stuck` | ports |
-//! | `kuryr_agent_pods_waiting` | gauge | | pods |
-//! | `kuryr_agent_status_writes_total` | counter | `result` | writes |
-//! | `kuryr_agent_kuryrport_writes_total` | counter | `result` | writes |
-//!
-//! The share of `ready` and `held` in what was taken is the pool's hit rate.
+//! Their names, units and labels are listed in `docs/metrics.md`, which is made from what [`Metrics::new`] registers.
+//! `kuryr_cni_request_duration_seconds` has upstream's name, labels and buckets. The share of `ready` and `held` in
+//! `kuryr_agent_ports_taken_total` is the pool's hit rate.
 
 use std::{sync::Arc, time::Duration};
 
@@ -118,33 +109,41 @@ impl Metrics {
         };
         registry.register_with_unit(
             "kuryr_cni_request_duration",
-            "Time of ADD and DEL",
+            "Time of ADD and DEL; error is True or False",
             Unit::Seconds,
             inner.upstream.clone(),
         );
         registry.register_with_unit(
             "kuryr_agent_request",
-            "Time of the plugin's requests",
+            "Time of the plugin's requests; code is the CNI error, 0 for success",
             Unit::Seconds,
             inner.requests.clone(),
         );
         registry.register_with_unit(
             "kuryr_agent_add_stage",
-            "Time of the parts of ADD",
+            "Time of the parts of ADD, by stage: pod, port, durable or attach",
             Unit::Seconds,
             inner.stages.clone(),
         );
-        registry.register("kuryr_agent_ports_taken", "Ports that pods took, by source", inner.taken.clone());
-        registry.register("kuryr_agent_ports", "Ports of this node, by state", inner.ports.clone());
+        registry.register(
+            "kuryr_agent_ports_taken",
+            "Ports that pods took, by source: held, ready or waited",
+            inner.taken.clone(),
+        );
+        registry.register(
+            "kuryr_agent_ports",
+            "Ports of this node, by state: offered, ready, claimed or stuck",
+            inner.ports.clone(),
+        );
         registry.register("kuryr_agent_pods_waiting", "Pods that wait for a port", inner.waiting.clone());
         registry.register(
             "kuryr_agent_status_writes",
-            "Writes of the node's status",
+            "Writes of the node's status, by result: ok or failed",
             inner.status_writes.clone(),
         );
         registry.register(
             "kuryr_agent_kuryrport_writes",
-            "Writes of KuryrPorts",
+            "Writes of KuryrPorts, by result: ok or failed",
             inner.kuryrport_writes.clone(),
         );
         Self { inner: Arc::new(inner) }
@@ -220,5 +219,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn the_reference_is_what_is_registered() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        // Without `..`: a new figure has to be used here, or its family is not seen.
+        let Inner { upstream, requests, stages, taken, ports, waiting, status_writes, kuryrport_writes } =
+            &*metrics.inner;
+        upstream.get_or_create(&UpstreamRequest { command: "ADD", error: "False" }).observe(0.1);
+        requests.get_or_create(&Request { verb: "ADD", code: 0 }).observe(0.1);
+        stages.get_or_create(&StageLabel { stage: "pod" }).observe(0.1);
+        taken.get_or_create(&Taken { source: PortSource::Held }).inc();
+        ports.get_or_create(&PortState { state: "ready" }).set(1);
+        waiting.set(1);
+        status_writes.get_or_create(&write(true)).inc();
+        kuryrport_writes.get_or_create(&write(true)).inc();
+
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let reference = kuryr_telemetry::reference(&text);
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/metrics.md");
+        if std::env::var_os("KURYR_WRITE_GOLDEN").is_some() {
+            std::fs::write(golden, &reference).unwrap();
+        }
+        assert_eq!(reference, std::fs::read_to_string(golden).unwrap(), "run `cargo xtask codegen`");
     }
 }

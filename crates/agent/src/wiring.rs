@@ -220,6 +220,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let queue = tokio::spawn(work_off(world.clone(), stop.clone()));
     running.until_stop(open_kernel(world.clone()));
     running.until_stop(watch_switch(world.clone()));
+    running.until_stop(uplink::shared::watch_interface(world.clone()));
     running.until_stop(release::watch_namespaces(world.clone()));
     running.until_stop(look_after(world.clone()));
     running.until_stop(count(world.clone()));
@@ -360,8 +361,9 @@ async fn work_off(world: World, stop: CancellationToken) {
 /// Opens the kernel, again and again until that succeeds.
 async fn open_kernel(world: World) {
     loop {
-        let folder = world.config.bpf_dir.clone();
-        let open = world.kernel.blocking("open the kernel", move || Node::open(NodeConfig::new(folder)));
+        let config =
+            NodeConfig { joining: world.config.joining, ..NodeConfig::new(world.config.bpf_dir.clone()) };
+        let open = world.kernel.blocking("open the kernel", move || Node::open(config));
         match open.await {
             Ok(Ok(node)) => {
                 tracing::info!(joining = ?node.joining(), "the kernel can be used");
@@ -490,7 +492,7 @@ pub(crate) mod fake {
             let (records, nodes) = (Store::new(silence), Store::new(silence));
             records.reset(Vec::new(), BTreeMap::new());
             let conf = Conf::from_texts(&[("kuryr.conf", "[cni_daemon]\nnode_name = node1\n")]).unwrap();
-            let config = Arc::new(Config::resolve(&conf, false).unwrap());
+            let config = Arc::new(Config::resolve(&conf).unwrap());
             let server = FakeServer::default();
             let client = server.client();
             let mut registry = prometheus_client::registry::Registry::default();

@@ -94,6 +94,29 @@ pub enum Mode {
     Ovs,
     /// Ports are subports of the node's trunk.
     NestedVlan,
+    /// Addresses of pods are allowed address pairs of the node's own port.
+    NestedMacvlan,
+}
+
+impl Mode {
+    /// Every mode, as labels and messages list them.
+    pub const ALL: [Self; 3] = [Self::Ovs, Self::NestedVlan, Self::NestedMacvlan];
+
+    /// The word that records, labels and configuration use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ovs => "ovs",
+            Self::NestedVlan => "nested-vlan",
+            Self::NestedMacvlan => "nested-macvlan",
+        }
+    }
+
+    /// Whether the node is a server of the cloud, and its pods' frames leave by the server's own interface.
+    #[must_use]
+    pub const fn is_nested(self) -> bool {
+        matches!(self, Self::NestedVlan | Self::NestedMacvlan)
+    }
 }
 
 /// A port offered to a node.
@@ -221,9 +244,13 @@ pub struct KuryrNodeStatus {
     pub checkpoint: CheckpointRef,
     /// Greatest epoch the agent has seen.
     pub epoch_seen: Epoch,
-    /// What Open vSwitch names this host (`external_ids:hostname`).
+    /// What Open vSwitch names this host (`external_ids:hostname`), where it has an integration bridge and
+    /// a chassis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Interface that carries the node's address, in every mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<NodeUplink>,
     /// Ports in use by pods.
     pub claims: BTreeMap<PortId, ClaimEntry>,
     /// Ports that a pod could take now, with the generation that is ready.
@@ -245,6 +272,15 @@ pub struct KuryrNodeStatus {
     pub degradation: Degradation,
     /// Conditions, by type.
     pub conditions: Vec<NodeCondition>,
+}
+
+/// The interface by which a node is reached, as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeUplink {
+    /// Name of the interface.
+    pub name: String,
+    /// Hardware address; the same as that of the Neutron port where the node is a server of the cloud.
+    pub mac: MacAddr,
 }
 
 /// The agent's durable record: another id is another record.
@@ -311,4 +347,16 @@ pub struct NodeCondition {
     pub message: String,
     /// When `status` last changed, RFC 3339.
     pub last_transition_time: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_written_as_it_is_named() {
+        for mode in Mode::ALL {
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
+        }
+    }
 }

@@ -18,6 +18,16 @@ pub const POD_DEVICE_OWNER: &str = "compute:kuryr";
 /// the port for a pod's.
 pub const NODE_DEVICE_OWNER: &str = "kuryr:node";
 
+/// `device_owner` of pod ports that are made to be subports, until Neutron puts its own there; new here. Not
+/// upstream's: a project's member without role `service` may not delete ports of `compute:`.
+pub const SUBPORT_DEVICE_OWNER: &str = "kuryr:subport";
+
+/// `device_owner` that Neutron gives a port while it is on a trunk; taking it off clears it.
+pub const TRUNK_SUBPORT_OWNER: &str = "trunk:subport";
+
+/// Label of a Node that says how ports reach it, with the words of `spec.mode`; new here.
+pub const MODE_LABEL: &str = "kuryr.openstack.org/mode";
+
 /// Annotation of the leader's Lease with the epoch it writes under; new here.
 pub const EPOCH_ANNOTATION: &str = "kuryr.openstack.org/epoch";
 

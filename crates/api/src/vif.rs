@@ -17,6 +17,35 @@ use crate::names;
 /// Version of the port profile that every os-vif since 1.0 reads; only `interface_id` is used.
 const PORT_PROFILE_VERSION: &str = "1.0";
 
+/// How a pod's interface is told to old daemons and tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vif {
+    /// In mode `ovs`.
+    OpenVSwitch(OpenVSwitchVif),
+    /// In mode `nested-vlan`.
+    VlanNested(VlanNestedVif),
+}
+
+impl Vif {
+    /// The primitive form, as it stands under `vif` in a `KuryrPort`.
+    #[must_use]
+    pub fn to_primitive(&self) -> Value {
+        match self {
+            Self::OpenVSwitch(vif) => vif.to_primitive(),
+            Self::VlanNested(vif) => vif.to_primitive(),
+        }
+    }
+
+    /// The network of the port.
+    #[must_use]
+    pub const fn network(&self) -> &VifNetwork {
+        match self {
+            Self::OpenVSwitch(vif) => &vif.network,
+            Self::VlanNested(vif) => &vif.network,
+        }
+    }
+}
+
 /// A port plugged on the integration bridge (`VIFOpenVSwitch`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenVSwitchVif {
@@ -30,6 +59,22 @@ pub struct OpenVSwitchVif {
     pub active: bool,
     /// Whether the cloud filters by security groups (`binding:vif_details.port_filter`).
     pub has_traffic_filtering: bool,
+    /// Network of the port.
+    pub network: VifNetwork,
+}
+
+/// A subport of the node's trunk (`VIFVlanNested`, which upstream adds to the objects of os-vif). Which interface
+/// of the node carries the trunk it does not say: daemons find that out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VlanNestedVif {
+    /// Neutron port.
+    pub port: PortId,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// VLAN id on the trunk.
+    pub vlan_id: u16,
+    /// Whether Neutron reported the port ACTIVE.
+    pub active: bool,
     /// Network of the port.
     pub network: VifNetwork,
 }
@@ -85,6 +130,28 @@ impl OpenVSwitchVif {
                 "preserve_on_delete": false,
                 "has_traffic_filtering": self.has_traffic_filtering,
                 "port_profile": profile,
+            }),
+        )
+    }
+}
+
+impl VlanNestedVif {
+    /// The primitive form, as it stands under `vif` in a `KuryrPort`.
+    #[must_use]
+    pub fn to_primitive(&self) -> Value {
+        versioned(
+            "VIFVlanNested",
+            "1.0",
+            json!({
+                "vif_name": names::tap_name(self.port.as_str()),
+                "vlan_id": self.vlan_id,
+                "id": self.port.as_str(),
+                "address": self.mac,
+                "network": self.network.to_primitive(None),
+                "plugin": "noop",
+                "active": self.active,
+                "preserve_on_delete": false,
+                "has_traffic_filtering": false,
             }),
         )
     }
@@ -151,29 +218,43 @@ fn versioned(name: &str, version: &str, data: Value) -> Value {
 mod tests {
     use super::*;
 
-    fn check(golden: &str, vif: &OpenVSwitchVif) {
+    fn check(golden: &str, vif: &Vif) {
         let expect: Value = serde_json::from_str(golden).unwrap();
         assert_eq!(vif.to_primitive(), expect);
     }
 
-    fn vif(subnet: VifSubnet) -> OpenVSwitchVif {
-        OpenVSwitchVif {
+    fn network(subnet: VifSubnet) -> VifNetwork {
+        VifNetwork {
+            id: "0b6f8f1a-5c2d-4a77-8a0e-6a4de1c9b301".into(),
+            label: "5f1f4e3d-2c1b-4a09-8877-665544332211/team-a".into(),
+            mtu: 1442,
+            subnets: vec![subnet],
+        }
+    }
+
+    fn plugged(subnet: VifSubnet) -> Vif {
+        Vif::OpenVSwitch(OpenVSwitchVif {
             port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
             mac: "fa:16:3e:4b:9c:07".parse().unwrap(),
             bridge: "br-int".into(),
             active: true,
             has_traffic_filtering: true,
-            network: VifNetwork {
-                id: "0b6f8f1a-5c2d-4a77-8a0e-6a4de1c9b301".into(),
-                label: "5f1f4e3d-2c1b-4a09-8877-665544332211/team-a".into(),
-                mtu: 1442,
-                subnets: vec![subnet],
-            },
-        }
+            network: network(subnet),
+        })
+    }
+
+    fn on_a_trunk(subnet: VifSubnet) -> Vif {
+        Vif::VlanNested(VlanNestedVif {
+            port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
+            mac: "fa:16:3e:4b:9c:07".parse().unwrap(),
+            vlan_id: 1187,
+            active: true,
+            network: network(subnet),
+        })
     }
 
     #[test]
-    fn equals_upstream_in_both_families() {
+    fn equals_upstream_in_each_mode_and_family() {
         let subnet = VifSubnet {
             cidr: "10.128.6.0/26".parse().unwrap(),
             dns: vec!["10.0.0.3".parse().unwrap()],
@@ -181,7 +262,8 @@ mod tests {
             addresses: vec!["10.128.6.23".parse().unwrap()],
             routes: vec![("169.254.169.254/32".parse().unwrap(), "10.128.6.2".parse().unwrap())],
         };
-        check(include_str!("../golden/vif-openvswitch-ipv4.json"), &vif(subnet));
+        check(include_str!("../golden/vif-openvswitch-ipv4.json"), &plugged(subnet.clone()));
+        check(include_str!("../golden/vif-vlan-nested.json"), &on_a_trunk(subnet));
         let subnet = VifSubnet {
             cidr: "fd10:0:0:1::/64".parse().unwrap(),
             dns: vec!["fd10::3".parse().unwrap()],
@@ -189,6 +271,6 @@ mod tests {
             addresses: vec!["fd10:0:0:1::17".parse().unwrap()],
             routes: vec![],
         };
-        check(include_str!("../golden/vif-openvswitch-ipv6.json"), &vif(subnet));
+        check(include_str!("../golden/vif-openvswitch-ipv6.json"), &plugged(subnet));
     }
 }

@@ -29,9 +29,10 @@ const fn known(section: &'static str, option: &'static str, instead: &'static st
 const SERVICES: &str = "Services are not provided by this version";
 const POLICIES: &str = "NetworkPolicies are not provided by this version";
 const NAMESPACES: &str = "all namespaces share the subnets of [neutron_defaults] pod_subnets in this version";
-const NESTED: &str = "nodes inside servers (nested modes) are not provided by this version";
+const FOUND: &str =
+    "how ports reach a node is found by the node's address and MAC, see [kubernetes] pod_vif_driver";
 const MULTIPLE: &str = "pods have one interface in this version";
-const POOLED: &str = "every node has ready ports, see [vif_pool] ports_pool_min";
+const POOLED: &str = "every node has ready ports, see [vif_pool] ports_pool_ready_min";
 const WATCHES: &str = "watches are kept up to date by the API server and need no period";
 const LEASE: &str = "several controllers agree by the Lease kuryr-controller";
 const LOGS: &str = "logs go to standard error, see [DEFAULT] log_format and log_filter";
@@ -69,8 +70,7 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "endpoints_lbaas_driver", SERVICES),
     known("kubernetes", "endpoints_driver_octavia_provider", SERVICES),
     known("kubernetes", "service_public_ip_driver", SERVICES),
-    known("kubernetes", "vif_pool_driver", POOLED),
-    known("kubernetes", "nodes_subnets_driver", NESTED),
+    known("kubernetes", "nodes_subnets_driver", FOUND),
     known("kubernetes", "port_debug", "ports always carry the name of their node"),
     known("kubernetes", "enable_manager", POOLED),
     known("kubernetes", "watch_retry_timeout", "a watch that fails is tried again until it works"),
@@ -88,9 +88,17 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("neutron_defaults", "external_svc_subnet", SERVICES),
     known("neutron_defaults", "lbaas_activation_timeout", SERVICES),
     known("neutron_defaults", "subnet_mapping", MULTIPLE),
-    known("vif_pool", "ports_pool_update_frequency", "ports come back as soon as their address is free"),
-    known("vif_pool", "vif_pool_mapping", POOLED),
-    known("vif_pool", "pools_vif_drivers", POOLED),
+    known(
+        "vif_pool",
+        "ports_pool_update_frequency",
+        "nothing has to be looked through periodically; a port comes back when its address has rested, see \
+         ports_pool_cool_down",
+    ),
+    known(
+        "vif_pool",
+        "pools_vif_drivers",
+        "write vif_pool_mapping, which has the two names the other way round",
+    ),
     known("cni_daemon", "bind_address", "the agent listens on the unix socket [cni_daemon] socket"),
     known("cni_daemon", "pyroute2_timeout", LIBRARY),
     known("cni_daemon", "docker_mode", "namespaces are taken as the runtime names them"),
@@ -100,9 +108,17 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("octavia_defaults", "*", SERVICES),
     known("pool_manager", "*", POOLED),
     known("namespace_subnet", "*", NAMESPACES),
-    known("pod_vif_nested", "*", NESTED),
-    known("binding", "*", NESTED),
-    known("nested_dpdk", "*", NESTED),
+    known("pod_vif_nested", "worker_nodes_subnets", FOUND),
+    known("pod_vif_nested", "worker_nodes_subnet", FOUND),
+    known(
+        "pod_vif_nested",
+        "rev_update_attempts",
+        "a change that others overtook is planned again until it works",
+    ),
+    known("binding", "default_driver", FOUND),
+    known("binding", "driver", FOUND),
+    known("binding", "*", "only link_iface of this section is read"),
+    known("nested_dpdk", "*", "ports of kind DPDK are not provided by this version"),
     known("vhostuser", "*", "ports of kind vhost-user are not provided by this version"),
     known("sriov", "*", "ports of kind direct are not provided by this version"),
     known("ingress", "*", SERVICES),

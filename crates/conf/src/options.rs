@@ -6,7 +6,7 @@
 //!
 //! Sources: Kuryr-Kubernetes 10.0, `config.py` and its sample; kuryr-lib, `config.py`; os-vif, `[os_vif_ovs]`.
 
-use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::value::Value;
 
@@ -170,6 +170,8 @@ pub static SECTIONS: &[&Section] = &[
     &neutron::SECTION,
     &neutron_defaults::SECTION,
     &vif_pool::SECTION,
+    &pod_vif_nested::SECTION,
+    &binding::SECTION,
     &cni_daemon::SECTION,
     &os_vif_ovs::SECTION,
     &health_server::SECTION,
@@ -196,7 +198,7 @@ macro_rules! section {
         #[doc = concat!("Section `[", $name, "]`.")]
         pub mod $module {
             #[allow(unused_imports, reason = "not every section has every type")]
-            use super::{BTreeMap, Declared, Duration, Opt, PathBuf, Reader, Section};
+            use super::{BTreeMap, Declared, Duration, Opt, PathBuf, RangeInclusive, Reader, Section};
 
             $(
                 #[doc = concat!("`", $text, "`.")]
@@ -249,9 +251,20 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
               characters without `,` and `/`. Empty: the UID of the namespace `kube-system`. Once ports exist it \
               must not change: they would no longer be recognised."),
         why("The UID is unique and lives as long as the cluster's database.");
-    POD_VIF_DRIVER: String = "pod_vif_driver", "neutron-vif", choices(&["neutron-vif"]),
-        help("How ports reach nodes. `neutron-vif`: ports are bound to the host and plugged on its integration \
-              bridge.");
+    POD_VIF_DRIVER: Option<String> = "pod_vif_driver", "", reader(Reader::Controller),
+        choices(&["neutron-vif", "nested-vlan", "nested-macvlan"]),
+        help("How ports reach all nodes. `neutron-vif`: they are bound to the host and plugged on its integration \
+              bridge; `nested-vlan`: they are subports of the trunk of the server that the node is; \
+              `nested-macvlan`: they are address pairs of that server's port. The label \
+              `kuryr.openstack.org/mode` of a Node (`ovs`, `nested-vlan`, `nested-macvlan`) wins. Empty: found \
+              out for each node."),
+        why("A node with an integration bridge and a chassis is a host of the cloud, one whose address and MAC \
+             are those of a trunk's parent port is a server in it; clusters have both.");
+    POOL_DRIVER: String = "vif_pool_driver", "", choices(&["", "noop", "neutron", "nested", "multi_pool"]),
+        reader(Reader::Controller),
+        help("`noop`: no ports are kept ready; each is made when a pod waits for it, and deleted after the pod. All \
+              others, and empty: every node has ready ports, whichever way they reach it."),
+        why("Upstream's default is `noop`; a pod then waits for Neutron each time.");
     LEASE_NAMESPACE: String = "lease_namespace", "kube-system", new_here(), reader(Reader::Controller),
         help("Namespace of the Lease `kuryr-controller`, by which one of several controllers is the active one.");
     NODE_GRACE: Duration = "node_grace", "60", new_here(), range(1, 86_400), reader(Reader::Controller),
@@ -326,18 +339,35 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
 });
 
 section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
+    READY_MIN: u32 = "ports_pool_ready_min", "20", new_here(), range(0, 1000), reader(Reader::Controller),
+        help("Ports that are kept ready on each node at least, as long as none of `ports_pool_min`, \
+              `ports_pool_max` and `ports_pool_batch` is set. More are, by what came at once before (for more than \
+              a day) and by what a rollout of a Deployment could bring."),
+        why("Neutron makes two to four ports a second where it is small, and a node starts about four pods a second: \
+             what comes in the first seconds has to be there. Upstream's 5 are used up before the first new port \
+             is made.");
+    READY_MAX: u32 = "ports_pool_ready_max", "60", new_here(), range(0, 1000), reader(Reader::Controller),
+        help("Ports that are kept ready on each node at most, as long as none of those three is set."),
+        why("A kubelet takes 110 pods; a burst of more than half of them at once is rare, and each ready port is an \
+             address and counts in the quota.");
     PORTS_POOL_MIN: u32 = "ports_pool_min", "5", range(0, 1000), reader(Reader::Controller),
-        help("Ports that should be free on each node after all pods scheduled there have theirs; with fewer, \
-              more are made.");
+        help("With fewer free ports than this on a node, `ports_pool_batch` are made, or more if that does not reach \
+              it. When this, `ports_pool_max` or `ports_pool_batch` is set, all three hold as upstream counts, \
+              and nothing is learned.");
     PORTS_POOL_BATCH: u32 = "ports_pool_batch", "10", range(1, 100), reader(Reader::Controller),
-        help("Ports that are made at least, and at most by one request."),
-        why("Neutron makes the ports of one request one after the other, so a greater batch keeps the first of \
-             them waiting for the last.");
+        help("Ports that are made by one request, see `ports_pool_min`.");
     PORTS_POOL_MAX: u32 = "ports_pool_max", "0", range(0, 1000), reader(Reader::Controller),
-        help("Free ports beyond which ports are given back to Neutron. 0: min + 2 * batch, then down to min + \
-              batch."),
-        why("Upstream keeps every port for ever with 0; here the distance between the two marks keeps a \
-             Deployment that breathes from making and deleting ports.");
+        help("Ports that come back are deleted in Neutron when so many are free, see `ports_pool_min`. 0: never.");
+    POOL_MAPPING: BTreeMap<String, String> = "vif_pool_mapping", "", reader(Reader::Controller),
+        help("Pool driver by the way ports reach nodes (`[kubernetes] pod_vif_driver`), such as \
+              `neutron-vif:neutron,nested-vlan:noop`: `neutron` (with `neutron-vif`) and `nested` (with `nested-vlan`) \
+              keep ports ready, `noop` makes each port when a pod waits for it and deletes it after the pod. What is \
+              not named goes by `[kubernetes] vif_pool_driver`.");
+    PORT_RATE: u32 = "ports_created_per_second", "20", new_here(), range(0, 10_000), reader(Reader::Controller),
+        help("Ports that the whole cluster makes in a second at most, after a pause those of five seconds at once. \
+              0: no bound."),
+        why("More than a Neutron of a few workers can do, so a small cloud bounds itself; one that is shared by many \
+             is left alone by this cluster.");
     COOL_DOWN: Duration = "ports_pool_cool_down", "30", new_here(), range(0, 3600), reader(Reader::Controller),
         help("Seconds that the address of a pod that is gone stays unused after nothing in the cluster names it \
               any more."),
@@ -351,6 +381,19 @@ section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
         help("Ports of one node, in use and free, beyond which no more are made."),
         why("A node's record holds about 350 bytes for each, and the Kubernetes database takes objects up to \
              1.5 MB.");
+});
+
+section!(pod_vif_nested, "pod_vif_nested", "Nodes that are servers of the cloud.", {
+    VLAN_RANGE: RangeInclusive<u16> = "vlan_range", "1:4094", new_here(), reader(Reader::Controller),
+        help("First and last VLAN id that is given to subports, on each trunk anew. Ids that are on the trunk \
+              already, whoever put them there, are left alone. It bounds the pods of a node."),
+        why("All ids that there are; narrow it where others choose theirs on the same trunks without looking.");
+});
+
+section!(binding, "binding", "The interface of nodes that are servers of the cloud.", {
+    LINK_IFACE: Option<String> = "link_iface", "", reader(Reader::Agent),
+        help("Interface by which pods reach the network in nested modes. Empty: the one that carries the node's \
+              address.");
 });
 
 section!(cni_daemon, "cni_daemon", "The agent on each node.", {
@@ -370,6 +413,14 @@ section!(cni_daemon, "cni_daemon", "The agent on each node.", {
     OVSDB_CONNECTION: Option<String> = "ovsdb_connection", "", new_here(), reader(Reader::Agent),
         help("Where Open vSwitch's database is, such as `unix:/var/run/openvswitch/db.sock`. Empty: `[os_vif_ovs] \
               ovsdb_connection`, then that socket.");
+    JOINING: String = "joining", "auto", new_here(), choices(&["auto", "ebpf", "sub-interface"]),
+        reader(Reader::Agent),
+        help("How pods are joined to their ports. `ebpf`: by programs on the node's ends of pods' links; \
+              `sub-interface`: by an interface of the kernel's own in the pod, macvlan in mode `ovs` and VLAN (8021q) in \
+              mode `nested-vlan`; `auto`: by eBPF if the kernel can, else by sub-interface. Drain a node before it is \
+              changed there."),
+        why("Without eBPF a node does not reach its own pods directly (the kubelet's probes then need security groups that \
+             admit them), a pod's addresses are not checked on the node, and a pod is cut off only when its namespace goes.");
     VIF_ANNOTATION_TIMEOUT: Duration = "vif_annotation_timeout", "60", range(1, 600), reader(Reader::Agent),
         help("Seconds that a pod's ADD may wait for a port."),
         why("The runtime asks again after an error; shorter waits only make more Events.");
@@ -430,8 +481,9 @@ mod tests {
         readable!(default::DEBUG default::LOG_FORMAT kubernetes::SSL_VERIFY_SERVER_CRT kubernetes::NODE_GRACE
             kubernetes::POD_VIF_DRIVER kubernetes::WATCH_READ_TIMEOUT neutron::AUTH_TYPE neutron::INSECURE
             neutron::TIMEOUT neutron_defaults::NETWORK_DEVICE_MTU neutron_defaults::LIST_PERIOD
-            vif_pool::PORTS_POOL_MIN vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::COOL_DOWN
-            vif_pool::SHRINK_DELAY vif_pool::NODE_MAX cni_daemon::VIF_ANNOTATION_TIMEOUT
+            kubernetes::POOL_DRIVER vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
+            vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::POOL_MAPPING vif_pool::PORT_RATE vif_pool::COOL_DOWN
+            vif_pool::SHRINK_DELAY vif_pool::NODE_MAX pod_vif_nested::VLAN_RANGE binding::LINK_IFACE cni_daemon::VIF_ANNOTATION_TIMEOUT
             cni_daemon::CNI_FAILURES_COUNT cni_daemon::WORKER_NUM health_server::PORT cni_health_server::PORT
             cni_health_server::MAX_MEMORY_USAGE prometheus_exporter::CONTROLLER_EXPORTER_PORT
             prometheus_exporter::CNI_EXPORTER_PORT);

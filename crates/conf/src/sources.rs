@@ -327,7 +327,7 @@ mod tests {
                 &["kuryr.conf:2: [vif_pool] ports_pool_min = `many`", "whole number", "default 5"][..],
             ),
             ("[vif_pool]\nports_pool_min = 1001", &["`1001`", "from 0 to 1000"]),
-            ("[kubernetes]\npod_vif_driver = nested-vlan", &["`nested-vlan`", "neutron-vif"]),
+            ("[kubernetes]\npod_vif_driver = nested", &["`nested`", "neutron-vif, nested-vlan"]),
             ("[kubernetes]\nuse_events = maybe", &["true or false"]),
         ] {
             let conf = conf(text);

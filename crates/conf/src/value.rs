@@ -5,7 +5,7 @@
 //!
 //! Sources: oslo.config 10, `types.py`.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 /// A type that an option can have.
 pub trait Value: Sized {
@@ -93,6 +93,17 @@ impl Value for PathBuf {
     }
 }
 
+/// First and last, with a colon between them, as Neutron writes ranges.
+impl Value for RangeInclusive<u16> {
+    const KIND: &'static str = "range `first:last`";
+
+    fn read(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once(':')?;
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last).then_some(first..=last)
+    }
+}
+
 /// Separated by commas; empty elements do not count.
 impl Value for Vec<String> {
     const KIND: &'static str = "list, separated by commas";
@@ -157,6 +168,13 @@ mod tests {
         check(&[("-1", Some(-1i64))]);
         check(&[("15", Some(Duration::from_secs(15))), ("1.5", None)]);
         check(&[("a, b,,\n c", Some(vec!["a".to_owned(), "b".into(), "c".into()])), ("", Some(vec![]))]);
+        check(&[
+            ("1:4094", Some(1..=4094u16)),
+            ("7 : 7", Some(7..=7)),
+            ("9:7", None),
+            ("7", None),
+            ("", None),
+        ]);
         check(&[("", Some(None)), ("7", Some(Some(7u16))), ("x", None)]);
         check::<BTreeMap<String, String>>(&[
             ("k:v, l:m:n", Some([("k".to_owned(), "v".to_owned()), ("l".into(), "m:n".into())].into())),

@@ -108,11 +108,11 @@ mod tests {
     #[test]
     fn tells_what_has_no_effect() {
         let text = "[vif_pool]\nports_pool_mn = 3\nports_pool_min = 3\nwheels = 4\n\
-                    [kubernetes]\nvif_pool_driver = neutron\n[neutron]\npassword = x\n[nonsense]\na = 1\n";
+                    [kubernetes]\nenable_manager = true\n[neutron]\npassword = x\n[nonsense]\na = 1\n";
         let conf = Conf::from_texts(&[("k", text)]).unwrap();
         let got: Vec<String> = conf.warnings().iter().map(ToString::to_string).collect();
         assert_eq!(got.len(), 4, "{got:#?}");
-        assert!(got[0].starts_with("k:6: [kubernetes] vif_pool_driver has no effect: "), "{}", got[0]);
+        assert!(got[0].starts_with("k:6: [kubernetes] enable_manager has no effect: "), "{}", got[0]);
         assert!(got[1].contains("k:10: [nonsense] a has no effect: there is no such option"), "{}", got[1]);
         assert!(got[2].contains("was `ports_pool_min` meant?"), "{}", got[2]);
         assert!(got[3].contains("wheels has no effect: there is no such option; see"), "{}", got[3]);

@@ -3,15 +3,26 @@
 //! What the cloud has to say about it (whether a subnet exists, say) is not known here; the room `cloud` finds out and
 //! goes on finding out, so that the process starts whatever state the cloud is in.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::RangeInclusive,
+    time::Duration,
+};
 
+use kuryr_api::kuryrnode::Mode;
 use kuryr_conf::{
-    Conf,
-    options::{default, health_server, kubernetes, neutron_defaults, prometheus_exporter, vif_pool},
+    Conf, Opt,
+    options::{health_server, kubernetes, neutron_defaults, pod_vif_nested, prometheus_exporter, vif_pool},
 };
 use kuryr_kubernetes::client::ClientConfig;
-use kuryr_planning::pool::{Limits, targets::Levels};
-use kuryr_telemetry::logging::{LogConfig, LogFormat};
+use kuryr_planning::{
+    demand::Rate,
+    pool::{
+        Limits,
+        targets::{Levels, Rule},
+    },
+};
 use kuryr_types::{ProjectId, SecurityGroupId, SubnetId};
 
 use crate::error::Result;
@@ -19,16 +30,18 @@ use crate::error::Result;
 /// Name by which the controller signs its writes, its Events and its Lease; upstream's.
 pub(crate) const COMPONENT: &str = "kuryr-controller";
 
-/// The controller waits for answers, it does not compute; more threads only cost memory.
-const WORKER_THREADS_MAX: usize = 4;
+/// They look up names of servers.
+pub(crate) const BLOCKING_THREADS: usize = 8;
+
+/// Requests for ports at the same time, of different subnets. A Neutron of a few workers has others to answer, too.
+const REQUESTS_AT_ONCE: usize = 4;
+
+/// Greatest VLAN id of a port (IEEE 802.1Q; 4095 is reserved).
+const VLAN_MAX: u16 = 4094;
 
 /// Everything the controller runs with.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// How to log.
-    pub(crate) log: LogConfig,
-    /// Threads of the runtime.
-    pub(crate) worker_threads: usize,
     /// How to reach the API server.
     pub(crate) client: ClientConfig,
     /// Namespace of the Lease.
@@ -43,6 +56,10 @@ pub(crate) struct Config {
     pub(crate) cloud: CloudConfig,
     /// How many ports.
     pub(crate) limits: Limits,
+    /// Modes whose nodes keep none ready, and the limits that holds for them.
+    pub(crate) unpooled: (BTreeSet<Mode>, Limits),
+    /// How fast ports are made.
+    pub(crate) rate: Rate,
     /// Where health is told.
     pub(crate) health: SocketAddr,
     /// Where metrics are.
@@ -83,53 +100,45 @@ impl std::fmt::Debug for CloudConfig {
 }
 
 impl Config {
-    /// Resolves the configuration. `debug` comes from the command line.
+    /// Whether what is about to come matters to any node.
+    pub(crate) const fn looks_ahead(&self) -> bool {
+        matches!(self.limits.levels.rule, Rule::Learned { .. })
+    }
+
+    /// The limits for nodes of this mode.
+    pub(crate) fn limits_of(&self, mode: Mode) -> &Limits {
+        let (unpooled, on_demand) = &self.unpooled;
+        if unpooled.contains(&mode) { on_demand } else { &self.limits }
+    }
+
+    /// Resolves the configuration.
     ///
     /// # Errors
     ///
     /// An option with a value that cannot be used.
-    pub(crate) fn resolve(conf: &Conf, environment: BTreeMap<String, String>, debug: bool) -> Result<Self> {
+    pub(crate) fn resolve(conf: &Conf) -> Result<Self> {
         let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let limits = limits(conf)?;
+        let on_demand = Levels { rule: Rule::Learned { least: 0, most: 0 }, ..limits.levels };
         Ok(Self {
-            log: LogConfig {
-                format: match conf.get(&default::LOG_FORMAT)?.as_str() {
-                    "json" => LogFormat::Json,
-                    _ => LogFormat::Text,
-                },
-                debug: debug || conf.get(&default::DEBUG)?,
-                filter: conf.get(&default::LOG_FILTER)?,
-            },
-            worker_threads: std::thread::available_parallelism()
-                .map_or(1, std::num::NonZeroUsize::get)
-                .clamp(1, WORKER_THREADS_MAX),
-            client: client(conf)?,
+            client: ClientConfig::resolve(conf, COMPONENT)?,
             lease_namespace: conf.get(&kubernetes::LEASE_NAMESPACE)?,
             use_events: conf.get(&kubernetes::USE_EVENTS)?,
             cluster_id: conf.get(&kubernetes::CLUSTER_ID)?,
             pods: pod_defaults(conf)?,
             cloud: CloudConfig {
                 section: conf.section("neutron")?,
-                environment,
+                environment: conf.all_environment().clone(),
                 concurrency: conf.get(&neutron_defaults::MAX_CONCURRENT_REQUESTS)?.into(),
                 list_period: conf.get(&neutron_defaults::LIST_PERIOD)?,
             },
-            limits: limits(conf)?,
+            unpooled: (unpooled(conf)?, Limits { levels: on_demand, ..limits.clone() }),
+            rate: Rate { per_second: conf.get(&vif_pool::PORT_RATE)?, requests: REQUESTS_AT_ONCE },
+            limits,
             health: any(conf.get(&health_server::PORT)?),
             metrics: any(conf.get(&prometheus_exporter::CONTROLLER_EXPORTER_PORT)?),
         })
     }
-}
-
-fn client(conf: &Conf) -> Result<ClientConfig> {
-    let mut client = ClientConfig::new(format!("{COMPONENT}/{}", env!("CARGO_PKG_VERSION")));
-    client.api_root = conf.get(&kubernetes::API_ROOT)?;
-    client.kubeconfig = conf.get(&kubernetes::KUBECONFIG)?;
-    client.ssl_ca_crt_file = conf.get(&kubernetes::SSL_CA_CRT_FILE)?;
-    client.ssl_verify_server_crt = conf.get(&kubernetes::SSL_VERIFY_SERVER_CRT)?;
-    client.token_file = conf.get(&kubernetes::TOKEN_FILE)?;
-    client.ssl_client_crt_file = conf.get(&kubernetes::SSL_CLIENT_CRT_FILE)?;
-    client.ssl_client_key_file = conf.get(&kubernetes::SSL_CLIENT_KEY_FILE)?;
-    Ok(client)
 }
 
 /// Upstream's single subnet, unless several are named.
@@ -150,27 +159,90 @@ fn pod_defaults(conf: &Conf) -> Result<PodDefaults> {
 }
 
 fn limits(conf: &Conf) -> Result<Limits> {
-    let count =
-        |option| -> Result<usize> { Ok(usize::try_from(conf.get::<u32>(option)?).unwrap_or(usize::MAX)) };
     let time = |option| -> Result<u64> { Ok(millis(conf.get::<Duration>(option)?)) };
-    let (min, max) = (conf.get(&vif_pool::PORTS_POOL_MIN)?, conf.get(&vif_pool::PORTS_POOL_MAX)?);
-    if max > 0 && max < min {
-        let problem =
-            format!("is less than ports_pool_min ({min}), so ports would be made only to be deleted");
-        let fix = format!("set it to 0 (no bound) or to at least {min}");
-        return Err(conf.invalid(&vif_pool::PORTS_POOL_MAX, problem, fix).into());
-    }
     Ok(Limits {
-        levels: Levels {
-            min: count(&vif_pool::PORTS_POOL_MIN)?,
-            batch: count(&vif_pool::PORTS_POOL_BATCH)?,
-            max: count(&vif_pool::PORTS_POOL_MAX)?,
-            cap: count(&vif_pool::NODE_MAX)?,
-        },
+        levels: Levels { rule: rule(conf)?, cap: count(conf, &vif_pool::NODE_MAX)? },
         cool_down: time(&vif_pool::COOL_DOWN)?,
         shrink_delay: time(&vif_pool::SHRINK_DELAY)?,
         node_grace: time(&kubernetes::NODE_GRACE)?,
+        mode: mode(conf)?,
+        vlans: vlans(conf)?,
     })
+}
+
+/// The mode of all nodes, if one is named.
+fn mode(conf: &Conf) -> Result<Option<Mode>> {
+    let named = conf.get(&kubernetes::POD_VIF_DRIVER)?;
+    Ok(named.and_then(|named| MODES.iter().find(|(vif, ..)| *vif == named).map(|(.., mode)| *mode)))
+}
+
+fn vlans(conf: &Conf) -> Result<RangeInclusive<u16>> {
+    let range = conf.get(&pod_vif_nested::VLAN_RANGE)?;
+    if *range.start() < 1 || *range.end() > VLAN_MAX {
+        let problem = format!("leads beyond 1:{VLAN_MAX}, and other VLAN ids do not exist");
+        let fix = format!("set it to 1:{VLAN_MAX} or to a part of that");
+        return Err(conf.invalid(&pod_vif_nested::VLAN_RANGE, problem, fix).into());
+    }
+    Ok(range)
+}
+
+/// Upstream's figures as soon as one of them is written.
+fn rule(conf: &Conf) -> Result<Rule> {
+    let upstreams = [&vif_pool::PORTS_POOL_MIN, &vif_pool::PORTS_POOL_BATCH, &vif_pool::PORTS_POOL_MAX];
+    let is_upstreams = upstreams.iter().any(|option| conf.is_set(option));
+    let (least, most, names) = if is_upstreams {
+        (&vif_pool::PORTS_POOL_MIN, &vif_pool::PORTS_POOL_MAX, ("ports_pool_min", "0 (no bound)"))
+    } else {
+        (&vif_pool::READY_MIN, &vif_pool::READY_MAX, ("ports_pool_ready_min", "more"))
+    };
+    let (min, max) = (count(conf, least)?, count(conf, most)?);
+    if max < min && !(is_upstreams && max == 0) {
+        let (name, other) = names;
+        let problem = format!("is less than {name} ({min}), so ports would be made only to be deleted");
+        let fix = format!("set it to at least {min}, or to {other}");
+        return Err(conf.invalid(most, problem, fix).into());
+    }
+    if is_upstreams {
+        let batch = count(conf, &vif_pool::PORTS_POOL_BATCH)?;
+        Ok(Rule::Upstream { min, batch, max })
+    } else {
+        Ok(Rule::Learned { least: min, most: max })
+    }
+}
+
+/// Modes whose nodes keep no ports ready.
+fn unpooled(conf: &Conf) -> Result<BTreeSet<Mode>> {
+    let mapping = conf.get(&vif_pool::POOL_MAPPING)?;
+    let driver = conf.get(&kubernetes::POOL_DRIVER)?;
+    let mut unpooled = BTreeSet::new();
+    for (vif, pool, mode) in MODES {
+        let named = mapping.get(vif);
+        if let Some(named) = named.filter(|named| !["noop", pool].contains(&named.as_str())) {
+            let problem = format!("{vif} has no pool driver {named}");
+            let fix = format!("write {vif}:{pool} to keep ports ready, or {vif}:noop not to");
+            return Err(conf.invalid(&vif_pool::POOL_MAPPING, problem, fix).into());
+        }
+        if named.unwrap_or(&driver) == "noop" {
+            unpooled.insert(mode);
+        }
+    }
+    if let Some(stranger) = mapping.keys().find(|vif| MODES.iter().all(|(known, ..)| known != vif)) {
+        let problem = format!("there is no way {stranger} for ports to reach nodes");
+        let fix = "name neutron-vif, nested-vlan or nested-macvlan, as [kubernetes] pod_vif_driver does";
+        return Err(conf.invalid(&vif_pool::POOL_MAPPING, problem, fix).into());
+    }
+    Ok(unpooled)
+}
+
+/// Upstream's names: how ports reach nodes, and the pool driver that goes with it.
+const MODES: [(&str, &str, Mode); 3] = [
+    ("neutron-vif", "neutron", Mode::Ovs),
+    ("nested-vlan", "nested", Mode::NestedVlan),
+    ("nested-macvlan", "noop", Mode::NestedMacvlan),
+];
+
+fn count(conf: &Conf, option: &Opt<u32>) -> Result<usize> {
+    Ok(usize::try_from(conf.get(option)?).unwrap_or(usize::MAX))
 }
 
 /// Time as `planning` counts it.
@@ -180,11 +252,13 @@ pub(crate) fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use kuryr_conf::Sources;
+
     use super::*;
 
     fn check(text: &str, subnets: &[&str]) {
         let conf = Conf::from_texts(&[("kuryr.conf", text)]).unwrap();
-        let config = Config::resolve(&conf, BTreeMap::new(), false).unwrap();
+        let config = Config::resolve(&conf).unwrap();
         let got: Vec<_> = config.pods.subnets.iter().map(SubnetId::as_str).collect();
         assert_eq!(got, subnets, "{text}");
     }
@@ -197,10 +271,51 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_figures_hold_as_soon_as_one_is_written() {
+        let learned = |least, most| Some(Rule::Learned { least, most });
+        let upstream = |min, batch, max| Some(Rule::Upstream { min, batch, max });
+        for (text, expect) in [
+            ("", learned(20, 60)),
+            ("ports_pool_ready_min = 3", learned(3, 60)),
+            ("ports_pool_ready_min = 61", None),
+            ("ports_pool_min = 5", upstream(5, 10, 0)),
+            ("ports_pool_batch = 3\nports_pool_ready_min = 7", upstream(5, 3, 0)),
+            ("ports_pool_max = 8", upstream(5, 10, 8)),
+            ("ports_pool_max = 4", None),
+        ] {
+            let conf = Conf::from_texts(&[("kuryr.conf", &format!("[vif_pool]\n{text}\n"))]).unwrap();
+            let config = Config::resolve(&conf).ok();
+            assert_eq!(config.map(|config| config.limits.levels.rule), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn pool_drivers_are_upstreams() {
+        for (driver, mapping, expect) in [
+            ("", "", Some(&[][..])),
+            ("noop", "", Some(&[Mode::Ovs, Mode::NestedVlan, Mode::NestedMacvlan])),
+            ("noop", "nested-vlan:nested", Some(&[Mode::Ovs, Mode::NestedMacvlan])),
+            ("nested", "neutron-vif:noop", Some(&[Mode::Ovs])),
+            ("multi_pool", "nested-vlan:neutron", None),
+            ("", "sriov:noop", None),
+        ] {
+            let text = format!(
+                "[kubernetes]\nvif_pool_driver = {driver}\n[vif_pool]\nvif_pool_mapping = {mapping}\n"
+            );
+            let conf = Conf::from_texts(&[("kuryr.conf", &text)]).unwrap();
+            let config = Config::resolve(&conf).ok();
+            let unpooled = config.map(|config| config.unpooled.0);
+            assert_eq!(unpooled, expect.map(|modes| modes.iter().copied().collect()), "{text}");
+        }
+    }
+
+    #[test]
     fn passwords_are_not_printed() {
-        let conf = Conf::from_texts(&[("kuryr.conf", "[neutron]\npassword = verysecret\n")]).unwrap();
-        let config =
-            Config::resolve(&conf, [("OS_PASSWORD".into(), "alsosecret".into())].into(), false).unwrap();
+        let secrets = [("OS_NEUTRON__PASSWORD", "verysecret"), ("OS_PASSWORD", "alsosecret")];
+        let environment = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let sources = Sources { files: vec!["/dev/null".into()], environment, ..Sources::default() };
+        let config = Config::resolve(&Conf::load(&sources).unwrap()).unwrap();
+        assert_eq!(config.cloud.section["password"], "verysecret");
         let text = format!("{config:?}");
         assert!(!text.contains("verysecret") && !text.contains("alsosecret"), "{text}");
     }

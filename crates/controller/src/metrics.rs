@@ -1,12 +1,6 @@
 //! What Prometheus is told.
 //!
-//! | name | what |
-//! |---|---|
-//! | `kuryr_controller_leader` | 1 while this process leads |
-//! | `kuryr_controller_ports` | our ports in Neutron as the controller knows them |
-//! | `kuryr_controller_ports_created_total`, `..._deleted_total` | ports made and deleted |
-//! | `kuryr_controller_openstack_request_seconds` | calls to the cloud by operation and status |
-//! | `kuryr_controller_node_plans_total` | plans for nodes that were not empty |
+//! Names, units and labels are listed in `docs/metrics.md`, which is made from what [`Figures::new`] registers.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -14,6 +8,7 @@ use kuryr_telemetry::metrics::Metrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Unit,
 };
 
 /// Seconds; Neutron takes from tens of milliseconds to many seconds.
@@ -26,6 +21,8 @@ pub(crate) struct Figures {
     pub(crate) ports: Gauge,
     pub(crate) created: Counter<u64, AtomicU64>,
     pub(crate) deleted: Counter<u64, AtomicU64>,
+    pub(crate) attached: Counter<u64, AtomicU64>,
+    pub(crate) detached: Counter<u64, AtomicU64>,
     pub(crate) plans: Counter<u64, AtomicU64>,
     calls: Family<CallLabels, Histogram>,
 }
@@ -44,18 +41,26 @@ impl Figures {
             ports: Gauge::default(),
             created: Counter::default(),
             deleted: Counter::default(),
+            attached: Counter::default(),
+            detached: Counter::default(),
             plans: Counter::default(),
             calls: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
         };
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("kuryr_controller");
             registry.register("leader", "1 while this process leads", figures.leader.clone());
-            registry.register("ports", "Ports of the cluster in Neutron", figures.ports.clone());
+            registry.register(
+                "ports",
+                "Our ports in Neutron as the controller knows them",
+                figures.ports.clone(),
+            );
             registry.register("ports_created", "Ports made", figures.created.clone());
             registry.register("ports_deleted", "Ports deleted", figures.deleted.clone());
+            registry.register("subports_added", "Ports put on trunks", figures.attached.clone());
+            registry.register("subports_removed", "Ports taken off trunks", figures.detached.clone());
             registry.register("node_plans", "Plans for nodes that were not empty", figures.plans.clone());
-            let help = "Calls to the cloud in seconds";
-            registry.register("openstack_request_seconds", help, figures.calls.clone());
+            let help = "Calls to the cloud; status is that of HTTP, none without an answer";
+            registry.register_with_unit("openstack_request", help, Unit::Seconds, figures.calls.clone());
         });
         figures
     }
@@ -65,5 +70,32 @@ impl kuryr_openstack::Observe for Figures {
     fn call(&self, operation: &'static str, status: Option<u16>, elapsed: Duration) {
         let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
         self.calls.get_or_create(&CallLabels { operation, status }).observe(elapsed.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_is_what_is_registered() {
+        let metrics = Metrics::new();
+        // Without `..`: a new figure has to be used here, or its family is not seen.
+        let Figures { leader, ports, created, deleted, attached, detached, plans, calls } =
+            Figures::new(&metrics);
+        for gauge in [leader, ports] {
+            gauge.set(1);
+        }
+        for counter in [created, deleted, attached, detached, plans] {
+            counter.inc();
+        }
+        calls.get_or_create(&CallLabels { operation: "create_ports", status: "201".into() }).observe(0.1);
+
+        let reference = kuryr_telemetry::reference(&metrics.encode().unwrap());
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/metrics.md");
+        if std::env::var_os("KURYR_WRITE_GOLDEN").is_some() {
+            std::fs::write(golden, &reference).unwrap();
+        }
+        assert_eq!(reference, std::fs::read_to_string(golden).unwrap(), "run `cargo xtask codegen`");
     }
 }

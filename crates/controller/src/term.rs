@@ -10,14 +10,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use kuryr_api::kuryrnode::{KuryrNode, Problem};
+use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::lease::{Leadership, Term as LeaseTerm};
-use kuryr_planning::pool::{Generations, Memory, Millis};
+use kuryr_planning::{
+    demand::Governor,
+    ownership::Purpose,
+    pool::{Generations, Memory},
+};
 use kuryr_types::Epoch;
+use tokio::sync::mpsc;
 
 use crate::{
-    cloud::PortIndex,
+    cloud::{PortIndex, TrunkIndex},
     error::{Error, Result},
+    pool::creations::Creation,
 };
 
 /// A leadership.
@@ -27,6 +33,10 @@ pub(crate) struct Term {
     pub(crate) epoch: Epoch,
     /// Our ports, as far as this leadership knows.
     pub(crate) ports: PortIndex,
+    /// Trunks of our project, the same.
+    pub(crate) trunks: TrunkIndex,
+    /// Takes creations that have their turn.
+    pub(crate) creations: mpsc::UnboundedSender<Creation>,
     leadership: Leadership,
     number: u64,
     state: Mutex<State>,
@@ -43,19 +53,10 @@ pub(crate) struct State {
     pub(crate) orphans: Memory,
     /// Records as our last write returned them: the watch may be behind.
     written: BTreeMap<String, Arc<KuryrNode>>,
-    /// What went wrong when ports were to be made for a node, and when to try again.
-    pub(crate) trouble: BTreeMap<String, Trouble>,
-}
-
-/// A creation that failed.
-#[derive(Debug, Clone)]
-pub(crate) struct Trouble {
-    /// In words.
-    pub(crate) problem: Problem,
-    /// How often in a row.
-    pub(crate) times: u32,
-    /// No creation before.
-    pub(crate) until: Millis,
+    /// Whose turn it is to make ports.
+    pub(crate) governor: Governor,
+    /// What is being made for which node, and how many.
+    pub(crate) making: BTreeMap<String, (Purpose, usize)>,
 }
 
 impl Term {
@@ -68,20 +69,18 @@ impl Term {
         leadership: &Leadership,
         lease: &LeaseTerm,
         records: &[Arc<KuryrNode>],
+        governor: Governor,
+        creations: mpsc::UnboundedSender<Creation>,
     ) -> Result<Self> {
         let epoch = 1 + records.iter().map(|record| seen(record)).chain([lease.epoch]).max().unwrap_or(0);
         leadership.record_epoch(lease, epoch).await?;
         tracing::info!(epoch, records = records.len(), "leading");
-        let state = State {
-            generations: Generations::of_epoch(epoch),
-            nodes: BTreeMap::new(),
-            orphans: Memory::default(),
-            written: BTreeMap::new(),
-            trouble: BTreeMap::new(),
-        };
+        let state = State::new(epoch, governor);
         Ok(Self {
             epoch,
             ports: PortIndex::new(),
+            trunks: TrunkIndex::default(),
+            creations,
             leadership: leadership.clone(),
             number: lease.number,
             state: Mutex::new(state),
@@ -105,6 +104,18 @@ impl Term {
 }
 
 impl State {
+    /// Nothing is remembered yet.
+    fn new(epoch: Epoch, governor: Governor) -> Self {
+        Self {
+            generations: Generations::of_epoch(epoch),
+            nodes: BTreeMap::new(),
+            orphans: Memory::default(),
+            written: BTreeMap::new(),
+            governor,
+            making: BTreeMap::new(),
+        }
+    }
+
     /// The newer of the record in the watch and the record as we last wrote it.
     pub(crate) fn newest(&mut self, name: &str, watched: Option<Arc<KuryrNode>>) -> Option<Arc<KuryrNode>> {
         let Some(written) = self.written.get(name) else { return watched };
@@ -130,7 +141,6 @@ impl State {
     pub(crate) fn forget(&mut self, name: &str) {
         self.written.remove(name);
         self.nodes.remove(name);
-        self.trouble.remove(name);
     }
 }
 
@@ -152,6 +162,7 @@ fn version(record: &KuryrNode) -> u64 {
 mod tests {
     use super::*;
     use kuryr_api::kuryrnode::KuryrNodeSpec;
+    use kuryr_planning::demand::Rate;
 
     fn record(version: &str, uid: &str) -> Arc<KuryrNode> {
         let mut record = KuryrNode::new("n", KuryrNodeSpec::default());
@@ -171,13 +182,7 @@ mod tests {
             (None, Some(("9", "u")), Some("9")),
             (None, None, None),
         ] {
-            let mut state = State {
-                generations: Generations::of_epoch(1),
-                nodes: BTreeMap::new(),
-                orphans: Memory::default(),
-                written: BTreeMap::new(),
-                trouble: BTreeMap::new(),
-            };
+            let mut state = State::new(1, Governor::new(Rate { per_second: 0, requests: 1 }, 0));
             if let Some((version, uid)) = written {
                 state.wrote("n", (*record(version, uid)).clone());
             }

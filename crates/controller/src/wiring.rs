@@ -20,10 +20,13 @@ use kuryr_kubernetes::{
     queue::{Queue, QueueConfig},
     slim,
     store::Store,
-    watch::{Change, WatchConfig, watch},
+    watch::{Change, Watch, WatchConfig, watch},
 };
 use kuryr_openstack::neutron::port::PortFilter;
-use kuryr_planning::pool::Millis;
+use kuryr_planning::{
+    demand::{Coming, Governor},
+    pool::Millis,
+};
 use kuryr_telemetry::{
     health::{self, Check, Health, Purpose},
     metrics::Metrics,
@@ -32,7 +35,7 @@ use kuryr_telemetry::{
 use kuryr_types::PodRef;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, Semaphore, watch as state},
+    sync::{Notify, mpsc, watch as state},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -40,19 +43,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cloud::{Facts, Known},
     config::{COMPONENT, Config, millis},
+    demand::{Forecast, Workloads, controllers},
     error::{Error, Result},
     kuryrport,
     metrics::Figures,
-    pool::{self, Key},
+    pool::{self, Key, creations},
     term::Term,
 };
 
 /// Nodes that are reconciled at the same time. Calls to the cloud are bounded apart.
 const NODES_AT_ONCE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const PODS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-/// Bulk creations at the same time. Neutron allocates addresses of one subnet one after the other; with more, requests
-/// only meet and begin again.
-const CREATIONS_AT_ONCE: usize = 2;
 /// How long a new leader waits for complete watches before it says so; it goes on waiting.
 const SYNC_WITHIN: Duration = Duration::from_secs(30);
 /// How long ended work may take at the end of the process.
@@ -74,10 +75,11 @@ pub(crate) struct World {
     slices_by_address: Index<IpAddr, slim::EndpointSlice>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
-    /// Turns for bulk creations.
-    pub(crate) creations: Semaphore,
     /// Asks for a full list of our ports.
     pub(crate) list_soon: Notify,
+    /// Asks for a look at trunks.
+    pub(crate) trunks_soon: Notify,
+    pub(crate) forecast: Forecast,
     known: state::Sender<Arc<Known>>,
     keys: Queue<Key>,
     ended_pods: Queue<PodRef>,
@@ -107,6 +109,16 @@ impl World {
             pods.iter().any(|pod| !pod.has_ended()) || !self.slices_by_address.get(address).is_empty()
         };
         addresses.filter(held).collect()
+    }
+
+    /// What is about to come to a node.
+    pub(crate) fn coming(&self, node: &str) -> Coming {
+        self.forecast.of(node)
+    }
+
+    /// Has something looked at.
+    pub(crate) fn look_at(&self, key: Key) {
+        self.keys.add(key);
     }
 
     fn add_all_nodes(&self) {
@@ -152,14 +164,18 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), WatchConfig::default());
     let (slices, slice_watch) =
         watch::<slim::EndpointSlice>(Api::all(client.clone()), WatchConfig::default());
+    let workloads = config.looks_ahead().then(|| workload_watches(&client));
+    let (workloads, workload_watches) = workloads.unzip();
+    let forecast = Forecast::new(workloads);
     let lease = LeaseConfig::new(&config.lease_namespace, COMPONENT, unique_identity(&host));
     let world = Arc::new(World {
         record_calls: Objects::new(Api::all(client.clone()), COMPONENT),
         pods_by_node: Index::new(|pod: &slim::Pod| pod.spec.node_name.iter().cloned().collect()),
         pods_by_address: Index::new(|pod: &slim::Pod| pod.status.pod_ips.clone()),
         slices_by_address: Index::new(|slice: &slim::EndpointSlice| slice.addresses().collect()),
-        creations: Semaphore::new(CREATIONS_AT_ONCE),
         list_soon: Notify::new(),
+        trunks_soon: Notify::new(),
+        forecast,
         known: state::Sender::default(),
         keys: Queue::new(QueueConfig::new("nodes")),
         ended_pods: Queue::new(QueueConfig::new("ended-pods")),
@@ -185,6 +201,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     }));
     let of = Arc::clone(&world);
     tasks.spawn(pod_watch.run(stop.clone(), move |change| follow_pods(change, &of)));
+    if let Some(watches) = workload_watches {
+        watches.spawn(&mut tasks, &world, &stop);
+    }
     let of = Arc::clone(&world);
     tasks.spawn(slice_watch.run(stop.clone(), move |change| of.slices_by_address.update(change)));
     tasks.spawn(tell_health(Arc::clone(&world), checks, stop.clone()));
@@ -219,6 +238,44 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// The watches of what makes pods.
+struct WorkloadWatches {
+    deployments: Watch<slim::Deployment>,
+    replica_sets: Watch<slim::ReplicaSet>,
+    stateful_sets: Watch<slim::StatefulSet>,
+    jobs: Watch<slim::Job>,
+}
+
+fn workload_watches(client: &Client) -> (Workloads, WorkloadWatches) {
+    let (deployments, deployment_watch) = watch(Api::all(client.clone()), WatchConfig::default());
+    let (replica_sets, replica_set_watch) = watch(Api::all(client.clone()), WatchConfig::default());
+    let (stateful_sets, stateful_set_watch) = watch(Api::all(client.clone()), WatchConfig::default());
+    let (jobs, job_watch) = watch(Api::all(client.clone()), WatchConfig::default());
+    let pods_by_controller = Index::new(controllers);
+    let workloads = Workloads { deployments, replica_sets, stateful_sets, jobs, pods_by_controller };
+    let watches = WorkloadWatches {
+        deployments: deployment_watch,
+        replica_sets: replica_set_watch,
+        stateful_sets: stateful_set_watch,
+        jobs: job_watch,
+    };
+    (workloads, watches)
+}
+
+impl WorkloadWatches {
+    fn spawn(self, tasks: &mut JoinSet<()>, world: &Arc<World>, stop: &CancellationToken) {
+        let of = || Arc::clone(world);
+        let world = of();
+        tasks.spawn(self.deployments.run(stop.clone(), move |_| world.forecast.follow()));
+        let world = of();
+        tasks.spawn(self.replica_sets.run(stop.clone(), move |_| world.forecast.follow()));
+        let world = of();
+        tasks.spawn(self.stateful_sets.run(stop.clone(), move |_| world.forecast.follow()));
+        let world = of();
+        tasks.spawn(self.jobs.run(stop.clone(), move |_| world.forecast.follow()));
+    }
+}
+
 /// Runs `lead` until it ends or the leadership does; then lets it stop within its bound.
 async fn until_over<T>(
     lead: impl Future<Output = ()>,
@@ -247,7 +304,9 @@ async fn lead(
             return;
         }
     }
-    let term = match Term::begin(leadership, lease, &world.records.list()).await {
+    let governor = Governor::new(world.config.rate, world.now());
+    let (creations, wanted) = mpsc::unbounded_channel();
+    let term = match Term::begin(leadership, lease, &world.records.list(), governor, creations).await {
         Ok(term) => Arc::new(term),
         Err(error) => {
             tracing::warn!(%error, "could not begin to lead");
@@ -281,6 +340,9 @@ async fn lead(
         facts.run(over.clone()),
         follow_cloud(world, known, over.clone()),
         list_ports(world, &term, over.clone()),
+        pool::trunks::run(world, &term, over.clone()),
+        creations::run(world, &term, wanted, over.clone()),
+        world.forecast.run(world, over.clone()),
         nodes,
         ended
     );
@@ -356,6 +418,7 @@ async fn list_once(world: &World, term: &Term) -> Result<bool> {
 fn follow_pods(change: &Change<slim::Pod>, world: &World) {
     world.pods_by_node.update(change);
     world.pods_by_address.update(change);
+    world.forecast.follow_pods(change);
     for pod in change.touched() {
         if let Some(node) = &pod.spec.node_name {
             world.keys.add(Key::Node(node.clone()));

@@ -67,15 +67,23 @@ pub fn remove(index: u32, address: IpNet) -> Request {
 ///
 /// `Kernel` or `Restless`.
 pub fn list(socket: &mut Socket, index: u32) -> Result<Vec<IpNet>> {
-    let mut message = AddressMessage::default();
-    message.header.index = index;
-    let request = Request::new(Step::List, Subject::Addresses, &RouteNetlinkMessage::GetAddress(message));
+    // The kernel lists those of all links whatever the message asks for.
+    let all = list_all(socket)?;
+    Ok(all.into_iter().filter(|(of, _)| *of == index).map(|(_, address)| address).collect())
+}
+
+/// Lists the addresses of all links with the links' indexes, both families, in the kernel's order.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list_all(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>> {
+    let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let request = Request::new(Step::List, Subject::Addresses, &message);
     let mut addresses = Vec::new();
     for answer in socket.list(&request)? {
-        if let RouteNetlinkMessage::NewAddress(message) = answer.route(&request)?
-            && message.header.index == index
-        {
-            addresses.extend(from_message(&message));
+        if let RouteNetlinkMessage::NewAddress(message) = answer.route(&request)? {
+            addresses.extend(from_message(&message).map(|address| (message.header.index, address)));
         }
     }
     Ok(addresses)

@@ -48,6 +48,7 @@ const KIND: &str = "bpf";
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -79,6 +80,14 @@ pub fn attach(index: u32, direction: Direction, program: BorrowedFd<'_>, name: &
     let mut payload = filter(index, direction);
     attribute(&mut payload, TCA_OPTIONS | NLA_F_NESTED, &options);
     Request::raw(Step::Set, Subject::Classifier(index), RTM_NEWTFILTER, payload).replacing()
+}
+
+/// Takes our program from link `index`; one that is not there is success. The place for filters stays: others may use
+/// it.
+#[must_use]
+pub fn detach(index: u32, direction: Direction) -> Request {
+    Request::raw(Step::Remove, Subject::Classifier(index), RTM_DELTFILTER, filter(index, direction))
+        .tolerating(&[Errno::NOENT, Errno::INVAL, Errno::NODEV])
 }
 
 /// Tells the id of the program that is attached to link `index`; `None`: there is none of ours, or no such link.

@@ -6,6 +6,7 @@ use std::{fmt, io, net::IpAddr, path::PathBuf, process::ExitStatus, time::Durati
 
 use ipnet::IpNet;
 use kuryr_types::{Blame, MacAddr, Retry};
+use rustix::io::Errno;
 
 /// The result of asking something of the node.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,11 +54,19 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// Asked of a node that joins pods by macvlan.
-    #[error("{what} needs eBPF, which this node does not use")]
-    NeedsJoint {
-        /// What was asked.
-        what: &'static str,
+    /// Without eBPF the kernel has to have interfaces of a kind that this one does not have.
+    #[error("this kernel has no {kind} interfaces, by which pods are joined without eBPF")]
+    NoSubInterface {
+        /// Which kind.
+        kind: &'static str,
+    },
+    /// The VLAN of an uplink has an interface already, perhaps in a namespace that is only just being taken down.
+    #[error("VLAN {vlan} of interface {uplink} has another interface already")]
+    VlanTaken {
+        /// VLAN id.
+        vlan: u16,
+        /// Index of the uplink.
+        uplink: u32,
     },
 
     // ---- namespaces
@@ -273,7 +282,6 @@ impl Error {
             | Self::VlanId { .. }
             | Self::NotANamespace { .. }
             | Self::OwnNamespace { .. }
-            | Self::NeedsJoint { .. }
             | Self::ObjectIncomplete { .. } => Retry::Never,
             _ => Retry::Backoff,
         }
@@ -285,7 +293,6 @@ impl Error {
         match self {
             Self::InterfaceName { .. }
             | Self::VlanId { .. }
-            | Self::NeedsJoint { .. }
             | Self::ObjectIncomplete { .. }
             | Self::Garbled { .. } => Blame::Us,
             _ => Blame::Node,
@@ -303,6 +310,18 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+
+    /// Whether the kernel said that it does not have what was asked for.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Kernel { source, .. } if Errno::from_io_error(source) == Some(Errno::OPNOTSUPP))
+    }
+
+    /// Whether the kernel said that there is one already.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Kernel { source, .. } if Errno::from_io_error(source) == Some(Errno::EXIST))
     }
 
     /// Whether the pod's namespace has gone: there is nothing at its path any more, or no namespace.

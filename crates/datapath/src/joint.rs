@@ -132,6 +132,12 @@ impl Joint {
         Ok(requests)
     }
 
+    /// Requests that take the programs of `hooks` from link `index`.
+    #[must_use]
+    pub fn detach(hooks: &[Hook], index: u32) -> Vec<Request> {
+        hooks.iter().map(|hook| classifier::detach(index, hook.direction())).collect()
+    }
+
     /// Whether our programs of `hooks` are in effect on link `index`.
     ///
     /// # Errors
@@ -219,13 +225,13 @@ impl Joint {
         put(&mut self.maps.shared_uplinks, "shared_uplinks", uplink, flags)
     }
 
-    /// Lists the uplinks that the node shares with its pods.
+    /// Lists the uplinks that the node shares with its pods, by index.
     ///
     /// # Errors
     ///
     /// `Map`.
-    pub fn shared_uplinks(&self) -> Result<Vec<u32>> {
-        keys(&self.maps.shared_uplinks, "shared_uplinks")
+    pub fn shared_uplinks(&self) -> Result<BTreeMap<u32, UplinkFlags>> {
+        Ok(pairs(&self.maps.shared_uplinks, "shared_uplinks")?.into_iter().collect())
     }
 
     /// Forgets everything about an uplink that is no more.

@@ -1,9 +1,10 @@
-//! Links: veth pairs and macvlan interfaces, and what can be changed of them.
+//! Links: veth pairs, macvlan and VLAN interfaces, and what can be changed of them.
 //!
 //! Creating a link directly in the namespace where it is to be costs a third of a millisecond. Moving or deleting
 //! one waits for all processors to forget it, 16 ms and more, so neither happens while somebody waits.
 //!
-//! Sources: kernel `net/core/rtnetlink.c`, `drivers/net/veth.c`, `drivers/net/macvlan.c`.
+//! Sources: kernel `net/core/rtnetlink.c`, `drivers/net/veth.c`, `drivers/net/macvlan.c`,
+//! `net/8021q/vlan_netlink.c`.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -11,8 +12,8 @@ use kuryr_types::MacAddr;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
     },
     nsid::{NsidAttribute, NsidMessage},
 };
@@ -36,6 +37,10 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is up administratively.
     pub up: bool,
+    /// Whether it takes frames for all hardware addresses because somebody asked for it.
+    pub promiscuous: bool,
+    /// Kind, such as `veth`, `bond` or `bridge`; `None`: a device.
+    pub kind: Option<String>,
     /// Group, 0 by default.
     pub group: u32,
     /// Index of the veth's other end or of the lower device, in the namespace that `peer_namespace` tells.
@@ -180,20 +185,46 @@ impl VethEnd<'_> {
     }
 }
 
-/// Makes a macvlan in mode passthru on the link with index `lower`, in `netns` (`None`: the socket's namespace), down.
-/// It takes the lower device's hardware address.
+/// An interface on another one, its lower device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubInterface {
+    /// A macvlan in mode passthru: it takes the lower device's hardware address, and all of its frames.
+    Macvlan,
+    /// The frames of one VLAN (8021q), with a hardware address of its own.
+    Vlan {
+        /// VLAN id.
+        id: u16,
+        /// Hardware address.
+        mac: MacAddr,
+    },
+}
+
+/// Makes an interface on the link with index `lower`, in `netns` (`None`: the socket's namespace), down.
 #[must_use]
-pub fn create_macvlan(name: &str, lower: u32, mtu: u32, netns: Option<BorrowedFd<'_>>) -> Request {
+pub fn create_on(
+    lower: u32,
+    kind: SubInterface,
+    name: &str,
+    mtu: u32,
+    netns: Option<BorrowedFd<'_>>,
+) -> Request {
     let mut message = LinkMessage::default();
     message.attributes.extend([
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Mtu(mtu),
         LinkAttribute::Link(lower),
-        LinkAttribute::LinkInfo(vec![
+    ]);
+    let info = match kind {
+        SubInterface::Macvlan => vec![
             LinkInfo::Kind(InfoKind::MacVlan),
             LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Passthrough)])),
-        ]),
-    ]);
+        ],
+        SubInterface::Vlan { id, mac } => {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+            vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)]))]
+        }
+    };
+    message.attributes.push(LinkAttribute::LinkInfo(info));
     message.attributes.extend(netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     create(name, message)
 }
@@ -210,6 +241,15 @@ pub fn bring_up(index: u32) -> Request {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     Request::new(Step::BringUp, Subject::LinkIndex(index), &RouteNetlinkMessage::SetLink(message))
+}
+
+/// Has a link take frames for all hardware addresses and VLANs, or no longer.
+#[must_use]
+pub fn set_promiscuous(index: u32, on: bool) -> Request {
+    let mut message = by_index(index);
+    message.header.flags = if on { LinkFlags::Promisc } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Promisc;
+    Request::new(Step::Set, Subject::LinkIndex(index), &RouteNetlinkMessage::SetLink(message))
 }
 
 /// Sets hardware address and MTU of a link.
@@ -275,6 +315,8 @@ fn from_message(message: &RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        promiscuous: message.header.flags.contains(LinkFlags::Promisc),
+        kind: None,
         group: 0,
         peer: None,
         peer_namespace: None,
@@ -287,6 +329,12 @@ fn from_message(message: &RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
+            LinkAttribute::LinkInfo(info) => {
+                link.kind = info.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }

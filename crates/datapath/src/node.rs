@@ -12,9 +12,10 @@
 //!
 //! Nothing here decides: which port, which addresses, which routes come from the caller.
 
-mod macvlan;
+mod interface;
 mod own_port;
 mod pod;
+mod sub_interface;
 mod uplink;
 
 use std::{
@@ -28,6 +29,7 @@ use ipnet::IpNet;
 use kuryr_ebpf_maps::PodCounters;
 use kuryr_types::MacAddr;
 
+pub use interface::NodeInterface;
 pub use own_port::OwnPortSpec;
 
 use crate::{
@@ -36,12 +38,12 @@ use crate::{
     error::{Error, Result},
     guard::{self, Marks},
     joint::{Entry, Hook, Joint},
-    link::{self, Link},
+    link::{self, Link, SubInterface},
     neighbour,
     netlink::{Request, Socket},
     netns::{Netns, NetnsId},
     route::{self, Route},
-    trial,
+    trial::{self, Making},
 };
 
 /// A node's kernel, ready to attach pods.
@@ -93,13 +95,13 @@ impl NodeConfig {
 /// How pods are to be joined to uplinks. Not to be changed while there are pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JoinChoice {
-    /// By eBPF if the kernel can, else by macvlan.
+    /// By eBPF if the kernel can, else by interfaces of its own.
     #[default]
     Auto,
     /// By eBPF; a kernel that cannot is an error.
     Ebpf,
-    /// By macvlan.
-    Macvlan,
+    /// By interfaces of the kernel's own on the uplink.
+    SubInterface,
 }
 
 /// How pods are joined to uplinks on this node.
@@ -107,10 +109,12 @@ pub enum JoinChoice {
 pub enum Joining {
     /// By eBPF programs.
     Ebpf,
-    /// By a macvlan in mode passthru on the uplink: no local path, no counters, no VLANs.
-    Macvlan {
-        /// Whether the kernel can make it directly inside the pod's namespace; else it is moved there, slowly.
-        direct: bool,
+    /// By an interface of the kernel's own on the uplink: no local path, no counters, nothing to cut.
+    SubInterface {
+        /// How macvlans in mode passthru are made, for prepared uplinks.
+        macvlan: Making,
+        /// How VLAN interfaces (8021q) are made, for an interface of the node.
+        vlan: Making,
         /// Why not by eBPF.
         why: String,
     },
@@ -182,7 +186,7 @@ pub struct PodLinks {
 /// A pod's interface that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attached {
-    /// Index of the host end; by macvlan: of the uplink.
+    /// Index of the host end; without eBPF: of the uplink.
     pub host_ifindex: u32,
     /// Hardware address of the same.
     pub host_mac: MacAddr,
@@ -247,7 +251,7 @@ impl Node {
         for link in link::list(&mut socket)? {
             let hooks: &[Hook] = if self.is_host_end(&link) {
                 &Hook::OF_HOST_END
-            } else if link.group == self.config.uplink_group || shared.contains(&link.index) {
+            } else if link.group == self.config.uplink_group || shared.contains_key(&link.index) {
                 &Hook::OF_UPLINK
             } else {
                 continue;
@@ -301,7 +305,7 @@ impl Node {
         let netns = self.pod_namespace(&pod.netns)?;
         match self.joint() {
             Some(joint) => pod::attach(self, joint, pod, &netns),
-            None => macvlan::attach(self, pod, &netns),
+            None => sub_interface::attach(self, pod, &netns),
         }
     }
 
@@ -456,7 +460,7 @@ impl Node {
 fn choose(config: &NodeConfig) -> Result<(Joining, Option<Joint>)> {
     let why =
         match config.joining {
-            JoinChoice::Macvlan => "configured".to_owned(),
+            JoinChoice::SubInterface => "configured".to_owned(),
             JoinChoice::Auto | JoinChoice::Ebpf => match open_joint(config) {
                 Ok(joint) => return Ok((Joining::Ebpf, Some(joint))),
                 // A directory that is not on a bpffs is a mistake in the setup, not a limit of the kernel.
@@ -466,7 +470,15 @@ fn choose(config: &NodeConfig) -> Result<(Joining, Option<Joint>)> {
                 Err(error) => return Err(error),
             },
         };
-    Ok((Joining::Macvlan { direct: trial::macvlan_is_direct()?, why }, None))
+    let vlan = SubInterface::Vlan { id: 1, mac: MacAddr([2, 0, 0, 0, 0, 3]) };
+    Ok((
+        Joining::SubInterface {
+            macvlan: trial::making(SubInterface::Macvlan)?,
+            vlan: trial::making(vlan)?,
+            why,
+        },
+        None,
+    ))
 }
 
 fn open_joint(config: &NodeConfig) -> Result<Joint> {

@@ -10,7 +10,7 @@ use kuryr_types::MacAddr;
 use crate::{
     error::{Error, Result},
     joint::{Hook, Joint},
-    link::{self, VethEnd},
+    link::{self, SubInterface, VethEnd},
     netlink::Socket,
     netns::Netns,
 };
@@ -33,24 +33,36 @@ pub fn attaching(joint: &Joint) -> Result<()> {
     })?
 }
 
-/// Finds out whether a macvlan can be made directly inside another namespace, which kernels learnt at different
-/// times.
+/// How an interface on another one can be put into another namespace, which kernels learnt at different times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Making {
+    /// It can be made there directly.
+    Direct,
+    /// It has to be made beside its lower device and moved, which is slow.
+    Moved,
+    /// This kernel has no such interfaces.
+    Impossible,
+}
+
+/// Finds out how an interface of this kind can be made inside another namespace.
 ///
 /// # Errors
 ///
 /// `Namespace`, `Socket`, or `Kernel` if there are no veth pairs.
-pub fn macvlan_is_direct() -> Result<bool> {
+pub fn making(kind: SubInterface) -> Result<Making> {
     let (outside, inside) = (Netns::anonymous()?, Netns::anonymous()?);
     let asked = outside.run(|| -> Result<_> {
         let mut socket = Socket::route()?;
         let lower = create_pair(&mut socket)?;
-        Ok(socket.apply(&[link::create_macvlan(INSIDE, lower, MTU, Some(inside.as_fd()))]))
+        Ok(socket.apply(&[link::create_on(lower, kind, INSIDE, MTU, Some(inside.as_fd()))]))
     })??;
-    if asked.is_err() {
-        return Ok(false);
+    match asked {
+        Err(error) if error.is_unsupported() => return Ok(Making::Impossible),
+        Err(_) => return Ok(Making::Moved),
+        Ok(()) => {}
     }
     let found = inside.run(|| link::find(&mut Socket::route()?, INSIDE))??;
-    Ok(found.is_some())
+    Ok(if found.is_some() { Making::Direct } else { Making::Moved })
 }
 
 /// Makes a veth pair and tells the index of its first end.

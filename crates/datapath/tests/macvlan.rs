@@ -11,9 +11,9 @@ use world::{TestNode, node_addresses, pod_links, until};
 
 #[test]
 fn pods_reach_each_other_by_macvlan() {
-    let node = TestNode::with(|config| config.joining = JoinChoice::Macvlan);
+    let node = TestNode::with(|config| config.joining = JoinChoice::SubInterface);
     let joining = node.within(|node| node.joining().clone());
-    assert!(matches!(joining, Joining::Macvlan { ref why, .. } if why == "configured"), "{joining:?}");
+    assert!(matches!(joining, Joining::SubInterface { ref why, .. } if why == "configured"), "{joining:?}");
     let (one, two) = (node.pod(1), node.pod(2));
     for to in [two.v4(), two.v6()] {
         assert_eq!(one.space.ping(to, 5), 5, "{to}");
@@ -38,7 +38,7 @@ fn pods_reach_each_other_by_macvlan() {
 
 #[test]
 fn the_uplink_is_free_when_the_pods_namespace_is_gone() {
-    let node = TestNode::with(|config| config.joining = JoinChoice::Macvlan);
+    let node = TestNode::with(|config| config.joining = JoinChoice::SubInterface);
     let two = node.pod(2);
     let uplink = node.uplink(1);
     let first = node.attach(pod_links(1, uplink.ifindex));

@@ -54,10 +54,19 @@ impl UplinkFlags {
     /// interfaces of their own on this uplink.
     pub const PASS_UNKNOWN_VLANS: Self = Self(2);
 
+    /// The interface was not promiscuous before it was taken for an uplink. Programs do not read this.
+    pub const MADE_PROMISCUOUS: Self = Self(4);
+
     /// Both flags.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Whether `flag` is among these.
+    #[must_use]
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 == flag.0
     }
 }
 

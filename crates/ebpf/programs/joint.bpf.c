@@ -339,7 +339,9 @@ int uplink_in(struct __sk_buff *skb)
 	if (!skb->vlan_present || skb->vlan_proto == bpf_htons(ETH_P_8021Q))
 		target = bpf_map_lookup_elem(&uplinks, &key);
 	if (!target) {
-		__u32 pass = skb->vlan_present ? PASS_UNKNOWN_VLANS : PASS_UNTAGGED;
+		/* VLAN id 0 is a priority without a VLAN (IEEE 802.1Q, 9.6): such a frame counts as untagged. */
+		int tagged = skb->vlan_present && (key.vlan || skb->vlan_proto != bpf_htons(ETH_P_8021Q));
+		__u32 pass = tagged ? PASS_UNKNOWN_VLANS : PASS_UNTAGGED;
 
 		shared = bpf_map_lookup_elem(&shared_uplinks, &key.uplink);
 		return shared && *shared & pass ? TC_ACT_UNSPEC : TC_ACT_SHOT;

@@ -16,6 +16,7 @@
 /* Bits of the values in shared_uplinks. */
 #define PASS_UNTAGGED 1
 #define PASS_UNKNOWN_VLANS 2
+/* 4 is the loader's own note. */
 
 struct uplink_key {
 	__u32 uplink; /* interface index */

@@ -80,6 +80,16 @@ pub enum Error {
         /// The cloud's words.
         message: String,
     },
+    /// A trunk, or a port in it, does not allow this now (409): somebody else uses the trunk too.
+    #[error("{call}: {conflict}: {message}")]
+    Trunk {
+        /// The call that was refused.
+        call: Box<Call>,
+        /// What stands in the way.
+        conflict: TrunkConflict,
+        /// The cloud's words; they name the trunk, and the port or VLAN id.
+        message: String,
+    },
     /// The project's quota does not allow more (409).
     #[error("{call}: quota exceeded for {}: {message}", .resources.join(", "))]
     QuotaExceeded {
@@ -282,6 +292,7 @@ impl Error {
             | Self::Stale { .. }
             | Self::AddressInUse { .. }
             | Self::NoFreeAddress { .. }
+            | Self::Trunk { .. }
             | Self::QuotaExceeded { .. }
             | Self::OverLimit { .. }
             | Self::Server { .. }
@@ -375,6 +386,7 @@ impl Error {
             | Self::Stale { call, .. }
             | Self::AddressInUse { call, .. }
             | Self::NoFreeAddress { call, .. }
+            | Self::Trunk { call, .. }
             | Self::QuotaExceeded { call, .. }
             | Self::OverLimit { call, .. }
             | Self::BadRequest { call, .. }
@@ -393,6 +405,33 @@ impl Error {
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.call().and_then(|call| call.request_id.as_deref())
+    }
+}
+
+/// What keeps a trunk from being changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrunkConflict {
+    /// The VLAN id is on the trunk already.
+    VlanInUse,
+    /// The port is on a trunk already, is a parent port, or is in use otherwise.
+    PortInUse,
+    /// The port's network has a greater MTU than that of the parent port.
+    MtuTooGreat,
+    /// The trunk is administratively down.
+    Disabled,
+    /// The trunk is in status ERROR.
+    InError,
+}
+
+impl fmt::Display for TrunkConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VlanInUse => "VLAN id in use on the trunk",
+            Self::PortInUse => "port in use, by a trunk or otherwise",
+            Self::MtuTooGreat => "MTU greater than that of the trunk",
+            Self::Disabled => "trunk disabled",
+            Self::InError => "trunk in error",
+        })
     }
 }
 

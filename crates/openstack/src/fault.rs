@@ -5,7 +5,7 @@
 //! token check in front of each service use `error`, other services `message` or `faultstring`, proxies HTML.
 //!
 //! Sources: Networking API v2.0, "Faults"; names and texts of exceptions: neutron-lib `exceptions`, neutron
-//! `ipam/exceptions.py` and `extensions/securitygroup.py`; Identity API v3, "Errors".
+//! `ipam/exceptions.py`, `extensions/securitygroup.py` and `services/trunk/exceptions.py`; Identity API v3, "Errors".
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use kuryr_types::NetworkId;
 use serde_json::Value;
 
-use crate::error::{Call, Error};
+use crate::error::{Call, Error, TrunkConflict};
 
 /// Characters of the cloud's words that are kept: enough for a list of ids, too few for a page of HTML.
 const MAX_MESSAGE: usize = 1000;
@@ -35,7 +35,10 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
         409 if kind == "OverQuota" => {
             Error::QuotaExceeded { call, resources: resources_in(&message), message }
         }
-        409 => Error::Conflict { call, kind, message },
+        409 => match trunk_conflict(&kind) {
+            Some(conflict) => Error::Trunk { call, conflict, message },
+            None => Error::Conflict { call, kind, message },
+        },
         412 => Error::Stale { call, message },
         413 | 429 => Error::OverLimit { call, retry_after: retry_after(headers) },
         400..=499 => Error::BadRequest { call, kind, message },
@@ -47,6 +50,20 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
 const NO_FREE_ADDRESS: [&str; 3] =
     ["IpAddressGenerationFailure", "IpAddressGenerationFailureAllSubnets", "ExternalIpAddressExhausted"];
 const ADDRESS_IN_USE: [&str; 2] = ["IpAddressInUse", "IpAddressAlreadyAllocated"];
+
+/// Neutron's exceptions of `services/trunk/exceptions.py`.
+fn trunk_conflict(kind: &str) -> Option<TrunkConflict> {
+    match kind {
+        "DuplicateSubPort" => Some(TrunkConflict::VlanInUse),
+        "TrunkPortInUse" | "ParentPortInUse" | "PortInUseAsSubPort" | "PortInUseAsTrunkParent" => {
+            Some(TrunkConflict::PortInUse)
+        }
+        "SubPortMtuGreaterThanTrunkPortMtu" => Some(TrunkConflict::MtuTooGreat),
+        "TrunkDisabled" => Some(TrunkConflict::Disabled),
+        "TrunkInErrorState" => Some(TrunkConflict::InError),
+        _ => None,
+    }
+}
 
 /// What the body says.
 #[derive(Default)]
@@ -159,11 +176,26 @@ mod tests {
             ("MacAddressInUse", "The mac address fa:16:3e:00:00:01 is in use.", "Conflict MacAddressInUse"),
             ("PortInUse", "Unable to complete operation on port p.", "Conflict PortInUse"),
             ("SecurityGroupInUse", "Security Group g in use.", "Conflict SecurityGroupInUse"),
+            (
+                "DuplicateSubPort",
+                "segmentation_type vlan and segmentation_id 7 already in use on trunk t.",
+                "Trunk VlanInUse",
+            ),
+            ("TrunkPortInUse", "Port p is in use by another trunk.", "Trunk PortInUse"),
+            ("PortInUseAsSubPort", "Port p is currently a subport for trunk t.", "Trunk PortInUse"),
+            ("TrunkDisabled", "Trunk t is currently disabled.", "Trunk Disabled"),
+            ("TrunkInErrorState", "Trunk t is in error state.", "Trunk InError"),
+            (
+                "SubPortMtuGreaterThanTrunkPortMtu",
+                "MTU 1500 of subport p cannot be greater than MTU 1442 of trunk t.",
+                "Trunk MtuTooGreat",
+            ),
         ] {
             let shown = match error(409, &neutron(kind, message)) {
                 Error::QuotaExceeded { resources, .. } => format!("QuotaExceeded {resources:?}"),
                 Error::NoFreeAddress { network, .. } => format!("NoFreeAddress {network:?}"),
                 Error::AddressInUse { .. } => "AddressInUse".to_owned(),
+                Error::Trunk { conflict, .. } => format!("Trunk {conflict:?}"),
                 Error::Conflict { kind, .. } => format!("Conflict {kind}"),
                 other => format!("{other:?}"),
             };

@@ -36,6 +36,6 @@ mod recorded; // a transport that answers from a list and remembers what was ask
 
 pub use client::{Client, Observe, Options};
 pub use credentials::Credentials;
-pub use error::{Call, Error};
+pub use error::{Call, Error, TrunkConflict};
 pub use ownership::Ownership;
 pub use transport::{HyperTransport, Transport, TransportError};

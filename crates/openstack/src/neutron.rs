@@ -13,6 +13,7 @@ pub mod port;
 pub mod quota;
 pub mod security_group;
 pub mod subnet;
+pub mod trunk;
 
 pub use extension::Extensions;
 pub use network::{Network, NetworkFilter};
@@ -25,6 +26,7 @@ pub use security_group::{
     Direction, EtherType, OwnedSecurityGroup, RuleSpec, SecurityGroup, SecurityGroupRule,
 };
 pub use subnet::{AllocationPool, HostRoute, Ipv6Mode, Subnet, SubnetFilter};
+pub use trunk::{Subport, Trunk, TrunkStatus};
 
 use std::{collections::BTreeMap, net::IpAddr};
 

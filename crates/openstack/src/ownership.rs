@@ -62,6 +62,13 @@ impl Ownership {
         &self.tags
     }
 
+    /// What our resources that can be found by it have as their description from the moment they exist; tags may
+    /// come later.
+    #[must_use]
+    pub fn mark(&self) -> &str {
+        self.tags.first().map_or("", String::as_str)
+    }
+
     /// Our tags and those that a resource has besides.
     pub(crate) fn and_tags_of<'a>(&'a self, found: &'a [String]) -> Vec<&'a str> {
         let others = found.iter().filter(|tag| !self.tags.contains(tag));

@@ -9,6 +9,8 @@
 pub mod ownership;
 // Controller: which ports a node should be offered.
 pub mod pool;
+// Controller: how many ports a node is going to need, and whose turn it is to make some.
+pub mod demand;
 // Agent: offered ports and switch state -> what to plug, what is ready.
 pub mod uplink;
 // Agent: which port a pod takes, when it gives it back.

@@ -11,7 +11,7 @@
 
 use std::{net::IpAddr, ops::Deref};
 
-use kuryr_api::names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER};
+use kuryr_api::names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER};
 use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId};
 
 /// Longest name in Neutron, in characters.
@@ -161,13 +161,28 @@ impl OurPort {
     pub fn purpose(&self) -> Purpose {
         if self.name.starts_with(CONDEMNED) {
             Purpose::Condemned
-        } else if self.name.starts_with(POOL_PORT) && self.device_owner == POD_DEVICE_OWNER {
+        } else if self.name.starts_with(POOL_PORT)
+            && (self.device_owner == POD_DEVICE_OWNER || self.may_be_subport())
+        {
             Purpose::Pool
         } else if self.name.starts_with(OWN_PORT) && self.device_owner == NODE_DEVICE_OWNER {
             Purpose::Node
         } else {
             Purpose::Unknown
         }
+    }
+
+    /// Tells whether the port may be put on a trunk, or is on one: it was made for that, or Neutron has set or
+    /// cleared its device owner since.
+    #[must_use]
+    pub fn may_be_subport(&self) -> bool {
+        [SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER, ""].contains(&self.device_owner.as_str())
+    }
+
+    /// Tells whether Neutron shows that the port is on a trunk.
+    #[must_use]
+    pub fn is_subport(&self) -> bool {
+        self.device_owner == TRUNK_SUBPORT_OWNER
     }
 
     /// Tells whether the port was made for `node`.
@@ -242,6 +257,10 @@ mod tests {
             (own_port_name("w1"), "compute:nova", "w1", (Purpose::Unknown, false)),
             (condemned_name(&pool_port_name("w1")), POD_DEVICE_OWNER, "w1", (Purpose::Condemned, true)),
             (condemned_name(&own_port_name("w2")), NODE_DEVICE_OWNER, "w1", (Purpose::Condemned, false)),
+            (pool_port_name("w1"), SUBPORT_DEVICE_OWNER, "w1", (Purpose::Pool, true)),
+            (pool_port_name("w1"), TRUNK_SUBPORT_OWNER, "w1", (Purpose::Pool, true)),
+            (pool_port_name("w1"), "", "w1", (Purpose::Pool, true)),
+            (pool_port_name("w1"), "network:dhcp", "w1", (Purpose::Unknown, false)),
             ("web".to_owned(), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false)),
             (pool_port_name(&long), POD_DEVICE_OWNER, &long, (Purpose::Pool, true)),
         ] {

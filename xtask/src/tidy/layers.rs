@@ -3,7 +3,7 @@
 //! | layer | rooms |
 //! |---|---|
 //! | 3 loops | controller, agent, cni, ctl |
-//! | 2 worlds | openstack, kubernetes, datapath, ebpf |
+//! | 2 worlds | openstack, kubernetes, datapath, ebpf, process |
 //! | 1 decisions | planning |
 //! | 0 vocabulary | types, api, conf, ebpf-maps, telemetry |
 //! | beside | testkit, sim, xtask: they may see every room, no room may need them outside its tests |
@@ -32,6 +32,7 @@ const PLAN: &[(&str, Layer)] = &[
     ("kubernetes", Layer::Number(2)),
     ("datapath", Layer::Number(2)),
     ("ebpf", Layer::Number(2)),
+    ("process", Layer::Number(2)),
     ("controller", Layer::Number(3)),
     ("agent", Layer::Number(3)),
     ("cni", Layer::Number(3)),
@@ -51,6 +52,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("kubernetes", "planning", "a world decides nothing"),
     ("datapath", "planning", "a world decides nothing"),
     ("ebpf", "planning", "a world decides nothing"),
+    ("process", "planning", "a world decides nothing"),
     ("openstack", "api", "the cloud's client knows nothing of Kubernetes"),
     ("planning", "conf", "a decision is given its settings"),
     ("planning", "telemetry", "decisions report by what they return"),

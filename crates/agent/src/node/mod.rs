@@ -14,4 +14,4 @@ pub(crate) mod status;
 // Reports written.
 pub(crate) mod report;
 
-pub(crate) use state::{NodeState, State, SwitchHealth};
+pub(crate) use state::{NodeState, SharedUplink, State, SwitchHealth};

@@ -10,17 +10,23 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_datapath::Entry;
 use kuryr_kubernetes::{Outcome, store::Presence};
-use kuryr_planning::claim::{
-    Ledger, Own, Sandbox, Trust,
-    restart::{Found, Joint, LivePod, Survey, proven, survey},
-    trust,
+use kuryr_planning::{
+    attachment::Links,
+    claim::{
+        Ledger, Own, Sandbox, Trust,
+        restart::{Found, Joint, LivePod, Survey, proven, survey},
+        trust,
+    },
+    uplink::shared::mtu_cap,
 };
-use kuryr_types::{MacAddr, PortId};
+use kuryr_types::PortId;
 
 use crate::{
     error::Result,
     kernel::Datapath,
+    uplink::shared,
     wiring::{Work, World},
 };
 
@@ -138,12 +144,17 @@ async fn what_is_proven(world: &World, record: Option<&KuryrNode>) -> Result<Led
             addresses: pod.status.pod_ips.clone(),
         })
         .collect();
-    Ok(proven(&record.spec, &interfaces, &pods, &joints, world.config.mtu_cap))
+    // As the pods got it, by the record that is to be judged.
+    shared::find_interface(world).await?;
+    let interface = world.state.get().interface.as_ref().map(|found| found.mtu);
+    let mtu_cap = mtu_cap(Some(record.spec.mode), interface, world.config.mtu_cap);
+    Ok(proven(&record.spec, &interfaces, &pods, &joints, mtu_cap))
 }
 
 fn joints(node: &dyn Datapath) -> kuryr_datapath::Result<Vec<Joint>> {
     let entries = node.entries()?;
-    Ok(entries.iter().map(|entry| Joint { host_ifindex: entry.host_ifindex, mac: entry.mac }).collect())
+    let joint = |entry: &Entry| Joint { host_ifindex: entry.host_ifindex, mac: entry.mac, vlan: entry.vlan };
+    Ok(entries.iter().map(joint).collect())
 }
 
 /// Compares the ledger with the kernel.
@@ -154,7 +165,7 @@ async fn look(world: &World) -> Result<Survey> {
         let mut found = BTreeMap::new();
         for (port, claim) in &ledger.claims {
             if let Some(sandbox) = &claim.sandbox {
-                found.insert(PortId::clone(port), find(node, sandbox, claim.links.mac, &joints)?);
+                found.insert(PortId::clone(port), find(node, sandbox, &claim.links, &joints)?);
             }
         }
         Ok(survey(&ledger, &found, &joints, node.has_entries()))
@@ -165,14 +176,14 @@ async fn look(world: &World) -> Result<Survey> {
 fn find(
     node: &dyn Datapath,
     sandbox: &Sandbox,
-    mac: MacAddr,
+    links: &Links,
     joints: &[Joint],
 ) -> kuryr_datapath::Result<Found> {
     let path = PathBuf::from(&sandbox.netns);
     let same_namespace = sandbox.netns_id.is_some() && node.sandbox(&path)? == sandbox.netns_id;
     let mut joined = None;
     if same_namespace {
-        for joint in joints.iter().filter(|joint| joint.mac == mac) {
+        for joint in joints.iter().filter(|joint| joint.is_of(links)) {
             if node.is_joined(&sandbox.host_ifname, joint.host_ifindex, &path)? {
                 joined = Some(joint.host_ifindex);
             }

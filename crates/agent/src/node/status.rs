@@ -1,12 +1,15 @@
 //! What is reported of this node: a value composed of what is durable and what is known.
 //!
-//! Conditions: `Ready` (pods can be wired), `SwitchReady`, `PortsProvided` (what the controller says). The degradation
-//! level is the greatest that applies; that the API server is away can only be told afterwards, so it is in the agent's
-//! own health and log.
+//! Conditions: `Ready` (pods can be wired), `SwitchReady` (in nested modes `UplinkReady`), `PortsProvided` (what the
+//! controller says). The degradation level is the greatest that applies; that the API server is away can only be told
+//! afterwards, so it is in the agent's own health and log.
 
 use std::collections::BTreeMap;
 
-use kuryr_api::kuryrnode::{CheckpointRef, Degradation, KuryrNodeStatus, NodeCondition, Problem};
+use kuryr_api::kuryrnode::{
+    CheckpointRef, Degradation, KuryrNodeStatus, Mode, NodeCondition, NodeUplink, Problem,
+};
+use kuryr_planning::uplink::shared::exceeding_mtu;
 
 use super::state::{NodeState, SwitchHealth};
 use crate::checkpoint::Durable;
@@ -51,6 +54,7 @@ pub(crate) fn compose(facts: &Facts<'_>) -> Option<KuryrNodeStatus> {
         checkpoint: CheckpointRef { id: record.id.clone(), sequence: record.sequence },
         epoch_seen: epoch.max(facts.before.epoch_seen),
         host: state.host.clone(),
+        uplink: state.interface.as_ref().map(|found| NodeUplink { name: found.name.clone(), mac: found.mac }),
         claims: ledger.told_claims(),
         ports_ready: count(ready.len()),
         ports_claimed: count(ledger.claims.len()),
@@ -71,6 +75,7 @@ pub(crate) fn is_urgent(before: &KuryrNodeStatus, now: &KuryrNodeStatus) -> bool
     before.checkpoint.id != now.checkpoint.id
         || before.node_uid != now.node_uid
         || before.host != now.host
+        || before.uplink != now.uplink
         || before.epoch_seen != now.epoch_seen
         || before.stuck != now.stuck
         || before.conditions != now.conditions
@@ -98,21 +103,18 @@ fn is_unreachable(problem: &Problem) -> bool {
 }
 
 /// Why nothing can be wired: a word and a sentence.
-fn wiring_trouble(facts: &Facts<'_>) -> Option<(&'static str, String)> {
+fn wiring_trouble(facts: &Facts<'_>) -> Option<(String, String)> {
     if let Some(why) = &facts.kernel_trouble {
-        return Some(("KernelNotUsable", why.clone()));
+        return Some(("KernelNotUsable".to_owned(), why.clone()));
     }
-    match &facts.state.switch {
-        SwitchHealth::Ready => None,
-        trouble => Some((trouble.reason(), trouble.to_string())),
-    }
+    let way = facts.state.way();
+    (!way.good).then_some((way.reason, way.message))
 }
 
 fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
     let state = facts.state;
-    let switch_ready = state.switch == SwitchHealth::Ready;
     let ready = match wiring_trouble(facts) {
-        Some((reason, message)) => (false, reason.to_owned(), message),
+        Some((reason, message)) => (false, reason, message),
         None if facts.durable.failure.is_some() => {
             let why = facts.durable.failure.as_deref().unwrap_or_default();
             (false, "CheckpointNotWritable".to_owned(), format!("claims cannot be made durable: {why}"))
@@ -124,12 +126,19 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
         None => match &facts.fallback {
             None => (true, "PodsCanBeWired".to_owned(), "pods can be wired".to_owned()),
             Some(why) => {
-                let message = format!("pods are wired by macvlan, which the node itself cannot reach: {why}");
+                let message = format!(
+                    "pods are wired by interfaces on their uplinks, so the node does not reach its own directly: {why}"
+                );
                 (true, "Fallback".to_owned(), message)
             }
         },
     };
-    let switch = (switch_ready, state.switch.reason().to_owned(), state.switch.to_string());
+    let (kind, way) = if state.mode().is_some_and(Mode::is_nested) {
+        ("UplinkReady", uplink(state))
+    } else {
+        let switch = &state.switch;
+        ("SwitchReady", (*switch == SwitchHealth::Ready, switch.reason().to_owned(), switch.to_string()))
+    };
     let provided = match state.problems() {
         [] => (true, "Provided".to_owned(), "the controller tells of no problem".to_owned()),
         problems => {
@@ -137,9 +146,29 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
             (false, problems[0].reason.clone(), messages.join("; "))
         }
     };
-    [("Ready", ready), ("SwitchReady", switch), ("PortsProvided", provided)]
+    [("Ready", ready), (kind, way), ("PortsProvided", provided)]
         .map(|(kind, (is_true, reason, message))| condition(facts, kind, is_true, reason, message))
         .into()
+}
+
+/// The interface that is the uplink of all pods. A small MTU is told and no reason not to use it.
+fn uplink(state: &NodeState) -> (bool, String, String) {
+    let way = state.way();
+    let interface = state.interface.as_ref().filter(|_| way.good);
+    let exceeding = interface
+        .zip(state.spec.as_ref())
+        .and_then(|(interface, spec)| Some((interface, exceeding_mtu(spec, interface.mtu)?)));
+    match exceeding {
+        Some((interface, mtu)) => {
+            let (ifname, own) = (&interface.name, interface.mtu);
+            let message = format!(
+                "{ifname} has an MTU of {own}, the pods' network one of {mtu}: pods get {own} and lose longer packets of \
+                 others; set the MTU of {ifname} to {mtu} or more"
+            );
+            (true, "MtuBelowNetwork".to_owned(), message)
+        }
+        None => (way.good, way.reason, way.message),
+    }
 }
 
 fn condition(facts: &Facts<'_>, kind: &str, is_true: bool, reason: String, message: String) -> NodeCondition {
@@ -161,7 +190,9 @@ mod tests {
     use super::*;
     use std::{sync::Arc, time::Duration};
 
+    use crate::node::SharedUplink;
     use kuryr_api::kuryrnode::KuryrNodeSpec;
+    use kuryr_datapath::NodeInterface;
     use kuryr_planning::claim::{Ledger, Own, Ready, RecordFacts};
     use kuryr_types::Generation;
     use serde_json::json;
@@ -253,6 +284,42 @@ mod tests {
         check(&other, 0, 0, "NoOffer", Degradation::None);
         assert_eq!(compose_with(|state| state.ready.clear(), 1).degradation, Degradation::PoolEmpty);
         assert_eq!(compose_with(|state| state.ready.clear(), 0).degradation, Degradation::None);
+    }
+
+    #[test]
+    fn a_server_of_the_cloud_tells_of_its_interface_and_not_of_a_switch() {
+        let check = |uplink: SharedUplink, mtu, ready: &str, reason: &str| {
+            let status = compose_with(
+                |state| {
+                    let mut spec = KuryrNodeSpec::clone(state.spec.as_ref().unwrap());
+                    spec.mode = Mode::NestedVlan;
+                    let network = json!({"name": "pods", "mtu": 1442});
+                    spec.networks.insert("n".into(), serde_json::from_value(network).unwrap());
+                    state.spec = Some(Arc::new(spec));
+                    state.switch = SwitchHealth::NotRunning;
+                    state.shared_uplink = uplink.clone();
+                    state.interface = Some(NodeInterface {
+                        name: "ens3".into(),
+                        index: 3,
+                        mac: "fa:16:3e:00:00:99".parse().unwrap(),
+                        mtu,
+                        up: true,
+                        kind: None,
+                    });
+                },
+                0,
+            );
+            let told = |number: usize| {
+                let condition: &NodeCondition = &status.conditions[number];
+                (condition.kind.as_str(), condition.status.as_str(), condition.reason.as_str())
+            };
+            assert_eq!(told(1), ("UplinkReady", ready, reason));
+            assert_eq!(told(0).1, ready);
+            assert_eq!(status.uplink.unwrap().name, "ens3");
+        };
+        check(SharedUplink::Adopted(3), 1442, "True", "Adopted");
+        check(SharedUplink::Adopted(3), 1400, "True", "MtuBelowNetwork");
+        check(SharedUplink::Down { ifname: "ens3".into() }, 1400, "False", "UplinkDown");
     }
 
     #[test]

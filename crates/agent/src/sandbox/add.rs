@@ -8,7 +8,7 @@
 //!
 //! On a warm pool nothing outside of the node is asked between request and answer.
 
-use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use kuryr_api::{cni::Attachment, kuryrnode::PortEntry, names, node::CniRequest};
 use kuryr_datapath::{PodLinks, Route};
@@ -29,7 +29,7 @@ use crate::{
     checkpoint::Ticket,
     error::{Error, Result},
     metrics::PortSource,
-    node::{NodeState, SwitchHealth},
+    node::NodeState,
     wiring::Work,
 };
 
@@ -233,7 +233,7 @@ impl Sandboxes {
         let of_same_offer = |entry: &PortEntry| held.is_none_or(|held| held.generation == entry.generation);
         match (entry, held) {
             (Some(((_, entry), spec)), _) if of_same_offer(entry) => {
-                let links = Links::of(entry, spec, self.config.mtu_cap);
+                let links = Links::of(entry, spec, self.state.get().mtu_cap(self.config.mtu_cap));
                 let links = links.map_err(|source| Error::Incomplete { port: port.clone(), source })?;
                 Ok((entry.generation, links))
             }
@@ -290,22 +290,50 @@ impl Sandboxes {
         let uplink = uplink.ok_or_else(|| {
             no_port(&taken.claim.pod, &Wait::HeldNotReady(taken.port.clone()), &taken.state)
         })?;
-        Ok(PodLinks {
-            netns: PathBuf::from(&request.netns),
-            ifname: request.ifname.clone(),
-            host_ifname: names::host_end_name(taken.port.as_str()),
-            mac: links.mac,
-            mtu: links.mtu,
-            addresses: links.addresses.iter().map(|address| address.address).collect(),
-            routes: links
-                .all_routes()
-                .into_iter()
-                .map(|route| Route { dst: route.dst, via: route.via })
-                .collect(),
-            uplink,
-            vlan: links.vlan,
-            node_addresses: taken.state.node_addresses.clone(),
-        })
+        let host_ifname = names::host_end_name(taken.port.as_str());
+        let place = (PathBuf::from(&request.netns), request.ifname.clone(), host_ifname);
+        Ok(links_of(links, place, uplink, taken.state.node_addresses.clone()))
+    }
+
+    /// Joins a pod that is connected to the interface that took the place of its uplink.
+    pub(crate) async fn rejoin(&self, port: &PortId, claim: &Claim, uplink: u32) -> Result<()> {
+        let Some(sandbox) = &claim.sandbox else { return Ok(()) };
+        let deadline = Instant::now() + LOOK_WITHIN;
+        let Some(_turn) = self.turn(&claim.identity, &sandbox.ifname, deadline).await else { return Ok(()) };
+        let unchanged = self.checkpoint.look(|_, ledger| ledger.claims.get(port) == Some(claim));
+        if !unchanged {
+            return Ok(());
+        }
+        tracing::info!(%port, pod = %claim.pod, uplink, "joining to another uplink");
+        let place = (PathBuf::from(&sandbox.netns), sandbox.ifname.clone(), sandbox.host_ifname.clone());
+        let pod = links_of(&claim.links, place, uplink, self.state.get().node_addresses.clone());
+        let attached =
+            self.kernel.urgent("join a pod to another uplink", move |node| node.attach(&pod)).await?;
+        let netns_id = attached.netns.to_string();
+        self.checkpoint.change_if(|ledger| ledger.joined(port, attached.host_ifindex, &netns_id));
+        Ok(())
+    }
+}
+
+/// A pod's links; `place` is the path of its namespace, the interface there, and the node's end.
+fn links_of(
+    links: &Links,
+    (netns, ifname, host_ifname): (PathBuf, String, String),
+    uplink: u32,
+    node_addresses: Vec<IpAddr>,
+) -> PodLinks {
+    let route = |route: kuryr_planning::attachment::Route| Route { dst: route.dst, via: route.via };
+    PodLinks {
+        netns,
+        ifname,
+        host_ifname,
+        mac: links.mac,
+        mtu: links.mtu,
+        addresses: links.addresses.iter().map(|address| address.address).collect(),
+        routes: links.all_routes().into_iter().map(route).collect(),
+        uplink,
+        vlan: links.vlan,
+        node_addresses,
     }
 }
 
@@ -325,8 +353,7 @@ impl<'a> Waiting<'a> {
 
     /// Until when it is worth waiting.
     fn until(&self, deadline: Instant, state: &NodeState) -> Instant {
-        let usable = matches!(state.switch, SwitchHealth::Ready | SwitchHealth::Unknown);
-        if usable { deadline } else { deadline.min(self.since + SWITCH_MAY_BE_AWAY) }
+        if state.way().is_missing() { deadline.min(self.since + SWITCH_MAY_BE_AWAY) } else { deadline }
     }
 
     /// Says on the pod what it waits for, and again when that turns out to be something else: the controller may need
@@ -362,8 +389,9 @@ fn no_port(pod: &PodRef, why: &Wait, state: &NodeState) -> Error {
 /// the pod waits for.
 fn explain(why: &Wait, state: &NodeState) -> (String, String) {
     let problems = state.problems();
-    if !matches!(state.switch, SwitchHealth::Ready | SwitchHealth::Unknown) {
-        return (state.switch.reason().to_owned(), state.switch.to_string());
+    let way = state.way();
+    if way.is_missing() {
+        return (way.reason, way.message);
     }
     if state.own.is_none() && !state.kubernetes_in_sync {
         let message = "the API server does not answer kuryr-daemon, which has just started and cannot know yet \

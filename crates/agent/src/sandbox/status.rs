@@ -4,10 +4,7 @@
 //! ready, and pods that wait get their ports as soon as there are some.
 
 use super::Sandboxes;
-use crate::{
-    error::{Error, Result},
-    node::SwitchHealth,
-};
+use crate::error::{Error, Result};
 
 impl Sandboxes {
     /// Tells whether pods can be wired.
@@ -20,8 +17,9 @@ impl Sandboxes {
         if let Some(why) = self.kernel.trouble() {
             return Err(Error::CannotWire { why: format!("this node's kernel cannot be used: {why}") });
         }
-        if state.switch != SwitchHealth::Ready {
-            return Err(Error::CannotWire { why: state.switch.to_string() });
+        let way = state.way();
+        if !way.good {
+            return Err(Error::CannotWire { why: way.message });
         }
         if state.offer().is_none() {
             let why = "kuryr-controller has not offered ports to this node yet; is it running and leading?";

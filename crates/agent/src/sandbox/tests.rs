@@ -50,7 +50,7 @@ impl Lab {
         let conf = Conf::from_texts(&[("kuryr.conf", "[cni_daemon]\nnode_name = node1\n")]).unwrap();
         let mut registry = prometheus_client::registry::Registry::default();
         let sandboxes = Sandboxes::new(
-            Arc::new(Config::resolve(&conf, false).unwrap()),
+            Arc::new(Config::resolve(&conf).unwrap()),
             checkpoint,
             State::new(),
             fake.kernel(),

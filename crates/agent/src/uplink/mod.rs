@@ -6,5 +6,7 @@
 pub(crate) mod observe;
 // Steps -> kernel and switch.
 mod apply;
+// The story of a node whose own interface is the uplink of all its pods.
+pub(crate) mod shared;
 // The story.
 pub(crate) mod reconcile;

@@ -46,7 +46,9 @@ pub(crate) fn publish(world: &World) {
             Presence::Unknown => {}
         }
         state.switch = health(&switch, world);
-        state.host = switch.switch.as_ref().and_then(|row| row.hostname.clone()).or(state.host.take());
+        if switch.connected {
+            state.host = host(&switch);
+        }
         state.kubernetes_in_sync = in_sync;
         let own_port = state.offer().and_then(|offer| offer.spec().own_port.as_ref()).cloned();
         if let Some(node) = &node {
@@ -73,6 +75,14 @@ fn complete(uplink: &Uplink) -> Option<String> {
     uplink.tap.clone()
 }
 
+/// What the switch names this host, where it has the integration bridge and a chassis: a switch without is there for
+/// something else.
+fn host(state: &SwitchState) -> Option<String> {
+    let (_, row) = state.bridge.as_ref().zip(state.switch.as_ref())?;
+    row.system_id.as_ref().filter(|id| !id.is_empty())?;
+    row.hostname.clone().filter(|name| !name.is_empty())
+}
+
 fn health(state: &SwitchState, world: &World) -> SwitchHealth {
     if !state.connected {
         let Some(why) = state.failure.clone() else { return SwitchHealth::Unknown };
@@ -84,7 +94,7 @@ fn health(state: &SwitchState, world: &World) -> SwitchHealth {
     if state.start.is_none() {
         return SwitchHealth::NotRunning;
     }
-    if state.switch.as_ref().is_none_or(|row| row.hostname.as_ref().is_none_or(String::is_empty)) {
+    if host(state).is_none() {
         return SwitchHealth::NoHostname;
     }
     SwitchHealth::Ready
@@ -132,7 +142,7 @@ pub(crate) fn is_own_interface(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kuryr_datapath::SwitchStart;
+    use kuryr_datapath::{BridgeRow, SwitchRow, SwitchStart};
 
     #[test]
     fn the_switch_as_planning_sees_it() {
@@ -156,6 +166,29 @@ mod tests {
         assert_eq!((start.id.as_str(), start.at_ms), ("9-3-5999999", 5));
         let row = &switch.rows["tapp1"];
         assert!(row.ours && row.has_ofport && row.installed && !row.has_generation);
+    }
+
+    #[test]
+    fn a_host_has_an_integration_bridge_and_a_chassis() {
+        let check = |bridge: bool, hostname: Option<&str>, system_id: Option<&str>, expect: Option<&str>| {
+            let mut state = SwitchState::default();
+            state.bridge = bridge.then(|| BridgeRow { uuid: "b".into(), datapath_type: String::new() });
+            state.switch = Some(SwitchRow {
+                uuid: "s".into(),
+                hostname: hostname.map(Into::into),
+                system_id: system_id.map(Into::into),
+                ovs_version: None,
+                external_ids: BTreeMap::new(),
+                cur_cfg: 0,
+                next_cfg: 0,
+            });
+            assert_eq!(host(&state).as_deref(), expect, "{bridge} {hostname:?} {system_id:?}");
+        };
+        check(true, Some("node1"), Some("id"), Some("node1"));
+        check(false, Some("node1"), Some("id"), None);
+        check(true, Some(""), Some("id"), None);
+        check(true, Some("node1"), None, None);
+        assert_eq!(host(&SwitchState::default()), None);
     }
 
     #[test]

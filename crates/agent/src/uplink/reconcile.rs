@@ -14,6 +14,7 @@ use kuryr_types::PortId;
 use super::{
     apply,
     observe::{self, Found},
+    shared,
 };
 use crate::{
     error::{Error, Result},
@@ -36,11 +37,19 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
         return Ok(Outcome::wait(IN_QUIET, "the checkpoint to be judged"));
     }
     follow_record(world, &state).await?;
+    shared::find_interface(world).await?;
     own_port(world, &state).await?;
     set_node_addresses(world, &state).await?;
     let found = observe::found(world).await?;
     let plan = plan_for(world, &state, found.switch.as_ref(), &taps(world, &found));
-    publish(world, &plan, &found.ends);
+    let pause = if shared::is_meant(world) {
+        shared::reconcile(world).await?
+    } else {
+        shared::abandon(world).await?;
+        publish(world, &plan, &found.ends);
+        pause(&state, &plan)
+    };
+    shared::rejoin(world).await?;
     for step in &plan.steps {
         let plugged = apply::step(world, step).await?;
         if let Some(start) = found.switch.as_ref().and_then(|switch| switch.start.as_ref()) {
@@ -58,7 +67,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if !world.memory().conflist_written {
         world.queue.add(Work::Conflist);
     }
-    Ok(Outcome::again(pause(&state, &plan), "ports and addresses that nobody tells of"))
+    Ok(Outcome::again(pause, "ports, interfaces and addresses that nobody tells of"))
 }
 
 /// Deletes links that are not needed any more, some at a time.

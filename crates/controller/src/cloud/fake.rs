@@ -18,6 +18,8 @@ pub(crate) struct FakeCloud {
     pub(crate) subnets: Mutex<Vec<Value>>,
     pub(crate) groups: Mutex<Vec<Value>>,
     pub(crate) ports: Mutex<Vec<Value>>,
+    /// `None`: this Neutron has no trunks.
+    pub(crate) trunks: Mutex<Option<Vec<Value>>>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
     pub(crate) calls: Mutex<Vec<String>>,
@@ -62,6 +64,9 @@ impl FakeCloud {
             ),
             ("GET", ["v2.0", "security-group-rules"]) => (200, json!({"security_group_rules": []})),
             ("POST", ["v2.0", "security-group-rules"]) => (201, rules(body)),
+            ("GET", ["v2.0", "trunks"]) => lock(&self.trunks)
+                .as_ref()
+                .map_or_else(|| missing("HTTPNotFound"), |trunks| (200, json!({"trunks": trunks}))),
             ("GET", ["v2.0", "ports"]) => (200, json!({"ports": *lock(&self.ports)})),
             ("POST", ["v2.0", "ports"]) => self.make_ports(body),
             ("DELETE", ["v2.0", "ports", id]) => {
@@ -116,6 +121,22 @@ impl Transport for FakeCloud {
             .unwrap();
         Box::pin(async move { Ok(answer) })
     }
+}
+
+/// A trunk as Neutron shows it, and its parent port with this address.
+pub(crate) fn trunk(id: &str, address: &str, subports: &[(&str, u16)]) -> (Value, Value) {
+    let parent = format!("parent-of-{id}");
+    let subport = |(port, vlan): &(&str, u16)| json!({"port_id": port, "segmentation_type": "vlan", "segmentation_id": vlan});
+    let trunk = json!({"id": id, "project_id": PROJECT, "port_id": parent, "status": "ACTIVE", "admin_state_up": true,
+                       "sub_ports": subports.iter().map(subport).collect::<Vec<_>>()});
+    (trunk, port(&parent, PROJECT, address))
+}
+
+/// A port as Neutron shows it, with a MAC that ends like its address.
+pub(crate) fn port(id: &str, project: &str, address: &str) -> Value {
+    let last: u8 = address.rsplit('.').next().unwrap().parse().unwrap();
+    json!({"id": id, "project_id": project, "network_id": "n", "mac_address": format!("fa:16:3e:00:00:{last:02x}"),
+           "status": "ACTIVE", "revision_number": 1, "fixed_ips": [{"subnet_id": "s", "ip_address": address}]})
 }
 
 /// A subnet as Neutron shows it.

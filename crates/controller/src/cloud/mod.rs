@@ -2,12 +2,14 @@
 //!
 //! [`facts`] asks for what the configuration names and goes on asking: a cloud that is down or a subnet that does not
 //! exist is a problem that nodes are told of, never the end of the process. [`ports`] holds our ports as the last list
-//! and our own writes since tell them. [`problem`] puts errors into words for people.
+//! and our own writes since tell them. [`trunks`] does the same for trunks. [`problem`] puts errors into words for people.
 
 // What pods get.
 pub(crate) mod facts;
 // Our ports.
 pub(crate) mod ports;
+// Trunks of nodes that are servers of the cloud.
+pub(crate) mod trunks;
 // Errors for people.
 pub(crate) mod problem;
 
@@ -16,3 +18,4 @@ pub(crate) mod fake;
 
 pub(crate) use facts::{Facts, Known};
 pub(crate) use ports::PortIndex;
+pub(crate) use trunks::TrunkIndex;

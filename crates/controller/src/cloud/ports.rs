@@ -10,7 +10,7 @@ use std::{
 
 use kuryr_openstack::neutron::port::{OwnedPort, PortStatus};
 use kuryr_planning::ownership::{self, ListedPort, OurPort, Owner, PortCondition};
-use kuryr_types::PortId;
+use kuryr_types::{PortId, SubnetId};
 
 /// Our ports.
 #[derive(Debug)]
@@ -74,6 +74,13 @@ impl PortIndex {
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.lock().ports.len()
+    }
+
+    /// How many addresses of `subnet` our ports have.
+    pub(crate) fn addresses_in(&self, subnet: &SubnetId) -> usize {
+        let state = self.lock();
+        let addresses = state.ports.values().flat_map(|entry| &entry.ours.addresses);
+        addresses.filter(|(of, _)| of == subnet).count()
     }
 
     /// Notes a port that was changed or found.

@@ -1,7 +1,16 @@
 //! Errors of the cloud, in words for those who have to act: a reason, the cause with its request id, what to do.
 
+use std::net::IpAddr;
+
 use kuryr_api::kuryrnode::Problem;
-use kuryr_openstack::Error;
+use kuryr_openstack::{
+    Error, TrunkConflict,
+    neutron::{AllocationPool, Quota, Subnet},
+};
+use kuryr_planning::pool::Millis;
+use kuryr_types::{ProjectId, Retry};
+
+use crate::config::millis;
 
 /// What to tell about `error`, which happened while doing `what`.
 pub(crate) fn of(what: &str, error: &Error) -> Problem {
@@ -16,7 +25,7 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
         ),
         Error::QuotaExceeded { .. } => (
             "QuotaExceeded",
-            "raise the project's quota in Neutron, or lower [vif_pool] ports_pool_min and ports_pool_batch",
+            "raise the project's quota in Neutron, or lower [vif_pool] ports_pool_ready_min (or ports_pool_min)",
         ),
         Error::NoFreeAddress { .. } => (
             "NoFreeAddress",
@@ -37,9 +46,70 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
             "CloudNotConfigured",
             "correct [neutron] in kuryr.conf, or clouds.yaml, and restart the controller",
         ),
+        Error::Trunk { conflict: TrunkConflict::VlanInUse | TrunkConflict::PortInUse, .. } => (
+            "TrunkShared",
+            "others change the same trunk at the same time; narrow [pod_vif_nested] vlan_range to ids that nobody else uses",
+        ),
+        Error::Trunk { conflict: TrunkConflict::MtuTooGreat, .. } => (
+            "MtuTooGreat",
+            "lower the MTU of the pods' network to that of the network that the servers' ports are in, or raise the latter",
+        ),
+        Error::Trunk { conflict: TrunkConflict::Disabled | TrunkConflict::InError, .. } => (
+            "TrunkUnusable",
+            "see `openstack network trunk show`: it has to be administratively up and not in status ERROR",
+        ),
         _ => ("CloudFailed", "this is tried again; look for the request id in the log of the service"),
     };
     Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", error.with_causes()) }
+}
+
+/// Whether `error` concerns every call to the cloud, whatever it asks for.
+pub(crate) fn is_of_whole_cloud(error: &Error) -> bool {
+    match error {
+        Error::Untagged { source, .. } => is_of_whole_cloud(source),
+        Error::Unauthorized { .. }
+        | Error::OverLimit { .. }
+        | Error::Server { .. }
+        | Error::Protocol { .. }
+        | Error::Timeout { .. }
+        | Error::Busy { .. }
+        | Error::Connect { .. }
+        | Error::Lost { .. }
+        | Error::EndpointMissing { .. } => true,
+        _ => false,
+    }
+}
+
+/// How long the cloud asked to be left alone, in milliseconds.
+pub(crate) fn asked_wait(error: &Error) -> Millis {
+    if let Retry::After(wait) = error.retry() { millis(wait) } else { 0 }
+}
+
+/// What is used of a quota that ran out.
+pub(crate) fn quota_figures(project: &ProjectId, quota: Quota) -> String {
+    let limit = quota.limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
+    match quota.used {
+        Some(used) => format!("project {project} has {used} ports of {limit}"),
+        None => format!("project {project} may have {limit} ports"),
+    }
+}
+
+/// What is used of a subnet that ran out: `ours` addresses are our ports'.
+pub(crate) fn subnet_figures(subnet: &Subnet, ours: usize) -> String {
+    let sizes = subnet.allocation_pools.iter().map(pool_size);
+    let size = sizes.fold(0u128, u128::saturating_add);
+    format!(
+        "the allocation pools of subnet {} hold {size} addresses, {ours} of them this cluster's ports",
+        subnet.id
+    )
+}
+
+fn pool_size(pool: &AllocationPool) -> u128 {
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    number(pool.end).saturating_sub(number(pool.start)).saturating_add(1)
 }
 
 /// A problem that is not an error of a call.

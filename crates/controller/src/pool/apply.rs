@@ -1,31 +1,25 @@
 //! Steps of a plan as calls. No choices are left: each step is one change of a patch, or one call.
 
-use std::time::Duration;
-
 use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::patch::{JsonPatch, pointer};
 use kuryr_openstack::{
     Error as CloudError,
-    neutron::port::{FixedIpRequest, OwnedPort, PortCreate, PortUpdate, Precondition},
+    neutron::port::{OwnedPort, PortUpdate, Precondition},
 };
 use kuryr_planning::{
     ownership,
-    pool::{CloudStep, Plan, PortRequest, RecordStep, SpecStep, step::Flags},
+    pool::{CloudStep, Millis, Plan, RecordStep, SpecStep, step::Flags},
 };
 use kuryr_types::{Epoch, PortId};
 use serde_json::json;
 
-use super::observe::Look;
+use super::{creations, observe::Look, trunks};
 use crate::{
-    cloud::{facts::Access, problem},
+    cloud::facts::Access,
     error::{Error, Result},
-    term::{Term, Trouble},
+    term::Term,
     wiring::World,
 };
-
-/// Distances between creations that fail.
-const CREATE_AGAIN_FIRST: Duration = Duration::from_secs(1);
-const CREATE_AGAIN_MOST: Duration = Duration::from_secs(20);
 
 /// Brings the record of a node to what the plan says.
 pub(super) async fn record(node: &str, look: &Look, plan: &Plan, world: &World, term: &Term) -> Result<()> {
@@ -81,11 +75,12 @@ fn patch(steps: &[SpecStep], record: &KuryrNode, epoch: Epoch) -> JsonPatch {
 fn change(patch: JsonPatch, step: &SpecStep, record: &KuryrNode) -> JsonPatch {
     match step {
         SpecStep::SetEpoch { from, to } => patch.test("/spec/epoch", from).replace("/spec/epoch", to),
-        SpecStep::Serve { node_uid, checkpoint, host } => {
-            let patch = patch.add("/spec/nodeUid", node_uid);
-            let patch =
-                optional(patch, "/spec/checkpoint", checkpoint.as_ref(), record.spec.checkpoint.is_some());
-            optional(patch, "/spec/host", host.as_ref(), record.spec.host.is_some())
+        SpecStep::Serve { node_uid, checkpoint, mode, host, trunk } => {
+            let before = &record.spec;
+            let patch = patch.add("/spec/nodeUid", node_uid).add("/spec/mode", mode);
+            let patch = optional(patch, "/spec/checkpoint", checkpoint.as_ref(), before.checkpoint.is_some());
+            let patch = optional(patch, "/spec/host", host.as_ref(), before.host.is_some());
+            optional(patch, "/spec/trunk", trunk.as_ref(), before.trunk.is_some())
         }
         SpecStep::SetNetworks(networks) => patch.add("/spec/networks", networks),
         SpecStep::SetSubnets(subnets) => patch.add("/spec/subnets", subnets),
@@ -139,15 +134,31 @@ fn field(id: &PortId, name: &str) -> String {
     pointer(&["spec", "ports", id.as_str(), name])
 }
 
-/// Makes the calls to Neutron, one after the other. A failure ends them; the rest is planned anew.
-pub(super) async fn cloud(node: &str, steps: &[CloudStep], world: &World, term: &Term) -> Result<()> {
+/// Makes the calls to Neutron, one after the other; creations are only begun. A failure ends them; the rest is planned
+/// anew. Tells when to ask again for a turn to create, if it was not ours.
+pub(super) async fn cloud(
+    node: &str,
+    steps: &[CloudStep],
+    world: &World,
+    term: &Term,
+) -> Result<Option<Millis>> {
     let known = world.known();
-    let Some(access) = &known.access else { return Ok(()) };
+    let Some(access) = &known.access else { return Ok(None) };
+    let mut ask_again = None;
     for step in steps {
         term.check()?;
         match step {
-            CloudStep::CreatePorts { request, count } => {
-                create(node, request, *count, access, world, term).await?;
+            CloudStep::CreatePorts { request, count, urgency } => {
+                ask_again = creations::begin(node, request, (*count, *urgency), access, world, term);
+            }
+            CloudStep::AddSubports { trunk, subports } => {
+                trunks::add(trunk, subports, access, world, term).await;
+            }
+            CloudStep::RemoveSubports { trunk, ports } => {
+                trunks::remove(trunk, ports, access, world, term).await;
+            }
+            CloudStep::LookAtTrunk { trunk, ports } => {
+                trunks::read(trunk, ports, access, world, term).await;
             }
             step => {
                 let done = write(step, access, world, term).await;
@@ -163,88 +174,16 @@ pub(super) async fn cloud(node: &str, steps: &[CloudStep], world: &World, term: 
         }
     }
     world.figures.ports.set(i64::try_from(term.ports.len()).unwrap_or(i64::MAX));
-    Ok(())
-}
-
-/// Makes ports. Where the cloud has room for fewer, fewer are made.
-async fn create(
-    node: &str,
-    request: &PortRequest,
-    count: usize,
-    access: &Access,
-    world: &World,
-    term: &Term,
-) -> Result<()> {
-    // Closed only when the process ends.
-    let Ok(_turn) = world.creations.acquire().await else { return Err(Error::NotLeader) };
-    let mut count = count;
-    loop {
-        term.check()?;
-        match access.client.create_ports(&access.ownership, &vec![new_port(request); count]).await {
-            Ok(ports) => {
-                world.figures.created.inc_by(ports.len() as u64);
-                tracing::info!(node, count = ports.len(), "made ports");
-                term.ports.made(&access.owner, ports);
-                // Also if they were fewer than wanted: the next creation tells.
-                term.state().trouble.remove(node);
-                return Ok(());
-            }
-            // They exist, and only their name tells that they are ours.
-            Err(CloudError::Untagged { .. }) => return adopt(&request.name, access, term).await,
-            Err(CloudError::QuotaExceeded { .. } | CloudError::NoFreeAddress { .. }) if count > 1 => {
-                count /= 2
-            }
-            Err(error) => return Err(trouble(node, request, error, world, term)),
-        }
-    }
-}
-
-/// Makes ports ours that were made but could not be tagged.
-async fn adopt(name: &str, access: &Access, term: &Term) -> Result<()> {
-    for port in access.client.ports_named(access.owner.project(), name).await? {
-        let adopted = access.client.adopt_port(&access.ownership, &port).await?;
-        term.ports.insert(&access.owner, adopted);
-    }
-    Ok(())
-}
-
-/// Notes what went wrong, for the node's record and for the next creation.
-fn trouble(node: &str, request: &PortRequest, error: CloudError, world: &World, term: &Term) -> Error {
-    if error.outcome_unknown() {
-        term.ports.doubt();
-        world.list_soon.notify_one();
-    }
-    let subnets = request.subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let what = format!("making ports in subnets {subnets} for host {}", request.host);
-    let mut state = term.state();
-    let times = state.trouble.get(node).map_or(0, |trouble| trouble.times);
-    let wait = (CREATE_AGAIN_FIRST * 2u32.saturating_pow(times.min(16))).min(CREATE_AGAIN_MOST);
-    let trouble = Trouble {
-        problem: problem::of(&what, &error),
-        times: times + 1,
-        until: world.now() + crate::config::millis(wait),
-    };
-    tracing::warn!(node, reason = trouble.problem.reason, "{}", trouble.problem.message);
-    state.trouble.insert(node.to_owned(), trouble);
-    error.into()
-}
-
-fn new_port(request: &PortRequest) -> PortCreate {
-    let subnet =
-        |subnet: &kuryr_types::SubnetId| FixedIpRequest { subnet_id: subnet.clone(), ip_address: None };
-    PortCreate {
-        fixed_ips: request.subnets.iter().map(subnet).collect(),
-        security_groups: request.security_groups.clone(),
-        host: Some(request.host.clone()),
-        device_owner: request.device_owner.to_owned(),
-        ..PortCreate::on(request.network.clone(), request.name.clone())
-    }
+    Ok(ask_again)
 }
 
 /// Changes or deletes one port.
 async fn write(step: &CloudStep, access: &Access, world: &World, term: &Term) -> Result<()> {
     let (id, update) = match step {
-        CloudStep::CreatePorts { .. } => return Ok(()),
+        CloudStep::CreatePorts { .. }
+        | CloudStep::AddSubports { .. }
+        | CloudStep::RemoveSubports { .. }
+        | CloudStep::LookAtTrunk { .. } => return Ok(()),
         CloudStep::SetGroups { id, security_groups } => {
             (id, PortUpdate { security_groups: Some(security_groups.clone()), ..PortUpdate::default() })
         }
@@ -277,7 +216,15 @@ async fn reread(port: &OwnedPort, access: &Access, term: &Term) -> Result<()> {
 
 async fn delete(id: &PortId, access: &Access, world: &World, term: &Term) -> Result<()> {
     let Some(port) = term.ports.owned(id) else { return Ok(()) };
-    access.client.delete_port(&port).await?;
+    match access.client.delete_port(&port).await {
+        // It is on a trunk after all: a change arrived late.
+        Err(CloudError::Trunk { .. }) => {
+            term.trunks.doubt_all();
+            world.trunks_soon.notify_one();
+            return Ok(());
+        }
+        done => done?,
+    }
     term.ports.remove(id);
     world.figures.deleted.inc();
     tracing::info!(port = %id, name = port.name, "deleted port");
@@ -287,7 +234,7 @@ async fn delete(id: &PortId, access: &Access, world: &World, term: &Term) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kuryr_api::kuryrnode::KuryrNodeSpec;
+    use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode};
     use kuryr_types::Generation;
 
     fn check(steps: &[SpecStep], expect: &serde_json::Value) {
@@ -317,11 +264,19 @@ mod tests {
             ]),
         );
         check(
-            &[SpecStep::Serve { node_uid: "u".into(), checkpoint: None, host: None }],
+            &[SpecStep::Serve {
+                node_uid: "u".into(),
+                checkpoint: None,
+                mode: Mode::NestedVlan,
+                host: None,
+                trunk: Some("t".into()),
+            }],
             &json!([
                 {"op": "test", "path": "/spec/epoch", "value": 7},
                 {"op": "add", "path": "/spec/nodeUid", "value": "u"},
+                {"op": "add", "path": "/spec/mode", "value": "nested-vlan"},
                 {"op": "remove", "path": "/spec/host"},
+                {"op": "add", "path": "/spec/trunk", "value": "t"},
             ]),
         );
     }

@@ -9,6 +9,10 @@ pub(crate) mod reconcile;
 mod observe;
 // Steps -> calls.
 mod apply;
+// Creations, each in its turn.
+pub(crate) mod creations;
+// Trunks: looks at them, and changes.
+pub(crate) mod trunks;
 // What people are told.
 mod status;
 

@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_api::kuryrnode::{KuryrNode, Mode};
 use kuryr_kubernetes::{
     slim,
     store::{ObjectKey, Presence as InStore},
 };
-use kuryr_planning::pool::{Cloud, Inputs, Millis, PodFacts, Presence, Record};
+use kuryr_planning::{
+    demand::Coming,
+    pool::{Cloud, Inputs, Millis, NodeFacts, PodFacts, Presence, Record},
+};
+use kuryr_types::PortId;
 
+use super::{creations, trunks};
 use crate::{term::Term, wiring::World};
 
 /// What was seen; owned, so that the world may go on.
@@ -17,8 +22,10 @@ pub(super) struct Look {
     pub(super) now: Millis,
     in_sync: bool,
     presence: Presence,
+    facts: NodeFacts,
     pub(super) record: Option<Arc<KuryrNode>>,
     pods: Vec<PodFacts>,
+    coming: Coming,
     held: BTreeSet<IpAddr>,
     cloud: Cloud,
 }
@@ -26,19 +33,22 @@ pub(super) struct Look {
 impl Look {
     /// The look as planning takes it.
     pub(super) fn inputs<'a>(&'a self, node: &'a str, world: &'a World) -> Inputs<'a> {
+        let mode = self.record.as_deref().map_or_else(Mode::default, |record| record.spec.mode);
         Inputs {
             now: self.now,
             node,
             in_sync: self.in_sync,
             presence: &self.presence,
+            facts: &self.facts,
             record: self
                 .record
                 .as_deref()
                 .map(|record| Record { spec: &record.spec, status: record.status.as_ref() }),
             pods: &self.pods,
+            coming: self.coming,
             held: &self.held,
             cloud: &self.cloud,
-            limits: &world.config.limits,
+            limits: world.config.limits_of(mode),
         }
     }
 }
@@ -55,14 +65,17 @@ pub(super) fn node(node: &str, world: &World, term: &Term) -> Look {
         // Planning changes nothing of a node of which nothing is known.
         InStore::Unknown => (false, Presence::Absent),
     };
-    let cloud = cloud(node, record.as_deref(), world, term);
+    let of_node = trunks::facts(world.nodes.get(&key).as_deref());
+    let cloud = cloud(node, record.as_deref(), &of_node, world, term);
     let addresses = cloud.ports.iter().flatten().flat_map(|port| port.ips().collect::<Vec<_>>());
     Look {
         now: world.now(),
         in_sync,
         presence,
+        facts: of_node,
         held: world.held(addresses),
         pods: world.pods_by_node.get(&node.to_owned()).iter().map(|pod| facts(pod)).collect(),
+        coming: world.coming(node),
         record,
         cloud,
     }
@@ -73,22 +86,32 @@ pub(super) fn name(record: &KuryrNode) -> &str {
     record.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn cloud(node: &str, record: Option<&KuryrNode>, world: &World, term: &Term) -> Cloud {
+/// Ports that a record names.
+pub(super) fn named_ports(record: &KuryrNode) -> impl Iterator<Item = &PortId> {
+    record.spec.ports.keys().chain(record.spec.own_port.iter().map(|own| &own.id))
+}
+
+fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &World, term: &Term) -> Cloud {
     let known = world.known();
-    let named = record.into_iter().flat_map(|record| {
-        let own = record.spec.own_port.iter().map(|own| &own.id);
-        record.spec.ports.keys().chain(own).cloned()
-    });
-    let trouble = term.state().trouble.get(node).cloned();
-    let mut problems = known.problems.clone();
-    problems.extend(trouble.iter().map(|trouble| trouble.problem.clone()));
+    let named = record.into_iter().flat_map(named_ports).cloned();
+    let lane = known.class.as_ref().map(|class| creations::lane(&class.entry.subnets));
+    let (blocked, making) = {
+        let state = term.state();
+        let blocked = lane.and_then(|lane| state.governor.blocked(&lane).cloned());
+        (blocked, state.making.get(node).copied())
+    };
     let ports = known.access.as_ref().and_then(|_| term.ports.of_node(node, named));
+    let trunks = known.access.as_ref().and_then(|access| {
+        trunks::of_node(record, facts, ports.as_deref().unwrap_or_default(), access, world, term)
+    });
     Cloud {
         fresh: term.ports.fresh(node),
         ports,
         default: known.class.clone(),
-        create_after: trouble.map_or(0, |trouble| trouble.until),
-        problems,
+        blocked,
+        making,
+        trunks,
+        problems: known.problems.clone(),
     }
 }
 

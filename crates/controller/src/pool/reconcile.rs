@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::pool::{self, Millis};
 
-use super::{Key, apply, observe, status};
+use super::{Key, apply, observe, status, trunks};
 use crate::{error::Result, term::Term, wiring::World};
 
 /// Brings the ports of one node, or of none, closer to what they should be.
@@ -26,7 +26,12 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
     let plan = {
         let state = &mut *term.state();
         let memory = state.nodes.entry(node.to_owned()).or_default();
-        pool::plan(&look.inputs(node, world), memory, &mut state.generations)
+        let plan = pool::plan(&look.inputs(node, world), memory, &mut state.generations);
+        if plan.cloud.iter().all(|step| !step.creates()) {
+            let next = state.governor.leave(look.now, node);
+            next.into_iter().for_each(|node| world.look_at(Key::Node(node)));
+        }
+        plan
     };
     if plan.is_empty() {
         return Ok(wait_until(plan.wake_at, look.now));
@@ -38,8 +43,14 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
         apply::record(node, &look, &plan, world, term),
         apply::cloud(node, &plan.cloud, world, term)
     );
-    record.and(cloud)?;
-    Ok(Outcome::again(Duration::ZERO, "look at what came of it"))
+    record?;
+    match cloud? {
+        // Nothing was done, so nothing came of it.
+        Some(ask_again) if plan.only_creates() => {
+            Ok(wait_until(plan.wake_at.into_iter().chain([ask_again]).min(), look.now))
+        }
+        _ => Ok(Outcome::again(Duration::ZERO, "look at what came of it")),
+    }
 }
 
 async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
@@ -49,7 +60,11 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let specs = records.iter().map(|record| (observe::name(record), &record.spec)).collect();
     let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
     let limits = &world.config.limits;
-    let (steps, wake_at) = pool::orphans::plan(now, &ports, &specs, &held, limits, &mut term.state().orphans);
+    let trunks = trunks::of_orphans(&ports, world, term);
+    let (steps, wake_at) = {
+        let memory = &mut term.state().orphans;
+        pool::orphans::plan(now, &ports, &specs, &held, trunks.as_ref(), limits, memory)
+    };
     if steps.is_empty() {
         return Ok(wait_until(wake_at, now));
     }

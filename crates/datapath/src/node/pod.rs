@@ -4,7 +4,6 @@ use std::{net::IpAddr, os::fd::AsFd, sync::MutexGuard};
 
 use ipnet::IpNet;
 use kuryr_types::MacAddr;
-use rustix::io::Errno;
 
 use super::{Attached, Node, PodLinks};
 use crate::{
@@ -52,7 +51,7 @@ pub(super) fn attach(
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before.
 fn create(node: &Node, joint: &mut Joint, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<Link> {
     match make(node, pod, netns, host_mac) {
-        Err(error) if is_taken(&error) => {}
+        Err(error) if error.is_taken() => {}
         made => return made,
     }
     let found = link::find(&mut node.socket(), &pod.host_ifname)?;
@@ -101,11 +100,7 @@ pub(super) fn reaches(socket: &mut Socket, link: &Link, netns: &Netns) -> Result
 
 /// Says which name was taken, where only one can be.
 pub(super) fn taken(error: Error, ifname: &str) -> Error {
-    if is_taken(&error) { Error::LinkTaken { name: ifname.to_owned() } } else { error }
-}
-
-fn is_taken(error: &Error) -> bool {
-    matches!(error, Error::Kernel { source, .. } if Errno::from_io_error(source) == Some(Errno::EXIST))
+    if error.is_taken() { Error::LinkTaken { name: ifname.to_owned() } } else { error }
 }
 
 /// The host end: no addresses of its own, and for each address of the pod a route and a neighbour.

@@ -12,8 +12,8 @@ use kuryr_types::MacAddr;
 use super::{Node, Offloads, Uplink, UplinkSpec};
 use crate::{
     error::{Error, Result},
-    joint::Hook,
-    link::{self, Link, VethEnd},
+    joint::{Hook, Joint},
+    link::{self, Link, SubInterface, VethEnd},
     netlink::Socket,
     offload,
     sysctl::{self, Setting},
@@ -55,27 +55,73 @@ impl Node {
     }
 
     /// Takes an interface of the node itself for an uplink: frames of pods' VLANs go to the pods, untagged ones on to
-    /// the node; with `foreign_vlans` also those with VLAN ids of nobody's.
+    /// the node; with `foreign_vlans` also those with VLAN ids of nobody's. One that is taken already is left as it is.
+    ///
+    /// The interface becomes promiscuous: a network card, a virtual one too, may hold back frames for hardware
+    /// addresses and VLANs that nobody told it of, and by no other means can VLANs be admitted without an interface for
+    /// each.
     ///
     /// # Errors
     ///
-    /// `NeedsJoint` without eBPF, `LinkMissing`, `Map`, `Program`.
+    /// `LinkMissing`, `Map`, `Program`; without eBPF `NoSubInterface` if the kernel has no VLAN interfaces.
     pub fn adopt_shared_uplink(&self, ifname: &str, foreign_vlans: bool) -> Result<Uplink> {
         link::check_name(ifname)?;
-        let mut joint = self.joint().ok_or(Error::NeedsJoint { what: "a shared uplink" })?;
         let missing = || Error::LinkMissing { name: ifname.to_owned() };
         let link = link::find(&mut self.socket(), ifname)?.ok_or_else(missing)?;
         let mac = link.mac.ok_or_else(missing)?;
-        let flags = if foreign_vlans {
-            UplinkFlags::PASS_UNTAGGED.with(UplinkFlags::PASS_UNKNOWN_VLANS)
-        } else {
-            UplinkFlags::PASS_UNTAGGED
-        };
+        match self.joint() {
+            Some(mut joint) => self.share(&mut joint, &link, foreign_vlans)?,
+            None => drop(self.making(SubInterface::Vlan { id: 1, mac })?),
+        }
+        Ok(Uplink { tap: None, ifname: link.name, ifindex: link.index, mac })
+    }
+
+    fn share(&self, joint: &mut Joint, link: &Link, foreign_vlans: bool) -> Result<()> {
+        let mut flags = UplinkFlags::PASS_UNTAGGED;
+        if foreign_vlans {
+            flags = flags.with(UplinkFlags::PASS_UNKNOWN_VLANS);
+        }
+        let before = joint.shared_uplinks()?.get(&link.index).copied();
+        let made_before = before.is_some_and(|before| before.has(UplinkFlags::MADE_PROMISCUOUS));
+        if made_before || !link.promiscuous {
+            flags = flags.with(UplinkFlags::MADE_PROMISCUOUS);
+        }
+        let mut socket = self.socket();
+        let in_effect = joint.is_attached(&mut socket, &Hook::OF_UPLINK, link.index)?;
+        if before == Some(flags) && in_effect && link.promiscuous {
+            return Ok(());
+        }
         // First, or the node would be cut off between the two.
         joint.share_uplink(link.index, flags)?;
-        let attach = joint.attach(&Hook::OF_UPLINK, link.index)?;
-        self.socket().apply(&attach)?;
-        Ok(Uplink { tap: None, ifname: link.name, ifindex: link.index, mac })
+        let mut requests = joint.attach(&Hook::OF_UPLINK, link.index)?;
+        requests.push(link::set_promiscuous(link.index, true));
+        socket.apply(&requests)
+    }
+
+    /// Gives the interfaces of the node back that were taken for uplinks, but the one with index `keep`, and forgets
+    /// those that are no more. Pods that are still joined to one of them are cut off from the network behind it.
+    ///
+    /// # Errors
+    ///
+    /// `Map`, `Kernel`.
+    pub fn abandon_shared_uplinks(&self, keep: Option<u32>) -> Result<()> {
+        let Some(mut joint) = self.joint() else { return Ok(()) };
+        let others = joint.shared_uplinks()?.into_iter().filter(|(index, _)| Some(*index) != keep);
+        for (index, flags) in others {
+            let mut socket = self.socket();
+            let of_ours = [self.config.pod_group, self.config.uplink_group];
+            let link = link::find_by_index(&mut socket, index)?.filter(|link| !of_ours.contains(&link.group));
+            if let Some(link) = link {
+                // First the program: without its entry it would cut the node off.
+                let mut requests = Joint::detach(&Hook::OF_UPLINK, link.index);
+                if flags.has(UplinkFlags::MADE_PROMISCUOUS) {
+                    requests.push(link::set_promiscuous(link.index, false));
+                }
+                socket.apply(&requests)?;
+            }
+            joint.forget_uplink(index)?;
+        }
+        Ok(())
     }
 
     /// Lists the prepared uplinks that there are.

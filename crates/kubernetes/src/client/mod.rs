@@ -28,6 +28,7 @@ use tower::timeout::TimeoutLayer;
 
 use crate::{Error, Result};
 
+mod options;
 mod token;
 
 use token::TokenLayer;
@@ -130,7 +131,7 @@ pub async fn connect(config: &ClientConfig) -> Result<Client> {
 
 async fn resolve(config: &ClientConfig) -> Result<Config> {
     if !config.api_root.trim().is_empty() {
-        return from_options(config);
+        return from_api_root(config);
     }
     let Some(path) = &config.kubeconfig else {
         return Config::incluster_env().map_err(|source| Error::InCluster { source: Box::new(source) });
@@ -141,7 +142,7 @@ async fn resolve(config: &ClientConfig) -> Result<Config> {
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(broken)
 }
 
-fn from_options(config: &ClientConfig) -> Result<Config> {
+fn from_api_root(config: &ClientConfig) -> Result<Config> {
     let mut resolved = Config::new(address(&config.api_root)?);
     resolved.accept_invalid_certs = !config.ssl_verify_server_crt;
     resolved.root_cert = match &config.ssl_ca_crt_file {

@@ -8,7 +8,7 @@
 //! yet, a bookmark) still reads. Unknown fields are skipped while reading.
 //!
 //! Sources: Kubernetes API reference, Pod v1, Node v1, Namespace v1,
-//! `EndpointSlice` v1.
+//! `EndpointSlice` v1, and those of the workloads.
 
 mod metadata;
 
@@ -16,8 +16,15 @@ mod endpoint_slice;
 mod namespace;
 mod node;
 mod pod;
+mod workload;
+
+pub use metadata::controller_of;
 
 pub use endpoint_slice::{Endpoint, EndpointSlice};
 pub use namespace::{Namespace, NamespacePhase, NamespaceStatus};
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
 pub use pod::{Pod, PodPhase, PodSpec, PodStatus};
+pub use workload::{
+    Deployment, DeploymentSpec, DeploymentStatus, Job, JobSpec, JobStatus, ReplicaSet, ReplicaSetSpec,
+    RollingUpdate, StatefulSet, StatefulSetSpec, Strategy, Template, TemplateSpec, Toleration, count,
+};

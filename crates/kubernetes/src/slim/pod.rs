@@ -47,6 +47,8 @@ pub struct PodStatus {
     pub phase: PodPhase,
     /// Addresses of both families, the primary one first; text that is no address is left out.
     pub pod_ips: Vec<IpAddr>,
+    /// Whether the scheduler found no node, or does not look for one yet (`PodScheduled` is `False`).
+    pub is_held_back: bool,
 }
 
 /// Where a pod is in its life.
@@ -108,6 +110,14 @@ impl<'de> Deserialize<'de> for PodStatus {
             pod_ip: Option<String>,
             #[serde(rename = "podIPs")]
             pod_ips: Option<Vec<WireIp>>,
+            conditions: Option<Vec<WireCondition>>,
+        }
+        #[derive(Deserialize)]
+        struct WireCondition {
+            #[serde(rename = "type", default)]
+            kind: String,
+            #[serde(default)]
+            status: String,
         }
         #[derive(Deserialize)]
         struct WireIp {
@@ -121,7 +131,10 @@ impl<'de> Deserialize<'de> for PodStatus {
             texts.extend(wire.pod_ip);
         }
         let pod_ips = texts.iter().filter_map(|text| text.parse().ok()).collect();
-        Ok(Self { phase: wire.phase.unwrap_or_default(), pod_ips })
+        let held_back =
+            |condition: &WireCondition| condition.kind == "PodScheduled" && condition.status == "False";
+        let is_held_back = wire.conditions.iter().flatten().any(held_back);
+        Ok(Self { phase: wire.phase.unwrap_or_default(), pod_ips, is_held_back })
     }
 }
 
@@ -157,6 +170,18 @@ mod tests {
         ] {
             let read = pod(&format!(r#"{{"metadata":{{}},"status":{status}}}"#)).status;
             assert_eq!((read.phase, read.pod_ips.len()), (phase, addresses), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_without_a_node_may_be_held_back() {
+        for (conditions, expect) in [
+            ("[]", false),
+            (r#"[{"type":"PodScheduled","status":"True"}]"#, false),
+            (r#"[{"type":"Ready","status":"False"},{"type":"PodScheduled","status":"False"}]"#, true),
+        ] {
+            let pod = pod(&format!(r#"{{"metadata":{{}},"status":{{"conditions":{conditions}}}}}"#));
+            assert_eq!(pod.status.is_held_back, expect, "{conditions}");
         }
     }
 

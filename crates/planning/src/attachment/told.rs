@@ -6,7 +6,7 @@ use kuryr_api::{
         result::{AttachedAddress, AttachedRoute},
     },
     kuryrnode::{KuryrNodeSpec, PortEntry},
-    vif::{OpenVSwitchVif, VifNetwork, VifSubnet},
+    vif::{OpenVSwitchVif, Vif, VifNetwork, VifSubnet, VlanNestedVif},
 };
 use kuryr_types::PortId;
 
@@ -30,7 +30,7 @@ pub fn attachment(links: &Links, ifname: &str, netns: &str, host_ifname: Option<
     }
 }
 
-/// Upstream's object for a port plugged on `bridge`.
+/// Upstream's object for a port: a subport if it has a VLAN id, else plugged on `bridge`.
 ///
 /// A pod that has its network is told as active, whether the controller has seen the port ACTIVE meanwhile or not:
 /// old daemons take `false` for "keep waiting".
@@ -44,21 +44,29 @@ pub fn vif(
     spec: &KuryrNodeSpec,
     bridge: &str,
     mtu_cap: u32,
-) -> Result<OpenVSwitchVif, Incomplete> {
+) -> Result<Vif, Incomplete> {
     let links = Links::of(entry, spec, mtu_cap)?;
     let label = spec.networks.get(&entry.network).map(|network| network.name.clone());
-    Ok(OpenVSwitchVif {
-        port: port.clone(),
-        mac: entry.mac,
-        bridge: bridge.to_owned(),
-        active: true,
-        has_traffic_filtering: true,
-        network: VifNetwork {
-            id: entry.network.clone(),
-            label: label.unwrap_or_default(),
-            mtu: links.mtu,
-            subnets: subnets(entry, spec)?,
-        },
+    let network = VifNetwork {
+        id: entry.network.clone(),
+        label: label.unwrap_or_default(),
+        mtu: links.mtu,
+        subnets: subnets(entry, spec)?,
+    };
+    let (port, mac, active) = (port.clone(), entry.mac, true);
+    Ok(match entry.vlan {
+        Some(vlan_id) => Vif::VlanNested(VlanNestedVif { port, mac, vlan_id, active, network }),
+        None => {
+            let bridge = bridge.to_owned();
+            Vif::OpenVSwitch(OpenVSwitchVif {
+                port,
+                mac,
+                bridge,
+                active,
+                has_traffic_filtering: true,
+                network,
+            })
+        }
     })
 }
 
@@ -100,17 +108,23 @@ mod tests {
         assert_eq!(result["routes"].as_array().unwrap().len(), 3);
 
         let vif = vif(&"c4e1a7d2-90b3".into(), &entry, &spec(), "br-int", 0).unwrap();
-        assert_eq!((vif.network.label.as_str(), vif.network.mtu), ("pods", 1442));
-        assert_eq!(vif.network.subnets.len(), 2);
-        assert_eq!(vif.network.subnets[1].addresses, vec!["fd10::17".parse::<std::net::IpAddr>().unwrap()]);
-        assert_eq!(vif.network.subnets[0].routes.len(), 2);
+        let network = vif.network();
+        assert_eq!((network.label.as_str(), network.mtu), ("pods", 1442));
+        assert_eq!(network.subnets.len(), 2);
+        assert_eq!(network.subnets[1].addresses, vec!["fd10::17".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(network.subnets[0].routes.len(), 2);
+        assert!(matches!(vif, Vif::OpenVSwitch(_)));
+
+        let subport = PortEntry { vlan: Some(1187), ..entry };
+        let vif = super::vif(&"p".into(), &subport, &spec(), "br-int", 0).unwrap();
+        assert!(matches!(vif, Vif::VlanNested(VlanNestedVif { vlan_id: 1187, .. })));
     }
 
     #[test]
     fn two_addresses_in_one_subnet_share_it() {
         let entry = entry(&[("four", "10.128.6.23"), ("four", "10.128.6.24")]);
         let vif = vif(&"p".into(), &entry, &spec(), "br-int", 0).unwrap();
-        assert_eq!(vif.network.subnets.len(), 1);
-        assert_eq!(vif.network.subnets[0].addresses.len(), 2);
+        assert_eq!(vif.network().subnets.len(), 1);
+        assert_eq!(vif.network().subnets[0].addresses.len(), 2);
     }
 }

@@ -23,6 +23,16 @@ pub struct Joint {
     pub host_ifindex: u32,
     /// Hardware address that the pod may send from: the port's.
     pub mac: MacAddr,
+    /// VLAN id on the uplink.
+    pub vlan: Option<u16>,
+}
+
+impl Joint {
+    /// Whether this is the joint of a pod with these links.
+    #[must_use]
+    pub fn is_of(&self, links: &Links) -> bool {
+        self.mac == links.mac && self.vlan == links.vlan
+    }
 }
 
 /// What is found for a claim's sandbox.
@@ -139,7 +149,7 @@ fn proven_claim(
     joints: &[Joint],
 ) -> Claim {
     let host_ifname = names::host_end_name(port.as_str());
-    let joint = joints.iter().find(|joint| joint.mac == links.mac);
+    let joint = joints.iter().find(|joint| joint.is_of(&links));
     Claim {
         generation,
         pod: pod.pod.clone(),
@@ -171,8 +181,11 @@ mod tests {
         ledger.claim(&"p1".into(), held);
         ledger.claim(&"p2".into(), claim("b", "1.2", None));
         let found = BTreeMap::from([("p1".into(), Found { same_namespace, joined })]);
-        let joints =
-            [7, 8].map(|host_ifindex| Joint { host_ifindex, mac: "fa:16:3e:00:00:01".parse().unwrap() });
+        let joints = [7, 8].map(|host_ifindex| Joint {
+            host_ifindex,
+            mac: "fa:16:3e:00:00:01".parse().unwrap(),
+            vlan: None,
+        });
         let got = survey(&ledger, &found, if has_joints { &joints } else { &[] }, has_joints);
         let what = format!("{recorded:?} {same_namespace} {joined:?} {has_joints}");
         assert_eq!(got.kept.contains_key("p1"), kept, "{what}");
@@ -225,7 +238,9 @@ mod tests {
         // p1 is proven; p2 has a namespace without a pod, p3 a pod without a namespace.
         let interfaces = [interface("fa:16:3e:00:00:01"), interface("fa:16:3e:00:00:02")];
         let pods = [pod("a", "10.128.6.11"), pod("c", "10.128.6.13")];
-        let joints = [Joint { host_ifindex: 9, mac: "fa:16:3e:00:00:01".parse().unwrap() }];
+        let joint =
+            |host_ifindex, vlan| Joint { host_ifindex, mac: "fa:16:3e:00:00:01".parse().unwrap(), vlan };
+        let joints = [joint(8, Some(101)), joint(9, None)];
         let ledger = proven(&spec, &interfaces, &pods, &joints, 0);
         assert_eq!(ledger.claims.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
         assert_eq!(ledger.claims["p1"].identity, "a".into());

@@ -13,9 +13,9 @@
 //!    doomed.
 //! 5. Surplus is withdrawn after a while without demand: ports that are not ready first.
 //! 6. The node has one port of its own.
-//! 7. Ports are made if there are too few: one request a plan.
-//! 8. Otherwise ports that are doomed or condemned, and rested, are deleted: few a plan, so that demand never
-//!    waits behind them.
+//! 7. Ports are made if there are too few: one request at a time.
+//! 8. Otherwise ports that are doomed or condemned, and rested, are deleted: few a plan, and none in a burst, so
+//!    that demand never waits behind them.
 //!
 //! Faulty: not in Neutron, broken, bound to another host, of another class than ordinary pods get now, or
 //! stuck according to the agent.
@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kuryr_api::{
     kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PortAddress, PortEntry, Problem},
-    names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER},
+    names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER},
 };
 use kuryr_types::{Generation, PortId};
 
@@ -34,10 +34,15 @@ use super::{
     gone,
     inputs::{DefaultClass, Inputs, Millis, Presence, Record},
     memory::{Memory, RestReason},
+    nested::{Readiness, TrunkWork},
     step::{CloudStep, PortRequest, RecordStep},
-    targets::Supply,
+    targets::{Expected, Refill, Supply},
+    way::{Place, Way},
 };
-use crate::ownership::{self, OurPort, PortCondition, Purpose};
+use crate::{
+    demand::Urgency,
+    ownership::{self, OurPort, PortCondition, Purpose},
+};
 
 /// Deletions in one plan. Neutron takes about half a second for each; a node's demand is looked at between
 /// plans.
@@ -80,13 +85,21 @@ pub(super) fn desired(
 pub(super) struct Draft<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) record: Record<'a>,
-    memory: &'a mut Memory,
+    pub(super) memory: &'a mut Memory,
     generations: &'a mut Generations,
     /// Our ports of this node; empty while they are not known.
     pub(super) ports: BTreeMap<&'a PortId, &'a OurPort>,
     pub(super) out: Desired,
+    /// What carries ports to the node.
+    pub(super) way: Way<'a>,
+    /// What is to be done about trunks.
+    pub(super) trunk_work: TrunkWork,
     /// Ports that could be deleted now.
     deletable: Vec<PortId>,
+    /// What is expected of the node.
+    expected: Expected,
+    /// When it is calm, if it is not.
+    calm_at: Millis,
 }
 
 impl<'a> Draft<'a> {
@@ -104,36 +117,65 @@ impl<'a> Draft<'a> {
             wake_at: None,
             node_is_gone: false,
         };
-        Self { inputs, record, memory, generations, ports, out, deletable: Vec::new() }
+        let expected = Expected { is_calm: true, ..Expected::default() };
+        Self {
+            inputs,
+            record,
+            memory,
+            generations,
+            ports,
+            out,
+            way: Way::Closed,
+            trunk_work: TrunkWork::default(),
+            deletable: Vec::new(),
+            expected,
+            calm_at: 0,
+        }
     }
 
-    fn serve(&mut self, report: &Report, status: &KuryrNodeStatus) {
+    fn serve(&mut self, report: &Report, status: &'a KuryrNodeStatus) {
         let spec = &mut self.out.spec;
         spec.node_uid.clone_from(&report.node_uid);
         spec.checkpoint = Some(report.checkpoint.clone());
-        spec.host = Some(report.host.clone());
         spec.problems =
             self.inputs.cloud.problems.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         // Without a list nothing can be judged, and without a class nothing offered.
-        if self.inputs.cloud.ports.is_none() {
+        if !self.choose_way(status) || self.inputs.cloud.ports.is_none() {
             return;
         }
+        self.tell_trunk();
         self.memory.offered.extend(self.record.spec.ports.keys().cloned());
-        let judged = self.judge_published(report, status);
-        let mut supply =
-            Supply { free: judged.free.len(), waiting: from_kubernetes::waiting(self.inputs.pods, status) };
+        let judged = self.judge_published(status);
         if let Some(class) = self.inputs.cloud.default.as_ref() {
-            self.publish(report, status, &mut supply);
+            let mut supply = self.expect(class, status, judged.free.len());
+            self.publish(status, &mut supply);
             self.offer_again(judged.candidates, &mut supply);
             self.shrink(judged.free, status, supply);
-            self.own_port(report, class);
-            self.create(report, class, supply);
+            self.own_port(class);
+            self.create(class, supply);
         }
         self.delete_condemned();
         self.describe();
     }
 
-    fn judge_published(&mut self, report: &Report, status: &KuryrNodeStatus) -> Judged {
+    /// Notes who is here and what that lets expect.
+    fn expect(&mut self, class: &DefaultClass, status: &KuryrNodeStatus, free: usize) -> Supply {
+        let Inputs { now, pods, coming, limits, .. } = *self.inputs;
+        let waiting = from_kubernetes::waiting(pods, status);
+        let claimed = status.claims.values().map(|claim| claim.identity.clone());
+        let present = claimed.chain(waiting.iter().map(|identity| Clone::clone(*identity))).collect();
+        self.memory.arrivals.retain(|id, _| *id == class.id || self.record.spec.classes.contains_key(id));
+        let arrivals = self.memory.arrivals.entry(class.id.clone()).or_default();
+        arrivals.look(now, present, waiting.len(), || limits.levels.peak_of(free));
+        self.expected = Expected::new(arrivals, coming, now);
+        if !self.expected.is_calm {
+            self.calm_at = arrivals.calm_at();
+        }
+        let making = self.inputs.cloud.making.filter(|(purpose, _)| *purpose == Purpose::Pool);
+        Supply { free, waiting: waiting.len(), making: making.map_or(0, |(_, count)| count), resting: 0 }
+    }
+
+    fn judge_published(&mut self, status: &KuryrNodeStatus) -> Judged {
         let mut judged = Judged::default();
         for (id, entry) in &self.record.spec.ports {
             let stuck = status.stuck.get(id).is_some_and(|stuck| stuck.generation == entry.generation);
@@ -141,13 +183,13 @@ impl<'a> Draft<'a> {
                 self.memory.spoiled.insert(id.clone());
             }
             let port = self.ports.get(id).copied();
-            let faulty = stuck || !self.usable(port, report) || self.memory.spoiled.contains(id);
+            let faulty = stuck || !self.usable(port, Some(entry)) || self.memory.spoiled.contains(id);
             let next = self.out.spec.ports.get_mut(id);
             if let (Some(next), Some(port)) = (next, port) {
                 next.active |= port.condition == PortCondition::Active;
             }
             match from_kubernetes::holder(id, entry, status) {
-                Holder::Pod => {}
+                Holder::Pod => self.repair(port, entry),
                 Holder::Agent if faulty => self.withdraw(id),
                 Holder::Agent if !entry.withdrawn && entry.for_pod.is_none() => judged.free.push(id.clone()),
                 Holder::Agent => {}
@@ -159,8 +201,8 @@ impl<'a> Draft<'a> {
         judged
     }
 
-    /// Tells whether a port of ours could serve ordinary pods of this node.
-    fn usable(&self, port: Option<&OurPort>, report: &Report) -> bool {
+    /// Tells whether a port of ours could serve ordinary pods of this node; `entry` is what the record says of it.
+    fn usable(&self, port: Option<&OurPort>, entry: Option<&PortEntry>) -> bool {
         let of_default = |port: &OurPort| {
             let default = self.inputs.cloud.default.as_ref();
             default.is_none_or(|default| class::class_of(port).0 == default.id)
@@ -169,45 +211,70 @@ impl<'a> Draft<'a> {
             port.purpose() == Purpose::Pool
                 && port.condition != PortCondition::Broken
                 && !port.addresses.is_empty()
-                && port.host.as_deref() == Some(&report.host)
+                && self.reaches(port, entry)
                 && of_default(port)
         })
     }
 
-    fn publish(&mut self, report: &Report, status: &KuryrNodeStatus, supply: &mut Supply) {
+    fn publish(&mut self, status: &KuryrNodeStatus, supply: &mut Supply) {
         for port in self.unpublished(Purpose::Pool) {
             if let Some(claim) = status.claims.get(&port.id) {
-                self.offer(port, claim.generation);
-                // The pod may be gone by now, and its release forgotten together with the entry.
-                self.withdraw(&port.id);
-            } else if !self.usable(Some(port), report) || supply.spare() >= self.inputs.limits.levels.most() {
+                self.offer_claimed(port, claim.generation);
+            } else if !self.usable(Some(port), None)
+                || supply.spare() >= self.inputs.limits.levels.most(self.expected)
+            {
                 self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
-            } else if self.is_free_of_others(port) {
-                let generation = self.generations.next();
-                self.offer(port, generation);
-                supply.free += 1;
+            } else {
+                let is_free = self.is_free_of_others(port);
+                match self.make_ready(port) {
+                    Readiness::Bad => self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() }),
+                    _ if !is_free => supply.resting += 1,
+                    Readiness::Ready => self.offer_free(port, supply),
+                    Readiness::Soon => supply.free += 1,
+                }
             }
         }
+    }
+
+    /// Names a port again that the agent claims, as it is claimed, and asks for it: the pod may be gone by now, and its
+    /// release forgotten together with the entry.
+    fn offer_claimed(&mut self, port: &OurPort, generation: Generation) {
+        let has_vlan = matches!(self.place(port), Place::On(at) if !self.is_promised(at.vlan));
+        if matches!(self.way, Way::Trunk(_)) && !has_vlan {
+            // Nobody knows under which VLAN id the pod sends. The port is left alone until it is given back.
+            return;
+        }
+        self.offer(port, generation);
+        self.withdraw(&port.id);
+    }
+
+    fn offer_free(&mut self, port: &OurPort, supply: &mut Supply) {
+        let generation = self.generations.next();
+        self.offer(port, generation);
+        supply.free += 1;
     }
 
     fn offer_again(&mut self, candidates: Vec<(PortId, Generation)>, supply: &mut Supply) {
         for (id, generation) in candidates {
             let Some(port) = self.ports.get(&id).copied() else { continue };
             if !self.has_rested(port, RestReason::Returned(generation)) {
+                supply.resting += 1;
                 continue;
             }
-            if supply.spare() < self.inputs.limits.levels.keep() {
-                let generation = self.generations.next();
-                self.offer(port, generation);
-                supply.free += 1;
-            } else {
+            if supply.spare() >= self.inputs.limits.levels.keep(self.expected) {
                 self.doom(&id);
+                continue;
+            }
+            match self.make_ready(port) {
+                Readiness::Ready => self.offer_free(port, supply),
+                Readiness::Soon => supply.free += 1,
+                Readiness::Bad => self.doom(&id),
             }
         }
     }
 
     fn shrink(&mut self, mut free: Vec<PortId>, status: &KuryrNodeStatus, supply: Supply) {
-        let surplus = self.inputs.limits.levels.surplus(supply);
+        let surplus = self.inputs.limits.levels.surplus(supply, self.expected);
         if surplus == 0 || supply.waiting > 0 {
             self.memory.surplus_since = None;
             return;
@@ -224,12 +291,19 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn own_port(&mut self, report: &Report, class: &DefaultClass) {
+    fn own_port(&mut self, class: &DefaultClass) {
+        let host = match self.way {
+            Way::Host(host) => Some(host),
+            // The node has its own address already, and pods are reached by routing.
+            Way::Trunk(_) => None,
+            Way::Closed => return,
+        };
         let fits = |port: &OurPort| {
             let (_, entry) = class::class_of(port);
             port.purpose() == Purpose::Node
                 && port.condition != PortCondition::Broken
-                && port.host.as_deref() == Some(&report.host)
+                && host.is_some()
+                && port.host.as_deref() == host
                 && entry.subnets == class.entry.subnets
         };
         let named = self.record.spec.own_port.as_ref();
@@ -246,7 +320,9 @@ impl<'a> Draft<'a> {
             Some(port) => self.own_port_groups(port, class),
             // What stood in the record is taken out of it first.
             None if named.is_some() => {}
-            None => self.request(own_port_request(self.inputs.node, report, class), 1),
+            None if host.is_none() => {}
+            None if self.inputs.cloud.making.is_some() => self.tell_blocked(),
+            None => self.request(own_port_request(self.inputs.node, host, class), 1, Urgency::Urgent),
         }
     }
 
@@ -258,43 +334,67 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn create(&mut self, report: &Report, class: &DefaultClass, supply: Supply) {
+    fn create(&mut self, class: &DefaultClass, supply: Supply) {
+        if matches!(self.way, Way::Closed) {
+            return;
+        }
         let levels = &self.inputs.limits.levels;
-        let short = levels.short(supply);
-        let room = levels.cap.saturating_sub(self.out.spec.ports.len());
-        if short > 0 && room == 0 {
+        // Also while a request is under way that may end as the last one did.
+        if levels.refill(Supply { making: 0, ..supply }, self.expected) != Refill::Nothing {
+            self.tell_blocked();
+        }
+        let (short, urgency) = match levels.refill(supply, self.expected) {
+            Refill::Nothing => return,
+            Refill::WhenCalm => return self.wake(Some(self.calm_at)),
+            Refill::Now(short, urgency) => (short, urgency),
+        };
+        let room = levels.cap.saturating_sub(self.out.spec.ports.len() + supply.making);
+        if room == 0 {
             self.out.spec.problems.push(too_many_ports(levels.cap));
         }
-        let count = short.min(room);
-        if count > 0 {
-            self.request(pool_port_request(self.inputs.node, report, class), count);
+        let is_free = self.inputs.cloud.making.is_none() && self.out.cloud.iter().all(|step| !step.creates());
+        let count = short.min(room).min(self.trunk_room(supply.making));
+        if count > 0 && is_free {
+            self.request(pool_port_request(self.inputs.node, self.way, class), count, urgency);
         }
     }
 
-    fn request(&mut self, request: PortRequest, count: usize) {
-        let create_after = self.inputs.cloud.create_after;
-        if self.inputs.now < create_after {
-            self.wake(Some(create_after));
-        } else {
-            self.out.cloud.push(CloudStep::CreatePorts { request, count });
+    fn request(&mut self, request: PortRequest, count: usize, urgency: Urgency) {
+        self.tell_blocked();
+        match &self.inputs.cloud.blocked {
+            Some(blocked) if self.inputs.now < blocked.until => self.wake(Some(blocked.until)),
+            _ => self.out.cloud.push(CloudStep::CreatePorts { request, count, urgency }),
+        }
+    }
+
+    /// Tells why ports that are wanted are not made.
+    fn tell_blocked(&mut self) {
+        let problems = &mut self.out.spec.problems;
+        let blocked = self.inputs.cloud.blocked.as_ref().map(|blocked| &blocked.problem);
+        if let Some(problem) = blocked.filter(|problem| !problems.contains(problem)) {
+            problems.push(problem.clone());
         }
     }
 
     /// Deletes condemned ports that have rested.
     pub(super) fn delete_condemned(&mut self) {
         for port in self.unpublished(Purpose::Condemned) {
-            if self.has_rested(port, RestReason::Condemned) {
+            if self.detach(port) && self.has_rested(port, RestReason::Condemned) {
                 self.deletable.push(port.id.clone());
             }
         }
     }
 
-    /// Of a doomed port that its agent gave back: deletes it after its rest, then forgets it.
+    /// Of a doomed port that its agent gave back: takes it off its trunk, deletes it after its rest, then forgets it.
     fn delete_or_forget(&mut self, id: &PortId, entry: &PortEntry) {
         match self.ports.get(id).copied() {
             None => self.forget(id),
-            Some(port) if self.has_rested(port, RestReason::Returned(entry.generation)) => self.delete(id),
-            Some(_) => {}
+            Some(port) => {
+                let is_off = self.detach(port);
+                if is_off && self.has_rested(port, RestReason::Returned(entry.generation)) {
+                    self.delete(id);
+                }
+            }
         }
     }
 
@@ -321,13 +421,17 @@ impl<'a> Draft<'a> {
 
     fn offer(&mut self, port: &OurPort, generation: Generation) {
         let (class, _) = class::class_of(port);
+        let vlan = match (self.way, self.place(port)) {
+            (Way::Trunk(_), Place::On(at)) => Some(at.vlan),
+            _ => None,
+        };
         let entry = PortEntry {
             generation,
             class,
             mac: port.mac,
             network: port.network.clone(),
             addresses: addresses(port),
-            vlan: None,
+            vlan,
             for_pod: None,
             withdrawn: false,
             doomed: false,
@@ -420,8 +524,13 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(mut self) -> Desired {
-        let creates = self.out.cloud.iter().any(|step| matches!(step, CloudStep::CreatePorts { .. }));
-        if !creates {
+        // Where no ports are offered, pods wait until the last one is gone.
+        let is_closed = matches!(self.way, Way::Closed);
+        let is_burst = !is_closed && !self.expected.is_calm && self.expected.stream.is_none();
+        self.change_trunks(is_burst);
+        if is_burst && (!self.deletable.is_empty() || self.trunk_work.detaches()) {
+            self.wake(Some(self.calm_at));
+        } else if self.out.cloud.iter().all(|step| !step.provides()) {
             let few = self.deletable.drain(..).take(DELETES_AT_ONCE);
             self.out.cloud.extend(few.map(|id| CloudStep::Delete { id }));
         }
@@ -456,22 +565,27 @@ fn own_port_of(port: &OurPort) -> OwnPort {
     OwnPort { id: port.id.clone(), mac: port.mac, network: port.network.clone(), addresses: addresses(port) }
 }
 
-fn pool_port_request(node: &str, report: &Report, class: &DefaultClass) -> PortRequest {
+fn pool_port_request(node: &str, way: Way<'_>, class: &DefaultClass) -> PortRequest {
+    let (device_owner, host) = match way {
+        Way::Host(host) => (POD_DEVICE_OWNER, Some(host.to_owned())),
+        Way::Trunk(_) | Way::Closed => (SUBPORT_DEVICE_OWNER, None),
+    };
     PortRequest {
         name: ownership::pool_port_name(node),
-        device_owner: POD_DEVICE_OWNER,
-        host: report.host.clone(),
+        device_owner,
+        host,
         network: class.network.clone(),
         subnets: class.entry.subnets.clone(),
         security_groups: class.entry.security_groups.clone(),
     }
 }
 
-fn own_port_request(node: &str, report: &Report, class: &DefaultClass) -> PortRequest {
+fn own_port_request(node: &str, host: Option<&str>, class: &DefaultClass) -> PortRequest {
     PortRequest {
         name: ownership::own_port_name(node),
         device_owner: NODE_DEVICE_OWNER,
-        ..pool_port_request(node, report, class)
+        host: host.map(str::to_owned),
+        ..pool_port_request(node, Way::Closed, class)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `apply(diff(actual, desired), actual) == desired`, and nothing is said about what is the same.
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, PortEntry};
-use kuryr_types::PortId;
+use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode, PortEntry};
+use kuryr_types::{PortId, TrunkId};
 
 use super::step::{Flags, SpecStep};
 
@@ -18,8 +18,13 @@ pub fn diff(actual: &KuryrNodeSpec, desired: &KuryrNodeSpec) -> Vec<SpecStep> {
         steps.push(SpecStep::SetEpoch { from: actual.epoch, to: desired.epoch });
     }
     if served(actual) != served(desired) {
-        let (node_uid, checkpoint, host) = served(desired);
-        steps.push(SpecStep::Serve { node_uid, checkpoint, host });
+        steps.push(SpecStep::Serve {
+            node_uid: desired.node_uid.clone(),
+            checkpoint: desired.checkpoint.clone(),
+            mode: desired.mode,
+            host: desired.host.clone(),
+            trunk: desired.trunk.clone(),
+        });
     }
     // Descriptions first: an offer may rest on them.
     if actual.networks != desired.networks {
@@ -46,8 +51,10 @@ pub fn diff(actual: &KuryrNodeSpec, desired: &KuryrNodeSpec) -> Vec<SpecStep> {
     steps
 }
 
-fn served(spec: &KuryrNodeSpec) -> (String, Option<String>, Option<String>) {
-    (spec.node_uid.clone(), spec.checkpoint.clone(), spec.host.clone())
+type Served<'a> = (&'a str, Option<&'a String>, Mode, Option<&'a String>, Option<&'a TrunkId>);
+
+fn served(spec: &KuryrNodeSpec) -> Served<'_> {
+    (&spec.node_uid, spec.checkpoint.as_ref(), spec.mode, spec.host.as_ref(), spec.trunk.as_ref())
 }
 
 fn port(id: &PortId, actual: Option<&PortEntry>, desired: &PortEntry) -> Option<SpecStep> {

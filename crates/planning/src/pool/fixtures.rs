@@ -11,7 +11,7 @@ use kuryr_types::{Generation, MacAddr, PortId};
 use super::{
     class,
     inputs::{DefaultClass, Limits, PodFacts},
-    targets::Levels,
+    targets::{Levels, Rule},
 };
 use crate::ownership::{ListedPort, OurPort, Owner, PortCondition};
 
@@ -92,9 +92,11 @@ pub(super) fn default_class(group: &str) -> DefaultClass {
 
 pub(super) fn limits() -> Limits {
     Limits {
-        levels: Levels { min: 2, batch: 3, max: 0, cap: 60 },
+        levels: Levels { rule: Rule::Learned { least: 3, most: 9 }, cap: 60 },
         cool_down: 30,
         shrink_delay: 15,
         node_grace: 60,
+        mode: None,
+        vlans: 100..=4094,
     }
 }

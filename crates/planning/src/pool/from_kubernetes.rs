@@ -30,8 +30,6 @@ pub struct Report {
     pub node_uid: String,
     /// Id of the agent's durable record.
     pub checkpoint: String,
-    /// Host that Open vSwitch names.
-    pub host: String,
 }
 
 /// Tells the footing.
@@ -58,8 +56,7 @@ pub(super) fn footing(inputs: &Inputs<'_>, record: Record<'_>, memory: &mut Memo
 
 fn complete_report(status: Option<&KuryrNodeStatus>, uid: &str) -> Option<Report> {
     let status = status.filter(|status| status.node_uid == uid && !status.checkpoint.id.is_empty())?;
-    let host = status.host.clone().filter(|host| !host.is_empty())?;
-    Some(Report { node_uid: uid.to_owned(), checkpoint: status.checkpoint.id.clone(), host })
+    Some(Report { node_uid: uid.to_owned(), checkpoint: status.checkpoint.id.clone() })
 }
 
 /// Who owns a published port.
@@ -87,15 +84,15 @@ pub fn holder(id: &PortId, entry: &PortEntry, status: &KuryrNodeStatus) -> Holde
     }
 }
 
-/// How many pods wait for a port: scheduled here, on the pods' network, neither ended nor deleted, and without
-/// a claim.
+/// Pods that wait for a port: scheduled here, on the pods' network, neither ended nor deleted, and without a
+/// claim.
 #[must_use]
-pub fn waiting(pods: &[PodFacts], status: &KuryrNodeStatus) -> usize {
+pub fn waiting<'a>(pods: &'a [PodFacts], status: &KuryrNodeStatus) -> BTreeSet<&'a PodIdentity> {
     let claimed: BTreeSet<&PodIdentity> = status.claims.values().map(|claim| &claim.identity).collect();
     let waits = |pod: &&PodFacts| {
         !pod.host_network && !pod.ended && !pod.terminating && !claimed.contains(&pod.identity)
     };
-    pods.iter().filter(waits).count()
+    pods.iter().filter(waits).map(|pod| &pod.identity).collect()
 }
 
 #[cfg(test)]
@@ -137,6 +134,6 @@ mod tests {
             PodFacts { ended: true, ..pod("job") },
             PodFacts { terminating: true, ..pod("going") },
         ];
-        assert_eq!(waiting(&pods, &status), 1);
+        assert_eq!(waiting(&pods, &status), [&"new".into()].into());
     }
 }

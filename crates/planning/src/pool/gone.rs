@@ -1,7 +1,7 @@
 //! Taking back what a node had that is gone.
 //!
 //! Whether its agent still runs is not known, so nothing is asked of it. Every port is doomed, then cut off in
-//! Neutron, so that traffic of a machine that runs on unseen is dropped; only after the rest of its address it
+//! Neutron (unbound, or taken off its trunk), so that traffic of a machine that runs on unseen is dropped; only after the rest of its address it
 //! is deleted, and forgotten. When the record names nothing any more it is deleted, or, if another Node of the
 //! name stands there, waits for the agent of that one.
 
@@ -34,7 +34,11 @@ pub(super) fn take_back(draft: &mut Draft<'_>) {
 
 /// Cuts a port off, and deletes it after its rest.
 fn free_address(draft: &mut Draft<'_>, port: &OurPort, reason: RestReason) {
-    if port.host.is_some() {
+    if !draft.detach(port) {
+        return;
+    }
+    // The host of a subport is none that we bound it to, and means nothing once it is off its trunk.
+    if port.host.is_some() && !port.may_be_subport() {
         draft.out.cloud.push(CloudStep::Cut { id: port.id.clone() });
     } else if draft.has_rested(port, reason) {
         draft.delete(&port.id);
@@ -68,7 +72,7 @@ fn finish_record(draft: &mut Draft<'_>) {
         Presence::Present { uid } => {
             let next = &mut draft.out.spec;
             next.node_uid.clone_from(uid);
-            (next.checkpoint, next.host) = (None, None);
+            (next.checkpoint, next.host, next.trunk) = (None, None, None);
         }
     }
 }

@@ -5,12 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-use kuryr_api::kuryrnode::{ClassEntry, KuryrNodeSpec, KuryrNodeStatus, NetworkEntry, Problem, SubnetEntry};
+use kuryr_api::kuryrnode::{
+    ClassEntry, KuryrNodeSpec, KuryrNodeStatus, Mode, NetworkEntry, Problem, SubnetEntry,
+};
 use kuryr_types::{ClassId, NetworkId, PodIdentity, PortId, SubnetId};
 
-use super::targets::Levels;
-use crate::ownership::OurPort;
+use super::{targets::Levels, trunk::Trunks};
+use crate::{
+    demand::{Coming, governor::Blocked},
+    ownership::{OurPort, Purpose},
+};
 
 /// Time in milliseconds since some moment that stays the same as long as a [`Memory`](super::Memory) lives.
 pub type Millis = u64;
@@ -26,10 +32,14 @@ pub struct Inputs<'a> {
     pub in_sync: bool,
     /// Whether the Node exists.
     pub presence: &'a Presence,
+    /// What the Node says of how ports reach it.
+    pub facts: &'a NodeFacts,
     /// The node's record, the newest that is known.
     pub record: Option<Record<'a>>,
     /// Pods that are scheduled there.
     pub pods: &'a [PodFacts],
+    /// Pods that are not scheduled yet, and what could come.
+    pub coming: Coming,
     /// Addresses, of those that matter here, to which something in the cluster refers.
     pub held: &'a BTreeSet<IpAddr>,
     /// The cloud.
@@ -59,6 +69,15 @@ pub enum Presence {
     Absent,
 }
 
+/// What a Node says of how ports reach it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The label that names the mode, as written.
+    pub label: Option<String>,
+    /// `InternalIP`s.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// A pod, as far as ports are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
@@ -83,8 +102,12 @@ pub struct Cloud {
     pub fresh: BTreeSet<PortId>,
     /// What ordinary pods get; `None` while it is not known or not right.
     pub default: Option<DefaultClass>,
-    /// No creation before: the last one failed.
-    pub create_after: Millis,
+    /// Why the last creation failed, and when the next one is tried.
+    pub blocked: Option<Blocked>,
+    /// Ports that are being made for the node, by a request that is under way, and what for.
+    pub making: Option<(Purpose, usize)>,
+    /// What is known of trunks; `None` while nobody has looked, and while the outcome of a change is unknown.
+    pub trunks: Option<Trunks>,
     /// What keeps us from providing ports.
     pub problems: Vec<Problem>,
 }
@@ -115,4 +138,8 @@ pub struct Limits {
     pub shrink_delay: Millis,
     /// How long a Node must be absent before it is gone.
     pub node_grace: Millis,
+    /// How ports reach all nodes, if that is configured.
+    pub mode: Option<Mode>,
+    /// VLAN ids that subports may have.
+    pub vlans: RangeInclusive<u16>,
 }

@@ -10,12 +10,14 @@
 //! 4. A port is doomed only if its agent returned it, or the node is gone.
 //! 5. An entry disappears only after it was doomed.
 //! 6. No two entries have the same generation.
-//! 7. Neutron is told to delete only what was doomed or condemned before this plan, and never what a pod of a
-//!    living node has.
+//! 7. The mode changes only while there are no entries. No two entries have the same VLAN id, and what is offered on a
+//!    trunk has one and is ACTIVE.
+//! 8. Neutron is told to delete, or to take off a trunk, only what was doomed or condemned before this plan, and
+//!    never what a pod of a living node has.
 
 use std::collections::BTreeSet;
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, PortEntry};
+use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, PortEntry};
 use kuryr_types::PortId;
 
 use super::{
@@ -40,7 +42,7 @@ pub struct Violation {
 /// When there are violations.
 pub(super) fn assert_allowed(record: Record<'_>, desired: &Desired) {
     let mut found = violations(record.spec, record.status, &desired.spec, desired.node_is_gone);
-    found.extend(delete_violations(record, desired));
+    found.extend(take_away_violations(record, desired));
     assert!(found.is_empty(), "a plan breaks rules: {found:?}");
 }
 
@@ -64,6 +66,10 @@ pub fn violations(
         };
         found.extend(rule.map(|rule| Violation { port: Some(id.clone()), rule }));
     }
+    if after.mode != before.mode && !before.ports.is_empty() {
+        found.push(Violation { port: None, rule: "the mode changes only while there are no entries" });
+    }
+    found.extend(vlan_violations(before, after));
     let mut generations = BTreeSet::new();
     let repeated = after.ports.iter().filter(|(_, entry)| !generations.insert(entry.generation));
     found.extend(repeated.map(|(id, _)| Violation {
@@ -71,6 +77,22 @@ pub fn violations(
         rule: "no two entries have the same generation",
     }));
     found
+}
+
+fn vlan_violations(before: &KuryrNodeSpec, after: &KuryrNodeSpec) -> Vec<Violation> {
+    let mut vlans = BTreeSet::new();
+    let rule = |(id, entry): (&PortId, &PortEntry)| {
+        let is_new = before.ports.get(id).is_none_or(|former| former.generation != entry.generation);
+        let is_offer = is_new && !entry.withdrawn && after.mode == Mode::NestedVlan;
+        let rule = match entry.vlan {
+            Some(vlan) if !vlans.insert(vlan) => Some("no two entries have the same VLAN id"),
+            None if is_offer => Some("what is offered on a trunk has a VLAN id"),
+            _ if is_offer && !entry.active => Some("what is offered on a trunk is ACTIVE"),
+            _ => None,
+        };
+        rule.map(|rule| Violation { port: Some(id.clone()), rule })
+    };
+    after.ports.iter().filter_map(rule).collect()
 }
 
 fn entry_rule(
@@ -102,10 +124,11 @@ fn entry_rule(
     (!new).then_some("a new offer has a new generation of this epoch")
 }
 
-fn delete_violations(record: Record<'_>, desired: &Desired) -> Vec<Violation> {
-    let deletes = desired.cloud.iter().filter_map(|step| match step {
-        CloudStep::Delete { id } => Some(id),
-        _ => None,
+fn take_away_violations(record: Record<'_>, desired: &Desired) -> Vec<Violation> {
+    let taken_away = desired.cloud.iter().flat_map(|step| match step {
+        CloudStep::Delete { id } => std::slice::from_ref(id),
+        CloudStep::RemoveSubports { ports, .. } => ports,
+        _ => &[],
     });
     let claimed = |id: &PortId| {
         record.status.is_some_and(|status| status.claims.contains_key(id)) && !desired.node_is_gone
@@ -113,11 +136,11 @@ fn delete_violations(record: Record<'_>, desired: &Desired) -> Vec<Violation> {
     let named = |id: &PortId| record.spec.own_port.as_ref().is_some_and(|port| port.id == *id);
     let undoomed = |id: &PortId| record.spec.ports.get(id).is_some_and(|entry| !entry.doomed);
     let rule = |id: &PortId| match () {
-        () if claimed(id) => Some("a port that a pod has is not deleted"),
-        () if undoomed(id) || named(id) => Some("a port is deleted only after it was doomed"),
+        () if claimed(id) => Some("a port that a pod has is not taken away"),
+        () if undoomed(id) || named(id) => Some("a port is taken away only after it was doomed"),
         () => None,
     };
-    deletes.filter_map(|id| rule(id).map(|rule| Violation { port: Some(id.clone()), rule })).collect()
+    taken_away.filter_map(|id| rule(id).map(|rule| Violation { port: Some(id.clone()), rule })).collect()
 }
 
 #[cfg(test)]
@@ -133,6 +156,27 @@ mod tests {
     fn spec(entry: Option<PortEntry>) -> KuryrNodeSpec {
         let ports = entry.map(|entry| ("p".into(), entry));
         KuryrNodeSpec { epoch: 2, ports: ports.into_iter().collect(), ..KuryrNodeSpec::default() }
+    }
+
+    #[test]
+    fn a_trunk_has_its_rules() {
+        let with = |vlan, active| PortEntry { vlan, active, ..entry(g(1)) };
+        let other = |vlan| PortEntry { vlan, active: true, withdrawn: true, ..entry(g(2)) };
+        for (before, mode, one, two, allowed) in [
+            (None, Mode::NestedVlan, with(Some(7), true), other(Some(8)), true),
+            (None, Mode::NestedVlan, with(Some(7), true), other(None), true),
+            (None, Mode::NestedVlan, with(Some(7), true), other(Some(7)), false),
+            (None, Mode::NestedVlan, with(Some(7), false), other(Some(8)), false),
+            (None, Mode::NestedVlan, with(None, true), other(Some(8)), false),
+            (None, Mode::Ovs, with(None, false), other(None), true),
+            (Some(with(Some(7), false)), Mode::NestedVlan, with(Some(7), false), other(None), false),
+        ] {
+            let before = spec(before);
+            let ports = [("p".into(), one), ("q".into(), two)].into();
+            let after = KuryrNodeSpec { epoch: 2, mode, ports, ..KuryrNodeSpec::default() };
+            let found = violations(&before, None, &after, false);
+            assert_eq!(found.is_empty(), allowed, "{before:?} -> {after:?}: {found:?}");
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kuryr_types::{Generation, PortId};
+use kuryr_types::{ClassId, Generation, PortId};
 
-use super::inputs::Millis;
+use super::{inputs::Millis, nested::TrunkMemory};
+use crate::demand::Arrivals;
 
 /// What is remembered about one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct Memory {
     pub(super) surplus_since: Option<Millis>,
     /// Since when the Node is absent or another.
     pub(super) strange_since: Option<Millis>,
+    /// Of the node's trunk.
+    pub(super) trunk: TrunkMemory,
+    /// What the node has lived through, by class of the pods.
+    pub(super) arrivals: BTreeMap<ClassId, Arrivals>,
 }
 
 /// Why a port rests; another reason begins another rest.

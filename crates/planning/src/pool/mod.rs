@@ -29,8 +29,18 @@ pub mod class;
 pub mod from_kubernetes;
 // How many ports there should be.
 pub mod targets;
+// What a node is in the cloud, and what is on its trunk.
+pub mod trunk;
+// How ports reach a node.
+pub mod mode;
+// Which VLAN ids subports get.
+pub mod vlan;
 // The record as it should be, and the calls to Neutron.
 pub mod desired;
+// What carries ports to the node, in one plan.
+mod way;
+// Of a node that is a server of the cloud.
+mod nested;
 // Of a node that is gone.
 mod gone;
 // From the record as it is to the record as it should be.
@@ -47,14 +57,17 @@ mod fixtures;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod model_trunk;
+#[cfg(test)]
 mod properties;
 
 use kuryr_api::kuryrnode::KuryrNodeSpec;
 use kuryr_types::{Epoch, Generation};
 
-pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, PodFacts, Presence, Record};
+pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
 pub use memory::Memory;
 pub use step::{CloudStep, PortRequest, RecordStep, SpecStep};
+pub use trunk::Trunks;
 
 /// What to do about one node now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,6 +87,13 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.record == RecordStep::Keep && self.spec.is_empty() && self.cloud.is_empty()
+    }
+
+    /// Tells whether ports are to be made, and nothing else is to be done.
+    #[must_use]
+    pub fn only_creates(&self) -> bool {
+        let plan = Self { cloud: vec![], ..self.clone() };
+        plan.is_empty() && !self.cloud.is_empty() && self.cloud.iter().all(CloudStep::creates)
     }
 }
 

@@ -2,18 +2,26 @@
 //!
 //! The world checks what must hold of it at the moment it would be broken: the agent's promises are those of
 //! `kuryr_api::kuryrnode`, Neutron hands out the lowest free address at once, answers get lost, calls arrive
-//! late, leaders change, nodes come and go.
+//! late, leaders change, nodes come and go. The trunk is in `model_trunk`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, PortEntry, StuckEntry};
-use kuryr_types::{Epoch, Generation, PodIdentity, PortId};
+use kuryr_api::{
+    kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, PortEntry, StuckEntry},
+    names::{SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER},
+};
+use kuryr_types::{Epoch, Generation, PodIdentity, PortId, TrunkId};
 
 use super::{
-    Cloud, CloudStep, Generations, Inputs, Limits, Memory, Millis, Plan, PodFacts, PortRequest, Presence,
-    Record, RecordStep, SpecStep, fixtures, orphans, plan,
+    Cloud, CloudStep, Generations, Inputs, Limits, Memory, Millis, NodeFacts, Plan, PodFacts, PortRequest,
+    Presence, Record, RecordStep, SpecStep, fixtures,
+    model_trunk::{self, Segments},
+    orphans, plan,
+    targets::{Expected, Rule},
+    trunk::HeldUp,
 };
+use crate::demand::Coming;
 use crate::ownership::{ListedPort, OurPort, PortCondition, condemned_name};
 
 pub(super) const NODE: &str = "w1";
@@ -35,6 +43,11 @@ pub(super) struct World {
     pub(super) now: Millis,
     pub(super) limits: Limits,
     pub(super) neutron: BTreeMap<PortId, ListedPort>,
+    pub(super) segments: Segments,
+    /// The node is a host of the cloud.
+    is_host: bool,
+    /// The Node's label.
+    pub(super) label: Option<Mode>,
     late: Vec<(CloudStep, Option<usize>)>,
     created: u32,
     /// Addresses of ports that somebody else deleted. A real Neutron hands them out again while a pod may have
@@ -83,6 +96,8 @@ struct Leader {
     memory: Memory,
     orphans: Memory,
     index: Option<BTreeMap<PortId, ListedPort>>,
+    segments: Option<Segments>,
+    held_up: BTreeMap<TrunkId, HeldUp>,
     fresh: BTreeSet<PortId>,
     status: Option<KuryrNodeStatus>,
 }
@@ -94,6 +109,8 @@ impl Leader {
             memory: Memory::default(),
             orphans: Memory::default(),
             index: None,
+            segments: None,
+            held_up: BTreeMap::new(),
             fresh: BTreeSet::new(),
             status,
         }
@@ -101,11 +118,16 @@ impl Leader {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rule: Rule, is_host: bool) -> Self {
+        let mut limits = fixtures::limits();
+        limits.levels.rule = rule;
         let mut world = Self {
             now: 1000,
-            limits: fixtures::limits(),
+            limits,
             neutron: BTreeMap::new(),
+            segments: Segments::new(),
+            is_host,
+            label: None,
             late: vec![],
             created: 0,
             lost: BTreeSet::new(),
@@ -248,6 +270,8 @@ impl World {
         let agent = &self.agent;
         let mut report = fixtures::status(&agent.node_uid, &format!("checkpoint-{}", agent.checkpoint));
         report.returned = agent.returned.clone();
+        report.host = report.host.filter(|_| self.is_host);
+        report.uplink = Some(model_trunk::uplink());
         for (id, (identity, generation)) in &agent.claims {
             report.claims.insert(id.clone(), fixtures::claim(identity.as_str(), *generation));
         }
@@ -341,6 +365,7 @@ impl World {
 
     pub(super) fn leader_lists(&mut self) {
         self.leader.index = Some(self.neutron.clone());
+        self.leader.segments = Some(self.segments.clone());
     }
 
     /// One look, one plan, carried out. Returns the plan.
@@ -389,8 +414,16 @@ impl World {
         if self.record.is_none() {
             let ports = ours.clone().unwrap_or_default();
             let none = BTreeMap::new();
-            let (cloud, wake_at) =
-                orphans::plan(self.now, &ports, &none, &held, &self.limits, &mut leader.orphans);
+            let trunks = leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone()));
+            let (cloud, wake_at) = orphans::plan(
+                self.now,
+                &ports,
+                &none,
+                &held,
+                trunks.as_ref(),
+                &self.limits,
+                &mut leader.orphans,
+            );
             if presence == Presence::Absent {
                 return Plan { cloud, wake_at, ..Plan::default() };
             }
@@ -399,16 +432,21 @@ impl World {
             ports: ours,
             fresh: leader.fresh.clone(),
             default: Some(fixtures::default_class(self.group)),
-            create_after: 0,
+            blocked: None,
+            making: None,
+            trunks: leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone())),
             problems: vec![],
         };
+        let facts = NodeFacts { label: self.label.map(|mode| mode.as_str().to_owned()), addresses: vec![] };
         let inputs = Inputs {
             now: self.now,
             node: NODE,
             in_sync: true,
             presence: &presence,
+            facts: &facts,
             record: self.record.as_ref().map(|(spec, _)| Record { spec, status: leader.status.as_ref() }),
             pods: &pods,
+            coming: Coming::default(),
             held: &held,
             cloud: &cloud,
             limits: &self.limits,
@@ -460,6 +498,11 @@ impl World {
             assert!(self.generations.insert(entry.generation), "{} is used twice", entry.generation);
             assert!(!self.agent.claims.contains_key(id), "{id} is offered again while a pod has it");
             assert!(before.ports.get(id).is_none_or(|former| !former.doomed), "{id} is un-doomed");
+            assert_eq!(
+                entry.vlan.is_some(),
+                after.mode == Mode::NestedVlan,
+                "{id} has a VLAN id on a trunk only"
+            );
             for address in &entry.addresses {
                 self.assert_rested(address.address, "an address is offered that is not free:");
             }
@@ -473,14 +516,34 @@ impl World {
             Fault::Refused => return,
             Fault::Late => {
                 self.late.push((step.clone(), None));
-                self.leader.index = None;
+                (self.leader.index, self.leader.segments) = (None, None);
                 return;
             }
-            Fault::None | Fault::AnswerLost => self.carry_out(step),
+            Fault::None | Fault::AnswerLost => {
+                let done = self.carry_out(step);
+                if !done && fault == Fault::None {
+                    // Neutron refuses: somebody else was faster.
+                    if let CloudStep::AddSubports { trunk, .. } | CloudStep::RemoveSubports { trunk, .. } =
+                        step
+                    {
+                        let held_up = HeldUp { until: self.now + 3, problem: None };
+                        self.leader.held_up.insert(trunk.clone(), held_up);
+                    }
+                    self.leader.segments = None;
+                    return;
+                }
+            }
         }
         if fault == Fault::AnswerLost {
-            self.leader.index = None;
-        } else if let Some(index) = self.leader.index.as_mut() {
+            (self.leader.index, self.leader.segments) = (None, None);
+            return;
+        }
+        if matches!(step, CloudStep::AddSubports { .. } | CloudStep::LookAtTrunk { .. }) {
+            self.leader.segments = Some(self.segments.clone());
+        } else if let (CloudStep::RemoveSubports { .. }, Some(_)) = (step, &self.leader.segments) {
+            self.leader.segments = Some(self.segments.clone());
+        }
+        if let Some(index) = self.leader.index.as_mut() {
             // The index is kept by what the answers say.
             if matches!(step, CloudStep::CreatePorts { .. }) {
                 let made = self.neutron.keys().filter(|id| !index.contains_key(*id));
@@ -509,9 +572,18 @@ impl World {
         self.late.len()
     }
 
-    fn carry_out(&mut self, step: &CloudStep) {
+    /// Tells whether Neutron did it.
+    fn carry_out(&mut self, step: &CloudStep) -> bool {
         match step {
-            CloudStep::CreatePorts { request, count } => (0..*count).for_each(|_| self.create(request)),
+            CloudStep::CreatePorts { request, count, .. } => (0..*count).for_each(|_| self.create(request)),
+            CloudStep::AddSubports { trunk, subports } => {
+                return self.segments.add(trunk, subports, &mut self.neutron);
+            }
+            CloudStep::RemoveSubports { trunk, ports } => {
+                ports.iter().for_each(|id| self.check_announced(id, "taken off its trunk"));
+                return self.segments.remove(trunk, ports, &mut self.neutron);
+            }
+            CloudStep::LookAtTrunk { .. } => {}
             CloudStep::SetGroups { id, security_groups } => self.change(id, |port| {
                 port.security_groups.clone_from(security_groups);
             }),
@@ -521,8 +593,9 @@ impl World {
                     port.name = condemned_name(&port.name);
                 }
             }),
-            CloudStep::Delete { id } => self.delete(id),
+            CloudStep::Delete { id } => return self.delete(id),
         }
+        true
     }
 
     fn create(&mut self, request: &PortRequest) {
@@ -533,7 +606,13 @@ impl World {
         // Neutron says that there is no free address.
         let Some(address) = free else { return };
         let id = format!("port-{:04}", self.created);
-        let port = fixtures::listed(&id, &request.name, Some(&request.host), address, self.group);
+        let listed = fixtures::listed(&id, &request.name, request.host.as_deref(), address, self.group);
+        let port = ListedPort { device_owner: request.device_owner.to_owned(), ..listed };
+        assert_eq!(
+            port.host.is_none(),
+            port.device_owner == SUBPORT_DEVICE_OWNER,
+            "subports are made unbound"
+        );
         self.neutron.insert(id.as_str().into(), port);
     }
 
@@ -544,19 +623,48 @@ impl World {
         }
     }
 
-    fn delete(&mut self, id: &PortId) {
+    fn delete(&mut self, id: &PortId) -> bool {
         self.note_references();
-        let Some(port) = self.neutron.remove(id) else { return };
-        assert_eq!(port.project.as_str(), "k8s", "a stranger's port is deleted");
-        let entry = self.record.as_ref().and_then(|(spec, _)| spec.ports.get(id));
-        let announced = entry.is_some_and(|entry| entry.doomed) || port.name.starts_with("kuryr-condemned/");
-        assert!(announced, "{id} is deleted, and nobody could know");
+        self.check_announced(id, "deleted");
+        if self.neutron.get(id).is_some_and(|port| port.device_owner == TRUNK_SUBPORT_OWNER) {
+            return false;
+        }
+        let Some(port) = self.neutron.remove(id) else { return true };
         let used = self.agent.claims.contains_key(id);
-        assert!(!used || !self.agent.alive, "{id} is deleted while a pod has it");
         assert!(!used || port.host.is_none(), "{id} is freed before it was cut off");
         for (_, address) in &port.addresses {
             self.assert_rested(*address, "an address is freed that is not free:");
         }
+        true
+    }
+
+    fn check_announced(&self, id: &PortId, what: &str) {
+        let Some(port) = self.neutron.get(id) else { return };
+        assert_eq!(port.project.as_str(), "k8s", "a stranger's port is {what}");
+        let entry = self.record.as_ref().and_then(|(spec, _)| spec.ports.get(id));
+        let announced = entry.is_some_and(|entry| entry.doomed) || port.name.starts_with("kuryr-condemned/");
+        assert!(announced, "{id} is {what}, and nobody could know");
+        let used = self.agent.claims.contains_key(id);
+        assert!(!used || !self.agent.alive, "{id} is {what} while a pod has it");
+    }
+
+    /// A port of ours by number, if there are any.
+    pub(super) fn our_port(&self, number: usize) -> Option<PortId> {
+        let ours: Vec<_> = self.neutron.values().filter(|port| port.project.as_str() == "k8s").collect();
+        number.checked_rem(ours.len()).map(|index| ours[index].id.clone())
+    }
+
+    /// A label makes a host of the cloud a server of it, and back. A server is never a host.
+    pub(super) fn change_label(&mut self, label: Option<Mode>) {
+        self.label = label.filter(|_| self.is_host);
+    }
+
+    /// Somebody does something to the trunk.
+    pub(super) fn meddle_with_trunk(
+        &mut self,
+        change: impl FnOnce(&mut Segments, &mut BTreeMap<PortId, ListedPort>),
+    ) {
+        change(&mut self.segments, &mut self.neutron);
     }
 
     /// Somebody deletes a free port in Neutron, or breaks its binding.
@@ -570,6 +678,7 @@ impl World {
         if breaks {
             self.change(id, |port| port.condition = PortCondition::Broken);
         } else if let Some(port) = self.neutron.remove(id) {
+            self.segments.forget(id);
             self.lost.extend(port.addresses.iter().map(|(_, ip)| *ip));
         }
     }
@@ -579,7 +688,8 @@ impl World {
     /// Everything arrives and nothing goes wrong, until nothing is left to do. Panics if that does not happen.
     pub(super) fn settle(&mut self) {
         self.all_late_calls_arrive();
-        for round in 0..600 {
+        self.segments.heal(&mut self.neutron);
+        for round in 0..900 {
             self.leader_lists();
             self.agent_looks();
             self.agent_releases();
@@ -587,13 +697,31 @@ impl World {
             self.agent_reports();
             self.leader_hears_status();
             let plan = self.reconcile(Fault::None);
-            if plan.is_empty() && plan.wake_at.is_none() && round > 3 {
+            // A pod that lost its port keeps the address from being freed, and waits for a port of the other mode.
+            let is_stuck = self.changes_mode() && round > 400;
+            if plan.is_empty() && (plan.wake_at.is_none() || is_stuck) && round > 3 {
                 return self.check_settled();
             }
             let wait = plan.wake_at.map_or(0, |at| at.saturating_sub(self.now));
             self.pass(if plan.is_empty() { wait.max(1) } else { 1 });
         }
         panic!("does not come to rest: {:?}", self.make_plan());
+    }
+
+    /// Fewest and most free ports of a node at rest.
+    pub(super) fn bounds(&self) -> (usize, usize) {
+        let levels = self.limits.levels;
+        let all = Expected { coming: Coming { pods: 0, wave: 0 }, peak: 1000, stream: None, is_calm: true };
+        match levels.rule {
+            Rule::Learned { least, .. } => (least, levels.most(all)),
+            Rule::Upstream { min, .. } => (min, levels.most(all)),
+        }
+    }
+
+    /// The record is of another mode than the one wanted.
+    fn changes_mode(&self) -> bool {
+        let mode = self.record.as_ref().map(|(spec, _)| spec.mode);
+        self.label.is_some_and(|wanted| mode.is_some_and(|mode| mode != wanted))
     }
 
     fn check_settled(&self) {
@@ -604,11 +732,34 @@ impl World {
             return;
         }
         let (spec, _) = self.record.as_ref().unwrap();
-        let own = usize::from(spec.own_port.is_some());
-        assert_eq!(own, 1, "the node has its own port");
+        if self.changes_mode() {
+            // Running pods keep what they have; everybody else waits for them to go.
+            let lives = |identity: &PodIdentity| self.pods.get(identity).is_some_and(|pod| !pod.ended);
+            let held = self.held();
+            let is_kept = |(id, entry): (&PortId, &PortEntry)| {
+                self.agent.claims.get(id).is_some_and(|(identity, _)| lives(identity))
+                    || (entry.doomed && held.contains(&entry.addresses[0].address))
+            };
+            assert!(!spec.ports.is_empty() && spec.ports.iter().all(is_kept), "nothing else keeps the mode");
+            return;
+        }
+        assert_eq!(
+            spec.own_port.is_some(),
+            spec.mode == Mode::Ovs,
+            "the node has its own port on its bridge"
+        );
+        if spec.mode == Mode::NestedVlan {
+            self.segments.check_settled(spec, &self.neutron);
+        }
         let own_port = spec.own_port.as_ref().map(|port| &port.id);
         let named = |id: &PortId| spec.ports.contains_key(id) || own_port == Some(id);
-        assert!(ours.iter().all(|port| named(&port.id)), "every port is named by the record: {ours:?}");
+        // The record was lost, and somebody took the port of a pod off the trunk: nobody knows its VLAN id any more.
+        let attached = self.segments.attached();
+        let is_lost = |id: &PortId| {
+            spec.mode == Mode::NestedVlan && self.agent.claims.contains_key(id) && !attached.contains_key(id)
+        };
+        let known = |id: &PortId| named(id) || is_lost(id);
+        assert!(ours.iter().all(|port| known(&port.id)), "every port is named by the record: {ours:?}");
         // A pod keeps what somebody else deleted.
         let there = |id: &PortId| self.neutron.contains_key(id) || self.agent.claims.contains_key(id);
         assert!(spec.ports.keys().all(there), "every entry has its port");
@@ -619,8 +770,8 @@ impl World {
         let is_free =
             |(id, entry): &(&PortId, &PortEntry)| !entry.withdrawn && !self.agent.claims.contains_key(*id);
         let free = spec.ports.iter().filter(is_free).count();
-        let levels = self.limits.levels;
-        assert!((levels.min..=levels.most()).contains(&free), "{free} ports are free");
+        let (least, most) = self.bounds();
+        assert!((least..=most).contains(&free), "{free} ports are free");
         assert!(spec.ports.values().all(|entry| !entry.doomed), "nothing is left doomed");
     }
 }

@@ -4,7 +4,7 @@
 //! 1. An orphan is named by no record, and made for no node that has one. What carries our tags but is nothing
 //!    that this version makes is left alone.
 //! 2. It is condemned after a grace period, for a node may be about to get its record.
-//! 3. It is cut off, rests, and is deleted.
+//! 3. It is cut off (unbound, or taken off its trunk), rests, and is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,19 +16,21 @@ use super::{
     inputs::{Limits, Millis},
     memory::{Memory, RestReason},
     step::CloudStep,
+    trunk::Trunks,
 };
 use crate::ownership::{OurPort, Purpose};
 
 /// Orphans that are looked after in one plan; the rest follows.
 const AT_ONCE: usize = 4;
 
-/// What to do about orphans, and when to look again.
+/// What to do about orphans, and when to look again. `trunks` is `None` while nobody has looked at them.
 #[must_use]
 pub fn plan(
     now: Millis,
     ports: &[OurPort],
     records: &BTreeMap<&str, &KuryrNodeSpec>,
     held: &BTreeSet<IpAddr>,
+    trunks: Option<&Trunks>,
     limits: &Limits,
     memory: &mut Memory,
 ) -> (Vec<CloudStep>, Option<Millis>) {
@@ -48,7 +50,7 @@ pub fn plan(
     let (mut steps, mut wake_at) = (Vec::new(), None);
     for port in orphans {
         let is_held = port.ips().any(|address| held.contains(&address));
-        match next(port, now, is_held, limits, memory) {
+        match next(port, now, is_held, trunks, limits, memory) {
             Next::Step(step) => steps.push(step),
             Next::LookAgain(at) => wake_at = wake_at.into_iter().chain([at]).min(),
         }
@@ -65,10 +67,27 @@ enum Next {
     LookAgain(Millis),
 }
 
-fn next(port: &OurPort, now: Millis, is_held: bool, limits: &Limits, memory: &mut Memory) -> Next {
+fn next(
+    port: &OurPort,
+    now: Millis,
+    is_held: bool,
+    trunks: Option<&Trunks>,
+    limits: &Limits,
+    memory: &mut Memory,
+) -> Next {
     let condemned = port.purpose() == Purpose::Condemned;
     let id = port.id.clone();
-    if condemned && port.host.is_some() {
+    if condemned && port.may_be_subport() {
+        // Whoever looks at the trunks has us look again.
+        let Some(trunks) = trunks else { return Next::LookAgain(now + limits.cool_down.max(1)) };
+        if let Some(at) = trunks.attached.get(&id) {
+            let trunk = at.trunk.clone();
+            return match trunks.held_up.get(&trunk).filter(|held_up| now < held_up.until) {
+                Some(held_up) => Next::LookAgain(held_up.until),
+                None => Next::Step(CloudStep::RemoveSubports { trunk, ports: vec![id] }),
+            };
+        }
+    } else if condemned && port.host.is_some() {
         return Next::Step(CloudStep::Cut { id });
     }
     let (reason, wait) = match condemned {
@@ -99,7 +118,7 @@ mod tests {
         let mut look_at = |id, now, name: &str, host: Option<&str>, held: bool| {
             let port = fixtures::port(id, name, host);
             let held = if held { port.ips().collect() } else { BTreeSet::new() };
-            plan(now, &[port], &records, &held, &limits, &mut memory)
+            plan(now, &[port], &records, &held, None, &limits, &mut memory)
         };
         assert_eq!(
             look_at("named", 0, &pool_port_name("w2"), None, false),

@@ -1,9 +1,18 @@
 //! Plans held against the model world: whatever happens in whatever order, the world's checks hold, and when
 //! nothing happens any more, everything comes to rest with every pod served and nothing left over.
 
+use std::collections::BTreeMap;
+
+use kuryr_api::kuryrnode::Mode;
+use kuryr_types::PortId;
 use proptest::prelude::*;
 
-use super::model::{Fault, World};
+use super::{
+    model::{Fault, World},
+    model_trunk::Segments,
+    targets::Rule,
+};
+use crate::ownership::ListedPort;
 
 /// Something that happens.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +38,14 @@ enum Event {
     RecordIsLost,
     NodeGoes,
     NodeComes,
+    LabelChanges(Option<Mode>),
+    OthersUseVlan(u16),
+    OthersLeaveVlan(u16),
+    PortIsTakenOff(usize),
+    PortIsMoved(usize),
+    TrunkIsMadeAnew,
+    ParentTurns(bool),
+    PortStaysDown(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -60,6 +77,15 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::RecordIsLost),
         1 => Just(Event::NodeGoes),
         2 => Just(Event::NodeComes),
+        1 => prop_oneof![Just(None), Just(Some(Mode::Ovs)), Just(Some(Mode::NestedVlan))]
+            .prop_map(Event::LabelChanges),
+        3 => (98..140u16).prop_map(Event::OthersUseVlan),
+        1 => (98..140u16).prop_map(Event::OthersLeaveVlan),
+        1 => any::<usize>().prop_map(Event::PortIsTakenOff),
+        1 => any::<usize>().prop_map(Event::PortIsMoved),
+        1 => Just(Event::TrunkIsMadeAnew),
+        1 => any::<bool>().prop_map(Event::ParentTurns),
+        1 => any::<usize>().prop_map(Event::PortStaysDown),
     ]
 }
 
@@ -96,15 +122,45 @@ fn happen(world: &mut World, event: Event) {
         Event::RecordIsLost => world.lose_record(),
         Event::NodeGoes => world.delete_node(),
         Event::NodeComes => world.make_node(),
+        Event::LabelChanges(label) => world.change_label(label),
+        Event::OthersUseVlan(vlan) => world.meddle_with_trunk(|trunks, _| trunks.others_use(vlan)),
+        Event::OthersLeaveVlan(vlan) => world.meddle_with_trunk(|trunks, _| trunks.others_leave(vlan)),
+        Event::PortIsTakenOff(number) => meddle(world, number, Segments::take_off),
+        Event::PortIsMoved(number) => meddle(world, number, Segments::move_elsewhere),
+        Event::TrunkIsMadeAnew => world.meddle_with_trunk(Segments::make_anew),
+        Event::ParentTurns(active) => world.meddle_with_trunk(|trunks, ports| trunks.turn(active, ports)),
+        Event::PortStaysDown(number) => meddle(world, number, Segments::break_down),
     }
+}
+
+fn meddle(
+    world: &mut World,
+    number: usize,
+    change: impl FnOnce(&mut Segments, &PortId, &mut BTreeMap<PortId, ListedPort>),
+) {
+    if let Some(id) = world.our_port(number) {
+        world.meddle_with_trunk(|trunks, ports| change(trunks, &id, ports));
+    }
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    prop_oneof![
+        Just(Rule::Learned { least: 3, most: 9 }),
+        Just(Rule::Upstream { min: 2, batch: 3, max: 0 }),
+        Just(Rule::Upstream { min: 2, batch: 3, max: 6 }),
+    ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_ports_stay_in_order(events in proptest::collection::vec(event(), 0..250)) {
-        let mut world = World::new();
+    fn whatever_happens_ports_stay_in_order(
+        rule in rule(),
+        is_host: bool,
+        events in proptest::collection::vec(event(), 0..250),
+    ) {
+        let mut world = World::new(rule, is_host);
         for event in events {
             happen(&mut world, event);
         }
@@ -118,20 +174,25 @@ proptest! {
 /// A day without trouble, step by step: the numbers that an operator sees.
 #[test]
 fn thirty_pods_on_a_small_pool() {
-    let mut world = World::new();
+    for is_host in [true, false] {
+        thirty_pods(World::new(Rule::Learned { least: 3, most: 9 }, is_host));
+    }
+}
+
+fn thirty_pods(mut world: World) {
     world.settle();
     let ports = |world: &World| world.record.as_ref().unwrap().0.ports.len();
-    assert_eq!(ports(&world), 3, "a batch, as min is 2");
+    assert_eq!(ports(&world), 3, "the least");
     for _ in 0..20 {
         world.make_pod();
     }
     world.settle();
-    assert!((22..=28).contains(&ports(&world)), "{}", ports(&world));
+    assert_eq!(ports(&world), 29, "as many came at once as are kept at most");
     while let Some(identity) = world.pod_number(0) {
         world.delete_pod(&identity);
     }
     world.settle();
-    assert!(ports(&world) <= world.limits.levels.most(), "{}", ports(&world));
+    assert!(ports(&world) <= world.bounds().1, "{}", ports(&world));
     assert_eq!(world.late_calls(), 0);
     assert!(world.has_node());
 }

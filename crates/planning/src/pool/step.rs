@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use kuryr_api::kuryrnode::{
-    ClassEntry, KuryrNodeSpec, NetworkEntry, OwnPort, PortEntry, Problem, SubnetEntry,
+use kuryr_api::{
+    kuryrnode::{ClassEntry, KuryrNodeSpec, Mode, NetworkEntry, OwnPort, PortEntry, Problem, SubnetEntry},
+    names::NODE_DEVICE_OWNER,
 };
-use kuryr_types::{ClassId, Epoch, Generation, NetworkId, PortId, SecurityGroupId, SubnetId};
+use kuryr_types::{ClassId, Epoch, Generation, NetworkId, PortId, SecurityGroupId, SubnetId, TrunkId};
+
+use crate::{demand::Urgency, ownership::Purpose};
 
 /// Whether the record itself has to come or go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,8 +41,12 @@ pub enum SpecStep {
         node_uid: String,
         /// Id of the agent's durable record; none if no agent is served.
         checkpoint: Option<String>,
+        /// How ports reach it.
+        mode: Mode,
         /// Host.
         host: Option<String>,
+        /// Trunk.
+        trunk: Option<TrunkId>,
     },
     /// Describe the networks.
     SetNetworks(BTreeMap<NetworkId, NetworkEntry>),
@@ -100,6 +107,8 @@ pub enum CloudStep {
         request: PortRequest,
         /// How many.
         count: usize,
+        /// How much it matters.
+        urgency: Urgency,
     },
     /// Give a port of ours these groups.
     SetGroups {
@@ -107,6 +116,27 @@ pub enum CloudStep {
         id: PortId,
         /// Its groups from now on.
         security_groups: Vec<SecurityGroupId>,
+    },
+    /// Put ports on a trunk, all or none.
+    AddSubports {
+        /// The trunk.
+        trunk: TrunkId,
+        /// The ports and their VLAN ids.
+        subports: Vec<(PortId, u16)>,
+    },
+    /// Take ports that are doomed or condemned off a trunk, all or none.
+    RemoveSubports {
+        /// The trunk.
+        trunk: TrunkId,
+        /// The ports.
+        ports: Vec<PortId>,
+    },
+    /// Read a trunk, its parent port and ports on it again, for what changes by itself.
+    LookAtTrunk {
+        /// The trunk.
+        trunk: TrunkId,
+        /// The ports.
+        ports: Vec<PortId>,
     },
     /// Unbind a port, so that its traffic is dropped wherever the node is.
     Cut {
@@ -125,6 +155,20 @@ pub enum CloudStep {
     },
 }
 
+impl CloudStep {
+    /// Tells whether ports are made.
+    #[must_use]
+    pub const fn creates(&self) -> bool {
+        matches!(self, Self::CreatePorts { .. })
+    }
+
+    /// Tells whether it brings ports closer to pods.
+    #[must_use]
+    pub const fn provides(&self) -> bool {
+        matches!(self, Self::CreatePorts { .. } | Self::AddSubports { .. })
+    }
+}
+
 /// A port to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortRequest {
@@ -132,14 +176,22 @@ pub struct PortRequest {
     pub name: String,
     /// `device_owner`.
     pub device_owner: &'static str,
-    /// Host to bind it to.
-    pub host: String,
+    /// Host to bind it to; unbound if none.
+    pub host: Option<String>,
     /// Network.
     pub network: NetworkId,
     /// One address of each.
     pub subnets: Vec<SubnetId>,
     /// Groups.
     pub security_groups: Vec<SecurityGroupId>,
+}
+
+impl PortRequest {
+    /// What the ports are for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        if self.device_owner == NODE_DEVICE_OWNER { Purpose::Node } else { Purpose::Pool }
+    }
 }
 
 /// A step that does not fit the record it was meant for.
@@ -158,8 +210,9 @@ impl SpecStep {
                 expect(spec.epoch == from)?;
                 spec.epoch = to;
             }
-            Self::Serve { node_uid, checkpoint, host } => {
-                (spec.node_uid, spec.checkpoint, spec.host) = (node_uid, checkpoint, host);
+            Self::Serve { node_uid, checkpoint, mode, host, trunk } => {
+                (spec.node_uid, spec.checkpoint) = (node_uid, checkpoint);
+                (spec.mode, spec.host, spec.trunk) = (mode, host, trunk);
             }
             Self::SetNetworks(networks) => spec.networks = networks,
             Self::SetSubnets(subnets) => spec.subnets = subnets,

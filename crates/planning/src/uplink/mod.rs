@@ -24,6 +24,8 @@ pub mod found;
 pub mod memory;
 // Found and offered -> steps, ready, stuck.
 pub mod plan;
+// The same for a node whose own interface is the uplink of all its pods.
+pub mod shared;
 
 pub use found::{Row, Switch};
 pub use memory::Memory;

@@ -121,7 +121,9 @@ fn wanted(inputs: &Inputs<'_>) -> Vec<Wanted> {
         inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)).map(|(port, _)| port).collect();
     let of_entries = spec.ports.iter().filter_map(|(port, entry)| {
         let claim = inputs.ledger.claims.get(port);
-        if entry.doomed && claim.is_none() {
+        // What has a VLAN id goes by another way.
+        let elsewhere = claim.map_or(entry.vlan, |claim| claim.links.vlan).is_some();
+        if elsewhere || (entry.doomed && claim.is_none()) {
             return None;
         }
         let mtu = match claim {
@@ -145,7 +147,7 @@ fn wanted(inputs: &Inputs<'_>) -> Vec<Wanted> {
 }
 
 fn claimed_only(inputs: &Inputs<'_>) -> Vec<Wanted> {
-    let claims = inputs.ledger.claims.iter();
+    let claims = inputs.ledger.claims.iter().filter(|(_, claim)| claim.links.vlan.is_none());
     let one = claims.map(|(port, claim)| Wanted {
         plug: plug(port, claim.links.mac, claim.links.mtu, Some(claim.generation)),
         in_use: claim.sandbox.is_some(),
@@ -491,6 +493,20 @@ pub(crate) mod tests {
         node.apply(&plan);
         let plan = node.plan();
         assert_eq!((names_of(&plan), plan.gone.as_slice()), (vec![], ["p1".into()].as_slice()));
+    }
+
+    #[test]
+    fn what_has_a_vlan_id_is_not_plugged() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]);
+        node.settle(2000);
+        for (port, vlan) in [("p1", 101), ("p2", 102)] {
+            node.spec.ports.get_mut(port).unwrap().vlan = Some(vlan);
+        }
+        let mut nested = claim("a", "1.2", Some("c1"));
+        nested.links.vlan = Some(102);
+        node.ledger.claim(&"p2".into(), nested);
+        assert_eq!(names_of(&node.plan()), ["unplug tapp1 tapp2", "remove tapp1 tapp2"]);
+        assert!(node.plan().ready.is_empty());
     }
 
     #[test]

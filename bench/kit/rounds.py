@@ -1,0 +1,230 @@
+"""What is measured, and in which order: plugins in turn, round by round, so that drift of the machine hits all alike."""
+import sys
+import time
+
+from harness.expect import Unmet, until
+
+from . import cloud, usage, wire
+from .cluster import NAMESPACE, Cluster
+
+# Seconds in which what a pod leaves behind is reported.
+AFTER_SECONDS = 2
+CHURN_PODS, CHURN_BEFORE = 10, 45
+
+
+class Rounds:
+    """One run."""
+
+    def __init__(self, lab, kuryr, plugins: list, options):
+        self.lab, self.kuryr, self.plugins, self.options = lab, kuryr, plugins, options
+        self.cluster = Cluster(lab)
+        self.result: dict = {"series": {}, "neutron": {}, "kuryr": {"phases": []}, "wire": {}, "notes": []}
+
+    def run(self) -> dict:
+        """Measure everything and return the samples."""
+        groups = self.groups()
+        try:
+            for number in range(self.options.rounds):
+                self.tell(f"round {number + 1} of {self.options.rounds}: bare Neutron")
+                self.bare_neutron()
+                for plugin in self.plugins:
+                    self.turn(plugin, groups, number)
+            for mode, nodes in groups.items():
+                self.special(mode, nodes)
+        finally:
+            self.cluster.clear()
+        return self.result
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return the nodes by the way ports reach them."""
+        found: dict[str, list[str]] = {}
+        for node in self.lab.nodes:
+            found.setdefault(self.kuryr.node(node)["spec"].get("mode") or "ovs", []).append(node)
+        return found
+
+    def tell(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def series(self, plugin, mode: str) -> dict:
+        return self.result["series"].setdefault(f"{plugin.name} on {mode}", {"plugin": plugin.name, "mode": mode, "failed": 0})
+
+    # --- in turn --------------------------------------------------------------------------------------
+
+    def bare_neutron(self) -> None:
+        """Make and delete ports without Kuryr."""
+        for key, values in cloud.Bare(self.lab).measure(self.options.singles, 10).items():
+            self.result["neutron"].setdefault(key, []).extend(values)
+
+    def turn(self, plugin, groups: dict, number: int) -> None:
+        """One round of one plugin on all groups of nodes."""
+        plugin.take_turn()
+        try:
+            for mode, nodes in groups.items():
+                into = self.series(plugin, mode)
+                self.tell(f"round {number + 1} of {self.options.rounds}: {plugin.name} on {mode} ({', '.join(nodes)})")
+                self.phase(plugin, into, f"one by one on {mode}", lambda nodes=nodes, into=into: self.serial(plugin, into, nodes, number))
+                for size in self.options.bursts:
+                    self.phase(plugin, into, f"burst of {size} on {mode}", lambda size=size, nodes=nodes, into=into: self.burst(plugin, into, nodes, size, number))
+        finally:
+            plugin.give_back()
+
+    def phase(self, plugin, into: dict, what: str, action) -> None:
+        """Run one part with full pools, and note what Kuryr used, asked and gave in it."""
+        plugin.settle()
+        if not plugin.makes_ports:
+            action()
+            return
+        before, metrics, begin = usage.processes(self.kuryr), usage.agents(self.kuryr), time.time()
+        pods = action()
+        added = usage.difference(metrics, usage.agents(self.kuryr))
+        plugin.settle()
+        self.note_phase(what, pods, begin, before, added)
+
+    def note_phase(self, what: str, pods: int, begin: float, before: dict, added: dict) -> None:
+        """Note one part of a run."""
+        after, end = usage.processes(self.kuryr), time.time()
+        same = {name: found for name, found in after.items() if name in before and found["cpu"] >= before[name]["cpu"]}
+        self.result["kuryr"]["phases"].append({
+            "what": what, "pods": pods, "seconds": end - begin,
+            "cpu": {name: found["cpu"] - before[name]["cpu"] for name, found in same.items()},
+            "memory": {name: {"now": found["now"], "most": found["most"]} for name, found in after.items()},
+            "taken": usage.ports_taken(added), "stages": usage.stages(added),
+            "kubernetes": cloud.kubernetes_calls(self.lab, begin, end), "neutron": cloud.neutron_calls(self.lab, begin, end),
+        })
+
+    def serial(self, plugin, into: dict, nodes: list[str], number: int) -> int:
+        """Pods one after the other."""
+        names, begin = [], time.time()
+        for index in range(self.options.serial):
+            name = f"{plugin.name}-{into['mode']}-{number}-s{index}"
+            into.setdefault("serial_running", []).extend(self.cluster.run({name: nodes[index % len(nodes)]}))
+            names.append(name)
+        self.adds(plugin, into, "serial_add", begin)
+        self.remove(plugin, into, "serial_del", names)
+        return len(names)
+
+    def burst(self, plugin, into: dict, nodes: list[str], size: int, number: int) -> int:
+        """Pods at once."""
+        names = {f"{plugin.name}-{into['mode']}-{number}-b{size}-{index}": nodes[index % len(nodes)] for index in range(size)}
+        begin = time.time()
+        into.setdefault(f"burst{size}_running", []).extend(self.cluster.run(names))
+        into.setdefault(f"burst{size}_all", []).append(time.time() - begin)
+        self.adds(plugin, into, f"burst{size}_add", begin)
+        self.remove(plugin, into, f"burst{size}_del", list(names))
+        return size
+
+    def adds(self, plugin, into: dict, key: str, begin: float) -> None:
+        good, failed = self.calls(plugin, "ADD", begin)
+        into.setdefault(key, []).extend(good)
+        into["failed"] += failed
+
+    def remove(self, plugin, into: dict, key: str, names: list[str]) -> None:
+        begin = time.time()
+        self.cluster.delete(names)
+        time.sleep(AFTER_SECONDS)
+        into.setdefault(key, []).extend(self.calls(plugin, "DEL", begin)[0])
+
+    def calls(self, plugin, verb: str, begin: float) -> tuple[list[float], int]:
+        """Return milliseconds of a plugin's calls since a time as the runtime saw them, and how many failed."""
+        good, failed = [], 0
+        for node in self.lab.nodes:
+            for call in timings(self.lab, node):
+                ours = call["plugin"] == plugin.binary and call["command"] == verb and call["at"] >= begin and f"K8S_POD_NAMESPACE={NAMESPACE};" in call["pod"] + ";"
+                good += [call["ms"]] if ours and call["exit"] == 0 else []
+                failed += int(ours and call["exit"] != 0)
+        return good, failed
+
+    # --- of Kuryr alone -------------------------------------------------------------------------------
+
+    def special(self, mode: str, nodes: list[str]) -> None:
+        """What only Kuryr has: pods over time, the network of pods, and pods for which nothing is ready."""
+        plugin = next((p for p in self.plugins if p.name == "kuryr"), None)
+        if not plugin:
+            return
+        plugin.take_turn()
+        self.tell(f"kuryr on {mode}: churn")
+        self.churn(plugin, mode, nodes)
+        plugin.settle()
+        if len(nodes) > 1:
+            self.tell(f"kuryr on {mode}: the network of pods")
+            self.network(mode, nodes)
+        self.tell(f"kuryr on {mode}: nothing is ready")
+        self.cold(plugin, mode, nodes)
+
+    def churn(self, plugin, mode: str, nodes: list[str]) -> None:
+        """Every second a pod comes and the oldest goes; what is asked of Neutron meanwhile, once ports have begun to come back."""
+        alive, number, pods, metrics, before, begin = [], 0, 0, {}, {}, 0.0
+        start = time.time()
+        while not begin or pods < self.options.churn:
+            if not begin and time.time() - start >= CHURN_BEFORE:
+                begin, metrics, before = time.time(), usage.agents(self.kuryr), usage.processes(self.kuryr)
+            name = f"churn-{mode}-{number}"
+            self.cluster.run({name: nodes[number % len(nodes)]})
+            alive.append(name)
+            number += 1
+            pods += int(bool(begin))
+            if len(alive) > CHURN_PODS:
+                self.cluster.kube.delete("Pod", alive.pop(0), NAMESPACE)
+            time.sleep(max(0.0, start + number - time.time()))
+        added = usage.difference(metrics, usage.agents(self.kuryr))
+        self.note_phase(f"churn on {mode}", pods, begin, before, added)
+        self.cluster.delete(alive)
+        plugin.settle()
+
+    def network(self, mode: str, nodes: list[str]) -> None:
+        """Between two pods, and between the two uplinks that carry them."""
+        names = {f"wire-{mode}-{index}": node for index, node in enumerate(nodes[:2])}
+        self.cluster.run(names)
+        pods = [pod_of(self.lab, self.cluster, name) for name in names]
+        uplinks = [uplink(self.lab, self.kuryr, node) for node in nodes[:2]]
+        found = self.result["wire"].setdefault(mode, {"pods": {}, "uplinks": {}})
+        for _ in range(self.options.rounds):
+            for what, (one, other) in (("pods", pods), ("uplinks", uplinks)):
+                into = found[what]
+                into.setdefault("megabits", []).append(wire.throughput(one[0], other[0], other[1]))
+                into.setdefault("round_trip", []).extend(wire.round_trips(one[0], other[0], other[1]))
+        self.cluster.delete(list(names))
+
+    def cold(self, plugin, mode: str, nodes: list[str]) -> None:
+        """Pods one after the other on a node that keeps no port ready."""
+        into = self.series(plugin, mode)
+        self.kuryr.configure("controller", kubernetes={"vif_pool_driver": "noop"})
+        try:
+            self.kuryr.restart("controller")
+            until("no port is ready", lambda: not any(self.kuryr.ready_ports(node) for node in nodes), 240, 1, why=lambda: [self.kuryr.describe(n) for n in nodes])
+            names, begin = [], time.time()
+            for index in range(self.options.cold):
+                name = f"cold-{mode}-{index}"
+                into.setdefault("cold_running", []).extend(self.cluster.run({name: nodes[index % len(nodes)]}))
+                names.append(name)
+            self.adds(plugin, into, "cold_add", begin)
+            self.remove(plugin, into, "cold_del", names)
+        except Unmet as unmet:
+            self.result["notes"].append(f"cold on {mode}: {unmet}")
+        finally:
+            self.kuryr.configure("controller", kubernetes={"vif_pool_driver": None})
+            self.kuryr.restart("controller")
+
+
+def timings(lab, node: str) -> list[dict]:
+    """Return the CNI calls on a node, of all plugins."""
+    import json
+    file = lab.machine(node).cni_times
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def pod_of(lab, cluster: Cluster, name: str) -> tuple[str, str]:
+    """Return the namespace and an address of a pod."""
+    from harness.pods import Pod
+    pod = Pod(lab, cluster.kube, NAMESPACE, name)
+    return pod.netns, pod.addresses[0]
+
+
+def uplink(lab, kuryr, node: str) -> tuple[str, str]:
+    """Return the namespace and an address of what carries a node's pods: its own port on the pods' network, or its interface."""
+    record = kuryr.node(node)
+    own = record["spec"].get("ownPort")
+    if own:
+        return lab.netns(node), own["addresses"][0]["address"]
+    addresses = kuryr.kube.get("Node", node)["status"]["addresses"]
+    return lab.netns(node), next(a["address"] for a in addresses if a["type"] == "InternalIP")

@@ -1,0 +1,149 @@
+//! Changing and deleting ports of ours.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use kuryr_types::SecurityGroupId;
+use serde::Serialize;
+
+use super::{AddressPair, FixedIpRequest, OwnedPort, path};
+use crate::{
+    client::{Client, NeutronRequest},
+    error::Error,
+};
+
+/// What to change of a port; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PortUpdate {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// All its addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed_ips: Option<Vec<FixedIpRequest>>,
+    /// All its groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_groups: Option<Vec<SecurityGroupId>>,
+    /// The host it is bound to; empty unbinds it.
+    #[serde(rename = "binding:host_id", skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What kind of thing uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_owner: Option<String>,
+    /// Which thing uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// Whether it may carry packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_state_up: Option<bool>,
+    /// Free text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// All further addresses that may be used behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_address_pairs: Option<Vec<AddressPair>>,
+}
+
+/// What must hold for a change to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing.
+    None,
+    /// The port has not changed since Neutron showed it (`If-Match: revision_number=N`).
+    Unchanged,
+}
+
+impl Client {
+    /// Changes a port of ours. "Update port", `PUT /v2.0/ports/{id}`.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if it has changed and must not; [`Error::NotFound`]; what else the cloud answers.
+    pub async fn update_port(
+        &self,
+        port: &OwnedPort,
+        update: &PortUpdate,
+        precondition: Precondition,
+    ) -> Result<OwnedPort, Error> {
+        let operation = "update_port";
+        let revision = match precondition {
+            Precondition::None => None,
+            Precondition::Unchanged => Some(port.revision_number),
+        };
+        let body = BTreeMap::from([("port", update)]);
+        let request = NeutronRequest::new(operation, Method::PUT, path(&port.id)).body(&body);
+        let updated = self.neutron(request.if_revision(revision)).await?.member("port")?;
+        OwnedPort::prove(operation, &port.owner, updated)
+
+    /// Deletes a port of ours; one that does not exist any more counts as deleted. "Delete port",
+    /// `DELETE /v2.0/ports/{id}`.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for a device owner that begins with `compute:`, unless we have role `service` or
+    /// `admin` (default policy of Neutron 29); what else the cloud answers.
+    pub async fn delete_port(&self, port: &OwnedPort) -> Result<(), Error> {
+        self.gone(NeutronRequest::new("delete_port", Method::DELETE, path(&port.id))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixtures::{OURS, neutron, owner, port};
+    use super::*;
+    use crate::recorded::Reply;
+
+    async fn one_of_ours(client: &Client) -> OwnedPort {
+        client.owned_port(&owner(), &"p1".into()).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_can_ask_that_nothing_has_changed() {
+        let (client, recorded) = neutron(|asked| match (&asked.method, asked.headers.get("if-match")) {
+            (&Method::PUT, Some(_)) => {
+                let message = "Constrained to 4, but current revision is 5";
+                let fault =
+                    json!({"type": "RevisionNumberConstraintFailed", "message": message, "detail": ""});
+                Some(Reply::Json(412, json!({"NeutronError": fault})))
+            }
+            _ => Some(Reply::Json(200, json!({"port": port("p1", "ours", OURS)}))),
+        });
+        let port = one_of_ours(&client).await;
+        let update = PortUpdate {
+            security_groups: Some(Vec::new()),
+            host: Some(String::new()),
+            device_id: Some("d".to_owned()),
+            ..PortUpdate::default()
+        };
+        client.update_port(&port, &update, Precondition::None).await.unwrap();
+        let error = client.update_port(&port, &update, Precondition::Unchanged).await.unwrap_err();
+        assert!(matches!(error, Error::Stale { .. }) && !error.outcome_unknown(), "{error}");
+        let asked = recorded.asked();
+        assert_eq!(asked[1].line(), "PUT /v2.0/ports/p1");
+        let body = json!({"port": {"security_groups": [], "binding:host_id": "", "device_id": "d"}});
+        assert_eq!(asked[1].body, body);
+        assert_eq!(asked[1].headers.get("if-match"), None);
+        assert_eq!(asked[2].headers["if-match"], "revision_number=4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deleting_what_is_gone_is_success() {
+        for (status, kind, deleted) in [
+            (204, "", true),
+            (404, "PortNotFound", true),
+            (404, "HTTPNotFound", false),
+            (404, "", false),
+            (409, "PortInUse", false),
+            (403, "PolicyNotAuthorized", false),
+        ] {
+            let fault = json!({"NeutronError": {"type": kind, "message": "", "detail": ""}});
+            let (client, recorded) = neutron(move |asked| match asked.method {
+                Method::DELETE => Some(Reply::Json(status, fault.clone())),
+                _ => Some(Reply::Json(200, json!({"port": port("p1", "ours", OURS)}))),
+            });
+            let port = one_of_ours(&client).await;
+            assert_eq!(client.delete_port(&port).await.is_ok(), deleted, "{status} {kind}");
+            assert_eq!(recorded.lines()[1..], ["DELETE /v2.0/ports/p1"]);
+        }
+    }
+}

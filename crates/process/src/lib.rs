@@ -1,0 +1,15 @@
+//! The world that starts us: how a process begins and ends.
+//!
+//! - [`run`]: configuration, logging, threads, then the work, then the exit code;
+//! - [`command_line`]: what may be written behind the name of a program.
+//!
+//! This is the shared part of every `main` that serves, and the only place that reads the environment. What a program
+//! does between begin and end it brings itself.
+
+mod run;
+
+mod command_line;
+
+mod logging;
+
+pub use run::{Program, run};
