@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build bench-pods lab-up lab-down codegen
+.PHONY: help demo test test-nested check build bench-pods lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,6 +13,10 @@ demo: ## build, bring the lab up, show pods on Neutron ports; MODE=nested-vlan: 
 test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on the lab
 	@test/prerequisites
 	@test/run
+
+test-nested: ## all scenarios on nodes that are virtual machines with trunks
+	@test/prerequisites
+	@test/run --nodes nested-vlan,nested-vlan
 
 check: ## what needs neither root nor the lab
 	cargo fmt --check
