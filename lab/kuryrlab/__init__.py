@@ -16,6 +16,7 @@ In the order of the flow:
 - pki, kubernetes, image, node: the Kubernetes side;
 - server, answer: the machine that stands for a VM, and the external side;
 - kuryr: Kuryr itself, run as a user would run it;
+- guest: a kernel of its own, for what the machine's lacks;
 - power: a node is switched off and on;
 - lab, tools, up, down, status, commands: what the commands do.
 """

@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import down as downs, doctor, places, power, settings as s, status, steps, tools, up as ups
+from . import down as downs, doctor, guest, places, power, settings as s, status, steps, tools, up as ups
 from .cache import locked
 from .failure import Failure, tail
 from .kuryr import Kuryr, parts
@@ -130,6 +130,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--bin", type=lambda p: Path(p).resolve(), help="directory of kuryr-controller and kuryr-daemon")
     sub.add_argument("--cni-binary", type=lambda p: Path(p).resolve(), help="the file kuryr-cni")
     sub.add_argument("--manifests", type=lambda p: Path(p).resolve(), help="directory with crds, rbac, admission")
+    sub = command("guest", run_guest, "run a command on a kernel of its own that has VLAN interfaces (user-mode Linux)")
+    sub.add_argument("--memory", type=int, default=guest.MEMORY_MB, metavar="MB")
+    sub.add_argument("--seconds", type=int, default=guest.SECONDS, help="it is ended after this time (default: 600)")
+    sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     sub = command("node", node, "switch a node off, as a power cut, and on again")
     sub.add_argument("verb", choices=("stop", "start"))
     sub.add_argument("node")
@@ -314,6 +318,14 @@ def run_command(lab: Lab, arguments) -> None:
     if not words:
         raise Failure("run what?", fix=f"lab run {arguments.place} -- COMMAND")
     replace_by(inside(lab, arguments.place, words))
+
+
+def run_guest(lab: Lab, arguments) -> int:
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise Failure("run what?", fix="lab guest -- COMMAND")
+    machine = guest.Guest(lab.settings, memory_mb=arguments.memory)
+    return machine.run(words, {"PATH": places.PATH}, arguments.seconds, say=lambda line: print(line, flush=True))
 
 
 def kubectl(lab: Lab, arguments) -> None:

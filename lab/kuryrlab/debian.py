@@ -85,17 +85,33 @@ def entry(settings: Settings) -> Entry:
     )
 
 
-def tool(root: Path, name: str) -> list[str]:
-    """Return the start of a command that runs a C program of the tree wherever the caller is."""
+def tool(root: Path, name: str, called: str | None = None) -> list[str]:
+    """Return the start of a command that runs a C program of the tree wherever the caller is, maybe under another name."""
     for folder in ("usr/sbin", "usr/bin"):
         if (root / folder / name).exists():
             libraries = glob.glob(f"{root}/usr/lib/*-linux-gnu")
             loader = glob.glob(f"{root}/usr/lib64/ld-linux-*.so.2") + glob.glob(f"{root}/usr/lib/ld-linux-*.so.1")
-            return [loader[0], "--argv0", name, "--library-path", ":".join(libraries), str(root / folder / name)]
+            return [loader[0], "--argv0", called or name, "--library-path", ":".join(libraries), str(root / folder / name)]
     raise Failure(f"{name} is not in {root}")
 
 
 def build(root: Path, packages: list[str], log: Path) -> None:
+    """Make the daemons' tree."""
+    fetch(root, packages, log)
+    for link, target in ALTERNATIVES.items():
+        (root / link).symlink_to(target)
+    for needed in (
+        "usr/sbin/mariadbd",
+        "usr/sbin/ovs-vswitchd",
+        "usr/bin/ovn-controller",
+        "usr/bin/containerd",
+        "usr/sbin/runc",
+    ):
+        if not (root / needed).exists():
+            raise Failure(f"the unpacked packages lack /{needed}", log)
+
+
+def fetch(root: Path, packages: list[str], log: Path) -> None:
     """Download the packages with all they depend on and unpack them below `root`."""
     log.unlink(missing_ok=True)
     work = root / "apt"
@@ -147,17 +163,6 @@ Debug::NoLocking "true";
     for package in sorted((work / "archives").glob("*.deb")):
         unpack(package, root, log)
     shutil.rmtree(work)
-    for link, target in ALTERNATIVES.items():
-        (root / link).symlink_to(target)
-    for needed in (
-        "usr/sbin/mariadbd",
-        "usr/sbin/ovs-vswitchd",
-        "usr/bin/ovn-controller",
-        "usr/bin/containerd",
-        "usr/sbin/runc",
-    ):
-        if not (root / needed).exists():
-            raise Failure(f"the unpacked packages lack /{needed}", log)
 
 
 def unpack(package: Path, root: Path, log: Path) -> None:

@@ -530,6 +530,7 @@ class SmallThingsTest(Scratch):
             "kuryr start node1",
             "kuryr kill node2",
             "kuryr restart --bin /x",
+            "guest -- uname -r",
             "node stop node1",
             "neutron stop",
             "apiserver start",

@@ -1,8 +1,10 @@
 //! The node's kernel, as the agent uses it: what it may ask, and on which threads.
 //!
-//! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Two lanes: *urgent* work is
-//! what somebody waits for (a millisecond or so), *patient* work is slow and nobody waits (deleting a link takes 17 ms).
-//! Each lane has few threads and a bounded queue, so that a burst cannot start a hundred threads.
+//! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Three lanes: *urgent* work is
+//! what somebody waits for (a millisecond or so), *patient* work is slow and nobody waits (deleting a link takes 17 ms),
+//! *short* work only touches maps. The first two change the kernel's configuration, which one may do at a time: while
+//! namespaces go, everybody waits for tens of milliseconds, and short work must not wait behind them. Each lane has few
+//! threads and a bounded queue, so that a burst cannot start a hundred threads.
 //!
 //! The kernel may not be usable when the agent starts (no bpffs, a tool missing). Until it is, every question is
 //! answered by why not.
@@ -30,6 +32,7 @@ use crate::error::{Error, Result};
 /// Enough for the waits inside of a pod's namespace; the kernel takes one change of links at a time anyway.
 const URGENT_THREADS: usize = 4;
 const PATIENT_THREADS: usize = 1;
+const SHORT_THREADS: usize = 1;
 /// More than the requests that are served at once.
 const WAITING_MAX: usize = 512;
 
@@ -41,8 +44,12 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn sandbox(&self, path: &Path) -> Answer<Option<String>>;
     /// Connects a pod, or carries on with a connection that was begun.
     fn attach(&self, pod: &PodLinks) -> Answer<Attached>;
-    /// Disconnects a pod; nothing there is success.
+    /// Disconnects a pod; nothing there is success. Short.
     fn cut(&self, host_ifindex: u32) -> Answer<()>;
+    /// Takes the node's routes to a pod that was disconnected.
+    fn clear(&self, host_ifindex: u32) -> Answer<()>;
+    /// Takes the node's routes to all pods that were disconnected.
+    fn clear_all(&self) -> Answer<()>;
     /// Looks at a pod's interface.
     fn observe(&self, netns: &Path, ifname: &str) -> Answer<Option<ObservedLinks>>;
     /// Whether a pod is connected as it was recorded.
@@ -93,6 +100,7 @@ struct Shared {
     trouble: RwLock<String>,
     urgent: SyncSender<Job>,
     patient: SyncSender<Job>,
+    short: SyncSender<Job>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -116,6 +124,7 @@ impl Kernel {
                 trouble: RwLock::new("the kernel is being prepared".to_owned()),
                 urgent: lane("kernel", URGENT_THREADS)?,
                 patient: lane("kernel-patient", PATIENT_THREADS)?,
+                short: lane("kernel-short", SHORT_THREADS)?,
             }),
         })
     }
@@ -153,6 +162,19 @@ impl Kernel {
         work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
     ) -> Result<T> {
         self.ask(&self.shared.urgent, what, work).await
+    }
+
+    /// Does work that somebody waits for and that touches nothing but maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::urgent`].
+    pub(crate) async fn short<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(&self.shared.short, what, work).await
     }
 
     /// Does work that nobody waits for.
@@ -245,6 +267,14 @@ impl Datapath for Node {
 
     fn cut(&self, host_ifindex: u32) -> Answer<()> {
         Self::cut(self, host_ifindex)
+    }
+
+    fn clear(&self, host_ifindex: u32) -> Answer<()> {
+        Self::clear(self, host_ifindex)
+    }
+
+    fn clear_all(&self) -> Answer<()> {
+        Self::clear_all(self)
     }
 
     fn observe(&self, netns: &Path, ifname: &str) -> Answer<Option<ObservedLinks>> {
@@ -348,6 +378,8 @@ pub(crate) mod fake {
         pub(crate) sandboxes: BTreeMap<String, String>,
         /// Connected pods: host end -> namespace, by index.
         pub(crate) joined: BTreeMap<u32, (String, String)>,
+        /// Host ends of disconnected pods to which the routes were taken.
+        pub(crate) cleared: Vec<u32>,
         /// What was asked that changes something, in order.
         pub(crate) changes: Vec<String>,
         /// Interfaces in pods, by namespace.
@@ -455,6 +487,15 @@ pub(crate) mod fake {
             let mut contents = self.contents.lock().unwrap();
             contents.joined.remove(&host_ifindex);
             contents.changes.push(format!("cut {host_ifindex}"));
+            Ok(())
+        }
+
+        fn clear(&self, host_ifindex: u32) -> Answer<()> {
+            self.contents.lock().unwrap().cleared.push(host_ifindex);
+            Ok(())
+        }
+
+        fn clear_all(&self) -> Answer<()> {
             Ok(())
         }
 

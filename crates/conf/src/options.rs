@@ -346,10 +346,10 @@ section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
         why("Neutron makes two to four ports a second where it is small, and a node starts about four pods a second: \
              what comes in the first seconds has to be there. Upstream's 5 are used up before the first new port \
              is made.");
-    READY_MAX: u32 = "ports_pool_ready_max", "60", new_here(), range(0, 1000), reader(Reader::Controller),
+    READY_MAX: u32 = "ports_pool_ready_max", "80", new_here(), range(0, 1000), reader(Reader::Controller),
         help("Ports that are kept ready on each node at most, as long as none of those three is set."),
-        why("A kubelet takes 110 pods; a burst of more than half of them at once is rare, and each ready port is an \
-             address and counts in the quota.");
+        why("A kubelet takes 110 pods, and a burst of more than half of them at once is rare. So many are kept only where \
+             thirty and more pods came at once lately: the ports of one burst, and those ready for the next.");
     PORTS_POOL_MIN: u32 = "ports_pool_min", "5", range(0, 1000), reader(Reader::Controller),
         help("With fewer free ports than this on a node, `ports_pool_batch` are made, or more if that does not reach \
               it. When this, `ports_pool_max` or `ports_pool_batch` is set, all three hold as upstream counts, \

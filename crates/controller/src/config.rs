@@ -275,9 +275,9 @@ mod tests {
         let learned = |least, most| Some(Rule::Learned { least, most });
         let upstream = |min, batch, max| Some(Rule::Upstream { min, batch, max });
         for (text, expect) in [
-            ("", learned(20, 60)),
-            ("ports_pool_ready_min = 3", learned(3, 60)),
-            ("ports_pool_ready_min = 61", None),
+            ("", learned(20, 80)),
+            ("ports_pool_ready_min = 3", learned(3, 80)),
+            ("ports_pool_ready_min = 81", None),
             ("ports_pool_min = 5", upstream(5, 10, 0)),
             ("ports_pool_batch = 3\nports_pool_ready_min = 7", upstream(5, 3, 0)),
             ("ports_pool_max = 8", upstream(5, 10, 8)),

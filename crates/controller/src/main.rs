@@ -2,11 +2,13 @@
 //!
 //! It keeps ports ready for every node, and takes them back. The way of a port: [`wiring`] watches nodes, pods and
 //! records; [`pool`] plans for one node at a time; [`cloud`] knows what pods get and which ports are ours. Only the
-//! holder of the Lease writes, see [`term`].
+//! holder of the Lease writes, see [`lead`] and [`term`].
 
 // Set up once.
 mod config;
 mod wiring;
+// From the Lease to the loops.
+mod lead;
 // One leadership: what is written is written under its epoch.
 mod term;
 // What pods get in the cloud, and which ports there are ours.

@@ -61,6 +61,15 @@ impl Hook {
     /// Those of a pod's host end.
     pub const OF_HOST_END: [Self; 2] = [Self::PodOut, Self::PodIn];
 
+    /// Tells the number of the program that is attached to link `index` here; `None`: none of ours.
+    ///
+    /// # Errors
+    ///
+    /// `Kernel`, `Garbled`.
+    pub fn attached(self, socket: &mut Socket, index: u32) -> Result<Option<u32>> {
+        classifier::attached(socket, index, self.direction())
+    }
+
     fn program(self) -> &'static str {
         match self {
             Self::UplinkIn => kuryr_ebpf::UPLINK_IN,
@@ -138,19 +147,13 @@ impl Joint {
         hooks.iter().map(|hook| classifier::detach(index, hook.direction())).collect()
     }
 
-    /// Whether our programs of `hooks` are in effect on link `index`.
+    /// The kernel's number of a program.
     ///
     /// # Errors
     ///
-    /// `Program`, `Kernel`.
-    pub fn is_attached(&self, socket: &mut Socket, hooks: &[Hook], index: u32) -> Result<bool> {
-        for hook in hooks {
-            let ours = self.program(*hook)?.info().map_err(failed(*hook))?.id();
-            if classifier::attached(socket, index, hook.direction())? != Some(ours) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// `Program`.
+    pub fn program_id(&self, hook: Hook) -> Result<u32> {
+        Ok(self.program(hook)?.info().map_err(failed(hook))?.id())
     }
 
     fn program(&self, hook: Hook) -> Result<&SchedClassifier> {
@@ -171,22 +174,35 @@ impl Joint {
         self.maps.admit(entry)
     }
 
-    /// Cuts a pod off and tells which addresses it had, which stay listed until [`Joint::forget`].
+    /// Cuts a pod off. Its addresses stay listed until [`Joint::forget`].
     ///
     /// # Errors
     ///
     /// `Map`.
-    pub fn cut(&mut self, host_ifindex: u32) -> Result<Vec<IpAddr>> {
+    pub fn cut(&mut self, host_ifindex: u32) -> Result<()> {
         self.maps.cut(host_ifindex)
     }
 
-    /// Removes what is left of a pod that was cut off.
+    /// Tells which addresses a pod had that was cut off; `None`: it is admitted, perhaps again.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn left_by(&self, host_ifindex: u32) -> Result<Option<Vec<IpAddr>>> {
+        if self.maps.is_admitted(host_ifindex)? {
+            return Ok(None);
+        }
+        let addresses = self.maps.addresses_of(host_ifindex)?;
+        Ok(Some(addresses.iter().map(|key| ip(key.address)).collect()))
+    }
+
+    /// Removes what is left of a pod that was cut off; of one that is admitted, nothing.
     ///
     /// # Errors
     ///
     /// `Map`.
     pub fn forget(&mut self, host_ifindex: u32) -> Result<()> {
-        self.maps.forget(host_ifindex)
+        if self.maps.is_admitted(host_ifindex)? { Ok(()) } else { self.maps.forget(host_ifindex) }
     }
 
     /// Lists all pods in the maps, also those that are no longer complete.
@@ -363,13 +379,19 @@ impl Maps {
         Ok(())
     }
 
-    fn cut(&mut self, host_end: u32) -> Result<Vec<IpAddr>> {
+    fn cut(&mut self, host_end: u32) -> Result<()> {
         for key in self.uplinks_of(host_end)? {
             take(&mut self.uplinks, "uplinks", &key)?;
         }
-        take(&mut self.pods, "pods", &host_end)?;
-        let addresses = self.addresses_of(host_end)?;
-        Ok(addresses.iter().map(|key| ip(key.address)).collect())
+        take(&mut self.pods, "pods", &host_end)
+    }
+
+    fn is_admitted(&self, host_end: u32) -> Result<bool> {
+        match self.pods.get(&host_end, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(map_failed("pods")(error)),
+        }
     }
 
     fn forget(&mut self, host_end: u32) -> Result<()> {

@@ -246,6 +246,7 @@ impl Node {
             return Ok(());
         };
         let shared = joint.shared_uplinks()?;
+        // Nobody else is there yet.
         let mut socket = self.socket();
         let mut requests = Vec::new();
         for link in link::list(&mut socket)? {
@@ -303,23 +304,36 @@ impl Node {
     pub fn attach(&self, pod: &PodLinks) -> Result<Attached> {
         pod.check()?;
         let netns = self.pod_namespace(&pod.netns)?;
-        match self.joint() {
-            Some(joint) => pod::attach(self, joint, pod, &netns),
-            None => sub_interface::attach(self, pod, &netns),
+        if self.joint.is_some() {
+            pod::attach(self, pod, &netns)
+        } else {
+            sub_interface::attach(self, pod, &netns)
         }
     }
 
-    /// Cuts a pod off: entries, then the node's routes and neighbours. The links stay until their namespace goes or
-    /// [`Node::sweep`] takes them. A pod that is not there is success; without eBPF there is nothing to do.
+    /// Cuts a pod off: from now on nothing passes. Takes the entries only, and so never waits for the kernel's
+    /// configuration, which others may have locked for tens of milliseconds. The node's routes stay until
+    /// [`Node::clear`], the links until their namespace goes or [`Node::sweep`] takes them. A pod that is not there is
+    /// success; without eBPF there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn cut(&self, host_ifindex: u32) -> Result<()> {
+        self.joint().map_or(Ok(()), |mut joint| joint.cut(host_ifindex))
+    }
+
+    /// Takes the node's routes and neighbours of a pod that was cut off. One that has been attached again keeps them.
     ///
     /// # Errors
     ///
     /// `Map`, `Kernel`.
-    pub fn cut(&self, host_ifindex: u32) -> Result<()> {
-        let Some(mut joint) = self.joint() else {
+    pub fn clear(&self, host_ifindex: u32) -> Result<()> {
+        // Held from the look to the end: whoever attaches the pod meanwhile sets its routes afterwards.
+        let mut socket = self.socket();
+        let Some(addresses) = self.joint().map_or(Ok(None), |joint| joint.left_by(host_ifindex))? else {
             return Ok(());
         };
-        let addresses = joint.cut(host_ifindex)?;
         let requests: Vec<_> = addresses
             .iter()
             .flat_map(|address| {
@@ -327,9 +341,18 @@ impl Node {
                 [route::remove(route, host_ifindex), neighbour::remove(host_ifindex, *address)]
             })
             .collect();
-        self.socket().apply(&requests)?;
-        // Last: a cut that failed halfway finds the addresses again.
-        joint.forget(host_ifindex)
+        socket.apply(&requests)?;
+        // Last: what failed halfway finds the addresses again.
+        self.joint().map_or(Ok(()), |mut joint| joint.forget(host_ifindex))
+    }
+
+    /// Clears all pods that were cut off and not cleared yet.
+    ///
+    /// # Errors
+    ///
+    /// `Map`, `Kernel`.
+    pub fn clear_all(&self) -> Result<()> {
+        self.mentioned()?.into_iter().try_for_each(|index| self.clear(index))
     }
 
     /// Looks at a pod's interface; `None` if there is none of that name.
@@ -376,16 +399,15 @@ impl Node {
             Err(error) if error.is_namespace_gone() => return Ok(false),
             Err(error) => return Err(error),
         };
-        let (joint, mut socket) = (self.joint(), self.socket());
-        let Some(joint) = joint else {
-            return Ok(link::find_by_index(&mut socket, host_ifindex)?.is_some());
-        };
-        let Some(link) = link::find(&mut socket, host_ifname)? else {
+        if self.joint.is_none() {
+            return Ok(link::find_by_index(&mut self.socket(), host_ifindex)?.is_some());
+        }
+        let Some(link) = link::find(&mut self.socket(), host_ifname)? else {
             return Ok(false);
         };
         Ok(link.index == host_ifindex
-            && pod::reaches(&mut socket, &link, &netns)?
-            && joint.is_attached(&mut socket, &Hook::OF_HOST_END, host_ifindex)?)
+            && pod::reaches(&mut self.socket(), &link, &netns)?
+            && self.has_programs(&Hook::OF_HOST_END, host_ifindex)?)
     }
 
     /// Deletes host ends whose name is not in `keep`, and what maps hold of links that are no more. Slow: not while
@@ -399,7 +421,8 @@ impl Node {
         let mut swept = Swept::default();
         for leftover in links.iter().filter(|link| self.is_host_end(link) && !keep.contains(&link.name)) {
             self.cut(leftover.index)?;
-            self.socket().apply(&[link::delete(leftover.index)])?;
+            self.clear(leftover.index)?;
+            delete(leftover.index)?;
             swept.links += 1;
         }
         let kept = |index: u32| {
@@ -407,9 +430,9 @@ impl Node {
                 .iter()
                 .any(|link| link.index == index && self.is_host_end(link) && keep.contains(&link.name))
         };
-        let mentioned = self.joint().map_or(Ok(Vec::new()), |joint| joint.mentioned())?;
-        for index in mentioned.into_iter().filter(|index| !kept(*index)) {
+        for index in self.mentioned()?.into_iter().filter(|index| !kept(*index)) {
             self.cut(index)?;
+            self.clear(index)?;
             swept.entries += 1;
         }
         Ok(swept)
@@ -446,6 +469,31 @@ impl Node {
         Ok(netns)
     }
 
+    /// Indexes of all host ends that anything in the maps mentions.
+    fn mentioned(&self) -> Result<Vec<u32>> {
+        self.joint().map_or(Ok(Vec::new()), |joint| joint.mentioned())
+    }
+
+    /// Attaches the programs of `hooks` to link `index`; without eBPF there are none.
+    fn attach_programs(&self, hooks: &[Hook], index: u32) -> Result<()> {
+        let requests = self.joint().map_or(Ok(Vec::new()), |joint| joint.attach(hooks, index))?;
+        self.socket().apply(&requests)
+    }
+
+    /// Whether our programs of `hooks` are in effect on link `index`.
+    fn has_programs(&self, hooks: &[Hook], index: u32) -> Result<bool> {
+        for hook in hooks {
+            let ours = self.joint().map_or(Ok(None), |joint| joint.program_id(*hook).map(Some))?;
+            if hook.attached(&mut self.socket(), index)? != ours {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    // Locks: the socket may be held while the joint is taken, never the other way round: who holds the socket may have to
+    // wait for the kernel's configuration, and who cuts a pod off must not.
+    //
     // A panic while a lock was held left the kernel in one of the states that asking again carries on from.
 
     fn socket(&self) -> MutexGuard<'_, Socket> {
@@ -455,6 +503,11 @@ impl Node {
     fn joint(&self) -> Option<MutexGuard<'_, Joint>> {
         self.joint.as_ref().map(|joint| joint.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Deletes a link by a socket of its own: the answer takes 16 ms, in which nobody else has to wait.
+fn delete(index: u32) -> Result<()> {
+    Socket::route()?.apply(&[link::delete(index)])
 }
 
 fn choose(config: &NodeConfig) -> Result<(Joining, Option<Joint>)> {

@@ -415,10 +415,8 @@ impl fmt::Debug for EventWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        fake::{Fake, Fault, Streaming},
-        slim::{Node, Pod},
-    };
+    use crate::slim::{Node, Pod};
+    use kuryr_testkit::api_server::{ApiServer, Fault, Streaming};
     use serde_json::Value;
     use tokio::time::sleep;
 
@@ -435,7 +433,7 @@ mod tests {
         }
     }
 
-    fn start(fake: &Fake, config: EventConfig) -> Recording {
+    fn start(fake: &ApiServer, config: EventConfig) -> Recording {
         let (recorder, writer) = recorder(fake.client(), config);
         let stop = CancellationToken::new();
         tokio::spawn(writer.run(stop.clone()));
@@ -451,7 +449,7 @@ mod tests {
             .unwrap()
     }
 
-    fn events(fake: &Fake) -> Vec<Value> {
+    fn events(fake: &ApiServer) -> Vec<Value> {
         fake.paths("/api/v1/namespaces/").iter().filter_map(|path| fake.get(path)).collect()
     }
 
@@ -461,7 +459,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn writes_what_upstream_writes() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, config());
         recording.recorder.warning(&recording.pod, "NoPodSubnetFound", "no subnet");
         pass(1).await;
@@ -486,7 +484,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repetitions_raise_the_count_and_cost_few_calls() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, config());
         for _ in 0..60 {
             recording.recorder.normal(&recording.pod, "Waiting", "for a port");
@@ -501,7 +499,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_differs_is_another_event() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, config());
         let other = reference(&pod("b"));
         for _ in 0..2 {
@@ -528,7 +526,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cluster_scoped_object_tells_in_the_default_namespace() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, config());
         let node: Node = serde_json::from_str(r#"{"metadata":{"name":"n1"}}"#).unwrap();
         recording.recorder.warning(&reference(&node), "X", "ä".repeat(2000));
@@ -540,7 +538,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bounds_hold_and_what_is_dropped_is_counted() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, EventConfig { per_object: 3, queue: 10, ..config() });
         for n in 0..10 {
             recording.recorder.normal(&recording.pod, "Chatty", format!("{n}"));
@@ -561,7 +559,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn forgets_the_series_that_were_silent_longest() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, EventConfig { max_series: 2, ..config() });
         for name in ["a", "b", "c", "a"] {
             recording.recorder.normal(&reference(&pod(name)), "X", "x");
@@ -572,7 +570,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn writes_what_is_left_when_stopped_and_nothing_when_disabled() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let recording = start(&fake, config());
         recording.recorder.normal(&recording.pod, "X", "last words");
         pass(1).await;

@@ -41,8 +41,5 @@ pub mod lease;
 // What can go wrong.
 pub mod error;
 
-#[cfg(test)]
-mod fake;
-
 pub use error::{Call, Error, Result};
 pub use outcome::{Failure, Outcome};

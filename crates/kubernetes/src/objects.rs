@@ -223,13 +223,13 @@ impl<K> Debug for Objects<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{Fake, Fault, Streaming};
     use k8s_openapi::api::core::v1::ConfigMap;
+    use kuryr_testkit::api_server::{ApiServer, Fault, Streaming};
     use serde_json::json;
 
     const MAPS: &str = "/api/v1/namespaces/d/configmaps";
 
-    fn objects(fake: &Fake) -> Objects<ConfigMap> {
+    fn objects(fake: &ApiServer) -> Objects<ConfigMap> {
         Objects::new(Api::namespaced(fake.client(), "d"), "kuryr-test")
     }
 
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn writes_under_a_version() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         let objects = objects(&fake);
         let first =
             objects.create(&map(json!({"metadata": {"name": "a"}, "data": {"x": "1"}}))).await.unwrap();
@@ -262,7 +262,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn json_patches_apply_completely_or_not_at_all() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         fake.put(&format!("{MAPS}/a"), json!({"data": {"x": "1"}}));
         let objects = objects(&fake);
         let set = |patch: JsonPatch| patch.replace("/data/x", &"2");
@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deletes_only_the_meant_life() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         fake.put(&format!("{MAPS}/a"), json!({"metadata": {"uid": "u"}}));
         let objects = objects(&fake);
         assert_eq!(variant(objects.delete("a", Some("other")).await), "Conflict");
@@ -295,7 +295,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lists_by_pages_and_tells_absence_from_failure() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         (0..7).for_each(|n| fake.put(&format!("{MAPS}/m{n}"), json!({})));
         let objects = objects(&fake);
         let (all, version) =
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_call_waits_for_ever() {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         fake.fail("POST", Fault::Lost);
         let error = objects(&fake).create(&map(json!({"metadata": {"name": "a"}}))).await.unwrap_err();
         assert!(error.outcome_unknown(), "{error}");

@@ -19,7 +19,7 @@ pub use extension::Extensions;
 pub use network::{Network, NetworkFilter};
 pub use port::{
     AddressPair, FixedIp, FixedIpRequest, OwnedPort, Port, PortCreate, PortFilter, PortStatus, PortUpdate,
-    Precondition,
+    Precondition, TrunkDetails,
 };
 pub use quota::Quota;
 pub use security_group::{

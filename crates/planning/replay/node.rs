@@ -179,7 +179,8 @@ impl Node {
     /// Plugs, serves pods that wait, reports; returns how long those had waited.
     pub(crate) fn agent(&mut self, now: Millis, model: Model) -> Vec<Millis> {
         let mut waits = Vec::new();
-        for (id, generation) in self.ready(now) {
+        let ready = if self.agent.waiting.is_empty() { BTreeMap::new() } else { self.ready(now) };
+        for (id, generation) in ready {
             let Some((pod, since)) = self.agent.waiting.pop_front() else { break };
             self.claim(id, generation, &pod);
             waits.push(now - since);

@@ -107,6 +107,8 @@ async fn judge_checkpoint(world: &World, node_uid: &str, record: Option<Arc<Kury
         let index = *index;
         world.kernel.urgent("cut off a stranger", move |node| node.cut(index)).await?;
     }
+    // Nothing is attached before the checkpoint counts.
+    world.kernel.urgent("take the routes to pods that were cut off", |node| node.clear_all()).await?;
     let Some(facts) = world.checkpoint.look(|facts, _| facts) else {
         return Ok(Outcome::again(LOOK_AGAIN, "a record of our own"));
     };

@@ -37,6 +37,7 @@ pub(crate) async fn reconcile(world: &World, port: &PortId) -> Result<Outcome> {
     let Some(claim) = world.checkpoint.look(|_, ledger| ledger.claims.get(port).cloned()) else {
         return Ok(Outcome::Done);
     };
+    world.sandboxes.clear(port).await?;
     let pod = world.pods.state(&claim.pod);
     let gone = namespace_gone(world, &claim).await?;
     match decide(&claim, gone, &pod) {
@@ -161,6 +162,7 @@ mod tests {
         world.kernel.contents.lock().unwrap().sandboxes.clear();
         assert_eq!(outcome(&world).await, "cut", "as after a reboot");
         assert_eq!(world.kernel.changes(), ["cut 7"]);
+        assert_eq!(world.kernel.contents.lock().unwrap().cleared, [7], "before anybody else has its address");
         world.world.pods.store().delete(&ObjectKey::namespaced("team-a", "web-0"));
         assert_eq!(outcome(&world).await, "over");
         let durable = world.world.checkpoint.watch().borrow().ledger.clone();

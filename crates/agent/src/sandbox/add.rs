@@ -276,6 +276,9 @@ impl Sandboxes {
             let attached = node.attach(&pod)?;
             Ok((attached, node.has_entries()))
         });
+        if let Some(old) = replaces {
+            self.uncleared.add(&taken.port, vec![old]);
+        }
         let (attached, has_host_end) = attached.await?;
         let netns_id = attached.netns.to_string();
         self.checkpoint.change_if(|ledger| ledger.joined(&taken.port, attached.host_ifindex, &netns_id));

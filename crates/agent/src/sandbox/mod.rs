@@ -56,6 +56,7 @@ pub(crate) struct Sandboxes {
     running: Running,
     turns: Turns,
     attaching: Arc<Semaphore>,
+    uncleared: del::Uncleared,
     waiting: Arc<AtomicUsize>,
     faults: Arc<AtomicUsize>,
 }
@@ -86,6 +87,7 @@ impl Sandboxes {
             running: Running::default(),
             turns: Turns::default(),
             attaching,
+            uncleared: del::Uncleared::default(),
             waiting: Arc::default(),
             faults: Arc::default(),
         }

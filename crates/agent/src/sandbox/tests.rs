@@ -188,6 +188,9 @@ async fn a_sandbox_that_takes_over_cuts_the_one_before() {
     lab.add("c1", "web-0").await.unwrap();
     lab.add("c2", "web-0").await.unwrap();
     assert_eq!(lab.fake.changes(), ["attach krpp0 /run/netns/c1", "cut 1", "attach krpp0 /run/netns/c2"]);
+    lab.sandboxes.clear(&"p0".into()).await.unwrap();
+    lab.sandboxes.clear(&"p0".into()).await.unwrap();
+    assert_eq!(lab.fake.contents.lock().unwrap().cleared, [1], "after the answer, once");
     assert_eq!(lab.joined(), 1);
 }
 

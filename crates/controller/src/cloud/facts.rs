@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem;
 use crate::{
-    config::{CloudConfig, PodDefaults},
+    config::{CloudConfig, Config, PodDefaults},
     metrics::Figures,
 };
 
@@ -59,19 +59,23 @@ pub(crate) struct Access {
 }
 
 /// Finds out what pods get.
-#[derive(Debug)]
 pub(crate) struct Facts {
     cloud: CloudConfig,
     pods: PodDefaults,
     cluster: String,
+    connect: Connect,
     figures: Figures,
     known: watch::Sender<Arc<Known>>,
 }
 
+/// Makes a client of the cloud.
+pub(crate) type Connect = Arc<dyn Fn(Credentials, Options) -> Result<Client, Error> + Send + Sync>;
+
 impl Facts {
     /// Nothing is known yet.
-    pub(crate) fn new(cloud: CloudConfig, pods: PodDefaults, cluster: String, figures: Figures) -> Self {
-        Self { cloud, pods, cluster, figures, known: watch::Sender::default() }
+    pub(crate) fn new(config: &Config, cluster: String, connect: Connect, figures: Figures) -> Self {
+        let (cloud, pods) = (config.cloud.clone(), config.pods.clone());
+        Self { cloud, pods, cluster, connect, figures, known: watch::Sender::default() }
     }
 
     /// What is known, now and after each change.
@@ -149,7 +153,7 @@ impl Facts {
             observe: Some(Arc::new(self.figures.clone())),
             ..Options::default()
         };
-        let client = Client::new(credentials, options).map_err(connect)?;
+        let client = (self.connect)(credentials, options).map_err(connect)?;
         let project = client.project_id().await.map_err(connect)?;
         if let Some(wanted) = self.pods.project.as_ref().filter(|wanted| **wanted != project) {
             let message = format!(
@@ -233,15 +237,13 @@ impl Facts {
         Ok(group)
     }
 
+    /// The name has room for a part of the cluster's id only, so the description decides.
     async fn adopt_or_make(&self, access: &Access, name: &str) -> Result<OwnedSecurityGroup, Error> {
+        let description = format!("Allows everything; for pods of the Kubernetes cluster {}", self.cluster);
         let named = access.client.security_groups_named(access.owner.project(), name).await?;
-        match named.into_iter().next() {
+        match named.into_iter().find(|group| group.description == description) {
             Some(group) => access.client.adopt_security_group(&access.ownership, group).await,
-            None => {
-                let description =
-                    format!("Allows everything; for pods of the Kubernetes cluster {}", self.cluster);
-                access.client.create_security_group(&access.ownership, name, &description).await
-            }
+            None => access.client.create_security_group(&access.ownership, name, &description).await,
         }
     }
 }
@@ -298,21 +300,8 @@ mod tests {
     use kuryr_telemetry::metrics::Metrics;
 
     fn facts(cloud: &Arc<FakeCloud>, subnets: &[&str]) -> Facts {
-        let config = CloudConfig {
-            section: fake::section(),
-            environment: BTreeMap::new(),
-            concurrency: 4,
-            list_period: Duration::from_secs(300),
-        };
-        let pods = PodDefaults {
-            subnets: subnets.iter().map(|id| SubnetId::from(*id)).collect(),
-            security_groups: vec![],
-            tags: vec![],
-            project: None,
-        };
-        let facts = Facts::new(config, pods, "c1".into(), Figures::new(&Metrics::new()));
-        facts.known.send_modify(|known| Arc::make_mut(known).access = Some(cloud.access()));
-        facts
+        let config = fake::config(&format!("[neutron_defaults]\npod_subnets = {}\n", subnets.join(",")));
+        Facts::new(&config, "c1".into(), cloud.connect(), Figures::new(&Metrics::new()))
     }
 
     async fn reasons(facts: &Facts) -> Vec<String> {

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
+use kuryr_conf::Conf;
 use kuryr_openstack::{Client, Credentials, Options, Ownership, Transport, TransportError};
 use kuryr_planning::ownership::Owner;
 use serde_json::{Value, json};
 
-use super::facts::Access;
+use super::facts::{Access, Connect};
+use crate::config::Config;
 
 pub(crate) const PROJECT: &str = "k8s";
 pub(crate) const TAG: &str = "kuryr-cluster:c1";
@@ -26,10 +28,18 @@ pub(crate) struct FakeCloud {
 }
 
 impl FakeCloud {
+    /// Makes clients of this cloud.
+    pub(crate) fn connect(self: &Arc<Self>) -> Connect {
+        let cloud = Arc::clone(self);
+        Arc::new(move |credentials, options| {
+            Ok(Client::with_transport(credentials, options, Arc::clone(&cloud) as Arc<dyn Transport>))
+        })
+    }
+
     /// A client of this cloud, and who it is.
     pub(crate) fn access(self: &Arc<Self>) -> Access {
-        let client =
-            Client::with_transport(credentials(), Options::default(), Arc::clone(self) as Arc<dyn Transport>);
+        let credentials = Credentials::from_options(&config("").cloud.section).unwrap();
+        let client = (self.connect())(credentials, Options::default()).unwrap();
         let ownership = Ownership::new(PROJECT.into(), TAG).unwrap();
         Access { client, ownership, owner: Owner::new(PROJECT.into(), vec![TAG.into()]) }
     }
@@ -145,21 +155,11 @@ pub(crate) fn subnet(id: &str, network: &str) -> Value {
            "gateway_ip": "10.0.0.1", "ip_version": 4})
 }
 
-/// Credentials that this cloud takes.
-pub(crate) fn section() -> std::collections::BTreeMap<String, String> {
-    let options = [
-        ("auth_url", "http://cloud.test/v3"),
-        ("username", "kuryr"),
-        ("password", "p"),
-        ("project_name", "k8s"),
-        ("user_domain_name", "Default"),
-        ("project_domain_name", "Default"),
-    ];
-    options.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
-}
-
-fn credentials() -> Credentials {
-    Credentials::from_options(&section()).unwrap()
+/// A configuration with credentials that this cloud takes, and `more`.
+pub(crate) fn config(more: &str) -> Config {
+    let credentials = "[neutron]\nauth_url = http://cloud.test/v3\nusername = kuryr\npassword = p\nproject_name = k8s\n\
+                       user_domain_name = Default\nproject_domain_name = Default\n";
+    Config::resolve(&Conf::from_texts(&[("credentials", credentials), ("more", more)]).unwrap()).unwrap()
 }
 
 fn token() -> Value {

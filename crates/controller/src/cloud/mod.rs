@@ -16,6 +16,6 @@ pub(crate) mod problem;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub(crate) use facts::{Facts, Known};
+pub(crate) use facts::{Connect, Facts, Known};
 pub(crate) use ports::PortIndex;
 pub(crate) use trunks::TrunkIndex;

@@ -61,6 +61,8 @@ struct Looked {
     parents: BTreeMap<PortId, Parent>,
     /// Ports that have an address of a node, and are no trunk's parent.
     others: Vec<Candidate>,
+    /// Trunks that are gone since.
+    gone: BTreeSet<TrunkId>,
     /// Nodes that were looked for.
     asked: BTreeSet<Asked>,
 }
@@ -190,6 +192,7 @@ impl TrunkIndex {
         state.doubted.remove(id);
         if let Some(looked) = &mut state.looked {
             looked.trunks.remove(id);
+            looked.gone.insert(id.clone());
         }
     }
 
@@ -243,9 +246,13 @@ impl Looked {
             Ok(port) => port,
             Err(sight) => return sight,
         };
-        match self.trunks.values().find(|trunk| trunk.port_id == *port) {
-            Some(found) => Sight::Trunk(self.seen(found)),
-            None => Sight::NoTrunk(port.clone()),
+        match (self.trunks.values().find(|trunk| trunk.port_id == port.id), &port.trunk) {
+            (Some(found), _) => Sight::Trunk(self.seen(found)),
+            // Its own trunk may have gone since the port was read.
+            (None, Some(other)) if !self.gone.contains(other) => {
+                Sight::OtherTrunk(port.id.clone(), other.clone())
+            }
+            (None, _) => Sight::NoTrunk(port.id.clone()),
         }
     }
 
@@ -287,6 +294,7 @@ fn candidate(port: &Port) -> Candidate {
         project: port.project_id.clone(),
         mac: port.mac_address,
         addresses: port.fixed_ips.iter().map(|ip| ip.ip_address).collect(),
+        trunk: port.trunk_details.as_ref().map(|details| details.trunk_id.clone()),
     }
 }
 
@@ -330,6 +338,7 @@ pub(crate) async fn look(
         trunks: trunks.into_iter().map(|trunk| (trunk.id.clone(), trunk)).collect(),
         parents: parents.iter().map(|port| (port.id.clone(), Parent::of(port))).collect(),
         others: Vec::new(),
+        gone: BTreeSet::new(),
         asked,
     };
     let parent_addresses: BTreeSet<IpAddr> =
@@ -347,6 +356,8 @@ pub(crate) async fn look(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use serde_json::json;
 
     use super::*;
     use crate::cloud::fake::{self, FakeCloud};
@@ -437,6 +448,12 @@ mod tests {
         assert_eq!(known(&index, &asked(7)).unwrap().node.trunk().unwrap().condition, TrunkCondition::Down);
         index.remove(&"t".into());
         assert_eq!(known(&index, &asked(7)).unwrap().node, Sight::NoTrunk("parent-of-t".into()));
+        // Made anew, by somebody who forgot to say for whom.
+        fake::lock(&cloud.trunks).as_mut().unwrap().clear();
+        fake::lock(&cloud.ports)[0]["trunk_details"] = json!({"trunk_id": "u", "sub_ports": []});
+        index.end(index.begin(), look_at(&cloud, &[asked(7)]).await);
+        let other = Sight::OtherTrunk("parent-of-t".into(), "u".into());
+        assert_eq!(known(&index, &asked(7)).unwrap().node, other);
     }
 
     #[tokio::test]

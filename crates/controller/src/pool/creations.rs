@@ -137,29 +137,12 @@ impl Turn {
                     // Also if they were fewer than wanted: the next creation tells.
                     break Ended::Made(made);
                 }
-                // They exist, and only their name tells that they are ours.
-                Err(CloudError::Untagged { .. }) => match self.adopt().await {
-                    Ok(made) => break Ended::Made(made),
-                    Err(error) => break self.failed(&error).await,
-                },
                 Err(CloudError::QuotaExceeded { .. } | CloudError::NoFreeAddress { .. }) if count > 1 => {
                     count /= 2;
                 }
                 Err(error) => break self.failed(&error).await,
             }
         };
-    }
-
-    /// Makes ports ours that were made but could not be tagged.
-    async fn adopt(&self) -> Result<usize, CloudError> {
-        let Creation { request, access, .. } = &self.creation;
-        let named = access.client.ports_named(access.owner.project(), &request.name).await?;
-        let found = named.len();
-        for port in named {
-            let adopted = access.client.adopt_port(&access.ownership, &port).await?;
-            self.term.ports.insert(&access.owner, adopted);
-        }
-        Ok(found)
     }
 
     async fn failed(&self, error: &CloudError) -> Ended {

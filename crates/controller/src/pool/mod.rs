@@ -11,6 +11,8 @@ mod observe;
 mod apply;
 // Creations, each in its turn.
 pub(crate) mod creations;
+// Full lists of our ports.
+pub(crate) mod listing;
 // Trunks: looks at them, and changes.
 pub(crate) mod trunks;
 // What people are told.

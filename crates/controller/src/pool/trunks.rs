@@ -34,7 +34,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// While a node's trunk is missing: first and greatest distance between looks.
 const MISSING_FIRST: Duration = Duration::from_secs(5);
-const MISSING_MOST: Duration = Duration::from_secs(60);
+const MISSING_MOST: Duration = Duration::from_secs(30);
 
 /// What a Node says of how ports reach it.
 pub(super) fn facts(node: Option<&slim::Node>) -> NodeFacts {

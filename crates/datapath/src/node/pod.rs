@@ -1,15 +1,15 @@
 //! Attaching a pod by a veth pair and the joint.
 
-use std::{net::IpAddr, os::fd::AsFd, sync::MutexGuard};
+use std::{net::IpAddr, os::fd::AsFd};
 
 use ipnet::IpNet;
 use kuryr_types::MacAddr;
 
-use super::{Attached, Node, PodLinks};
+use super::{Attached, Node, PodLinks, delete};
 use crate::{
     address,
     error::{Error, Result},
-    joint::{Entry, Hook, Joint},
+    joint::{Entry, Hook},
     link::{self, Link, VethEnd},
     neighbour,
     netlink::{Request, Socket},
@@ -21,26 +21,19 @@ use crate::{
 /// Index of the loopback interface, the first of every namespace.
 const LOOPBACK: u32 = 1;
 
-pub(super) fn attach(
-    node: &Node,
-    mut joint: MutexGuard<'_, Joint>,
-    pod: &PodLinks,
-    netns: &Netns,
-) -> Result<Attached> {
+pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attached> {
     let host_mac = host_mac(pod.mac);
-    let host_end = create(node, &mut joint, pod, netns, host_mac)?;
-    let attach = joint.attach(&Hook::OF_HOST_END, host_end.index)?;
-    node.socket().apply(&attach)?;
-    joint.admit(&Entry {
+    let host_end = create(node, pod, netns, host_mac)?;
+    node.attach_programs(&Hook::OF_HOST_END, host_end.index)?;
+    let entry = Entry {
         host_ifindex: host_end.index,
         uplink: pod.uplink,
         vlan: pod.vlan,
         mac: pod.mac,
         host_mac,
         addresses: pod.addresses.iter().map(IpNet::addr).collect(),
-    })?;
-    // From here on other pods' attachments may go ahead.
-    drop(joint);
+    };
+    node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry))?;
     bring_up_host_end(node, pod, host_end.index)?;
     let ifindex = netns.run(|| bring_up_inside(pod, Some(host_mac)))??;
     link::settle(&mut node.socket(), host_end.index)?;
@@ -49,7 +42,7 @@ pub(super) fn attach(
 }
 
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before.
-fn create(node: &Node, joint: &mut Joint, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<Link> {
+fn create(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<Link> {
     match make(node, pod, netns, host_mac) {
         Err(error) if error.is_taken() => {}
         made => return made,
@@ -66,7 +59,9 @@ fn create(node: &Node, joint: &mut Joint, pod: &PodLinks, netns: &Netns, host_ma
         return Ok(link);
     }
     // The host end of this port's last pod, whose namespace is only just being taken down.
-    remove_leftover(node, joint, &link)?;
+    node.cut(link.index)?;
+    node.clear(link.index)?;
+    delete(link.index)?;
     make(node, pod, netns, host_mac).map_err(|error| taken(error, &pod.ifname))
 }
 
@@ -84,12 +79,6 @@ fn make(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result
     let mut socket = node.socket();
     socket.apply(&[link::create_veth(end, inside)])?;
     link::find(&mut socket, &pod.host_ifname)?.ok_or(Error::LinkMissing { name: pod.host_ifname.clone() })
-}
-
-fn remove_leftover(node: &Node, joint: &mut Joint, link: &Link) -> Result<()> {
-    joint.cut(link.index)?;
-    joint.forget(link.index)?;
-    node.socket().apply(&[link::delete(link.index)])
 }
 
 /// Whether the other end of a host end is in `netns`.

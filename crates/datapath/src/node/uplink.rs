@@ -4,12 +4,12 @@
 //! carries the port's hardware address and waits for a pod. That end lives apart from the node's own stack: it
 //! answers no ARP, has no IPv6, and the guard drops what would reach the stack from it.
 
-use std::slice;
+use std::{collections::BTreeMap, slice};
 
 use kuryr_ebpf_maps::UplinkFlags;
 use kuryr_types::MacAddr;
 
-use super::{Node, Offloads, Uplink, UplinkSpec};
+use super::{Node, Offloads, Uplink, UplinkSpec, delete};
 use crate::{
     error::{Error, Result},
     joint::{Hook, Joint},
@@ -38,13 +38,9 @@ impl Node {
             offload::finish_packets(peer.index)?;
         }
         // The program comes before the link is up, so no frame finds it without.
-        let mut requests = match self.joint() {
-            Some(joint) => joint.attach(&Hook::OF_UPLINK, peer.index)?,
-            None => Vec::new(),
-        };
-        requests.extend([link::bring_up(peer.index), link::bring_up(tap)]);
+        self.attach_programs(&Hook::OF_UPLINK, peer.index)?;
         let mut socket = self.socket();
-        socket.apply(&requests)?;
+        socket.apply(&[link::bring_up(peer.index), link::bring_up(tap)])?;
         link::settle(&mut socket, peer.index)?;
         Ok(Uplink {
             tap: Some(spec.tap.clone()),
@@ -69,33 +65,36 @@ impl Node {
         let missing = || Error::LinkMissing { name: ifname.to_owned() };
         let link = link::find(&mut self.socket(), ifname)?.ok_or_else(missing)?;
         let mac = link.mac.ok_or_else(missing)?;
-        match self.joint() {
-            Some(mut joint) => self.share(&mut joint, &link, foreign_vlans)?,
-            None => drop(self.making(SubInterface::Vlan { id: 1, mac })?),
+        if self.joint.is_some() {
+            self.share(&link, foreign_vlans)?;
+        } else {
+            self.making(SubInterface::Vlan { id: 1, mac })?;
         }
         Ok(Uplink { tap: None, ifname: link.name, ifindex: link.index, mac })
     }
 
-    fn share(&self, joint: &mut Joint, link: &Link, foreign_vlans: bool) -> Result<()> {
+    fn share(&self, link: &Link, foreign_vlans: bool) -> Result<()> {
         let mut flags = UplinkFlags::PASS_UNTAGGED;
         if foreign_vlans {
             flags = flags.with(UplinkFlags::PASS_UNKNOWN_VLANS);
         }
-        let before = joint.shared_uplinks()?.get(&link.index).copied();
+        let before = self.shared_uplinks()?.get(&link.index).copied();
         let made_before = before.is_some_and(|before| before.has(UplinkFlags::MADE_PROMISCUOUS));
         if made_before || !link.promiscuous {
             flags = flags.with(UplinkFlags::MADE_PROMISCUOUS);
         }
-        let mut socket = self.socket();
-        let in_effect = joint.is_attached(&mut socket, &Hook::OF_UPLINK, link.index)?;
+        let in_effect = self.has_programs(&Hook::OF_UPLINK, link.index)?;
         if before == Some(flags) && in_effect && link.promiscuous {
             return Ok(());
         }
         // First, or the node would be cut off between the two.
-        joint.share_uplink(link.index, flags)?;
-        let mut requests = joint.attach(&Hook::OF_UPLINK, link.index)?;
-        requests.push(link::set_promiscuous(link.index, true));
-        socket.apply(&requests)
+        self.joint().map_or(Ok(()), |mut joint| joint.share_uplink(link.index, flags))?;
+        self.attach_programs(&Hook::OF_UPLINK, link.index)?;
+        self.socket().apply(&[link::set_promiscuous(link.index, true)])
+    }
+
+    fn shared_uplinks(&self) -> Result<BTreeMap<u32, UplinkFlags>> {
+        self.joint().map_or(Ok(BTreeMap::new()), |joint| joint.shared_uplinks())
     }
 
     /// Gives the interfaces of the node back that were taken for uplinks, but the one with index `keep`, and forgets
@@ -105,8 +104,7 @@ impl Node {
     ///
     /// `Map`, `Kernel`.
     pub fn abandon_shared_uplinks(&self, keep: Option<u32>) -> Result<()> {
-        let Some(mut joint) = self.joint() else { return Ok(()) };
-        let others = joint.shared_uplinks()?.into_iter().filter(|(index, _)| Some(*index) != keep);
+        let others = self.shared_uplinks()?.into_iter().filter(|(index, _)| Some(*index) != keep);
         for (index, flags) in others {
             let mut socket = self.socket();
             let of_ours = [self.config.pod_group, self.config.uplink_group];
@@ -119,9 +117,13 @@ impl Node {
                 }
                 socket.apply(&requests)?;
             }
-            joint.forget_uplink(index)?;
+            self.forget_uplink(index)?;
         }
         Ok(())
+    }
+
+    fn forget_uplink(&self, index: u32) -> Result<()> {
+        self.joint().map_or(Ok(()), |mut joint| joint.forget_uplink(index))
     }
 
     /// Lists the prepared uplinks that there are.
@@ -161,9 +163,9 @@ impl Node {
         let peer = other_end(&mut socket, &tap)?;
         match peer {
             Some(peer) if peer.group == self.config.uplink_group => {
-                socket.apply(&[link::delete(tap.index)])?;
                 drop(socket);
-                self.joint().map_or(Ok(()), |mut joint| joint.forget_uplink(peer.index))
+                delete(tap.index)?;
+                self.forget_uplink(peer.index)
             }
             _ => Err(Error::LinkTaken { name: tap.name }),
         }

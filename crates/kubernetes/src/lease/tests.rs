@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::sleep;
 
 use super::*;
-use crate::fake::{Fake, Fault, Streaming};
+use kuryr_testkit::api_server::{ApiServer, Fault, Streaming};
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kuryr";
 
@@ -21,7 +21,7 @@ impl Drop for Candidate {
     }
 }
 
-fn start(fake: &Fake, identity: &str) -> Candidate {
+fn start(fake: &ApiServer, identity: &str) -> Candidate {
     start_with(fake.client(), identity)
 }
 
@@ -41,13 +41,13 @@ async fn pass(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
-fn holder(fake: &Fake) -> String {
+fn holder(fake: &ApiServer) -> String {
     fake.get(LEASE).unwrap()["spec"]["holderIdentity"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_leads_and_the_other_follows_at_once_after_a_release() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let a = start(&fake, "a");
     pass(1).await;
     let b = start(&fake, "b");
@@ -63,7 +63,7 @@ async fn one_leads_and_the_other_follows_at_once_after_a_release() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_stops_before_another_begins() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let cut = Arc::new(AtomicBool::new(false));
     let a = start_with(fake.client_behind(Arc::clone(&cut)), "a");
     pass(5).await;
@@ -93,7 +93,7 @@ async fn a_leader_that_is_cut_off_stops_before_another_begins() {
 
 #[tokio::test(start_paused = true)]
 async fn an_epoch_is_recorded_and_found_by_the_next_leader() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let a = start(&fake, "a");
     pass(1).await;
     let term = a.leadership.current().unwrap();
@@ -117,7 +117,7 @@ async fn an_epoch_is_recorded_and_found_by_the_next_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn an_epoch_that_cannot_be_written_fails_with_the_term() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let a = start(&fake, "a");
     pass(1).await;
     let term = a.leadership.current().unwrap();
@@ -131,7 +131,7 @@ async fn an_epoch_that_cannot_be_written_fails_with_the_term() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_answer_is_lost_is_found_again() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     fake.fail("POST", Fault::Lost);
     let a = start(&fake, "a");
     pass(4).await;
@@ -147,7 +147,7 @@ async fn a_write_whose_answer_is_lost_is_found_again() {
 
 #[tokio::test(start_paused = true)]
 async fn refuses_times_that_cannot_keep_leaders_apart() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let base = LeaseConfig::new("n", "l", unique_identity("host"));
     let seconds = Duration::from_secs;
     for config in [

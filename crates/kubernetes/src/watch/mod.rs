@@ -10,15 +10,20 @@
 //! 3. *resume*: after the stream has ended, watch on from the last version seen. When the API server no longer
 //!    keeps that version (410), or when the silence has lasted too long to trust the store, list again.
 //!
-//! A watch that is silent for longer than [`WatchConfig::silence`] is given up and the store counts as not in
-//! sync. The API server sends a bookmark about every minute on a quiet watch, so silence means that the
-//! connection, or the API server, is not well.
+//! The API server sends a bookmark about every minute, but only when it knows of a version after the one that the
+//! watch began with. Of a kind whose objects do not change it learns one when etcd reports progress: every ten
+//! minutes, unless etcd is told otherwise (kubeadm: five seconds). So a quiet watch is no sign of trouble: after
+//! [`WatchConfig::quiet`] it is opened anew at the version it has. That costs one request, and tells as much as a
+//! bookmark does: the connection and the API server are well, and a change since that version would have been sent.
+//!
+//! If that fails as well, the store counts as not in sync after [`WatchConfig::silence`].
 //!
 //! Failures are tried again for ever with a bounded back-off. One object that cannot be read is reported
 //! and stays as it was; it does not stop the others.
 //!
 //! Sources: Kubernetes API concepts, "Efficient detection of changes", "Watch bookmarks", "Streaming lists",
-//! "410 Gone responses"; KEP-3157.
+//! "410 Gone responses"; KEP-3157; kube-apiserver 1.36, `storage/cacher`: `Cacher.dispatchEvents` and
+//! `cacheWatcher.process`.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -47,7 +52,7 @@ use lines::Lines;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// A stream that ends sooner than this after it was opened counts as a failure, so that an API server that
-/// accepts and closes at once is not asked in a tight loop.
+/// accepts and closes at once is not asked in a tight loop. One that lasts longer is a sign of life.
 const TOO_SHORT: Duration = Duration::from_secs(1);
 
 /// What to watch and how patiently.
@@ -61,7 +66,11 @@ pub struct WatchConfig {
     pub streaming: bool,
     /// Objects per page of an ordinary list.
     pub page_size: u32,
-    /// Longest time without an event or a bookmark; more than the minute between bookmarks.
+    /// Longest time without an event or a bookmark before the watch is opened anew; more than the minute between
+    /// bookmarks.
+    pub quiet: Duration,
+    /// Longest time without word of the API server before the store is not in sync; more than `quiet`, so that there
+    /// is time to open the watch anew.
     pub silence: Duration,
     /// How long the API server keeps one watch open.
     pub watch_for: Duration,
@@ -80,6 +89,7 @@ impl Default for WatchConfig {
             fields: None,
             streaming: true,
             page_size: 500,
+            quiet: Duration::from_secs(70),
             silence: Duration::from_secs(90),
             watch_for: Duration::from_secs(290),
             list_within: Duration::from_secs(60),
@@ -192,6 +202,8 @@ enum Phase {
 struct Open {
     lines: Lines,
     since: Instant,
+    /// It has told something, or has been open for a while.
+    lasts: bool,
 }
 
 /// A complete list, and the stream that continues it if there is one.
@@ -273,7 +285,7 @@ where
         let within = self.config.list_within;
         if self.streaming {
             // An empty version asks for the most recent state, not for whatever the API server has cached.
-            match self.open("", true).await {
+            match self.open("", true, within).await {
                 Ok(open) => {
                     let listed = timeout(within, self.collect(open)).await;
                     // An API server from before streaming lists ignores the request for them and never tells
@@ -350,7 +362,8 @@ where
     }
 
     async fn resume(&mut self, version: String) {
-        match self.open(&version, false).await {
+        let within = self.config.silence.saturating_sub(self.config.quiet).max(TOO_SHORT);
+        match self.open(&version, false, within).await {
             Ok(open) => self.phase = Phase::Watching { version, open },
             Err(error) => {
                 let end = Self::sorted(error);
@@ -361,7 +374,11 @@ where
 
     /// Takes one line of the stream.
     async fn follow(&mut self, mut version: String, mut open: Open) -> Option<Change<K>> {
-        let line = match self.line(&mut open).await {
+        let Ok(line) = timeout(self.patience(&open), self.line(&mut open)).await else {
+            self.phase = self.quiet(version, open);
+            return None;
+        };
+        let line = match line {
             Ok(Some(line)) => line,
             Ok(None) => {
                 if open.since.elapsed() < TOO_SHORT {
@@ -376,6 +393,7 @@ where
             }
         };
         self.failures = 0;
+        open.lasts = true;
         let change = match line {
             Line::Upsert(object) => {
                 version = object.meta().resource_version.clone().unwrap_or(version);
@@ -401,6 +419,25 @@ where
         change
     }
 
+    /// How long to wait for a line of the stream.
+    fn patience(&mut self, open: &Open) -> Duration {
+        if !open.lasts {
+            return TOO_SHORT;
+        }
+        // Spread for the same reason as the ends of watches.
+        self.jitter.between(self.config.quiet.mul_f64(0.9), self.config.quiet)
+    }
+
+    /// Goes on after there was no line for as long as patience lasts.
+    fn quiet(&mut self, version: String, open: Open) -> Phase {
+        if open.lasts {
+            return Phase::Resume { version };
+        }
+        self.failures = 0;
+        self.store.heard();
+        Phase::Watching { version, open: Open { lasts: true, ..open } }
+    }
+
     /// Waits after a failure and goes on in the phase that it leaves possible.
     async fn interrupted(&mut self, end: End, version: String) {
         let lost = matches!(end, End::VersionLost);
@@ -414,7 +451,7 @@ where
         if fresh { Phase::Resume { version } } else { Phase::List }
     }
 
-    async fn open(&mut self, version: &str, initial: bool) -> Result<Open> {
+    async fn open(&mut self, version: &str, initial: bool, within: Duration) -> Result<Open> {
         // Spread, so that watches that began together do not end together.
         let spread = self.jitter.between(self.config.watch_for.mul_f64(0.8), self.config.watch_for);
         let params = WatchParams {
@@ -428,19 +465,15 @@ where
             let request = self.requests.watch(&params, version).map_err(kube::Error::BuildRequest)?;
             lines::open(&self.client, request).await
         };
-        let within = self.config.list_within;
         let lines = timeout(within, opening).await.map_err(|_| self.timed_out(within))?;
         let lines = lines.map_err(|error| Error::of(self.call.clone(), error))?;
-        Ok(Open { lines, since: Instant::now() })
+        // A list tells by its end.
+        Ok(Open { lines, since: Instant::now(), lasts: initial })
     }
 
     /// The next line of the stream; none when it has ended.
     async fn line(&mut self, open: &mut Open) -> Result<Option<Line<K>>, End> {
-        let silence = self.config.silence;
-        let Ok(next) = timeout(silence, open.lines.next()).await else {
-            return Err(End::Failed(self.timed_out(silence)));
-        };
-        let Some(text) = next else { return Ok(None) };
+        let Some(text) = open.lines.next().await else { return Ok(None) };
         let text = text.map_err(|error| self.failed(kube::Error::ReadEvents(error)))?;
         match decode::line(&text) {
             Ok(Ok(line)) => Ok(Some(line)),

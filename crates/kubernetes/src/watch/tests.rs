@@ -2,14 +2,11 @@
 
 use std::sync::Mutex;
 
+use kuryr_testkit::api_server::{ApiServer, Fault, Streaming};
 use serde_json::json;
 
 use super::*;
-use crate::{
-    fake::{Fake, Fault, Streaming},
-    slim::Pod,
-    store::Presence,
-};
+use crate::{slim::Pod, store::Presence};
 
 const PODS: &str = "/api/v1/namespaces/d/pods";
 
@@ -27,7 +24,7 @@ impl Drop for Watching {
 }
 
 impl Watching {
-    fn start(fake: &Fake, config: WatchConfig) -> Self {
+    fn start(fake: &ApiServer, config: WatchConfig) -> Self {
         let (store, watch) = watch(Api::<Pod>::all(fake.client()), WatchConfig { seed: Some(1), ..config });
         let (told, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
         let (log, seen) = (Arc::clone(&told), store.clone());
@@ -61,7 +58,7 @@ fn words(change: &Change<Pod>, store: &Store<Pod>) -> String {
     }
 }
 
-fn put(fake: &Fake, name: &str) {
+fn put(fake: &ApiServer, name: &str) {
     fake.put(&format!("{PODS}/{name}"), json!({"spec": {"nodeName": "n1"}}));
 }
 
@@ -77,7 +74,7 @@ async fn lists_and_follows_in_every_way_of_listing() {
         (Streaming::Refused, vec!["sendInitialEvents", "limit=2", "continue=2", "watch=true"]),
         (Streaming::Ignored, vec!["sendInitialEvents", "limit=2", "continue=2", "watch=true"]),
     ] {
-        let fake = Fake::new(streaming);
+        let fake = ApiServer::new(streaming);
         ["a", "b", "c"].iter().for_each(|name| put(&fake, name));
         let watching = Watching::start(&fake, WatchConfig { page_size: 2, ..WatchConfig::default() });
         assert!(watching.store.wait_synced(Instant::now() + Duration::from_secs(90)).await, "{streaming:?}");
@@ -97,7 +94,7 @@ async fn lists_and_follows_in_every_way_of_listing() {
 
 #[tokio::test(start_paused = true)]
 async fn asks_for_a_consistent_list_and_for_the_selected_objects_only() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
     fake.put(&format!("{PODS}/b"), json!({"spec": {"nodeName": "n2"}}));
     let config = WatchConfig::default().fields("spec.nodeName=n1").labels("x=y");
@@ -113,7 +110,7 @@ async fn asks_for_a_consistent_list_and_for_the_selected_objects_only() {
 
 #[tokio::test(start_paused = true)]
 async fn resumes_where_it_was_cut_and_misses_nothing() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
     let watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
@@ -130,7 +127,7 @@ async fn resumes_where_it_was_cut_and_misses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bookmark_moves_the_version_on() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
     fake.compact();
@@ -146,7 +143,7 @@ async fn a_bookmark_moves_the_version_on() {
 #[tokio::test(start_paused = true)]
 async fn a_version_that_is_gone_means_a_list_with_the_removed_objects() {
     for how in ["refused", "in the stream", "rolled back"] {
-        let fake = Fake::new(Streaming::Allowed);
+        let fake = ApiServer::new(Streaming::Allowed);
         put(&fake, "a");
         put(&fake, "b");
         let watching = Watching::start(&fake, WatchConfig::default());
@@ -170,7 +167,7 @@ async fn a_version_that_is_gone_means_a_list_with_the_removed_objects() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
     let watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
@@ -196,7 +193,7 @@ async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
 
 #[tokio::test(start_paused = true)]
 async fn bookmarks_keep_a_quiet_watch_in_sync() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let watching = Watching::start(&fake, WatchConfig::default());
     for _ in 0..10 {
         sleep(Duration::from_secs(60)).await;
@@ -207,9 +204,29 @@ async fn bookmarks_keep_a_quiet_watch_in_sync() {
     assert_eq!(fake.requests().len(), 1);
 }
 
+/// The API server has nothing to put into a bookmark while no object of the kind changes.
+#[tokio::test(start_paused = true)]
+async fn a_watch_without_events_and_bookmarks_is_opened_anew_and_stays_in_sync() {
+    let fake = ApiServer::new(Streaming::Allowed);
+    put(&fake, "a");
+    let watching = Watching::start(&fake, WatchConfig::default());
+    settle().await;
+    for _ in 0..600 {
+        sleep(Duration::from_secs(1)).await;
+        assert!(watching.store.in_sync() && watching.store.trouble().is_none());
+    }
+    put(&fake, "b");
+    settle().await;
+    assert_eq!(watching.told(), ["reset +a", "+b"]);
+    let requests = fake.requests();
+    assert!((8..=12).contains(&requests.len()), "{requests:?}");
+    assert!(requests[1..].iter().all(|request| !request.contains("sendInitialEvents")), "{requests:?}");
+    assert_eq!(fake.open_watches(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn failures_are_told_and_tried_again_ever_more_slowly() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     for _ in 0..20 {
         fake.fail("GET", Fault::Status(403));
     }
@@ -224,7 +241,7 @@ async fn failures_are_told_and_tried_again_ever_more_slowly() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_accepts_and_closes_is_not_asked_in_a_tight_loop() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let _watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
     fake.requests();
@@ -239,7 +256,7 @@ async fn an_api_server_that_accepts_and_closes_is_not_asked_in_a_tight_loop() {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
     for streaming in [Streaming::Allowed, Streaming::Refused] {
-        let fake = Fake::new(streaming);
+        let fake = ApiServer::new(streaming);
         let odd = json!({"spec": {"hostNetwork": "perhaps"}});
         fake.put(&format!("{PODS}/a"), odd.clone());
         put(&fake, "b");
@@ -263,7 +280,7 @@ async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn stops_and_lets_go_of_the_connection() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     let watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
     assert_eq!(fake.open_watches(), 1);
@@ -274,7 +291,7 @@ async fn stops_and_lets_go_of_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn is_a_stream_as_well() {
-    let fake = Fake::new(Streaming::Allowed);
+    let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
     let (_, watch) = watch(Api::<Pod>::all(fake.client()), WatchConfig::default());
     let mut stream = std::pin::pin!(watch.into_stream());

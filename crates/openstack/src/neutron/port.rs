@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId};
+use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId, TrunkId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -83,6 +83,9 @@ pub struct Port {
     /// Further addresses that may be used behind it.
     #[serde(default, deserialize_with = "null_is_default")]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// The trunk that it is the parent of, in whatever project (extension `trunk-details`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_details: Option<TrunkDetails>,
     /// Its tags; hidden for ports of other projects on their own networks, so empty there.
     #[serde(default, deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
@@ -94,6 +97,13 @@ pub struct Port {
     /// Free text.
     #[serde(default, deserialize_with = "null_is_default")]
     pub description: String,
+}
+
+/// What a parent port tells of its trunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrunkDetails {
+    /// The trunk.
+    pub trunk_id: TrunkId,
 }
 
 /// An address of a port.
@@ -181,6 +191,14 @@ mod tests {
         assert_eq!(read.created_at.unwrap().to_string(), "2026-11-20T10:00:00Z");
         let again: Port = serde_json::from_value(serde_json::to_value(&read).unwrap()).unwrap();
         assert_eq!(again, read);
+    }
+
+    #[test]
+    fn a_parent_port_names_its_trunk() {
+        let mut shown = port("p1", "ours", OURS);
+        shown["trunk_details"] = serde_json::json!({"trunk_id": "t", "sub_ports": []});
+        let read: Port = serde_json::from_value(shown).unwrap();
+        assert_eq!(read.trunk_details.map(|details| details.trunk_id), Some("t".into()));
     }
 
     #[test]

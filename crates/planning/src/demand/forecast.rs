@@ -125,7 +125,11 @@ impl Controller {
             }
             Self::StatefulSet { replicas, pods, .. } => least(1, replicas.saturating_sub(pods)),
             Self::Job { is_suspended: true, .. } => 0,
-            Self::Job { pods, .. } => self.at_once().saturating_sub(pods),
+            // Once pods of it have ended, the next ones follow as fast.
+            Self::Job { pods, succeeded, .. } => {
+                let next = if succeeded > 0 { self.next_wave() } else { 0 };
+                self.at_once().saturating_sub(pods) + next
+            }
         }
     }
 
@@ -136,11 +140,19 @@ impl Controller {
             Self::Deployment { replicas, step, .. } => least(step, replicas),
             Self::ReplicaSet { .. } => 0,
             Self::StatefulSet { replicas, .. } => least(1, replicas),
-            Self::Job { is_suspended: true, .. } | Self::Job { completions: None, .. } => 0,
+            Self::Job { is_suspended: true, .. } => 0,
+            Self::Job { .. } => self.next_wave(),
+        }
+    }
+
+    /// Pods of a Job that follow those that there should be now.
+    const fn next_wave(&self) -> usize {
+        match *self {
             Self::Job { parallelism, completions: Some(completions), succeeded, pods, .. } => {
                 let begun = most(pods, self.at_once());
                 least(parallelism, completions.saturating_sub(succeeded).saturating_sub(begun))
             }
+            _ => 0,
         }
     }
 
@@ -300,8 +312,8 @@ mod tests {
             (set(5, 2, true), 3, 1),
             (set(5, 5, false), 0, 1),
             (job(Some(200), 0, 0, false), 20, 20),
-            (job(Some(200), 40, 18, false), 2, 20),
-            (job(Some(200), 170, 20, false), 0, 10),
+            (job(Some(200), 40, 18, false), 2 + 20, 20),
+            (job(Some(200), 170, 20, false), 10, 10),
             (job(Some(200), 190, 10, false), 0, 0),
             (job(None, 0, 5, false), 15, 0),
             (job(None, 1, 5, false), 0, 0),

@@ -2,7 +2,7 @@
 //!
 //! For a node whose agent is in step:
 //!
-//! 1. The record serves the incarnation that reported.
+//! 1. The record serves the incarnation that reported, in the mode that was decided (`mode`, `way`).
 //! 2. Every published port is judged by its holder. A pod keeps its port, whatever is wrong with it. The agent
 //!    is asked to give back what is faulty. What is the controller's and faulty is doomed; what is not rests,
 //!    and is then a candidate.
@@ -12,13 +12,13 @@
 //! 4. Candidates are offered again, with a new generation, while there are not enough to keep; the rest is
 //!    doomed.
 //! 5. Surplus is withdrawn after a while without demand: ports that are not ready first.
-//! 6. The node has one port of its own.
+//! 6. In mode `ovs` the node has one port of its own.
 //! 7. Ports are made if there are too few: one request at a time.
 //! 8. Otherwise ports that are doomed or condemned, and rested, are deleted: few a plan, and none in a burst, so
 //!    that demand never waits behind them.
 //!
-//! Faulty: not in Neutron, broken, bound to another host, of another class than ordinary pods get now, or
-//! stuck according to the agent.
+//! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
+//! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,12 +7,14 @@
 //! 1. A port belongs to the node's agent from its offer until the agent returned that generation of it; only
 //!    then is it offered again, doomed or changed.
 //! 2. Generations are never repeated; within one only `withdrawn`, `doomed` and `active` are set.
-//! 3. A port is deleted in Neutron only after everybody can see that it is going to be: `doomed` in the
-//!    record or, where no record names it, by its name. Nothing undoes that.
+//! 3. A port is deleted in Neutron, or taken off its trunk, only after everybody can see that it is going to be:
+//!    `doomed` in the record or, where no record names it, by its name. Nothing undoes that.
 //! 4. An address is neither offered nor freed again before nothing refers to it and a cool-down is over.
 //! 5. Of a node whose agent has not reported completely, nothing is changed. A node that is gone is cut off
 //!    in Neutron first; its addresses become free later.
 //! 6. What was made is found again by name and tags, and offered or deleted.
+//! 7. A node's mode changes only while its record has no entries. On a trunk, a port is offered once it is ACTIVE, with
+//!    its VLAN id, which no other entry has.
 //!
 //! Terms: a node's *record* is its `KuryrNode`; an *entry* is a port in it; a port is *published* if the
 //! record has an entry of it; *spare* are free ports minus pods that wait.

@@ -224,6 +224,10 @@ fn words(sight: &Sight, seen: &Seen<'_>) -> (String, String) {
             format!("port {port} of this node (address {addresses}, MAC {mac}) is not the parent of a trunk"),
             format!("make one: `openstack network trunk create --parent-port {port} <name>`"),
         ),
+        Sight::OtherTrunk(port, trunk) => (
+            format!("port {port} of this node is the parent of trunk {trunk}, which is not of its project"),
+            "make the trunk in the project of its parent port: a trunk of another is not ours to change".to_owned(),
+        ),
         Sight::Trunk(trunk) => (format!("trunk {}", trunk.id), String::new()),
     }
 }
@@ -321,6 +325,7 @@ mod tests {
                 &["port p", "eth7", "fa:16:3e:00:00:08", "fa:16:3e:00:00:07"],
             ),
             (Sight::NoTrunk("p".into()), &["trunk create --parent-port p", "192.0.2.7"]),
+            (Sight::OtherTrunk("p".into(), "t".into()), &["port p", "trunk t"]),
         ] {
             let seen = Seen {
                 label: None,

@@ -61,6 +61,8 @@ pub enum Sight {
     OtherMac(PortId, MacAddr),
     /// This port is the node's, and no trunk's parent.
     NoTrunk(PortId),
+    /// This port is the node's, and parent of a trunk that is not of our project.
+    OtherTrunk(PortId, TrunkId),
     /// This is the trunk.
     Trunk(Trunk),
 }
@@ -106,6 +108,8 @@ pub struct Candidate {
     pub mac: MacAddr,
     /// Addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// The trunk that it is the parent of, in whatever project.
+    pub trunk: Option<TrunkId>,
 }
 
 /// Tells which of `ports` is the node's: of `project`, with one of `addresses` and with `mac`.
@@ -117,7 +121,7 @@ pub fn find<'a>(
     mac: Option<MacAddr>,
     project: &ProjectId,
     ports: impl IntoIterator<Item = &'a Candidate>,
-) -> Result<&'a PortId, Sight> {
+) -> Result<&'a Candidate, Sight> {
     let Some(mac) = mac else { return Err(Sight::NoMac) };
     let mut missed = Sight::NoPort;
     for port in ports {
@@ -129,7 +133,7 @@ pub fn find<'a>(
                 missed = Sight::OtherProject(port.id.clone(), port.project.clone());
             }
         } else if port.mac == mac {
-            return Ok(&port.id);
+            return Ok(port);
         } else {
             missed = Sight::OtherMac(port.id.clone(), port.mac);
         }
@@ -210,6 +214,7 @@ mod tests {
             project: project.into(),
             mac: MacAddr([2, 0, 0, 0, 0, mac]),
             addresses: BTreeSet::from([address.parse().unwrap()]),
+            trunk: None,
         }
     }
 
@@ -234,7 +239,7 @@ mod tests {
         let mac = Some(MacAddr([2, 0, 0, 0, 0, 1]));
         for (ports, expect) in table {
             let found = find(&addresses, mac, &"k8s".into(), ports.iter().copied());
-            assert_eq!(found.map(PortId::as_str), expect, "{ports:?}");
+            assert_eq!(found.map(|port| port.id.as_str()), expect, "{ports:?}");
         }
         assert_eq!(find(&addresses, None, &"k8s".into(), [&ours]), Err(Sight::NoMac));
         assert_eq!(find(&[], mac, &"k8s".into(), [&ours]), Err(Sight::NoPort));

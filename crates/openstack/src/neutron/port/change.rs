@@ -73,6 +73,7 @@ impl Client {
         let request = NeutronRequest::new(operation, Method::PUT, path(&port.id)).body(&body);
         let updated = self.neutron(request.if_revision(revision)).await?.member("port")?;
         OwnedPort::prove(operation, &port.owner, updated)
+    }
 
     /// Deletes a port of ours; one that does not exist any more counts as deleted. "Delete port",
     /// `DELETE /v2.0/ports/{id}`.

@@ -154,6 +154,7 @@ impl Client {
             self.owned_ports(&filter).await?.into_iter().map(|port| (port.id.clone(), port)).collect();
         // One that is gone already was deleted by somebody else.
         Ok(created.iter().filter_map(|port| found.remove(&port.id)).collect())
+    }
 }
 
 /// The ports of a bulk create, as many as were asked for and in our project.

@@ -69,7 +69,6 @@ mod tests {
     use serde_json::json;
 
     use super::super::fixtures::{OURS, neutron, owner, port};
-    use super::*;
     use crate::recorded::Reply;
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! An API server in the process, for tests: lists, watches, patches, and faults on demand.
 //!
-//! It knows objects by path only. As much of the real one's behaviour as the tests of this crate need:
-//! versions, 410, streaming lists that may be allowed, refused or ignored, conflicts, bookmarks.
+//! It knows objects by path only. As much of the real one's behaviour as tests need: versions, 410, streaming lists
+//! that may be allowed, refused or ignored, conflicts, bookmarks, and a log of what was asked and written.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,15 +23,18 @@ type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the API server does with `sendInitialEvents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Streaming {
+pub enum Streaming {
+    /// Begins with the objects and ends them with a bookmark.
     Allowed,
+    /// Answers that it is invalid.
     Refused,
+    /// Sends the objects and no bookmark.
     Ignored,
 }
 
 /// A fault that the next matching request meets.
 #[derive(Debug, Clone)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// Answer this status.
     Status(u16),
     /// Take effect, but lose the answer.
@@ -40,8 +43,20 @@ pub(crate) enum Fault {
     Hang,
 }
 
+/// A request that wants to change something.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// `METHOD path`.
+    pub line: String,
+    /// What was sent.
+    pub body: Value,
+    /// Whether it took effect.
+    pub accepted: bool,
+}
+
+/// The API server; clones share it.
 #[derive(Clone)]
-pub(crate) struct Fake {
+pub struct ApiServer {
     state: Arc<Mutex<State>>,
 }
 
@@ -55,7 +70,14 @@ struct State {
     watches: Vec<OpenWatch>,
     streaming: Streaming,
     requests: Vec<String>,
+    writes: Vec<Write>,
     faults: VecDeque<(String, Fault)>,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("objects", &self.paths("")).finish_non_exhaustive()
+    }
 }
 
 struct OpenWatch {
@@ -64,8 +86,10 @@ struct OpenWatch {
     lines: mpsc::UnboundedSender<Bytes>,
 }
 
-impl Fake {
-    pub(crate) fn new(streaming: Streaming) -> Self {
+impl ApiServer {
+    /// Nothing is there yet.
+    #[must_use]
+    pub fn new(streaming: Streaming) -> Self {
         let state = State {
             version: 100,
             compacted: 0,
@@ -74,17 +98,21 @@ impl Fake {
             watches: Vec::new(),
             streaming,
             requests: Vec::new(),
+            writes: Vec::new(),
             faults: VecDeque::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    pub(crate) fn client(&self) -> Client {
+    /// A client of it.
+    #[must_use]
+    pub fn client(&self) -> Client {
         self.client_behind(Arc::default())
     }
 
     /// A client that gets no answers while `cut`.
-    pub(crate) fn client_behind(&self, cut: Arc<AtomicBool>) -> Client {
+    #[must_use]
+    pub fn client_behind(&self, cut: Arc<AtomicBool>) -> Client {
         let fake = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let (fake, cut) = (fake.clone(), Arc::clone(&cut));
@@ -99,39 +127,44 @@ impl Fake {
     }
 
     /// Creates or replaces an object behind everybody's back.
-    pub(crate) fn put(&self, path: &str, object: Value) {
+    pub fn put(&self, path: &str, object: Value) {
         self.lock().put(path, object);
     }
 
-    pub(crate) fn remove(&self, path: &str) {
+    /// Removes an object behind everybody's back.
+    pub fn remove(&self, path: &str) {
         self.lock().remove(path);
     }
 
-    pub(crate) fn get(&self, path: &str) -> Option<Value> {
+    /// The object at this path.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<Value> {
         self.lock().objects.get(path).cloned()
     }
 
-    pub(crate) fn paths(&self, prefix: &str) -> Vec<String> {
+    /// Where objects are, of those whose path begins so.
+    #[must_use]
+    pub fn paths(&self, prefix: &str) -> Vec<String> {
         self.lock().objects.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
     }
 
     /// Ends all open watches.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.lock().watches.clear();
     }
 
     /// Sends all open watches a bookmark.
-    pub(crate) fn bookmark(&self) {
+    pub fn bookmark(&self) {
         self.lock().bookmark();
     }
 
     /// Sends a raw line to all open watches.
-    pub(crate) fn say(&self, line: &Value) {
+    pub fn say(&self, line: &Value) {
         self.lock().watches.retain(|watch| watch.lines.send(as_line(line)).is_ok());
     }
 
     /// Forgets history: who asks for an older version gets 410.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         let mut state = self.lock();
         state.version += 1;
         state.compacted = state.version;
@@ -139,7 +172,7 @@ impl Fake {
     }
 
     /// Begins again with versions below those given out, as after a restored backup.
-    pub(crate) fn roll_back(&self) {
+    pub fn roll_back(&self) {
         let mut state = self.lock();
         state.version = 1;
         state.history.clear();
@@ -147,17 +180,25 @@ impl Fake {
     }
 
     /// Lets the next request whose log line contains `part` meet `fault`.
-    pub(crate) fn fail(&self, part: &str, fault: Fault) {
+    pub fn fail(&self, part: &str, fault: Fault) {
         self.lock().faults.push_back((part.to_owned(), fault));
     }
 
     /// The requests since the last call, as `METHOD path?query`.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().requests)
     }
 
+    /// The requests since the last call that wanted to change something and were answered.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Write> {
+        std::mem::take(&mut self.lock().writes)
+    }
+
     /// How many watches are open.
-    pub(crate) fn open_watches(&self) -> usize {
+    #[must_use]
+    pub fn open_watches(&self) -> usize {
         let mut state = self.lock();
         state.watches.retain(|watch| !watch.lines.is_closed());
         state.watches.len()
@@ -192,6 +233,18 @@ impl Fake {
 
 impl State {
     fn serve(&mut self, parts: &http::request::Parts, body: &Bytes) -> Response<Answer> {
+        let answer = self.answer(parts, body);
+        if parts.method != Method::GET {
+            self.writes.push(Write {
+                line: format!("{} {}", parts.method, parts.uri.path()),
+                body: serde_json::from_slice(body).unwrap_or_default(),
+                accepted: answer.status().is_success(),
+            });
+        }
+        answer
+    }
+
+    fn answer(&mut self, parts: &http::request::Parts, body: &Bytes) -> Response<Answer> {
         let query = Query::of(parts.uri.query().unwrap_or_default());
         let full = parts.uri.path();
         let (path, subresource) = match full.strip_suffix("/status") {
@@ -388,7 +441,21 @@ impl Query {
 
 /// A collection path ends in a plural, an object path in a name after one.
 fn is_collection(path: &str) -> bool {
-    const PLURALS: [&str; 5] = ["pods", "nodes", "leases", "events", "configmaps"];
+    const PLURALS: [&str; 13] = [
+        "pods",
+        "nodes",
+        "namespaces",
+        "leases",
+        "events",
+        "configmaps",
+        "endpointslices",
+        "deployments",
+        "replicasets",
+        "statefulsets",
+        "jobs",
+        "kuryrnodes",
+        "kuryrports",
+    ];
     path.rsplit('/').next().is_some_and(|last| PLURALS.contains(&last))
 }
 
