@@ -171,7 +171,7 @@ async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
     put(&fake, "a");
     let watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
-    fake.requests();
+    let _ = fake.requests();
     let absent = ObjectKey::namespaced("d", "z");
     assert_eq!(watching.store.presence(&absent), Presence::Absent);
 
@@ -244,7 +244,7 @@ async fn an_api_server_that_accepts_and_closes_is_not_asked_in_a_tight_loop() {
     let fake = ApiServer::new(Streaming::Allowed);
     let _watching = Watching::start(&fake, WatchConfig::default());
     settle().await;
-    fake.requests();
+    let _ = fake.requests();
     for _ in 0..6000 {
         fake.cut();
         sleep(Duration::from_millis(10)).await;
