@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested check build bench-pods lab-up lab-down codegen
+.PHONY: help demo test test-nested check build bench bench-pods lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ check: ## what needs neither root nor the lab
 build: ## release binaries: kuryr-controller, kuryr-daemon, kuryr-cni (static)
 	cargo build --release -p kuryr-controller -p kuryr-agent
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile cni --target x86_64-unknown-linux-gnu -p kuryr-cni
+
+bench: ## what a pod costs, against the ptp plug-in and bare calls to Neutron, on a lab that is up
+	@bench/run
 
 bench-pods: ## CNI ADD and pod start against the ptp plug-in, into docs/benchmarks.md
 	@test/prerequisites
