@@ -1,4 +1,7 @@
-//! Full lists of our ports: at the begin of a leadership, when a write leaves doubt, and every few minutes.
+//! Full lists of our ports: at the begin of a leadership and a few times soon after, when a write leaves doubt, and every
+//! few minutes.
+//!
+//! Soon after, because a request of the leader before us may end in Neutron when we have listed already.
 //!
 //! Before each list the ports are looked for that were made and not tagged, by us or by a leader before us that ended
 //! in between; with their tags the list shows them, and planning finds a use or an end for them.
@@ -14,11 +17,16 @@ use crate::{cloud::facts::Access, error::Result, term::Term, wiring::World};
 /// Distance between lists that fail.
 const LIST_AGAIN: Duration = Duration::from_secs(5);
 
+/// Distances of the first lists of a leadership: together more than any request of the leader before may take.
+const LIST_SOON: [Duration; 4] =
+    [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(20), Duration::from_secs(40)];
+
 /// Lists until the leadership is `over`.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
+    let mut soon = LIST_SOON.into_iter();
     loop {
         let wait = match list(world, term).await {
-            Ok(true) => world.config.cloud.list_period,
+            Ok(true) => next_wait(&mut soon, world.config.cloud.list_period),
             Ok(false) => LIST_AGAIN,
             Err(error) => {
                 tracing::warn!(%error, "could not list our ports");
@@ -31,6 +39,10 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+fn next_wait(soon: &mut impl Iterator<Item = Duration>, period: Duration) -> Duration {
+    soon.next().map_or(period, |soon| soon.min(period))
 }
 
 /// Lists our ports, once it is known who we are.
@@ -63,4 +75,19 @@ async fn tag(access: &Access, term: &Term) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_lists_again_until_no_request_of_the_last_one_can_be_under_way() {
+        let waits = |period: u64| {
+            let mut soon = LIST_SOON.into_iter();
+            [(); 6].map(|()| next_wait(&mut soon, Duration::from_secs(period)).as_secs())
+        };
+        assert_eq!(waits(300), [5, 10, 20, 40, 300, 300]);
+        assert_eq!(waits(15), [5, 10, 15, 15, 15, 15]);
+    }
 }
