@@ -13,6 +13,7 @@ use kuryr_planning::{
     attachment::{Difference, Incomplete},
     claim::Refusal,
 };
+pub(crate) use kuryr_types::with_causes;
 use kuryr_types::{Blame, PodRef, PortId, Retry};
 
 /// The agent's result.
@@ -265,7 +266,8 @@ impl Error {
             Self::Kernel { .. } | Self::Checkpoint { .. } | Self::File { .. } | Self::Incomplete { .. } => {
                 CniError::new(self.code(), with_causes(self))
             }
-            _ => CniError::new(self.code(), self.to_string()).with_details(causes(self).join(": ")),
+            _ => CniError::new(self.code(), self.to_string())
+                .with_details(std::error::Error::source(self).map(with_causes).unwrap_or_default()),
         }
     }
 }
@@ -284,17 +286,6 @@ impl kuryr_kubernetes::Failure for WithCauses {
     fn retry(&self) -> Retry {
         self.0.retry()
     }
-}
-
-/// An error and all its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut parts = vec![error.to_string()];
-    parts.extend(causes(error));
-    parts.join(": ")
-}
-
-fn causes(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()
 }
 
 fn list(differences: &[Difference]) -> String {

@@ -19,7 +19,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use kuryr_types::ProjectId;
+use kuryr_types::{ProjectId, with_causes};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ impl Auth {
                         Error::Unauthorized { .. } | Error::Forbidden { .. } => REFUSED_HOLD_OFF,
                         _ => HOLD_OFF,
                     };
-                    warn!(error = error.with_causes(), "no token from Keystone");
+                    warn!(error = with_causes(&error), "no token from Keystone");
                     *turn = Some(Failure { error: error.clone(), until: Instant::now() + hold_off });
                     error
                 }

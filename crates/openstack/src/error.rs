@@ -358,23 +358,6 @@ impl Error {
         }
     }
 
-    /// The text with its causes in one line, outermost first: what a condition or an Event shows.
-    #[must_use]
-    pub fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(cause) = next {
-            let cause_text = cause.to_string();
-            // Several layers of the HTTP library repeat their cause's text.
-            if !text.ends_with(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
-            }
-            next = cause.source();
-        }
-        text
-    }
-
     /// The call that failed, if one was made.
     #[must_use]
     pub fn call(&self) -> Option<&Call> {

@@ -10,6 +10,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
 };
+use kuryr_types::with_causes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
@@ -121,7 +122,7 @@ fn log(call: &Call, result: &Result<Answer, Error>, elapsed: Duration) {
             let status = status.as_u16();
             debug!(operation, %method, url, status, request_id, ?elapsed, "the cloud answered");
         }
-        Err(error) => debug!(operation, %method, url, error = error.with_causes(), ?elapsed, "no answer"),
+        Err(error) => debug!(operation, %method, url, error = with_causes(error), ?elapsed, "no answer"),
     }
 }
 

@@ -4,7 +4,8 @@
 //! - [`mac`]: hardware addresses;
 //! - [`generation`]: epochs and generations of port entries;
 //! - [`pod`]: how a pod is named and identified;
-//! - [`retry`]: what an error says about trying again.
+//! - [`retry`]: what an error says about trying again;
+//! - [`causes`]: an error with its causes, in one line.
 //!
 //! Nothing here performs I/O, knows the time, or knows an API of somebody else.
 
@@ -14,6 +15,9 @@ pub mod mac;
 pub mod pod;
 pub mod retry;
 
+pub mod causes;
+
+pub use causes::with_causes;
 pub use generation::{Epoch, Generation};
 pub use ids::{ClassId, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId, TrunkId};
 pub use mac::MacAddr;

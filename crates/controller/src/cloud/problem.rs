@@ -8,7 +8,7 @@ use kuryr_openstack::{
     neutron::{AllocationPool, Quota, Subnet},
 };
 use kuryr_planning::pool::Millis;
-use kuryr_types::{ProjectId, Retry};
+use kuryr_types::{ProjectId, Retry, with_causes};
 
 use crate::config::millis;
 
@@ -60,7 +60,7 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
         ),
         _ => ("CloudFailed", "this is tried again; look for the request id in the log of the service"),
     };
-    Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", error.with_causes()) }
+    Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", with_causes(error)) }
 }
 
 /// Whether `error` concerns every call to the cloud, whatever it asks for.

@@ -32,6 +32,7 @@ use kube::{
     Api, Client, Resource,
     api::{ListParams, WatchParams},
 };
+use kuryr_types::with_causes;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -522,20 +523,6 @@ where
         }
         sleep(self.config.backoff.delay(self.failures, &mut self.jitter)).await;
     }
-}
-
-/// The error with its causes, for a log line. Libraries repeat a cause in their own text: once is enough.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 impl<K> fmt::Debug for Watch<K> {

@@ -14,7 +14,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Origin, Settings};
+use super::settings::{Origin, Settings};
 use crate::error::Error;
 
 /// A `clouds.yaml` and, if there is one, the `secure.yaml` beside or elsewhere.
