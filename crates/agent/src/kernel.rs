@@ -82,6 +82,8 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn remove_own_port(&self, ifname: &str) -> Answer<()>;
     /// Sets the node's addresses of the local path.
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()>;
+    /// Sets missing routes of the local path; tells how many.
+    fn restore_local_path(&self, addresses: &[IpAddr]) -> Answer<usize>;
     /// Deletes what is left of pods that are gone; slow.
     fn sweep(&self, keep: &BTreeSet<String>) -> Answer<Swept>;
     /// Has the guard installed.
@@ -352,6 +354,10 @@ impl Datapath for Node {
         Self::set_node_addresses(self, addresses)
     }
 
+    fn restore_local_path(&self, addresses: &[IpAddr]) -> Answer<usize> {
+        Self::restore_local_path(self, addresses)
+    }
+
     fn sweep(&self, keep: &BTreeSet<String>) -> Answer<Swept> {
         Self::sweep(self, keep)
     }
@@ -600,6 +606,10 @@ pub(crate) mod fake {
 
         fn set_node_addresses(&self, _: &[IpAddr]) -> Answer<()> {
             Ok(())
+        }
+
+        fn restore_local_path(&self, _: &[IpAddr]) -> Answer<usize> {
+            Ok(0)
         }
 
         fn sweep(&self, _: &BTreeSet<String>) -> Answer<Swept> {

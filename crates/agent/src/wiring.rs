@@ -221,6 +221,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     running.until_stop(open_kernel(world.clone()));
     running.until_stop(watch_switch(world.clone()));
     running.until_stop(uplink::shared::watch_interface(world.clone()));
+    running.until_stop(uplink::observe::keep_local_path(world.clone()));
     running.until_stop(release::watch_namespaces(world.clone()));
     running.until_stop(look_after(world.clone()));
     running.until_stop(count(world.clone()));

@@ -295,6 +295,17 @@ impl Node {
         self.joint().map_or(Ok(()), |mut joint| joint.set_node_addresses(addresses))
     }
 
+    /// Sets the node's routes to its pods anew that are missing or have another source; tells how many. With a node's
+    /// address that goes, its kernel takes the routes that have it for their source, and does not bring them back with
+    /// it. Does nothing without eBPF.
+    ///
+    /// # Errors
+    ///
+    /// `Map`, `Kernel`.
+    pub fn restore_local_path(&self, node_addresses: &[IpAddr]) -> Result<usize> {
+        pod::restore_ways(self, node_addresses)
+    }
+
     /// Attaches a pod, or carries on with an attachment that was not finished.
     ///
     /// # Errors

@@ -86,16 +86,41 @@ pub fn remove(route: Route, link: u32) -> Request {
 ///
 /// `Kernel` or `Restless`.
 pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Route>> {
+    let found = list_over(socket, Some(link))?;
+    Ok(found.into_iter().filter(|found| found.link == link).map(|found| found.route).collect())
+}
+
+/// Lists the routes over all links as [`list`] does.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list_all(socket: &mut Socket) -> Result<Vec<Found>> {
+    list_over(socket, None)
+}
+
+/// A route as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Destination and router.
+    pub route: Route,
+    /// The link's index.
+    pub link: u32,
+    /// Source address for packets that have none yet.
+    pub source: Option<IpAddr>,
+}
+
+fn list_over(socket: &mut Socket, link: Option<u32>) -> Result<Vec<Found>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.attributes.push(RouteAttribute::Oif(link));
+        message.attributes.extend(link.map(RouteAttribute::Oif));
         let request = Request::new(Step::List, Subject::Routes, &RouteNetlinkMessage::GetRoute(message));
         for answer in socket.list(&request)? {
             if let RouteNetlinkMessage::NewRoute(message) = answer.route(&request)? {
-                routes.extend(from_message(&message, link));
+                routes.extend(from_message(&message));
             }
         }
     }
@@ -121,19 +146,19 @@ fn message(route: Route, link: u32) -> RouteMessage {
     message
 }
 
-fn from_message(message: &RouteMessage, link: u32) -> Option<Route> {
-    let (mut destination, mut via, mut over) = (None, None, None);
+fn from_message(message: &RouteMessage) -> Option<Found> {
+    let (mut destination, mut via, mut over, mut source) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Oif(index) => over = Some(*index),
+            RouteAttribute::PrefSource(address) => source = ip(address),
             _ => {}
         }
     }
-    let ours = message.header.table == RouteHeader::RT_TABLE_MAIN
-        && message.header.kind == RouteType::Unicast
-        && over == Some(link);
+    let ours =
+        message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.kind == RouteType::Unicast;
     let everything = match message.header.address_family {
         AddressFamily::Inet => IpNet::V4(Ipv4Net::default()),
         _ => IpNet::V6(Ipv6Net::default()),
@@ -143,7 +168,7 @@ fn from_message(message: &RouteMessage, link: u32) -> Option<Route> {
         return None;
     }
     let dst = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(Route { dst, via })
+    Some(Found { route: Route { dst, via }, link: over?, source })
 }
 
 fn is_of_every_link(destination: IpAddr) -> bool {

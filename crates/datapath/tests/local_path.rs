@@ -175,3 +175,23 @@ fn a_family_without_a_node_address_has_no_local_path() {
     assert_eq!(node.space.ping(pod.v4(), 2), 2);
     assert_eq!(node.space.ping(pod.v6(), 2), 0);
 }
+
+#[test]
+fn a_node_address_that_was_away_for_a_moment_has_its_routes_again() {
+    let node = TestNode::new();
+    let (one, two) = (node.pod(1), node.pod(2));
+    let restore = || node.within(|node| node.restore_local_path(&node_addresses())).unwrap();
+    assert_eq!(restore(), 0);
+    node.space.sh(&format!("ip addr del {NODE_V4}/24 dev lan0; ip addr del {NODE_V6}/64 dev lan0"));
+    node.space.sh(&format!("ip addr add {NODE_V4}/24 dev lan0; ip addr add {NODE_V6}/64 dev lan0 nodad"));
+    assert_eq!(node.space.ping(one.v4(), 1), 0, "the kernel does not bring them back");
+    assert_eq!(restore(), 4);
+    assert_eq!(restore(), 0);
+    // One that is cut off gets none.
+    node.within(|node| node.cut(two.host_ifindex)).unwrap();
+    node.within(|node| node.clear(two.host_ifindex)).unwrap();
+    assert_eq!(restore(), 0);
+    for to in [one.v4(), one.v6()] {
+        assert_eq!(node.space.ping(to, 3), 3, "{to}");
+    }
+}

@@ -4,9 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
-use kuryr_api::{kuryrnode::OwnPort, names};
+use kuryr_api::names;
 use kuryr_datapath::{InterfaceRow, SwitchState, Uplink};
 use kuryr_kubernetes::{slim, store::Presence};
 use kuryr_planning::{
@@ -14,7 +15,12 @@ use kuryr_planning::{
     uplink::{Row, Switch, found::Start},
 };
 
-use crate::{error::Result, node::SwitchHealth, wiring::World};
+use crate::{
+    error::{Result, with_causes},
+    kernel::Datapath,
+    node::{NodeState, SwitchHealth},
+    wiring::{Work, World},
+};
 
 /// Nanoseconds in a millisecond.
 const NANOS: i128 = 1_000_000;
@@ -50,11 +56,33 @@ pub(crate) fn publish(world: &World) {
             state.host = host(&switch);
         }
         state.kubernetes_in_sync = in_sync;
-        let own_port = state.offer().and_then(|offer| offer.spec().own_port.as_ref()).cloned();
         if let Some(node) = &node {
-            state.node_addresses = node_addresses(node, own_port.as_ref());
+            state.node_addresses = node_addresses(node, state);
         }
     });
+}
+
+/// How often the node's addresses and the routes that hang on them are looked at: probes fail while they are missing.
+const LOOK_AFTER_ADDRESSES: Duration = Duration::from_secs(2);
+
+/// Keeps the local path when an address of the node goes and comes back, of which nobody tells; until the agent stops.
+pub(crate) async fn keep_local_path(world: World) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER_ADDRESSES).await;
+        let (state, node) = (world.state.get(), world.watched.node());
+        let Some(node) = node else { continue };
+        let addresses = node_addresses(&node, &state);
+        if addresses != state.node_addresses {
+            world.queue.add(Work::Uplinks);
+            continue;
+        }
+        let restore = move |node: &dyn Datapath| node.restore_local_path(&addresses);
+        match world.kernel.patient("restore routes to pods", restore).await {
+            Ok(0) => {}
+            Ok(routes) => tracing::info!(routes, "restored routes to pods"),
+            Err(error) => tracing::debug!("routes to pods cannot be looked at: {}", with_causes(&error)),
+        }
+    }
 }
 
 /// Looks at switch and kernel.
@@ -123,7 +151,8 @@ fn row_of(row: &InterfaceRow) -> Row {
     }
 }
 
-fn node_addresses(node: &slim::Node, own_port: Option<&OwnPort>) -> Vec<IpAddr> {
+fn node_addresses(node: &slim::Node, state: &NodeState) -> Vec<IpAddr> {
+    let own_port = state.offer().and_then(|offer| offer.spec().own_port.as_ref());
     let told: Vec<(String, String)> =
         node.status.addresses.iter().map(|address| (address.kind.clone(), address.address.clone())).collect();
     local_addresses(&told, own_port, is_local)

@@ -14,7 +14,7 @@ use crate::{
     neighbour,
     netlink::{Request, Socket},
     netns::Netns,
-    route::{self, Route, Setting},
+    route::{self, Found, Route, Setting},
     sysctl,
 };
 
@@ -98,16 +98,47 @@ fn bring_up_host_end(node: &Node, pod: &PodLinks, index: u32) -> Result<()> {
     let settings = [DisableIpv6(false), AcceptDad(false), AcceptRa(false)];
     sysctl::set(&pod.host_ifname, &settings, has_ipv6(pod))?;
     let mut requests = vec![link::no_generated_addresses(index), link::bring_up(index)];
-    for address in pod.addresses.iter().map(IpNet::addr) {
-        // Without a node address of the family there is no local path in it.
-        let Some(source) = pod.node_addresses.iter().find(|node| same_family(**node, address)) else {
-            continue;
-        };
-        let route = Route { dst: address.into(), via: None };
-        requests.push(neighbour::set(index, address, pod.mac));
-        requests.push(route::set(&Setting { source: Some(*source), ..Setting::new(route, index) }));
+    for route in ways_to(pod.addresses.iter().map(IpNet::addr), &pod.node_addresses, index) {
+        requests.extend(way_requests(&route, pod.mac));
     }
     node.socket().apply(&requests)
+}
+
+/// The node's routes to addresses of a pod. Without a node address of the family there is no local path in it.
+fn ways_to(
+    addresses: impl IntoIterator<Item = IpAddr>,
+    node_addresses: &[IpAddr],
+    index: u32,
+) -> impl Iterator<Item = Found> {
+    addresses.into_iter().filter_map(move |address| {
+        let source = node_addresses.iter().find(|node| same_family(**node, address))?;
+        let route = Route { dst: address.into(), via: None };
+        Some(Found { route, link: index, source: Some(*source) })
+    })
+}
+
+fn way_requests(way: &Found, mac: MacAddr) -> [Request; 2] {
+    [
+        neighbour::set(way.link, way.route.dst.addr(), mac),
+        route::set(&Setting { source: way.source, ..Setting::new(way.route, way.link) }),
+    ]
+}
+
+/// Sets the node's routes to its pods that are missing; tells how many were.
+pub(super) fn restore_ways(node: &Node, node_addresses: &[IpAddr]) -> Result<usize> {
+    // Held from the look to the end: whoever clears a pod meanwhile does so afterwards.
+    let mut socket = node.socket();
+    let entries = node.entries()?;
+    let present = route::list_all(&mut socket)?;
+    let mut requests = Vec::new();
+    for entry in &entries {
+        let ways = ways_to(entry.addresses.iter().copied(), node_addresses, entry.host_ifindex);
+        let missing = ways.filter(|way| !present.contains(way));
+        requests
+            .extend(missing.flat_map(|way| way_requests(&way, entry.mac)).map(Request::tolerating_absence));
+    }
+    socket.apply(&requests)?;
+    Ok(requests.len() / 2)
 }
 
 /// The pod's side, on a thread of its namespace. `host_mac`: where node addresses are reached, if there is a local
