@@ -1,10 +1,14 @@
 //! Figures of the agent.
 //!
 //! Their names, units and labels are listed in `docs/metrics.md`, which is made from what [`Metrics::new`] registers.
-//! `kuryr_cni_request_duration_seconds` has upstream's name, labels and buckets. The share of `ready` and `held` in
-//! `kuryr_agent_ports_taken_total` is the pool's hit rate.
+//! `kuryr_cni_request_duration_seconds` has upstream's name, labels and buckets. `kuryr_agent_pool_hit_ratio` counts since
+//! the agent started; over a time it is the share of `ready` in what `ready` and `waited` of
+//! `kuryr_agent_ports_taken_total` rose together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -32,6 +36,7 @@ struct Inner {
     requests: Family<Request, Histogram>,
     stages: Family<StageLabel, Histogram>,
     taken: Family<Taken, Counter>,
+    hit_ratio: Gauge<f64, AtomicU64>,
     ports: Family<PortState, Gauge>,
     waiting: Gauge,
     status_writes: Family<Write, Counter>,
@@ -102,6 +107,7 @@ impl Metrics {
             requests: Family::new_with_constructor(fine),
             stages: Family::new_with_constructor(fine),
             taken: Family::default(),
+            hit_ratio: Gauge::default(),
             ports: Family::default(),
             waiting: Gauge::default(),
             status_writes: Family::default(),
@@ -130,6 +136,8 @@ impl Metrics {
             "Ports that pods took, by source: held, ready or waited",
             inner.taken.clone(),
         );
+        let help = "Share of pods that found a port ready when the runtime asked, 0 to 1";
+        registry.register("kuryr_agent_pool_hit_ratio", help, inner.hit_ratio.clone());
         registry.register(
             "kuryr_agent_ports",
             "Ports of this node, by state: offered, ready, claimed or stuck",
@@ -170,6 +178,8 @@ impl Metrics {
     /// Notes where a port came from.
     pub(crate) fn port_taken(&self, source: PortSource) {
         self.inner.taken.get_or_create(&Taken { source }).inc();
+        let count = |source| self.inner.taken.get_or_create(&Taken { source }).get();
+        self.inner.hit_ratio.set(ratio(count(PortSource::Ready), count(PortSource::Waited)));
     }
 
     /// Notes how many ports are in which state, and how many pods wait.
@@ -192,6 +202,12 @@ impl Metrics {
     }
 }
 
+/// The share of `hits`; 1 as long as there was nothing to miss.
+#[expect(clippy::cast_precision_loss, reason = "pods of one node do not reach what a float cannot count")]
+fn ratio(hits: u64, misses: u64) -> f64 {
+    if hits + misses == 0 { 1.0 } else { hits as f64 / (hits + misses) as f64 }
+}
+
 fn write(succeeded: bool) -> Write {
     Write { result: if succeeded { "ok" } else { "failed" } }
 }
@@ -206,7 +222,10 @@ mod tests {
         let metrics = Metrics::new(&mut registry);
         metrics.answered("ADD", 0, Duration::from_millis(3));
         metrics.answered("DEL", 999, Duration::from_millis(3));
-        metrics.port_taken(PortSource::Ready);
+        use PortSource::{Held, Ready, Waited};
+        for source in [Held, Ready, Waited, Ready, Ready] {
+            metrics.port_taken(source);
+        }
         metrics.counts([("offered", 5), ("ready", 4), ("claimed", 1), ("stuck", 0)], 0);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -214,7 +233,8 @@ mod tests {
             r#"kuryr_cni_request_duration_seconds_bucket{le="10.0",command="ADD",error="False"} 1"#,
             r#"kuryr_cni_request_duration_seconds_count{command="DEL",error="True"} 1"#,
             r#"kuryr_agent_request_seconds_bucket{le="0.003",verb="ADD",code="0"} 1"#,
-            r#"kuryr_agent_ports_taken_total{source="ready"} 1"#,
+            r#"kuryr_agent_ports_taken_total{source="ready"} 3"#,
+            "kuryr_agent_pool_hit_ratio 0.75",
             r#"kuryr_agent_ports{state="ready"} 4"#,
         ] {
             assert!(text.contains(line), "{line}\n{text}");
@@ -226,12 +246,22 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         // Without `..`: a new figure has to be used here, or its family is not seen.
-        let Inner { upstream, requests, stages, taken, ports, waiting, status_writes, kuryrport_writes } =
-            &*metrics.inner;
+        let Inner {
+            upstream,
+            requests,
+            stages,
+            taken,
+            hit_ratio,
+            ports,
+            waiting,
+            status_writes,
+            kuryrport_writes,
+        } = &*metrics.inner;
         upstream.get_or_create(&UpstreamRequest { command: "ADD", error: "False" }).observe(0.1);
         requests.get_or_create(&Request { verb: "ADD", code: 0 }).observe(0.1);
         stages.get_or_create(&StageLabel { stage: "pod" }).observe(0.1);
         taken.get_or_create(&Taken { source: PortSource::Held }).inc();
+        hit_ratio.set(1.0);
         ports.get_or_create(&PortState { state: "ready" }).set(1);
         waiting.set(1);
         status_writes.get_or_create(&write(true)).inc();

@@ -4,6 +4,7 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
+use kuryr_planning::demand::{Urgency, governor::Ended};
 use kuryr_telemetry::metrics::Metrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -20,6 +21,7 @@ pub(crate) struct Figures {
     pub(crate) leader: Gauge,
     pub(crate) ports: Gauge,
     pub(crate) created: Counter<u64, AtomicU64>,
+    create_requests: Family<CreateLabels, Counter<u64, AtomicU64>>,
     pub(crate) deleted: Counter<u64, AtomicU64>,
     pub(crate) attached: Counter<u64, AtomicU64>,
     pub(crate) detached: Counter<u64, AtomicU64>,
@@ -33,13 +35,35 @@ struct CallLabels {
     status: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CreateLabels {
+    urgency: &'static str,
+    result: &'static str,
+}
+
 impl Figures {
+    /// Notes a request for ports that has ended.
+    pub(crate) fn asked_for_ports(&self, urgency: Urgency, ended: &Ended) {
+        let urgency = match urgency {
+            Urgency::Urgent => "urgent",
+            Urgency::Comfort => "comfort",
+        };
+        let result = match ended {
+            Ended::Made(_) => "made",
+            Ended::Refused(_) => "refused",
+            Ended::CloudFailed { .. } => "cloud_failed",
+            Ended::Dropped => "dropped",
+        };
+        self.create_requests.get_or_create(&CreateLabels { urgency, result }).inc();
+    }
+
     /// Registers all of them.
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let figures = Self {
             leader: Gauge::default(),
             ports: Gauge::default(),
             created: Counter::default(),
+            create_requests: Family::default(),
             deleted: Counter::default(),
             attached: Counter::default(),
             detached: Counter::default(),
@@ -55,6 +79,9 @@ impl Figures {
                 figures.ports.clone(),
             );
             registry.register("ports_created", "Ports made", figures.created.clone());
+            let help = "Requests that made ports, by urgency: urgent (pods wait or are known to come) or comfort; result: \
+                        made, refused, cloud_failed or dropped";
+            registry.register("create_requests", help, figures.create_requests.clone());
             registry.register("ports_deleted", "Ports deleted", figures.deleted.clone());
             registry.register("subports_added", "Ports put on trunks", figures.attached.clone());
             registry.register("subports_removed", "Ports taken off trunks", figures.detached.clone());
@@ -81,7 +108,7 @@ mod tests {
     fn the_reference_is_what_is_registered() {
         let metrics = Metrics::new();
         // Without `..`: a new figure has to be used here, or its family is not seen.
-        let Figures { leader, ports, created, deleted, attached, detached, plans, calls } =
+        let Figures { leader, ports, created, create_requests, deleted, attached, detached, plans, calls } =
             Figures::new(&metrics);
         for gauge in [leader, ports] {
             gauge.set(1);
@@ -89,6 +116,7 @@ mod tests {
         for counter in [created, deleted, attached, detached, plans] {
             counter.inc();
         }
+        create_requests.get_or_create(&CreateLabels { urgency: "urgent", result: "made" }).inc();
         calls.get_or_create(&CallLabels { operation: "create_ports", status: "201".into() }).observe(0.1);
 
         let reference = kuryr_telemetry::reference(&metrics.encode().unwrap());

@@ -37,6 +37,7 @@ pub(crate) struct Creation {
     lane: String,
     request: PortRequest,
     count: usize,
+    urgency: Urgency,
     access: Access,
 }
 
@@ -63,8 +64,14 @@ pub(super) fn begin(
     state.making.insert(node.to_owned(), (request.purpose(), count));
     drop(state);
     let access = access.clone();
-    let creation =
-        Creation { node: node.to_owned(), lane: lane.clone(), request: request.clone(), count, access };
+    let creation = Creation {
+        node: node.to_owned(),
+        lane: lane.clone(),
+        request: request.clone(),
+        count,
+        urgency,
+        access,
+    };
     if term.creations.send(creation).is_err() {
         // The leadership is over.
         let mut state = term.state();
@@ -106,7 +113,8 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Creation { node, lane, .. } = &self.creation;
+        let Creation { node, lane, urgency, .. } = &self.creation;
+        self.world.figures.asked_for_ports(*urgency, &self.ended);
         let ended = std::mem::replace(&mut self.ended, Ended::Dropped);
         let next = {
             let mut state = self.term.state();
