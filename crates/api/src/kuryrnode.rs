@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
     doc = "What Kuryr offers to a node and what the node did with it.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Host", type_ = "string", json_path = ".spec.host"),
+    printcolumn(name = "Trunk", type_ = "string", json_path = ".spec.trunk", priority = 1),
     printcolumn(
         name = "Ready",
         type_ = "string",

@@ -146,3 +146,6 @@ async fn follow_cloud(world: &World, mut known: watch::Receiver<Arc<Known>>, ove
     }
     world.known.send_replace(Arc::default());
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,9 +160,40 @@ fn version(record: &KuryrNode) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use kuryr_api::kuryrnode::KuryrNodeSpec;
+    use kuryr_kubernetes::lease::{LeaseConfig, elector};
     use kuryr_planning::demand::Rate;
+    use kuryr_testkit::api_server::{ApiServer, Fault, Streaming};
+    use tokio::time::sleep;
+    use tokio_util::sync::CancellationToken;
+
+    fn governor() -> Governor {
+        Governor::new(Rate { per_second: 0, requests: 1 }, 0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_that_is_not_renewed_ends_by_itself() {
+        let api = ApiServer::new(Streaming::Allowed);
+        let (candidate, leadership) = elector(api.client(), LeaseConfig::new("n", "l", "a")).unwrap();
+        tokio::spawn(candidate.run(CancellationToken::new()));
+        sleep(Duration::from_secs(1)).await;
+        let lease = leadership.current().unwrap();
+        let (creations, _wanted) = mpsc::unbounded_channel();
+        let term = Term::begin(&leadership, &lease, &[], governor(), creations).await.unwrap();
+        assert_eq!(term.epoch, 1);
+        assert!(term.check().is_ok());
+        for _ in 0..10 {
+            api.fail("PATCH", Fault::Status(500));
+        }
+        sleep(Duration::from_secs(11)).await;
+        assert!(matches!(term.check(), Err(Error::NotLeader)));
+        sleep(Duration::from_secs(30)).await;
+        assert!(leadership.current().is_some(), "it leads again");
+        assert!(matches!(term.check(), Err(Error::NotLeader)), "in another term");
+    }
 
     fn record(version: &str, uid: &str) -> Arc<KuryrNode> {
         let mut record = KuryrNode::new("n", KuryrNodeSpec::default());
@@ -182,7 +213,7 @@ mod tests {
             (None, Some(("9", "u")), Some("9")),
             (None, None, None),
         ] {
-            let mut state = State::new(1, Governor::new(Rate { per_second: 0, requests: 1 }, 0));
+            let mut state = State::new(1, governor());
             if let Some((version, uid)) = written {
                 state.wrote("n", (*record(version, uid)).clone());
             }

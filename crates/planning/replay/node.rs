@@ -287,6 +287,7 @@ impl Node {
                 name: if own { ownership::own_port_name(&self.name) } else { name },
                 device_owner: if own { NODE_DEVICE_OWNER } else { POD_DEVICE_OWNER }.to_owned(),
                 host: Some(self.name.clone()),
+                host_hidden: false,
                 network: NETWORK.into(),
                 mac: MacAddr([2, 0, 0, a, b, c]),
                 addresses: vec![(SUBNET.into(), IpAddr::V4(Ipv4Addr::new(10, a, b, c)))],

@@ -83,6 +83,8 @@ pub struct ListedPort {
     pub device_owner: String,
     /// Host it is bound to; `None` if unbound.
     pub host: Option<String>,
+    /// Policy hides the host from us: our user has lost role `service`, or never had it.
+    pub host_hidden: bool,
     /// Network.
     pub network: NetworkId,
     /// Hardware address.
@@ -198,6 +200,12 @@ impl OurPort {
         }
     }
 
+    /// Tells whether the port is bound to `host`, as far as we may know: what we cannot see is not taken for changed.
+    #[must_use]
+    pub fn is_bound_to(&self, host: &str) -> bool {
+        self.host_hidden || self.host.as_deref() == Some(host)
+    }
+
     /// The addresses alone.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().map(|(_, address)| *address)
@@ -224,6 +232,7 @@ mod tests {
             name: name.to_owned(),
             device_owner: device_owner.to_owned(),
             host: None,
+            host_hidden: false,
             network: "n".into(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             addresses: vec![],
@@ -243,6 +252,18 @@ mod tests {
             ("k8s", &[], false),
         ] {
             assert_eq!(owner.admit(port(project, tags, "", "")).is_some(), expect, "{project} {tags:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_hidden_is_not_taken_for_another() {
+        let owner = Owner::new("k8s".into(), vec!["t".to_owned()]);
+        for (host, host_hidden, expect) in
+            [(Some("h"), false, true), (Some("g"), false, false), (None, false, false), (None, true, true)]
+        {
+            let port = port("k8s", &["t"], "", POD_DEVICE_OWNER);
+            let port = ListedPort { host: host.map(str::to_owned), host_hidden, ..port };
+            assert_eq!(owner.admit(port).unwrap().is_bound_to("h"), expect, "{host:?} {host_hidden}");
         }
     }
 

@@ -184,14 +184,17 @@ impl ApiServer {
         self.lock().faults.push_back((part.to_owned(), fault));
     }
 
+    /// Takes back the faults that no request has met.
+    pub fn heal(&self) {
+        self.lock().faults.clear();
+    }
+
     /// The requests since the last call, as `METHOD path?query`.
-    #[must_use]
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().requests)
     }
 
     /// The requests since the last call that wanted to change something and were answered.
-    #[must_use]
     pub fn writes(&self) -> Vec<Write> {
         std::mem::take(&mut self.lock().writes)
     }

@@ -22,6 +22,8 @@ pub(crate) struct FakeCloud {
     pub(crate) ports: Mutex<Vec<Value>>,
     /// `None`: this Neutron has no trunks.
     pub(crate) trunks: Mutex<Option<Vec<Value>>>,
+    /// Tags of new ports are not stored, as without `tag_ports_during_bulk_creation`, and nothing can be tagged.
+    pub(crate) tags_fail: Mutex<bool>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
     pub(crate) calls: Mutex<Vec<String>>,
@@ -79,12 +81,29 @@ impl FakeCloud {
                 .map_or_else(|| missing("HTTPNotFound"), |trunks| (200, json!({"trunks": trunks}))),
             ("GET", ["v2.0", "ports"]) => (200, json!({"ports": *lock(&self.ports)})),
             ("POST", ["v2.0", "ports"]) => self.make_ports(body),
+            ("GET", ["v2.0", "ports", id]) => find(&self.ports, id)
+                .map_or_else(|| missing("PortNotFound"), |port| (200, json!({"port": port}))),
+            ("PUT", ["v2.0", "ports", _, "tags"]) if *lock(&self.tags_fail) => (503, Value::Null),
+            ("PUT", ["v2.0", "ports", id, "tags"]) => self.change_port(id, body),
+            ("PUT", ["v2.0", "ports", id]) => self.change_port(id, &body["port"]),
             ("DELETE", ["v2.0", "ports", id]) => {
                 lock(&self.ports).retain(|port| port["id"] != *id);
                 (204, Value::Null)
             }
             _ => missing("HTTPNotFound"),
         }
+    }
+
+    fn change_port(&self, id: &str, change: &Value) -> (u16, Value) {
+        let mut ports = lock(&self.ports);
+        let Some(port) = ports.iter_mut().find(|port| port["id"] == *id) else {
+            return missing("PortNotFound");
+        };
+        for (field, value) in change.as_object().into_iter().flatten() {
+            port[field] = value.clone();
+        }
+        port["revision_number"] = json!(port["revision_number"].as_u64().unwrap_or_default() + 1);
+        (200, json!({"port": port, "tags": port["tags"]}))
     }
 
     fn make_ports(&self, body: &Value) -> (u16, Value) {
@@ -104,6 +123,9 @@ impl FakeCloud {
                 port["mac_address"] = json!(format!("fa:16:3e:00:00:{number:02x}"));
                 port["status"] = json!("DOWN");
                 port["revision_number"] = json!(1);
+                if *lock(&self.tags_fail) {
+                    port["tags"] = json!([]);
+                }
                 port["fixed_ips"] =
                     json!([{"subnet_id": "s4", "ip_address": format!("10.0.0.{}", 10 + number)}]);
                 port

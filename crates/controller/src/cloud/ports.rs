@@ -190,6 +190,7 @@ fn listed(port: &OwnedPort) -> ListedPort {
         name: port.name.clone(),
         device_owner: port.device_owner.clone(),
         host: port.host.clone().filter(|host| !host.is_empty()),
+        host_hidden: port.host.is_none(),
         network: port.network_id.clone(),
         mac: port.mac_address,
         addresses: port.fixed_ips.iter().map(|ip| (ip.subnet_id.clone(), ip.ip_address)).collect(),

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use kuryr_api::{kuryrnode::KuryrNode, names::MODE_LABEL};
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::{
@@ -145,6 +146,8 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     let found = index::look(&access.client, project, asked.into_iter().collect()).await?;
     let is_complete = found.is_complete(project);
     term.trunks.end(begun, found);
+    // Who asked meanwhile has the answer, or asks again when it is looked at now.
+    let _ = world.trunks_soon.notified().now_or_never();
     nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
     Ok(is_complete)
 }

@@ -302,8 +302,7 @@ impl<'a> Draft<'a> {
             let (_, entry) = class::class_of(port);
             port.purpose() == Purpose::Node
                 && port.condition != PortCondition::Broken
-                && host.is_some()
-                && port.host.as_deref() == host
+                && host.is_some_and(|host| port.is_bound_to(host))
                 && entry.subnets == class.entry.subnets
         };
         let named = self.record.spec.own_port.as_ref();

@@ -97,9 +97,110 @@ pub fn waiting<'a>(pods: &'a [PodFacts], status: &KuryrNodeStatus) -> BTreeSet<&
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{self, entry, status};
+    use super::super::{
+        Cloud, Generations, NodeFacts, SpecStep,
+        fixtures::{self, entry, status},
+        step::Flags,
+    };
     use super::*;
+    use crate::{demand::Coming, ownership::pool_port_name};
+    use kuryr_api::kuryrnode::{KuryrNodeSpec, StuckEntry};
     use kuryr_types::Generation;
+
+    /// A look at node `w1` at this time.
+    fn look<R>(
+        now: Millis,
+        node_uid: Option<&str>,
+        record: Record<'_>,
+        cloud: &Cloud,
+        then: impl FnOnce(&Inputs<'_>) -> R,
+    ) -> R {
+        let presence = node_uid.map_or(Presence::Absent, |uid| Presence::Present { uid: uid.to_owned() });
+        then(&Inputs {
+            now,
+            node: "w1",
+            in_sync: true,
+            presence: &presence,
+            facts: &NodeFacts::default(),
+            record: Some(record),
+            pods: &[],
+            coming: Coming::default(),
+            held: &BTreeSet::new(),
+            cloud,
+            limits: &fixtures::limits(),
+        })
+    }
+
+    #[test]
+    fn a_node_is_gone_only_after_its_grace() {
+        let spec = KuryrNodeSpec { node_uid: "u".into(), ..KuryrNodeSpec::default() };
+        let report = |node_uid: &str| Report { node_uid: node_uid.into(), checkpoint: "c".into() };
+        let waiting = |until| Footing::Waiting(Some(until));
+        let mut memory = Memory::default();
+        // The grace of the fixtures is 60.
+        for (now, present, reported, expect) in [
+            (0, Some("u"), None, Footing::Waiting(None)),
+            (10, Some("u"), Some("u"), Footing::InStep(report("u"))),
+            (20, None, Some("u"), waiting(80)),
+            (79, None, Some("u"), waiting(80)),
+            (80, None, Some("u"), Footing::Gone),
+            // It comes back, and the next absence begins anew.
+            (85, Some("u"), Some("u"), Footing::InStep(report("u"))),
+            (90, None, Some("u"), waiting(150)),
+            (100, Some("u"), None, Footing::Waiting(None)),
+            (110, None, None, waiting(170)),
+            // Another Node of the name, whose agent is silent.
+            (120, Some("v"), Some("u"), waiting(170)),
+            (170, Some("v"), Some("u"), Footing::Gone),
+            (180, Some("v"), Some("v"), Footing::InStep(report("v"))),
+            (190, Some("w"), Some("v"), waiting(250)),
+        ] {
+            let status = reported.map(|uid| status(uid, "c"));
+            let record = Record { spec: &spec, status: status.as_ref() };
+            let got =
+                look(now, present, record, &Cloud::default(), |inputs| footing(inputs, record, &mut memory));
+            assert_eq!(got, expect, "at {now}: {present:?} {reported:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_stuck_is_not_offered_again() {
+        let generation = Generation { epoch: 1, counter: 1 };
+        let cloud = Cloud {
+            ports: Some(vec![fixtures::port("a", &pool_port_name("w1"), Some("h"))]),
+            default: Some(fixtures::default_class(fixtures::GROUP)),
+            ..Cloud::default()
+        };
+        let stuck = StuckEntry { generation, reason: "no flows".into() };
+        let mut memory = Memory::default();
+        let mut flags = |now, withdrawn, status: &KuryrNodeStatus| {
+            let entry = PortEntry { withdrawn, ..entry(generation) };
+            let spec = KuryrNodeSpec {
+                epoch: 1,
+                node_uid: "u".into(),
+                ports: [("a".into(), entry)].into(),
+                ..KuryrNodeSpec::default()
+            };
+            let record = Record { spec: &spec, status: Some(status) };
+            let mut generations = Generations::of_epoch(1);
+            let plan = look(now, Some("u"), record, &cloud, |inputs| {
+                super::super::plan(inputs, &mut memory, &mut generations)
+            });
+            let mark = plan.spec.iter().find_map(|step| match step {
+                SpecStep::Mark { flags, .. } => Some(*flags),
+                _ => None,
+            });
+            assert!(!plan.spec.iter().any(|step| matches!(step, SpecStep::Offer { .. })), "{plan:?}");
+            mark
+        };
+        let noticed = KuryrNodeStatus { stuck: [("a".into(), stuck)].into(), ..status("u", "c") };
+        let returned = KuryrNodeStatus { returned: [("a".into(), generation)].into(), ..status("u", "c") };
+        let withdrawn = Flags { withdrawn: true, doomed: false, active: false };
+        let doomed = Flags { withdrawn: false, doomed: true, active: false };
+        assert_eq!(flags(0, false, &noticed), Some(withdrawn));
+        // With the port the agent has forgotten what was wrong with it.
+        assert_eq!(flags(10, true, &returned), Some(doomed));
+    }
 
     #[test]
     fn a_claim_wins_and_another_generation_returns_nothing() {

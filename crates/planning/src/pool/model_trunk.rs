@@ -177,7 +177,10 @@ impl Segments {
                     assert!(other.as_str().starts_with("foreign"), "{id} lost its VLAN id to {other}")
                 }
                 // Moved away by somebody who is not to be fought with.
-                None => assert!(self.on.contains_key(&(elsewhere(), 1)), "{id} is on the trunk: {entry:?}"),
+                None => {
+                    let at = self.attached().remove(id);
+                    assert!(at.is_some_and(|at| at.trunk == elsewhere()), "{id} is on the trunk: {entry:?}");
+                }
             }
         }
     }

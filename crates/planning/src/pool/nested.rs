@@ -22,7 +22,7 @@ use super::{
     desired::Draft,
     inputs::Millis,
     step::CloudStep,
-    trunk::{Trunk, TrunkCondition},
+    trunk::{Attachment, Trunk, TrunkCondition},
     vlan,
     way::{Place, Way},
 };
@@ -144,9 +144,14 @@ impl Draft<'_> {
 
     /// Puts a port that a pod has back on the trunk, if somebody took it off.
     pub(super) fn repair(&mut self, port: Option<&OurPort>, entry: &PortEntry) {
-        let (Some(port), Some(vlan), Way::Trunk(_)) = (port, entry.vlan, self.way) else { return };
-        if self.place(port) != Place::Free || !port.may_be_subport() {
-            return;
+        let (Some(port), Some(vlan), Way::Trunk(own)) = (port, entry.vlan, self.way) else { return };
+        match self.place(port) {
+            Place::Free if port.may_be_subport() => {}
+            // Not to be fought with, but to be told.
+            Place::On(at) if at.vlan != vlan || own != Some(&at.trunk) => {
+                return self.tell(Some(moved(port, vlan, at)));
+            }
+            _ => return,
         }
         match self.trunk().and_then(|trunk| trunk.subports.get(&vlan).map(|other| (trunk, other))) {
             None => {
@@ -257,6 +262,17 @@ impl Draft<'_> {
     }
 }
 
+fn moved(port: &OurPort, vlan: u16, at: &Attachment) -> Problem {
+    Problem {
+        reason: "SubportMoved".into(),
+        message: format!(
+            "port {} of a running pod was moved to trunk {} under VLAN id {}, and its node still takes it for VLAN id \
+             {vlan}: the pod has no network; delete the pod, or take the port off that trunk to have it put back",
+            port.id, at.trunk, at.vlan
+        ),
+    }
+}
+
 fn vlan_taken(trunk: &Trunk, vlan: u16, port: &OurPort, other: &PortId) -> Problem {
     Problem {
         reason: "VlanTaken".into(),
@@ -278,5 +294,272 @@ fn not_active(trunk: &Trunk, late: usize) -> Problem {
             ACTIVE_WITHIN / 1000,
             trunk.parent
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use kuryr_api::{
+        kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, NodeUplink},
+        names::TRUNK_SUBPORT_OWNER,
+    };
+    use kuryr_types::{Generation, MacAddr};
+
+    use super::super::{
+        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Presence, Record, SpecStep, fixtures, plan,
+        trunk::{HeldUp, Sight, Trunks},
+    };
+    use super::*;
+    use crate::{
+        demand::Coming,
+        ownership::{ListedPort, pool_port_name},
+    };
+
+    /// A node on trunk `t`, looked at once and again.
+    struct Node {
+        now: Millis,
+        spec: KuryrNodeSpec,
+        status: KuryrNodeStatus,
+        cloud: Cloud,
+        memory: Memory,
+        generations: Generations,
+    }
+
+    impl Node {
+        fn new(subports: &[(u16, &str)]) -> Self {
+            let trunk = Trunk {
+                id: "t".into(),
+                parent: "parent".into(),
+                parent_active: true,
+                enabled: true,
+                condition: TrunkCondition::Good,
+                subports: subports.iter().map(|(vlan, port)| (*vlan, PortId::from(*port))).collect(),
+            };
+            let attached = subports
+                .iter()
+                .map(|(vlan, port)| (PortId::from(*port), Attachment { trunk: "t".into(), vlan: *vlan }));
+            let attached = attached.filter(|(port, _)| port.as_str() != "foreign").collect();
+            let uplink = NodeUplink { name: "eth0".into(), mac: MacAddr([2, 0, 0, 0, 0, 9]) };
+            let spec = KuryrNodeSpec {
+                node_uid: "u".into(),
+                checkpoint: Some("c".into()),
+                epoch: 1,
+                mode: Mode::NestedVlan,
+                trunk: Some("t".into()),
+                ..KuryrNodeSpec::default()
+            };
+            let status = KuryrNodeStatus { host: None, uplink: Some(uplink), ..fixtures::status("u", "c") };
+            let cloud = Cloud {
+                ports: Some(vec![]),
+                default: Some(fixtures::default_class(fixtures::GROUP)),
+                trunks: Some(Trunks { node: Sight::Trunk(trunk), attached, held_up: BTreeMap::new() }),
+                ..Cloud::default()
+            };
+            let (memory, generations) = (Memory::default(), Generations::of_epoch(1));
+            Self { now: 1000, spec, status, cloud, memory, generations }
+        }
+
+        /// A port of the pool that we made just now.
+        fn port(&mut self, id: &str, condition: PortCondition) {
+            let last = u8::try_from(self.cloud.fresh.len()).unwrap() + 1;
+            let listed = fixtures::listed(id, &pool_port_name("w1"), None, [10, 0, 0, last], fixtures::GROUP);
+            let device_owner = TRUNK_SUBPORT_OWNER.to_owned();
+            let port = fixtures::owner().admit(ListedPort { condition, device_owner, ..listed });
+            self.cloud.fresh.insert(id.into());
+            self.cloud.ports.get_or_insert_default().extend(port);
+        }
+
+        /// An entry of a port that a pod has.
+        fn claimed(&mut self, id: &str, vlan: u16) {
+            self.port(id, PortCondition::Down);
+            let generation = Generation { epoch: 1, counter: 1000 + u64::from(vlan) };
+            let entry = PortEntry { vlan: Some(vlan), active: true, ..fixtures::entry(generation) };
+            self.spec.ports.insert(id.into(), entry);
+            self.status.claims.insert(id.into(), fixtures::claim("pod", generation));
+        }
+
+        fn trunk(&mut self) -> &mut Trunks {
+            self.cloud.trunks.as_mut().unwrap()
+        }
+
+        fn plan(&mut self) -> Plan {
+            let (presence, facts) = (Presence::Present { uid: "u".into() }, NodeFacts::default());
+            let inputs = Inputs {
+                now: self.now,
+                node: "w1",
+                in_sync: true,
+                presence: &presence,
+                facts: &facts,
+                record: Some(Record { spec: &self.spec, status: Some(&self.status) }),
+                pods: &[],
+                coming: Coming::default(),
+                held: &BTreeSet::new(),
+                cloud: &self.cloud,
+                limits: &fixtures::limits(),
+            };
+            plan(&inputs, &mut self.memory, &mut self.generations)
+        }
+
+        fn added(&mut self) -> Vec<(String, u16)> {
+            let steps = self.plan().cloud;
+            let added = steps.into_iter().find_map(|step| match step {
+                CloudStep::AddSubports { subports, .. } => Some(subports),
+                _ => None,
+            });
+            added.into_iter().flatten().map(|(id, vlan)| (id.to_string(), vlan)).collect()
+        }
+
+        fn told(&mut self) -> Vec<String> {
+            let steps = self.plan().spec;
+            let problems = steps.into_iter().find_map(|step| match step {
+                SpecStep::SetProblems(problems) => Some(problems),
+                _ => None,
+            });
+            problems.into_iter().flatten().map(|problem| problem.reason).collect()
+        }
+    }
+
+    fn ids(expect: &[(&str, u16)]) -> Vec<(String, u16)> {
+        expect.iter().map(|(id, vlan)| ((*id).to_owned(), *vlan)).collect()
+    }
+
+    #[test]
+    fn ids_of_others_and_of_entries_are_left_alone() {
+        let mut node = Node::new(&[(100, "foreign"), (102, "foreign2")]);
+        node.claimed("c", 101);
+        // Somebody deleted the port, and its pod still sends.
+        node.claimed("gone", 103);
+        node.cloud.ports.as_mut().unwrap().retain(|port| port.id.as_str() != "gone");
+        node.port("a", PortCondition::Down);
+        node.port("b", PortCondition::Down);
+        assert_eq!(node.added(), ids(&[("c", 101), ("a", 104), ("b", 105)]), "the pod's own id first");
+    }
+
+    #[test]
+    fn a_trunk_that_was_changed_by_others_is_left_alone_for_a_while() {
+        let mut node = Node::new(&[]);
+        node.port("a", PortCondition::Down);
+        let held_up = HeldUp { until: 1200, problem: None };
+        node.trunk().held_up.insert("t".into(), held_up);
+        assert_eq!(node.added(), ids(&[]));
+        assert_eq!(node.plan().wake_at, Some(1200));
+        node.now = 1200;
+        assert_eq!(node.added(), ids(&[("a", 100)]));
+    }
+
+    #[test]
+    fn a_port_is_offered_when_it_is_active_and_looked_at_until_it_is() {
+        let mut node = Node::new(&[(100, "a"), (107, "b")]);
+        node.port("a", PortCondition::Down);
+        node.port("b", PortCondition::Active);
+        let offers = |plan: &Plan| {
+            let offers = plan.spec.iter().filter_map(|step| match step {
+                SpecStep::Offer { id, entry, .. } => Some((id.to_string(), entry.vlan, entry.active)),
+                _ => None,
+            });
+            offers.collect::<Vec<_>>()
+        };
+        let looks = |plan: &Plan| {
+            plan.cloud.iter().any(
+                |step| matches!(step, CloudStep::LookAtTrunk { ports, .. } if *ports == [PortId::from("a")]),
+            )
+        };
+        let first = node.plan();
+        assert_eq!(offers(&first), [("b".to_owned(), Some(107), true)]);
+        assert_eq!((looks(&first), first.wake_at), (false, Some(1000 + LOOK_FIRST)));
+        let mut distances = vec![];
+        for _ in 0..7 {
+            node.now = node.plan().wake_at.unwrap();
+            let plan = node.plan();
+            assert!(looks(&plan));
+            distances.push(node.memory.trunk.look.unwrap().0 - node.now);
+        }
+        assert_eq!(distances, [500, 1000, 2000, 4000, 8000, 16_000, 30_000]);
+        // Others are ACTIVE: this one is replaced.
+        node.now = node.plan().wake_at.unwrap();
+        assert_eq!(node.now, 1000 + ACTIVE_WITHIN);
+        let condemned = |plan: &Plan| plan.cloud.contains(&CloudStep::Condemn { id: "a".into() });
+        assert!(condemned(&node.plan()));
+    }
+
+    #[test]
+    fn what_stands_on_another_trunk_is_not_offered() {
+        let mut node = Node::new(&[]);
+        node.port("a", PortCondition::Active);
+        let elsewhere = Attachment { trunk: "other".into(), vlan: 101 };
+        node.trunk().attached.insert("a".into(), elsewhere);
+        let plan = node.plan();
+        assert!(plan.cloud.contains(&CloudStep::Condemn { id: "a".into() }), "{plan:?}");
+        assert!(plan.spec.iter().all(|step| !matches!(step, SpecStep::Offer { .. })));
+    }
+
+    #[test]
+    fn before_anybody_has_looked_nothing_is_decided_about_subports() {
+        let mut node = Node::new(&[]);
+        node.port("a", PortCondition::Active);
+        node.claimed("c", 101);
+        node.port("d", PortCondition::Down);
+        let doomed = Generation { epoch: 1, counter: 7 };
+        let entry = PortEntry { withdrawn: true, doomed: true, vlan: Some(102), ..fixtures::entry(doomed) };
+        node.spec.ports.insert("d".into(), entry);
+        node.status.returned.insert("d".into(), doomed);
+        node.cloud.trunks = None;
+        for _ in 0..3 {
+            let plan = node.plan();
+            assert!(plan.cloud.is_empty(), "{plan:?}");
+            assert!(plan.spec.iter().all(|step| !matches!(step, SpecStep::Offer { .. })));
+            node.now += 1000;
+        }
+    }
+
+    #[test]
+    fn what_others_did_to_the_port_of_a_pod_is_told() {
+        let attached = |trunk: &str, vlan| Attachment { trunk: trunk.into(), vlan };
+        for (subports, at, expect) in [
+            (&[][..], None, None),
+            (&[(101, "foreign")], None, Some("VlanTaken")),
+            (&[], Some(attached("t", 102)), Some("SubportMoved")),
+            (&[], Some(attached("other", 101)), Some("SubportMoved")),
+            (&[], Some(attached("t", 101)), None),
+        ] {
+            let mut node = Node::new(subports);
+            node.claimed("c", 101);
+            node.trunk().attached.extend(at.map(|at| ("c".into(), at)));
+            let told = node.told();
+            assert_eq!(told.first().map(String::as_str), expect, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_trunk_is_told_with_its_figures() {
+        let all: Vec<(u16, String)> = (100..=4094).map(|vlan| (vlan, format!("f{vlan}"))).collect();
+        let all: Vec<(u16, &str)> = all.iter().map(|(vlan, id)| (*vlan, id.as_str())).collect();
+        let mut node = Node::new(&all);
+        let plan = node.plan();
+        assert!(plan.cloud.is_empty(), "{plan:?}");
+        assert_eq!(node.told(), ["NoFreeVlan"]);
+        let mut node = Node::new(&all[1..]);
+        let made = node.plan().cloud.iter().find_map(|step| match step {
+            CloudStep::CreatePorts { count, request, .. } => Some((*count, request.host.clone())),
+            _ => None,
+        });
+        assert_eq!(made, Some((1, None)), "one id is left, and the port is made unbound");
+    }
+
+    #[test]
+    fn a_trunk_that_takes_no_ports_is_told_and_gets_none() {
+        for (change, expect) in [
+            ((|trunk| trunk.enabled = false) as fn(&mut Trunk), "TrunkDisabled"),
+            (|trunk| trunk.condition = TrunkCondition::Error, "TrunkInError"),
+        ] {
+            let mut node = Node::new(&[]);
+            node.port("a", PortCondition::Down);
+            let Sight::Trunk(trunk) = &mut node.trunk().node else { panic!() };
+            change(trunk);
+            assert_eq!((node.told(), node.added()), (vec![expect.to_owned()], vec![]));
+            assert!(node.plan().cloud.iter().all(|step| !step.creates()));
+        }
     }
 }

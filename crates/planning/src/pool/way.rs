@@ -104,7 +104,7 @@ impl<'a> Draft<'a> {
     pub(super) fn reaches(&self, port: &OurPort, entry: Option<&PortEntry>) -> bool {
         match self.way {
             Way::Closed => false,
-            Way::Host(host) => port.host.as_deref() == Some(host),
+            Way::Host(host) => !port.may_be_subport() && port.is_bound_to(host),
             Way::Trunk(trunk) => {
                 port.may_be_subport()
                     && match (self.place(port), entry) {

@@ -1,0 +1,240 @@
+//! Replicas against an API server and a cloud in memory, on paused time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kube::Client;
+use kuryr_api::kuryrnode::{CheckpointRef, KuryrNode, KuryrNodeSpec, KuryrNodeStatus};
+use kuryr_kubernetes::{
+    event::Recorder,
+    lease::{EPOCH_ANNOTATION, LeaseConfig, elector},
+    patch::JsonPatch,
+};
+use kuryr_telemetry::metrics::Metrics;
+use kuryr_testkit::api_server::{ApiServer, Fault, Streaming, Write};
+use kuryr_types::Epoch;
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::*;
+use crate::{
+    cloud::fake::{self, FakeCloud, lock},
+    metrics::Figures,
+    wiring::Outside,
+};
+
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kuryr";
+const RECORDS: &str = "/apis/kuryr.openstack.org/v1alpha1/kuryrnodes";
+const OPTIONS: &str = "[kubernetes]\ncluster_id = c1\n[neutron_defaults]\npod_subnets = s4\n[vif_pool]\nports_pool_min = 2\nports_pool_batch = 2\n";
+
+/// A controller that takes part in the election.
+struct Replica {
+    world: Arc<World>,
+    leadership: Leadership,
+    /// Ends when this is dropped, as in a crash: the Lease is not given back.
+    _tasks: JoinSet<()>,
+}
+
+impl Replica {
+    fn start(client: Client, cloud: &Arc<FakeCloud>, identity: &str) -> Self {
+        let outside = Outside {
+            client: client.clone(),
+            connect: cloud.connect(),
+            events: Recorder::disabled(),
+            figures: Figures::new(&Metrics::new()),
+        };
+        let (mut tasks, never) = (JoinSet::new(), CancellationToken::new());
+        let world = World::watching(fake::config(OPTIONS), outside, &mut tasks, &never);
+        let (candidate, leadership) =
+            elector(client, LeaseConfig::new("kube-system", "kuryr", identity)).unwrap();
+        tasks.spawn(candidate.run(never));
+        let (of, with) = (Arc::clone(&world), leadership.clone());
+        tasks.spawn(async move { whenever_elected(&of, &with).await });
+        Self { world, leadership, _tasks: tasks }
+    }
+
+    fn leads(&self) -> bool {
+        self.leadership.is_leader_now()
+    }
+}
+
+/// A cluster and a cloud.
+struct Outdoors {
+    api: ApiServer,
+    cloud: Arc<FakeCloud>,
+}
+
+impl Outdoors {
+    /// Nodes whose agents have reported, with the epochs that their records and their agents know.
+    fn with_nodes(nodes: &[(&str, Epoch, Epoch)]) -> Self {
+        let (api, cloud) = (ApiServer::new(Streaming::Allowed), Arc::new(FakeCloud::default()));
+        lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+        for (name, epoch, epoch_seen) in nodes {
+            let node_uid = format!("uid-of-{name}");
+            let checkpoint = CheckpointRef { id: format!("record-of-{name}"), sequence: 1 };
+            let spec =
+                KuryrNodeSpec { epoch: *epoch, node_uid: node_uid.clone(), ..KuryrNodeSpec::default() };
+            let status = KuryrNodeStatus {
+                node_uid: node_uid.clone(),
+                checkpoint,
+                epoch_seen: *epoch_seen,
+                host: Some((*name).into()),
+                ..KuryrNodeStatus::default()
+            };
+            let record = KuryrNode { status: Some(status), ..KuryrNode::new(name, spec) };
+            api.put(&format!("{RECORDS}/{name}"), serde_json::to_value(record).unwrap());
+            api.put(&format!("/api/v1/nodes/{name}"), json!({"metadata": {"uid": node_uid}}));
+        }
+        Self { api, cloud }
+    }
+
+    fn replica(&self, identity: &str) -> Replica {
+        Replica::start(self.api.client(), &self.cloud, identity)
+    }
+
+    async fn pass(&self, seconds: u64) {
+        for _ in 0..seconds {
+            sleep(Duration::from_secs(1)).await;
+            self.api.bookmark();
+        }
+    }
+
+    fn epoch(&self, record: &str) -> u64 {
+        self.api.get(&format!("{RECORDS}/{record}")).unwrap()["spec"]["epoch"].as_u64().unwrap()
+    }
+
+    /// Writes to records since the last call; whether each took effect.
+    fn record_writes(&self) -> Vec<Write> {
+        let mut writes = self.api.writes();
+        writes.retain(|write| write.line.contains("/kuryrnodes"));
+        writes
+    }
+
+    /// Calls since the last call that changed ports in the cloud.
+    fn cloud_writes(&self) -> Vec<String> {
+        let mut calls = std::mem::take(&mut *lock(&self.cloud.calls));
+        calls.retain(|call| call.contains("/ports") && !call.starts_with("GET"));
+        calls
+    }
+
+    fn port(&self, id: &str) -> Value {
+        lock(&self.cloud.ports).iter().find(|port| port["id"] == id).unwrap().clone()
+    }
+}
+
+fn take_over(from: Epoch, to: Epoch) -> Value {
+    json!([
+        {"op": "test", "path": "/spec/epoch", "value": from},
+        {"op": "replace", "path": "/spec/epoch", "value": to},
+    ])
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_epoch_is_greater_than_any_and_the_first_thing_in_every_record() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 4, 4), ("n2", 3, 7), ("n3", 1, 0)]);
+    let lease = json!({"metadata": {"annotations": {EPOCH_ANNOTATION: "5"}}, "spec": {}});
+    outdoors.api.put(LEASE, lease);
+    let replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    assert!(replica.leads());
+
+    let writes = outdoors.api.writes();
+    let recorded = writes.iter().position(|write| {
+        write.line.contains("/leases/") && write.body["metadata"]["annotations"][EPOCH_ANNOTATION] == "8"
+    });
+    for (record, epoch) in [("n1", 4), ("n2", 3), ("n3", 1)] {
+        let of_record: Vec<(usize, &Write)> =
+            writes.iter().enumerate().filter(|(_, write)| write.line.ends_with(record)).collect();
+        let (first, rest) = of_record.split_first().unwrap();
+        assert_eq!(first.1.body, take_over(epoch, 8), "{record}");
+        assert!(recorded.unwrap() < first.0, "the Lease has it before {record}");
+        assert!(!rest.is_empty(), "{record} is served");
+        for (_, write) in rest {
+            assert_eq!(write.body[0], json!({"op": "test", "path": "/spec/epoch", "value": 8}), "{record}");
+        }
+    }
+    assert_eq!(lock(&outdoors.cloud.ports).len(), 9, "two ports and an own one for each node");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_once_the_lease_is_lost() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    assert!(replica.leads());
+    assert_eq!(outdoors.epoch("n1"), 1);
+
+    for _ in 0..1000 {
+        outdoors.api.fail("leases", Fault::Status(500));
+    }
+    outdoors.pass(11).await;
+    assert!(!replica.leads());
+    outdoors.record_writes();
+    outdoors.cloud_writes();
+    // There would be work: a pod that needs a port, and a port that is gone.
+    let pod = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Pending"}});
+    (0..5).for_each(|i| outdoors.api.put(&format!("/api/v1/namespaces/d/pods/p{i}"), pod.clone()));
+    outdoors.pass(60).await;
+    assert_eq!(outdoors.record_writes(), []);
+    assert_eq!(outdoors.cloud_writes(), Vec::<String>::new());
+
+    outdoors.api.heal();
+    outdoors.pass(30).await;
+    assert!(replica.leads());
+    assert_eq!(outdoors.record_writes()[0].body, take_over(1, 2));
+    assert!(!outdoors.cloud_writes().is_empty(), "the work is done by the next leadership");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_former_leader_writes_late_is_refused() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0), ("n2", 0, 0)]);
+    let cut = Arc::new(AtomicBool::new(false));
+    let a = Replica::start(outdoors.api.client_behind(Arc::clone(&cut)), &outdoors.cloud, "a");
+    outdoors.pass(10).await;
+    let b = outdoors.replica("b");
+    outdoors.pass(20).await;
+    assert_eq!((a.leads(), b.leads(), outdoors.epoch("n1")), (true, false, 1));
+
+    cut.store(true, Ordering::Relaxed);
+    outdoors.record_writes();
+    outdoors.pass(40).await;
+    assert_eq!((a.leads(), b.leads()), (false, true));
+    let writes = outdoors.record_writes();
+    for record in ["n1", "n2"] {
+        let first = writes.iter().find(|write| write.line.ends_with(record)).unwrap();
+        assert_eq!((first.accepted, &first.body), (true, &take_over(1, 2)), "{record}");
+    }
+
+    // As if it had been suspended between its last look at the Lease and the call.
+    cut.store(false, Ordering::Relaxed);
+    let late = JsonPatch::new().test("/spec/epoch", &1).add("/spec/ports", &json!({}));
+    let refused = a.world.record_calls.patch("n1", &late).await.unwrap_err();
+    assert!(refused.is_conflict(), "{refused}");
+    outdoors.pass(60).await;
+    assert_eq!((a.leads(), b.leads()), (false, true), "it is back, and follows");
+    assert_eq!((outdoors.epoch("n1"), outdoors.epoch("n2")), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_leader_tags_what_was_made_and_not_tagged() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    *lock(&outdoors.cloud.tags_fail) = true;
+    let a = outdoors.replica("a");
+    outdoors.pass(30).await;
+    assert!(a.leads());
+    let made = lock(&outdoors.cloud.ports).len();
+    assert!(made > 0 && lock(&outdoors.cloud.ports).iter().all(|port| port["tags"] == json!([])));
+    drop(a);
+    // The same node's name in another cluster of the project, which is about to tag its port, too.
+    let mut others = outdoors.port("p0");
+    (others["id"], others["description"]) = (json!("other"), json!("kuryr-cluster:c2"));
+    lock(&outdoors.cloud.ports).push(others);
+
+    *lock(&outdoors.cloud.tags_fail) = false;
+    let b = outdoors.replica("b");
+    outdoors.pass(60).await;
+    assert!(b.leads());
+    for port in lock(&outdoors.cloud.ports).iter() {
+        let expect = if port["id"] == "other" { json!([]) } else { json!([fake::TAG]) };
+        assert_eq!(port["tags"], expect, "{port}");
+    }
+}
