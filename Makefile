@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested check build bench bench-pods lab-up lab-down codegen
+.PHONY: help demo test test-nested check build soak bench bench-pods lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,11 @@ test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on
 test-nested: ## all scenarios on nodes that are virtual machines with trunks
 	@test/prerequisites
 	@test/run --nodes nested-vlan,nested-vlan
+
+soak: ## an hour (MINUTES) of pods that come and go while parts fail, on a lab of its own (NODES: kinds)
+	@test/prerequisites
+	@$(MAKE) --no-print-directory build
+	@e2e/soak/run $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))
 
 check: ## what needs neither root nor the lab
 	cargo fmt --check

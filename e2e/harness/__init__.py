@@ -7,6 +7,7 @@
 - `pods`: pods of a scenario, their namespaces and ports;
 - `groups`: security groups that pods get by configuration;
 - `traffic`: connections between places, with every loss counted;
-- `scenario`: steps, clean-up, counts.
+- `scenario`: steps, clean-up, counts;
+- `logs`: keeping them when something failed.
 """
 from . import lab as lab  # first: it makes the lab's own package importable

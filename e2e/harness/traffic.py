@@ -1,9 +1,9 @@
 """Connections between places, from inside their network namespaces, with every loss counted.
 
-A namespace is named by its path. A thread enters it only to make a socket, which then belongs to it for good.
+A namespace is named by its path. A thread enters it only to make a socket, which then belongs to it for good
+(`kuryrlab.wire.inside`).
 """
 import errno
-import os
 import socket
 import struct
 import threading
@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kuryrlab.wire import CLONE_NEWNET, libc
+from kuryrlab.wire import inside
 
 from .expect import Unmet, expect
 
@@ -20,31 +20,6 @@ INTERVAL_SECONDS = 0.01
 # The userspace datapath of Open vSwitch reads all routes of its node anew at any change of links there, and loses what it would send through a
 # tunnel in those milliseconds: one datagram now and then, whoever plugs the pods. An interruption of ours, of 30 ms or more, is beyond this.
 SWITCH_LOSES = 0.005
-
-
-def inside(netns: str, action):
-    """Run an action in a thread inside a network namespace and return its result."""
-    outcome: list = []
-
-    def enter():
-        try:
-            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if libc.setns(fd, CLONE_NEWNET) != 0:
-                    raise OSError("cannot enter " + netns)
-            finally:
-                os.close(fd)
-            outcome.append((action(), None))
-        except BaseException as error:  # handed over to the caller
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    value, error = outcome[0]
-    if error:
-        raise error
-    return value
 
 
 def has_address(netns: str, address: str) -> bool:

@@ -20,14 +20,19 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 def in_netns(netns: str, action: Callable):
     """Run `action` in a thread inside the named network namespace and return its result."""
+    return inside(f"/run/netns/{netns}", action)
+
+
+def inside(path: str, action: Callable):
+    """Run `action` in a thread inside the network namespace at this path and return its result."""
     result: list = []
 
     def enter():
         try:
-            fd = os.open(f"/run/netns/{netns}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if libc.setns(fd, CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), f"setns {netns}")
+                    raise OSError(ctypes.get_errno(), f"setns {path}")
             finally:
                 os.close(fd)
             result.append((action(), None))
