@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested check build soak bench bench-pods lab-up lab-down codegen
+.PHONY: help demo test test-nested check build soak bench lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,12 +34,10 @@ build: ## release binaries: kuryr-controller, kuryr-daemon, kuryr-cni (static)
 	cargo build --release -p kuryr-controller -p kuryr-agent
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile cni --target x86_64-unknown-linux-gnu -p kuryr-cni
 
-bench: ## what a pod costs, against the ptp plug-in and bare calls to Neutron, on a lab that is up
-	@bench/run
-
-bench-pods: ## CNI ADD and pod start against the ptp plug-in, into docs/benchmarks.md
+bench: ## what a pod costs, against the ptp plugin and bare calls to Neutron, on a lab that is up; ARGS=--write: into docs/benchmarks.md
 	@test/prerequisites
-	@bench/pods
+	@$(MAKE) --no-print-directory build
+	@bench/run $(ARGS)
 
 lab-up: ## the lab alone
 	lab/lab up

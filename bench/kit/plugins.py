@@ -89,18 +89,28 @@ class Listed:
 
 
 class Ptp(Listed):
-    """The standard plugin with the shortest path there is; its pods reach nobody but their node."""
+    """The standard plugin with the shortest path there is; its pods reach nobody but their node.
 
-    name, binary = "ptp", "ptp"
+    It gives addresses of IPv4 only, which is the faster way: with one of IPv6 it waits for the kernel to look for duplicates.
+    """
+
+    name, binary, families = "ptp", "ptp", (4,)
 
     def configuration(self, node: str, index: int) -> dict:
-        data = str(lists(self.lab, node).parent / "bench-ipam")
-        ranges = [[{"subnet": f"10.198.{index}.0/24"}], [{"subnet": f"fd00:198:0:{index}::/64"}]]
-        ipam = {"type": "host-local", "dataDir": data, "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
-        return {"cniVersion": "1.0.0", "name": "bench", "plugins": [{"type": "ptp", "ipMasq": False, "mtu": 1442, "ipam": ipam}]}
+        ranges = {4: (f"10.198.{index}.0/24", "0.0.0.0/0"), 6: (f"fd00:198:0:{index}::/64", "::/0")}
+        chosen = [ranges[family] for family in self.families]
+        data = str(lists(self.lab, node).parent / "bench-ipam" / self.name)
+        ipam = {"type": "host-local", "dataDir": data, "ranges": [[{"subnet": subnet}] for subnet, _ in chosen], "routes": [{"dst": everything} for _, everything in chosen]}
+        return {"cniVersion": "1.0.0", "name": f"bench-{self.name}", "plugins": [{"type": "ptp", "ipMasq": False, "mtu": 1442, "ipam": ipam}]}
 
 
-BUILT_IN = {"kuryr": Kuryr, "ptp": Ptp}
+class PtpDual(Ptp):
+    """The same with addresses of both families, as Kuryr's pods have."""
+
+    name, families = "ptp-dual", (4, 6)
+
+
+BUILT_IN = {"kuryr": Kuryr, "ptp": Ptp, "ptp-dual": PtpDual}
 
 
 def load(file: str, lab, kuryr):

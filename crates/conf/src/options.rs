@@ -333,8 +333,8 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
         help("Requests to Neutron at the same time."),
         why("Neutron runs a few workers per core; more requests than that wait there instead of here.");
     LIST_PERIOD: Duration = "list_period", "300", new_here(), range(10, 86_400), reader(Reader::Controller),
-        help("Seconds between full lists of the cluster's ports. Between them the controller goes by its own \
-              writes."),
+        help("Seconds between full lists of the cluster's ports, and between looks at the pods' network, subnets and \
+              groups while nothing is wrong with them. Between them the controller goes by its own writes."),
         why("A list finds what others deleted and what a lost answer created; of 5,000 ports it is ten pages.");
 });
 

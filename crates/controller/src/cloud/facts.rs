@@ -1,7 +1,7 @@
 //! What pods get in the cloud: project, network, subnets, security groups.
 //!
-//! Asked for at the begin of each leadership, again with growing distance while something is wrong, and every half
-//! minute while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
+//! Asked for at the begin of each leadership, again with growing distance while something is wrong, and as often as our
+//! ports are listed while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
 //! is the group that allows everything, where no groups are configured; it is looked for by its name and tags first.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -32,8 +32,6 @@ use crate::{
 /// While something is wrong: first and greatest distance between looks.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(15);
-/// While nothing is wrong.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// MTU in bytes where the network does not tell.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -93,7 +91,7 @@ impl Facts {
             };
             let wait = if problems.is_empty() {
                 distance = RETRY_FIRST;
-                LOOK_AGAIN
+                self.cloud.list_period
             } else {
                 let now = distance;
                 distance = (distance * 2).min(RETRY_MOST);
