@@ -65,9 +65,12 @@ def stages(added: dict) -> dict[str, dict]:
     found: dict[str, dict] = {}
     buckets: dict[str, list] = {}
     for (name, labels), value in added.items():
-        if not name.startswith("kuryr_agent_add_stage_seconds"):
+        if name.startswith("kuryr_agent_add_stage_seconds"):
+            stage = re.search(r'stage="(\w+)"', labels)[1]
+        elif name.startswith("kuryr_agent_request_seconds") and 'verb="ADD"' in labels and 'code="0"' in labels:
+            stage = "all of it"
+        else:
             continue
-        stage = re.search(r'stage="(\w+)"', labels)[1]
         entry = found.setdefault(stage, {})
         if name.endswith("_count"):
             entry["n"] = int(value)

@@ -129,6 +129,13 @@ fn ovsdb_socket(conf: &Conf) -> Result<PathBuf> {
     }
     let of_os_vif = conf.get(&os_vif_ovs::OVSDB_CONNECTION)?;
     let path = of_os_vif.as_deref().and_then(|connection| connection.strip_prefix("unix:"));
+    if let (Some(connection), None) = (&of_os_vif, path) {
+        tracing::warn!(
+            connection,
+            "[os_vif_ovs] ovsdb_connection is no unix socket and is not used; the agent uses unix:{OVSDB_SOCKET}, unless \
+             [cni_daemon] ovsdb_connection names another one"
+        );
+    }
     Ok(path.unwrap_or(OVSDB_SOCKET).into())
 }
 

@@ -12,6 +12,7 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use kuryr_api::names;
@@ -34,9 +35,9 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if world.sandboxes.status().is_err() {
         return Ok(Outcome::Done);
     }
-    let (folder, socket) = (world.config.cni_conf_dir.clone(), world.config.socket.clone());
-    let result =
-        world.kernel.blocking("write the CNI configuration", move || write(&folder, &socket)).await?;
+    let config = &world.config;
+    let (folder, own) = (config.cni_conf_dir.clone(), own(&config.socket, config.add_within));
+    let result = world.kernel.blocking("write the CNI configuration", move || write(&folder, own)).await?;
     if let Some(path) = result? {
         tracing::info!(path = %path.display(), "wrote the CNI configuration");
     }
@@ -45,7 +46,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
 }
 
 /// Writes the list into `folder` unless it is there; tells the path if it was written.
-fn write(folder: &Path, socket: &Path) -> Result<Option<PathBuf>> {
+fn write(folder: &Path, own: Vec<u8>) -> Result<Option<PathBuf>> {
     let path = folder.join(names::CNI_CONFLIST);
     let failed = |step, path: &Path| {
         let path = path.to_owned();
@@ -53,7 +54,7 @@ fn write(folder: &Path, socket: &Path) -> Result<Option<PathBuf>> {
     };
     let content = match fs::read(folder.join(TEMPLATE)) {
         Ok(template) => template,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => own(socket),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => own,
         Err(error) => return Err(failed("read", &folder.join(TEMPLATE))(error)),
     };
     if fs::read(&path).is_ok_and(|present| present == content) {
@@ -75,11 +76,11 @@ fn write(folder: &Path, socket: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-fn own(socket: &Path) -> Vec<u8> {
+fn own(socket: &Path, add_within: Duration) -> Vec<u8> {
     let list: Value = json!({
         "cniVersion": VERSION,
         "name": "kuryr",
-        "plugins": [{ "type": names::CNI_PLUGIN, "agentSocket": socket }],
+        "plugins": [{ "type": names::CNI_PLUGIN, "agentSocket": socket, "agentTimeout": add_within.as_secs() }],
     });
     format!("{list:#}\n").into_bytes()
 }
@@ -92,14 +93,18 @@ mod tests {
     fn written_once_and_brought_up_to_date() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("net.d");
-        let socket = Path::new("/run/kuryr/agent.sock");
-        let path = write(&folder, socket).unwrap().unwrap();
+        let own = |socket| own(Path::new(socket), Duration::from_secs(60));
+        let socket = "/run/kuryr/agent.sock";
+        let path = write(&folder, own(socket)).unwrap().unwrap();
         let list: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(list["plugins"][0], json!({"type": "kuryr-cni", "agentSocket": "/run/kuryr/agent.sock"}));
-        assert_eq!(write(&folder, socket).unwrap(), None);
-        assert!(write(&folder, Path::new("/other.sock")).unwrap().is_some());
+        assert_eq!(
+            list["plugins"][0],
+            json!({"type": "kuryr-cni", "agentSocket": socket, "agentTimeout": 60})
+        );
+        assert_eq!(write(&folder, own(socket)).unwrap(), None);
+        assert!(write(&folder, own("/other.sock")).unwrap().is_some());
         fs::write(folder.join(TEMPLATE), "{\"mine\":1}").unwrap();
-        assert!(write(&folder, socket).unwrap().is_some());
+        assert!(write(&folder, own(socket)).unwrap().is_some());
         assert_eq!(fs::read(&path).unwrap(), b"{\"mine\":1}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing is left beside");
     }

@@ -21,7 +21,6 @@ use std::{
 
 use kuryr_api::{
     cni::{Attachment, CniError, NetworkConfig, Verb, Version, code},
-    names,
     node::{self, CniRequest, GcRequest},
 };
 use serde_json::Value;
@@ -68,7 +67,7 @@ fn serve(
             ),
         ));
     }
-    let agent = Agent::at(config.agent_socket.as_deref().unwrap_or(names::AGENT_SOCKET), verb);
+    let agent = Agent::of(config, verb);
     match verb {
         Verb::Add => {
             let body = agent.post(node::ADD_PATH, &call(environment.network()?, config))?;

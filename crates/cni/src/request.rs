@@ -1,8 +1,8 @@
 //! One request to the agent: HTTP/1.1 over its unix socket, by hand.
 //!
 //! Each call of the plugin is one process and one request, so nothing is pooled and the connection is closed
-//! after the answer. Every wait has a bound: the agent answers ADD within 60 s, this side gives it a little
-//! more, so that it is the agent who says why it took so long.
+//! after the answer. Every wait has a bound: the agent answers ADD within the time that it wrote into the
+//! configuration, this side gives it a little more, so that it is the agent who says why it took so long.
 //!
 //! When nobody listens the answer is code 11 for every verb but STATUS. For DEL the specification would rather
 //! have success, but then the runtime would forget the sandbox while the pod's entry in the datapath is still
@@ -18,12 +18,15 @@ use std::{
 };
 
 use kuryr_api::{
-    cni::{CniError, Verb, code},
-    node,
+    cni::{CniError, NetworkConfig, Verb, code},
+    names, node,
 };
 
-/// Longer than the agent's own deadline for ADD (60 s).
-const ADD_WITHIN: Duration = Duration::from_secs(75);
+/// The agent's own deadline for ADD where the configuration does not tell, and the greatest that it can have, in seconds.
+const AGENT_TIMEOUT: u64 = 60;
+const AGENT_TIMEOUT_MAX: u64 = 600;
+/// So much longer than that: the agent has the first word.
+const LONGER: Duration = Duration::from_secs(15);
 /// Nothing but ADD waits for something outside of the node.
 const OTHERS_WITHIN: Duration = Duration::from_secs(20);
 /// Status line and headers of an answer.
@@ -46,9 +49,11 @@ struct Response {
 }
 
 impl<'a> Agent<'a> {
-    /// The agent that listens at `socket`, for a call of `verb`.
-    pub(crate) fn at(socket: &'a str, verb: Verb) -> Self {
-        let within = if verb == Verb::Add { ADD_WITHIN } else { OTHERS_WITHIN };
+    /// The agent that `config` names, for a call of `verb`.
+    pub(crate) fn of(config: &'a NetworkConfig, verb: Verb) -> Self {
+        let socket = config.agent_socket.as_deref().unwrap_or(names::AGENT_SOCKET);
+        let add_within = config.agent_timeout.unwrap_or(AGENT_TIMEOUT).min(AGENT_TIMEOUT_MAX);
+        let within = if verb == Verb::Add { Duration::from_secs(add_within) + LONGER } else { OTHERS_WITHIN };
         let unavailable = if verb == Verb::Status { code::NOT_AVAILABLE } else { code::TRY_AGAIN_LATER };
         Self { socket, within, unavailable }
     }

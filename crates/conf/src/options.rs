@@ -427,7 +427,7 @@ section!(cni_daemon, "cni_daemon", "The agent on each node.", {
     CNI_FAILURES_COUNT: u32 = "cni_failures_count", "3", range(1, 1000), reader(Reader::Agent),
         help("ADDs that fail one after another before the agent reports itself unhealthy.");
     WORKER_NUM: u32 = "worker_num", "30", range(2, 1000), reader(Reader::Agent),
-        help("Requests of the CNI plugin that are served at the same time.");
+        help("Pods that are connected at the same time; others wait for their turn.");
 });
 
 section!(os_vif_ovs, "os_vif_ovs", "Options of os-vif that deployments set already.", {

@@ -52,6 +52,24 @@ fn an_attached_interface_is_what_was_asked_for() {
 }
 
 #[test]
+fn whoever_knew_another_card_for_the_addresses_is_told() {
+    let node = TestNode::new();
+    let other = node.pod(2);
+    let addresses: Vec<IpAddr> = pod_links(1, 0).addresses.iter().map(|address| address.addr()).collect();
+    for address in &addresses {
+        other.space.sh(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud stale"));
+    }
+    // The kernel does not believe a change within a second of the last one.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let pod = node.pod(1);
+    for address in &addresses {
+        until("the neighbour is known anew", || {
+            other.space.sh(&format!("ip neigh show {address}")).contains(&pod.links.mac.to_string())
+        });
+    }
+}
+
+#[test]
 fn a_router_outside_every_prefix_is_reached_on_the_link() {
     let node = TestNode::new();
     let uplink = node.uplink(1);

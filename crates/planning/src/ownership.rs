@@ -181,12 +181,6 @@ impl OurPort {
         [SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER, ""].contains(&self.device_owner.as_str())
     }
 
-    /// Tells whether Neutron shows that the port is on a trunk.
-    #[must_use]
-    pub fn is_subport(&self) -> bool {
-        self.device_owner == TRUNK_SUBPORT_OWNER
-    }
-
     /// Tells whether the port was made for `node`.
     #[must_use]
     pub fn is_of_node(&self, node: &str) -> bool {

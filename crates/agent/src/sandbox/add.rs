@@ -100,9 +100,10 @@ impl Sandboxes {
             () = guard.canceled() => return Err(guard.interrupted()),
         };
         // From here on nothing is left half done: a DEL that comes meanwhile waits for the end.
-        self.make_durable(&taken).await?;
+        let deadline = deadline.max(Instant::now() + LOOK_WITHIN);
+        self.make_durable(&taken, deadline).await?;
         stages.end(Stage::Durable);
-        let attachment = self.attach(&taken, request, &guard).await?;
+        let attachment = self.attach(&taken, request, &guard, deadline).await?;
         stages.end(Stage::Attach);
         self.queue.add_after(Work::KuryrPort(taken.port.clone()), REPORT_AFTER);
         Ok(attachment)
@@ -254,17 +255,25 @@ impl Sandboxes {
     }
 
     /// Waits until the claim is on disk. A new claim that does not get there is taken back: the kernel was not touched.
-    async fn make_durable(&self, taken: &Taken) -> Result<()> {
-        let result = self.checkpoint.durable(taken.ticket).await;
+    async fn make_durable(&self, taken: &Taken, deadline: Instant) -> Result<()> {
+        let durable = timeout_at(deadline, self.checkpoint.durable(taken.ticket)).await;
+        let result = durable.unwrap_or(Err(Error::Busy { what: "disk of the checkpoint" }));
         if result.is_err() && taken.is_new {
             self.checkpoint.change(|ledger| (true, ledger.unclaim(&taken.port, &taken.claim.identity)));
         }
         result
     }
 
-    async fn attach(&self, taken: &Taken, request: &CniRequest, guard: &Guard) -> Result<Attachment> {
+    async fn attach(
+        &self,
+        taken: &Taken,
+        request: &CniRequest,
+        guard: &Guard,
+        deadline: Instant,
+    ) -> Result<Attachment> {
+        let permit = timeout_at(deadline, self.attaching.acquire()).await;
         // The semaphore is never closed.
-        let _permit = self.attaching.acquire().await.map_err(|_| Error::Busy { what: "kernel" })?;
+        let Ok(Ok(_permit)) = permit else { return Err(Error::Busy { what: "kernel" }) };
         guard.check()?;
         let pod = self.pod_links(taken, request)?;
         let host_ifname = pod.host_ifname.clone();

@@ -67,6 +67,9 @@ pub struct NetworkConfig {
     /// Unix socket of the agent; [`crate::names::AGENT_SOCKET`] when absent.
     #[serde(rename = "agentSocket")]
     pub agent_socket: Option<String>,
+    /// Seconds within which the agent answers ADD; 60 when absent.
+    #[serde(rename = "agentTimeout")]
+    pub agent_timeout: Option<u64>,
     /// Result of ADD, given back with CHECK and DEL.
     #[serde(rename = "prevResult")]
     pub prev_result: Option<Value>,

@@ -25,6 +25,8 @@ use crate::demand::Coming;
 use crate::ownership::{ListedPort, OurPort, PortCondition, condemned_name};
 
 pub(super) const NODE: &str = "w1";
+/// Pods of the node at a time; more tell nothing new.
+const MOST_PODS: usize = 30;
 
 /// How a call to Neutron ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +201,7 @@ impl World {
     // ---- pods
 
     pub(super) fn make_pod(&mut self) {
-        if self.node.is_some() && self.pods.len() < 20 {
+        if self.node.is_some() && self.pods.len() < MOST_PODS {
             self.pods_made += 1;
             self.pods.insert(format!("pod-{}", self.pods_made).as_str().into(), Pod::default());
         }
@@ -706,6 +708,30 @@ impl World {
             self.pass(if plan.is_empty() { wait.max(1) } else { 1 });
         }
         panic!("does not come to rest: {:?}", self.make_plan());
+    }
+
+    /// Everything arrives at once and no time passes to speak of, until every pod has a port. Panics if that does not
+    /// happen: then somebody waits for a timer.
+    pub(super) fn serve_at_once(&mut self, pods: usize) {
+        let begin = self.now;
+        for _ in 0..200 {
+            self.leader_lists();
+            self.agent_looks();
+            self.agent_claims();
+            self.agent_reports();
+            self.leader_hears_status();
+            if self.agent.claims.len() == pods {
+                return;
+            }
+            self.reconcile(Fault::None);
+            self.pass(1);
+        }
+        panic!(
+            "{} of {pods} pods have a port after {} ms: {:?}",
+            self.agent.claims.len(),
+            self.now - begin,
+            self.make_plan()
+        );
     }
 
     /// Fewest and most free ports of a node at rest.

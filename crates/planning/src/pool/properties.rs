@@ -175,19 +175,20 @@ proptest! {
 #[test]
 fn thirty_pods_on_a_small_pool() {
     for is_host in [true, false] {
-        thirty_pods(World::new(Rule::Learned { least: 3, most: 9 }, is_host));
+        thirty_pods(World::new(Rule::Learned { least: 5, most: 9 }, is_host));
     }
 }
 
 fn thirty_pods(mut world: World) {
     world.settle();
     let ports = |world: &World| world.record.as_ref().unwrap().0.ports.len();
-    assert_eq!(ports(&world), 3, "the least");
-    for _ in 0..20 {
+    assert_eq!(ports(&world), 5, "the least");
+    for _ in 0..30 {
         world.make_pod();
     }
+    world.serve_at_once(30);
     world.settle();
-    assert_eq!(ports(&world), 29, "as many came at once as are kept at most");
+    assert_eq!(ports(&world), 39, "as many came at once as are kept at most");
     while let Some(identity) = world.pod_number(0) {
         world.delete_pod(&identity);
     }

@@ -29,12 +29,6 @@ impl OwnedPort {
             }
         }
     }
-
-    /// The port alone, without the proof.
-    #[must_use]
-    pub fn into_port(self) -> Port {
-        self.port
-    }
 }
 
 impl Deref for OwnedPort {
