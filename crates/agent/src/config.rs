@@ -50,6 +50,10 @@ pub(crate) struct Config {
     pub(crate) ovsdb_socket: PathBuf,
     /// Integration bridge.
     pub(crate) bridge: String,
+    /// Host that Neutron knows this node as, if that is configured.
+    pub(crate) ovs_host: Option<String>,
+    /// Name of the machine.
+    pub(crate) machine: Option<String>,
     /// Interface that carries the trunk in nested modes; the one with the node's address if absent.
     pub(crate) link_iface: Option<String>,
     /// Upper bound of MTUs in bytes; 0 for none.
@@ -91,6 +95,8 @@ impl Config {
             netns_dir: conf.get(&cni_daemon::NETNS_DIR)?,
             ovsdb_socket: ovsdb_socket(conf)?,
             bridge: conf.get(&neutron_defaults::OVS_BRIDGE)?,
+            ovs_host: conf.get(&neutron_defaults::OVS_HOST)?.filter(|name: &String| !name.is_empty()),
+            machine: machine(),
             link_iface: conf.get(&binding::LINK_IFACE)?.filter(|name: &String| !name.is_empty()),
             mtu_cap: conf.get(&neutron_defaults::NETWORK_DEVICE_MTU)?,
             add_within: conf.get(&cni_daemon::VIF_ANNOTATION_TIMEOUT)?,
@@ -106,9 +112,13 @@ impl Config {
 fn node_name(conf: &Conf) -> Result<String> {
     let written = conf.get(&cni_daemon::NODE_NAME)?;
     let environment = || conf.environment("KUBERNETES_NODE_NAME").map(str::to_owned);
-    let host = || rustix::system::uname().nodename().to_str().ok().map(str::to_lowercase);
+    let host = || machine().map(|name| name.to_lowercase());
     let named = |name: &String| !name.is_empty();
     written.filter(named).or_else(|| environment().filter(named)).or_else(host).ok_or(Error::NoNodeName)
+}
+
+fn machine() -> Option<String> {
+    rustix::system::uname().nodename().to_str().ok().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
 /// Our own option, then the one that deployments set for os-vif. Its usual `tcp:127.0.0.1:6640` means a database that

@@ -69,6 +69,10 @@ pub struct KuryrNodeSpec {
     pub trunk: Option<TrunkId>,
     /// Offered ports by Neutron id.
     pub ports: BTreeMap<PortId, PortEntry>,
+    /// The last plug of each port that Neutron has called ACTIVE, where nothing on the node tells that a port works
+    /// (`status.plugged`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub wired: BTreeMap<PortId, PlugId>,
     /// The node's own port on the pods' network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_port: Option<OwnPort>,
@@ -150,6 +154,10 @@ pub struct PortEntry {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub active: bool,
 }
+
+/// Names one plug of a port: the identifier of its row in the switch's database. A port that is plugged anew has
+/// another.
+pub type PlugId = String;
 
 /// An address of a port and the subnet it is in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -245,8 +253,8 @@ pub struct KuryrNodeStatus {
     pub checkpoint: CheckpointRef,
     /// Greatest epoch the agent has seen.
     pub epoch_seen: Epoch,
-    /// What Open vSwitch names this host (`external_ids:hostname`), where it has an integration bridge and
-    /// a chassis.
+    /// Host that ports are bound to: what Open vSwitch names this host (`external_ids:hostname`), where it has an
+    /// integration bridge and a chassis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Interface that carries the node's address, in every mode.
@@ -259,6 +267,10 @@ pub struct KuryrNodeStatus {
     /// Ports given back: the agent will not touch this generation again. Withdrawals that are acknowledged
     /// and ports of pods that are gone.
     pub returned: BTreeMap<PortId, Generation>,
+    /// Ports that the Open vSwitch agent of Neutron has taken over as they are plugged now, and that wait for Neutron to
+    /// call them ACTIVE: nothing on the node tells that they work.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugged: BTreeMap<PortId, PlugId>,
     /// Ports that do not become ready although others do.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub stuck: BTreeMap<PortId, StuckEntry>,

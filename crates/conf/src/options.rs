@@ -323,6 +323,9 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
              clients in the cloud send.");
     OVS_BRIDGE: String = "ovs_bridge", "br-int", reader(Reader::Agent),
         help("Integration bridge of Open vSwitch.");
+    OVS_HOST: Option<String> = "ovs_host", "", new_here(), reader(Reader::Agent),
+        help("Host that Neutron knows this node as, to which its ports are bound: `host` of neutron-openvswitch-agent. \
+              Empty: `external_ids:hostname` of Open vSwitch; with ML2/OVS, where that is not set, the name of the machine.");
     NETWORK_DEVICE_MTU: u32 = "network_device_mtu", "0", range(0, 65_535), reader(Reader::Agent),
         help("Greatest MTU of a pod's interface, in bytes. 0: that of the network.");
     RESOURCE_TAGS: Vec<String> = "resource_tags", "", reader(Reader::Controller),

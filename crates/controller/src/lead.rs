@@ -113,6 +113,7 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
         follow_cloud(world, known, over.clone()),
         listing::run(world, &term, over.clone()),
         pool::trunks::run(world, &term, over.clone()),
+        pool::plugs::run(world, &term, over.clone()),
         creations::run(world, &term, wanted, over.clone()),
         world.forecast.run(world, over.clone()),
         nodes,

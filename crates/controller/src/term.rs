@@ -21,7 +21,7 @@ use kuryr_types::Epoch;
 use tokio::sync::mpsc;
 
 use crate::{
-    cloud::{PortIndex, TrunkIndex},
+    cloud::{PlugIndex, PortIndex, TrunkIndex},
     error::{Error, Result},
     pool::creations::Creation,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Term {
     pub(crate) ports: PortIndex,
     /// Trunks of our project, the same.
     pub(crate) trunks: TrunkIndex,
+    /// What is plugged and waits for Neutron to call it ACTIVE.
+    pub(crate) plugs: PlugIndex,
     /// Takes creations that have their turn.
     pub(crate) creations: mpsc::UnboundedSender<Creation>,
     leadership: Leadership,
@@ -80,6 +82,7 @@ impl Term {
             epoch,
             ports: PortIndex::new(),
             trunks: TrunkIndex::default(),
+            plugs: PlugIndex::default(),
             creations,
             leadership: leadership.clone(),
             number: lease.number,

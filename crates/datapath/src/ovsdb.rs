@@ -1,7 +1,9 @@
 //! Open vSwitch's database: ports of the integration bridge, and what ovn-controller and ovs-vswitchd say of them.
 //!
 //! Terms: a row of `Interface` becomes usable when ovs-vswitchd gives it a port number of the bridge (`ofport`), and
-//! ready when ovn-controller has installed its flows (`ovn-installed` among the row's `external_ids`).
+//! ready when ovn-controller has installed its flows (`ovn-installed` among the row's `external_ids`). Where the switch
+//! is driven by Neutron's own agent there is no such sign; the agent gives the row of `Port` a VLAN id when it has dealt
+//! with it.
 //!
 //! One task owns the connection. It watches the tables we care for with `monitor_cond`, publishes a consistent
 //! [`SwitchState`] after each batch of changes, carries out transactions, and connects again with growing distance
@@ -78,6 +80,8 @@ pub struct PortSpec {
     pub mac: MacAddr,
     /// Which offer of the port this is for.
     pub generation: Option<Generation>,
+    /// Under which run of ovs-vswitchd, in the caller's words.
+    pub start: Option<String>,
 }
 
 /// Which run of ovs-vswitchd this is; another value means that it restarted.

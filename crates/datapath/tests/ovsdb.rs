@@ -121,6 +121,7 @@ fn port(number: u8) -> PortSpec {
         port: format!("port-{number}").into(),
         mac: kuryr_types::MacAddr([0xfa, 0x16, 0x3e, 0, 0, number]),
         generation: Some("2.7".parse().unwrap()),
+        start: None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode, Problem, StuckEntry};
+use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode, PlugId, Problem, StuckEntry};
 use kuryr_datapath::NodeInterface;
 use kuryr_planning::{
     claim::{Offer, Own, Ready},
@@ -33,6 +33,8 @@ pub(crate) struct NodeState {
     pub(crate) ready: BTreeMap<PortId, Ready>,
     /// Index of each port's uplink.
     pub(crate) uplinks: BTreeMap<PortId, u32>,
+    /// Ports that are plugged and wait for Neutron to call them ACTIVE.
+    pub(crate) plugged: BTreeMap<PortId, PlugId>,
     /// Ports that alone do not become ready.
     pub(crate) stuck: BTreeMap<PortId, StuckEntry>,
     /// Whether the node's own port is ready, if it has one.
@@ -105,7 +107,7 @@ impl fmt::Display for SwitchHealth {
             ),
             Self::NotRunning => f.write_str("ovs-vswitchd does not run; start it"),
             Self::NoHostname => f.write_str(
-                "Open vSwitch has no external_ids:hostname or no external_ids:system-id, by which ports are bound to this host; is it started by its service?",
+                "Open vSwitch has no external_ids:hostname or no external_ids:system-id, by which ports are bound to this host; is it started by its service? [neutron_defaults] ovs_host names the host, too",
             ),
         }
     }

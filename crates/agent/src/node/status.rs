@@ -10,6 +10,7 @@ use kuryr_api::kuryrnode::{
     CheckpointRef, Degradation, KuryrNodeStatus, Mode, NodeCondition, NodeUplink, Problem,
 };
 use kuryr_planning::uplink::shared::exceeding_mtu;
+use kuryr_types::PortId;
 
 use super::state::{NodeState, SwitchHealth};
 use crate::checkpoint::Durable;
@@ -61,6 +62,7 @@ pub(crate) fn compose(facts: &Facts<'_>) -> Option<KuryrNodeStatus> {
         degradation: degradation(facts, ready.is_empty()),
         ready,
         returned: ledger.returned.clone(),
+        plugged: state.plugged.clone(),
         stuck: state.stuck.clone(),
         policy_version: None,
         conditions: conditions(facts),
@@ -69,9 +71,6 @@ pub(crate) fn compose(facts: &Facts<'_>) -> Option<KuryrNodeStatus> {
 
 /// Whether the second status has something that the controller waits for.
 pub(crate) fn is_urgent(before: &KuryrNodeStatus, now: &KuryrNodeStatus) -> bool {
-    let fresh = |now: &BTreeMap<_, _>, before: &BTreeMap<_, _>| {
-        now.iter().any(|(port, generation)| before.get(port) != Some(generation))
-    };
     before.checkpoint.id != now.checkpoint.id
         || before.node_uid != now.node_uid
         || before.host != now.host
@@ -81,6 +80,7 @@ pub(crate) fn is_urgent(before: &KuryrNodeStatus, now: &KuryrNodeStatus) -> bool
         || before.conditions != now.conditions
         || fresh(&now.returned, &before.returned)
         || fresh(&now.ready, &before.ready)
+        || fresh(&now.plugged, &before.plugged)
 }
 
 fn degradation(facts: &Facts<'_>, none_ready: bool) -> Degradation {
@@ -100,6 +100,11 @@ fn degradation(facts: &Facts<'_>, none_ready: bool) -> Degradation {
 /// The controller says so by the reason.
 fn is_unreachable(problem: &Problem) -> bool {
     problem.reason.ends_with("Unreachable")
+}
+
+/// Whether something is there that was not, or was another.
+fn fresh<T: PartialEq>(now: &BTreeMap<PortId, T>, before: &BTreeMap<PortId, T>) -> bool {
+    now.iter().any(|(port, value)| before.get(port) != Some(value))
 }
 
 /// Why nothing can be wired: a word and a sentence.
@@ -351,5 +356,7 @@ mod tests {
         let mut returned = before.clone();
         returned.returned.insert("p9".into(), generation());
         assert!(is_urgent(&before, &returned));
+        let plugged = compose_with(|state| drop(state.plugged.insert("p2".into(), "row".into())), 0);
+        assert!(is_urgent(&before, &plugged) && !is_urgent(&plugged, &before));
     }
 }

@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Plugged(pub(super) Vec<PortId>);
 
-/// Carries out one step. Removing links is left to others: it is slow.
-pub(super) async fn step(world: &World, step: &Step) -> Result<Plugged> {
+/// Carries out one step, under this start of the switch. Removing links is left to others: it is slow.
+pub(super) async fn step(world: &World, step: &Step, start: Option<&str>) -> Result<Plugged> {
     match step {
         Step::Unplug(taps) => {
             tracing::info!(taps = taps.join(" "), "unplugging");
@@ -29,7 +29,7 @@ pub(super) async fn step(world: &World, step: &Step) -> Result<Plugged> {
         Step::Plug(plugs) => {
             let taps: Vec<&str> = plugs.iter().map(|plug| plug.tap.as_str()).collect();
             tracing::info!(taps = taps.join(" "), "plugging");
-            let ports: Vec<PortSpec> = plugs.iter().map(port_spec).collect();
+            let ports: Vec<PortSpec> = plugs.iter().map(|plug| port_spec(plug, start)).collect();
             world.switch.add_ports(&ports).await.map_err(switch("plug ports"))?;
             Ok(Plugged(plugs.iter().map(|plug| plug.port.clone()).collect()))
         }
@@ -73,8 +73,14 @@ pub(super) async fn own_port(world: &World, tap: &str, links: &NodeLinks) -> Res
     world.kernel.urgent("make the node's own interface", move |node| node.prepare_own_port(&spec)).await
 }
 
-fn port_spec(plug: &Plug) -> PortSpec {
-    PortSpec { name: plug.tap.clone(), port: plug.port.clone(), mac: plug.mac, generation: plug.generation }
+fn port_spec(plug: &Plug, start: Option<&str>) -> PortSpec {
+    PortSpec {
+        name: plug.tap.clone(),
+        port: plug.port.clone(),
+        mac: plug.mac,
+        generation: plug.generation,
+        start: start.map(str::to_owned),
+    }
 }
 
 /// A bridge that is a process wants packets finished.

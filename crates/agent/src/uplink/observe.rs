@@ -12,10 +12,11 @@ use kuryr_datapath::{InterfaceRow, SwitchState, Uplink};
 use kuryr_kubernetes::{slim, store::Presence};
 use kuryr_planning::{
     attachment::local_addresses,
-    uplink::{Row, Switch, found::Start},
+    uplink::{Row, Sign, Switch, found::Start},
 };
 
 use crate::{
+    config::Config,
     error::{Result, with_causes},
     kernel::Datapath,
     node::{NodeState, SwitchHealth},
@@ -53,7 +54,7 @@ pub(crate) fn publish(world: &World) {
         }
         state.switch = health(&switch, world);
         if switch.connected {
-            state.host = host(&switch);
+            state.host = host(&switch, &world.config);
         }
         state.kubernetes_in_sync = in_sync;
         if let Some(node) = &node {
@@ -103,12 +104,19 @@ fn complete(uplink: &Uplink) -> Option<String> {
     uplink.tap.clone()
 }
 
-/// What the switch names this host, where it has the integration bridge and a chassis: a switch without is there for
-/// something else.
-fn host(state: &SwitchState) -> Option<String> {
+/// The host that ports are bound to, where there is the integration bridge and a chassis: a switch without is there for
+/// something else. Neutron's own agent takes the name of the machine where nothing else is configured.
+fn host(state: &SwitchState, config: &Config) -> Option<String> {
     let (_, row) = state.bridge.as_ref().zip(state.switch.as_ref())?;
     row.system_id.as_ref().filter(|id| !id.is_empty())?;
-    row.hostname.clone().filter(|name| !name.is_empty())
+    let told = row.hostname.clone().filter(|name| !name.is_empty());
+    let machine = || config.machine.clone().filter(|_| sign(state) == Sign::Active);
+    config.ovs_host.clone().or(told).or_else(machine)
+}
+
+fn sign(state: &SwitchState) -> Sign {
+    let keys = state.switch.iter().flat_map(|row| row.external_ids.keys());
+    Sign::of_switch(keys.map(String::as_str))
 }
 
 fn health(state: &SwitchState, world: &World) -> SwitchHealth {
@@ -122,7 +130,7 @@ fn health(state: &SwitchState, world: &World) -> SwitchHealth {
     if state.start.is_none() {
         return SwitchHealth::NotRunning;
     }
-    if host(state).is_none() {
+    if host(state, &world.config).is_none() {
         return SwitchHealth::NoHostname;
     }
     SwitchHealth::Ready
@@ -135,6 +143,7 @@ fn switch(state: &SwitchState) -> Switch {
             at_ms: u64::try_from(start.changed_ns / NANOS).unwrap_or_default(),
         }),
         rows: state.interfaces.iter().map(|(name, row)| (name.clone(), row_of(row))).collect(),
+        sign: sign(state),
     }
 }
 
@@ -144,9 +153,11 @@ fn row_of(row: &InterfaceRow) -> Row {
         port: row.iface_id.clone(),
         ours: row.ours,
         has_generation: row.generation.is_some(),
+        start: row.start.clone(),
         has_ofport: row.ofport.is_some(),
         installed: row.ovn_installed,
         installed_at_ms: row.ovn_installed_ts,
+        tag: row.tag,
         error: row.error.clone(),
     }
 }
@@ -180,7 +191,9 @@ mod tests {
             name: "tapp1".into(),
             iface_id: Some("p1".into()),
             generation: None,
+            start: Some("9-3-5".into()),
             ours: true,
+            tag: Some(4),
             ofport: Some(7),
             ovn_installed: true,
             ovn_installed_ts: Some(12),
@@ -195,11 +208,29 @@ mod tests {
         assert_eq!((start.id.as_str(), start.at_ms), ("9-3-5999999", 5));
         let row = &switch.rows["tapp1"];
         assert!(row.ours && row.has_ofport && row.installed && !row.has_generation);
+        assert_eq!((row.start.as_deref(), row.tag, switch.sign), (Some("9-3-5"), Some(4), Sign::Active));
     }
 
     #[test]
     fn a_host_has_an_integration_bridge_and_a_chassis() {
-        let check = |bridge: bool, hostname: Option<&str>, system_id: Option<&str>, expect: Option<&str>| {
+        let config = |ovs_host: &str| {
+            let text = format!("[cni_daemon]\nnode_name = n\n[neutron_defaults]\novs_host = {ovs_host}\n");
+            let conf = kuryr_conf::Conf::from_texts(&[("kuryr.conf", &text)]).unwrap();
+            Config { machine: Some("machine".into()), ..Config::resolve(&conf).unwrap() }
+        };
+        let ovn = ["ovn-remote"].as_slice();
+        for (bridge, hostname, system_id, keys, configured, expect) in [
+            (true, Some("node1"), Some("id"), ovn, "", Some("node1")),
+            (false, Some("node1"), Some("id"), ovn, "", None),
+            (true, Some(""), Some("id"), ovn, "", None),
+            (true, Some("node1"), None, ovn, "", None),
+            (true, Some("node1"), Some("id"), ovn, "other", Some("other")),
+            // ML2/OVS.
+            (true, Some("node1"), Some("id"), &[], "", Some("node1")),
+            (true, None, Some("id"), &[], "", Some("machine")),
+            (true, None, Some("id"), &[], "other", Some("other")),
+            (false, None, Some("id"), &[], "other", None),
+        ] {
             let mut state = SwitchState::default();
             state.bridge = bridge.then(|| BridgeRow { uuid: "b".into(), datapath_type: String::new() });
             state.switch = Some(SwitchRow {
@@ -207,17 +238,17 @@ mod tests {
                 hostname: hostname.map(Into::into),
                 system_id: system_id.map(Into::into),
                 ovs_version: None,
-                external_ids: BTreeMap::new(),
+                external_ids: keys.iter().map(|key| ((*key).to_owned(), String::new())).collect(),
                 cur_cfg: 0,
                 next_cfg: 0,
             });
-            assert_eq!(host(&state).as_deref(), expect, "{bridge} {hostname:?} {system_id:?}");
-        };
-        check(true, Some("node1"), Some("id"), Some("node1"));
-        check(false, Some("node1"), Some("id"), None);
-        check(true, Some(""), Some("id"), None);
-        check(true, Some("node1"), None, None);
-        assert_eq!(host(&SwitchState::default()), None);
+            assert_eq!(
+                host(&state, &config(configured)).as_deref(),
+                expect,
+                "{bridge} {hostname:?} {keys:?}"
+            );
+        }
+        assert_eq!(host(&SwitchState::default(), &config("")), None);
     }
 
     #[test]

@@ -50,10 +50,11 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
         pause(&state, &plan)
     };
     shared::rejoin(world).await?;
+    let start = found.switch.as_ref().and_then(|switch| switch.start.as_ref()).map(|start| start.id.as_str());
     for step in &plan.steps {
-        let plugged = apply::step(world, step).await?;
-        if let Some(start) = found.switch.as_ref().and_then(|switch| switch.start.as_ref()) {
-            world.memory().uplinks.plugged(&plugged.0, &start.id);
+        let plugged = apply::step(world, step, start).await?;
+        if let Some(start) = start {
+            world.memory().uplinks.plugged(&plugged.0, start);
         }
     }
     if !plan.gone.is_empty() {
@@ -192,6 +193,7 @@ fn publish(world: &World, plan: &Plan, ends: &BTreeMap<String, u32>) {
     world.state.update(|state| {
         state.ready = ready;
         state.uplinks = uplinks;
+        state.plugged = plan.plugged.clone();
         state.stuck = plan.stuck.clone();
         let has_own = state.offer().is_some_and(|offer| offer.spec().own_port.is_some());
         state.own_port_ready = has_own.then_some(plan.own_port_ready);

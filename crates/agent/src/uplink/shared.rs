@@ -134,6 +134,7 @@ fn publish(world: &World, uplink: &SharedUplink, plan: &Plan) {
         state.uplinks = index.map(all_on).unwrap_or_default();
         state.ready = plan.ready.clone();
         state.shared_uplink = uplink.clone();
+        state.plugged.clear();
         state.stuck = plan.stuck.clone();
         state.own_port_ready = None;
     });

@@ -2,7 +2,8 @@
 //!
 //! [`facts`] asks for what the configuration names and goes on asking: a cloud that is down or a subnet that does not
 //! exist is a problem that nodes are told of, never the end of the process. [`ports`] holds our ports as the last list
-//! and our own writes since tell them. [`trunks`] does the same for trunks. [`problem`] puts errors into words for people.
+//! and our own writes since tell them. [`trunks`] does the same for trunks. [`plugs`] holds what Neutron is to call
+//! ACTIVE. [`problem`] puts errors into words for people.
 
 // What pods get.
 pub(crate) mod facts;
@@ -10,6 +11,8 @@ pub(crate) mod facts;
 pub(crate) mod ports;
 // Trunks of nodes that are servers of the cloud.
 pub(crate) mod trunks;
+// Ports that are plugged and wait for Neutron to call them ACTIVE.
+pub(crate) mod plugs;
 // Errors for people.
 pub(crate) mod problem;
 
@@ -17,5 +20,6 @@ pub(crate) mod problem;
 pub(crate) mod fake;
 
 pub(crate) use facts::{Connect, Facts, Known};
+pub(crate) use plugs::PlugIndex;
 pub(crate) use ports::PortIndex;
 pub(crate) use trunks::TrunkIndex;

@@ -88,6 +88,16 @@ impl PortIndex {
         self.lock().write(owner, port);
     }
 
+    /// Takes over what a look at single ports showed, where it is newer than what is known. A port that is not known
+    /// stays so: it may have been deleted since.
+    pub(crate) fn refresh(&self, owner: &Owner, port: OwnedPort) {
+        let mut state = self.lock();
+        let known = state.ports.get(&port.id).map(|entry| entry.owned.revision_number);
+        if known.is_some_and(|known| port.revision_number > known) {
+            state.write(owner, port);
+        }
+    }
+
     /// Notes ports that were made just now.
     pub(crate) fn made(&self, owner: &Owner, ports: Vec<OwnedPort>) {
         let mut state = self.lock();
@@ -257,6 +267,27 @@ mod tests {
         let (listing, listed) = (index.begin(), list(&access).await);
         index.end(listing, &access.owner, listed);
         assert_eq!(ids(&index, "w1").unwrap(), ["p0", "p1", "p2"]);
+    }
+
+    #[tokio::test]
+    async fn a_look_at_single_ports_brings_only_what_is_newer() {
+        let cloud = Arc::new(FakeCloud::default());
+        let access = cloud.access();
+        let index = PortIndex::new();
+        let name = ownership::pool_port_name("w1");
+        let made = make(&access, &[&name, &name]).await;
+        let old = made.clone();
+        index.made(&access.owner, made);
+        {
+            let mut ports = crate::cloud::fake::lock(&cloud.ports);
+            ports.iter_mut().for_each(|port| port["status"] = "ACTIVE".into());
+            ports.iter_mut().for_each(|port| port["revision_number"] = 2.into());
+        }
+        index.remove(&"p1".into());
+        list(&access).await.into_iter().for_each(|port| index.refresh(&access.owner, port));
+        old.into_iter().for_each(|port| index.refresh(&access.owner, port));
+        assert_eq!(index.owned(&"p0".into()).unwrap().status, PortStatus::Active);
+        assert!(index.owned(&"p1".into()).is_none());
     }
 
     #[tokio::test]

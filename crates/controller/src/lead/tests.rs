@@ -238,3 +238,40 @@ async fn the_next_leader_tags_what_was_made_and_not_tagged() {
         assert_eq!(port["tags"], expect, "{port}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_plugged_is_wired_once_neutron_calls_it_active_and_nobody_asks_without_need() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(90).await;
+    let path = format!("{RECORDS}/n1");
+    let report = |plug: &str| {
+        let mut record = outdoors.api.get(&path).unwrap();
+        let id = record["spec"]["ports"].as_object().unwrap().keys().next().unwrap().clone();
+        record["status"]["plugged"] = json!({&id: plug});
+        outdoors.api.put(&path, record);
+        id
+    };
+    let wired = |id: &str| outdoors.api.get(&path).unwrap()["spec"]["wired"][id].clone();
+    let lists = || outdoors.cloud.count("GET /v2.0/ports");
+    let before = lists();
+    outdoors.pass(30).await;
+    assert_eq!(lists(), before, "nothing waits");
+
+    let id = report("row-1");
+    outdoors.pass(60).await;
+    assert_eq!(wired(&id), Value::Null);
+    let asked = lists() - before;
+    assert!((4..12).contains(&asked), "asked {asked} times for a port that is DOWN");
+    for port in lock(&outdoors.cloud.ports).iter_mut().filter(|port| port["id"] == *id) {
+        port["status"] = json!("ACTIVE");
+    }
+    outdoors.pass(20).await;
+    assert_eq!(wired(&id), "row-1");
+    // Plugged anew, and Neutron's agent has dealt with it: asked again.
+    let before = lists();
+    report("row-2");
+    outdoors.pass(5).await;
+    assert_eq!(wired(&id), "row-2");
+    assert!(lists() > before);
+}

@@ -91,6 +91,7 @@ fn change(patch: JsonPatch, step: &SpecStep, record: &KuryrNode) -> JsonPatch {
         SpecStep::SetOwnPort(port) => {
             optional(patch, "/spec/ownPort", port.as_ref(), record.spec.own_port.is_some())
         }
+        SpecStep::SetWired(wired) => patch.add("/spec/wired", wired),
         SpecStep::SetProblems(problems) => patch.add("/spec/problems", problems),
         SpecStep::Offer { id, entry, replaces } => {
             let patch = match replaces {

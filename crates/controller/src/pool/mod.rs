@@ -13,6 +13,8 @@ mod apply;
 pub(crate) mod creations;
 // Full lists of our ports.
 pub(crate) mod listing;
+// Looks at ports that Neutron is to call ACTIVE.
+pub(crate) mod plugs;
 // Trunks: looks at them, and changes.
 pub(crate) mod trunks;
 // What people are told.

@@ -107,6 +107,7 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
     Cloud {
         fresh: term.ports.fresh(node),
         ports,
+        active: term.plugs.active(node),
         default: known.class.clone(),
         blocked,
         making,

@@ -22,6 +22,8 @@ pub(super) const OWNER: (&str, &str) = ("vm-uuid", "kuryr");
 pub(super) const PORT: &str = "iface-id";
 /// Key of our own: which offer of the port the interface was plugged for.
 pub(super) const GENERATION: &str = "kuryr-generation";
+/// Key of our own: under which run of ovs-vswitchd the interface was plugged.
+pub(super) const START: &str = "kuryr-start";
 
 const INSTALLED: &str = "ovn-installed";
 const INSTALLED_AT: &str = "ovn-installed-ts";
@@ -84,8 +86,12 @@ pub struct InterfaceRow {
     pub iface_id: Option<PortId>,
     /// Which offer of the port it was plugged for.
     pub generation: Option<Generation>,
+    /// Under which run of ovs-vswitchd it was plugged, as [`PortSpec`](super::PortSpec) had it.
+    pub start: Option<String>,
     /// Whether we plugged it.
     pub ours: bool,
+    /// VLAN id of its network on the bridge, which the Open vSwitch agent of Neutron gives it.
+    pub tag: Option<u16>,
     /// Number of the port on the bridge; `None`: not yet, or it failed.
     pub ofport: Option<u32>,
     /// Whether ovn-controller has installed the port's flows.
@@ -107,7 +113,7 @@ pub(super) struct Tables {
 const TABLES: [(&str, &[&str]); 4] = [
     ("Open_vSwitch", &["external_ids", "ovs_version", "cur_cfg", "next_cfg"]),
     ("Bridge", &["name", "datapath_type"]),
-    ("Port", &["name"]),
+    ("Port", &["name", "tag"]),
     ("Interface", &["name", "external_ids", "ofport", "error", "mac_in_use"]),
 ];
 /// The one monitored column that is a map, and so is updated by differences.
@@ -138,6 +144,12 @@ impl Tables {
     /// What the rows say, for the bridge of this name.
     pub(super) fn state(&self, bridge: &str) -> SwitchState {
         let table = |name: &str| self.rows.get(name).into_iter().flatten();
+        let tags: BTreeMap<String, u16> = table("Port")
+            .filter_map(|(_, row)| {
+                let tag = optional(row, "tag")?.as_u64()?;
+                Some((text(row, "name")?, u16::try_from(tag).ok()?))
+            })
+            .collect();
         SwitchState {
             connected: true,
             switch: table("Open_vSwitch").next().map(|(uuid, row)| switch(uuid, row)),
@@ -148,7 +160,7 @@ impl Tables {
                 },
             ),
             interfaces: table("Interface")
-                .filter_map(|(uuid, row)| Some((text(row, "name")?, interface(uuid, row)?)))
+                .filter_map(|(uuid, row)| Some((text(row, "name")?, interface(uuid, row, &tags)?)))
                 .collect(),
             ports: table("Port").filter_map(|(uuid, row)| Some((text(row, "name")?, uuid.clone()))).collect(),
             ..SwitchState::default()
@@ -210,14 +222,18 @@ fn switch(uuid: &str, row: &Map<String, Value>) -> SwitchRow {
     }
 }
 
-fn interface(uuid: &str, row: &Map<String, Value>) -> Option<InterfaceRow> {
+fn interface(uuid: &str, row: &Map<String, Value>, tags: &BTreeMap<String, u16>) -> Option<InterfaceRow> {
     let identifiers = identifiers(row);
     let (owner_key, owner) = OWNER;
+    let name = text(row, "name")?;
     Some(InterfaceRow {
         uuid: uuid.to_owned(),
-        name: text(row, "name")?,
+        // A port of one interface has its name.
+        tag: tags.get(&name).copied(),
+        name,
         iface_id: identifiers.get(PORT).map(|id| PortId::from(id.as_str())),
         generation: identifiers.get(GENERATION).and_then(|generation| generation.parse().ok()),
+        start: identifiers.get(START).cloned(),
         ours: identifiers.get(owner_key).is_some_and(|found| found == owner),
         // -1 says that the port could not be added, 0 is reserved.
         ofport: optional(row, "ofport")
@@ -267,7 +283,9 @@ mod tests {
             name: "tap1".into(),
             iface_id: None,
             generation: None,
+            start: None,
             ours: false,
+            tag: None,
             ofport: None,
             ovn_installed: false,
             ovn_installed_ts: None,
@@ -284,10 +302,11 @@ mod tests {
             (
                 json!({"name": "tap1", "mac_in_use": "fe:16:3e:00:00:01", "external_ids": ["map", [
                     ["iface-id", "p1"], ["vm-uuid", "kuryr"], ["kuryr-generation", "3.17"],
-                    ["ovn-installed", "true"], ["ovn-installed-ts", "1700000000000"]]]}),
+                    ["kuryr-start", "9-3-5"], ["ovn-installed", "true"], ["ovn-installed-ts", "1700000000000"]]]}),
                 InterfaceRow {
                     iface_id: Some("p1".into()),
                     generation: Some("3.17".parse().unwrap()),
+                    start: Some("9-3-5".into()),
                     ours: true,
                     ovn_installed: true,
                     ovn_installed_ts: Some(1_700_000_000_000),
@@ -335,6 +354,19 @@ mod tests {
         assert_eq!(state.bridge, None);
         assert!(state.ports.is_empty());
         assert_eq!(state.interfaces.keys().collect::<Vec<_>>(), ["tap2"]);
+    }
+
+    #[test]
+    fn an_interface_has_the_tag_of_its_port() {
+        let start = json!({
+            "Port": {"p1": {"initial": {"name": "tap1", "tag": ["set", []]}}, "p2": {"initial": {"name": "tap2", "tag": 7}}},
+            "Interface": {"i1": {"initial": {"name": "tap1"}}, "i2": {"initial": {"name": "tap2"}},
+                          "i3": {"initial": {"name": "tap3"}}}});
+        let tags = |state: &SwitchState| state.interfaces.values().map(|row| row.tag).collect::<Vec<_>>();
+        assert_eq!(tags(&after(std::slice::from_ref(&start))), [None, Some(7), None]);
+        let tagged =
+            json!({"Port": {"p1": {"modify": {"tag": 4095}}, "p2": {"modify": {"tag": ["set", []]}}}});
+        assert_eq!(tags(&after(&[start, tagged])), [Some(4095), None, None]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     PortSpec,
-    rows::{GENERATION, InterfaceRow, OWNER, PORT},
+    rows::{GENERATION, InterfaceRow, OWNER, PORT, START},
     wire::{map, set},
 };
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ fn change_ports(bridge: &str, how: &str, rows: Value) -> Value {
 
 /// Inserting into a map leaves a key that is there as it is, so it is deleted first.
 fn set_identifiers(port: &PortSpec) -> Value {
-    let keys = [PORT, STATUS, MAC, OWNER.0, GENERATION].map(Value::from);
+    let keys = [PORT, STATUS, MAC, OWNER.0, GENERATION, START].map(Value::from);
     json!({"op": "mutate", "table": "Interface", "where": [["name", "==", port.name]], "mutations": [
         ["external_ids", "delete", set(keys)],
         ["external_ids", "insert", map(identifiers(port))]]})
@@ -95,6 +95,7 @@ fn identifiers(port: &PortSpec) -> impl Iterator<Item = (&'static str, String)> 
     ]
     .into_iter()
     .chain(port.generation.map(|generation| (GENERATION, generation.to_string())))
+    .chain(port.start.iter().map(|start| (START, start.clone())))
 }
 
 #[cfg(test)]
@@ -107,6 +108,7 @@ mod tests {
             port: format!("port-{number}").into(),
             mac: kuryr_types::MacAddr([0xfa, 0x16, 0x3e, 0, 0, number]),
             generation: Some("3.17".parse().unwrap()),
+            start: Some("9-3-5".into()),
         }
     }
 
@@ -116,7 +118,9 @@ mod tests {
             name: name.to_owned(),
             iface_id: None,
             generation: None,
+            start: None,
             ours: true,
+            tag: None,
             ofport: None,
             ovn_installed: true,
             ovn_installed_ts: None,
@@ -139,7 +143,8 @@ mod tests {
                 ["iface-status", "active"],
                 ["attached-mac", format!("fa:16:3e:00:00:0{number}")],
                 ["vm-uuid", "kuryr"],
-                ["kuryr-generation", "3.17"]
+                ["kuryr-generation", "3.17"],
+                ["kuryr-start", "9-3-5"]
             ]
         ])
     }
@@ -170,7 +175,7 @@ mod tests {
             wait(),
             json!({"op": "mutate", "table": "Interface", "where": [["name", "==", "tap1"]], "mutations": [
                 ["external_ids", "delete", ["set",
-                    ["iface-id", "iface-status", "attached-mac", "vm-uuid", "kuryr-generation"]]],
+                    ["iface-id", "iface-status", "attached-mac", "vm-uuid", "kuryr-generation", "kuryr-start"]]],
                 ["external_ids", "insert", ids(1)]]}),
         ];
         assert_eq!(got, expect);

@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kuryr_api::{
-    kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PortAddress, PortEntry, Problem},
+    kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PlugId, PortAddress, PortEntry, Problem},
     names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER},
 };
 use kuryr_types::{Generation, PortId};
@@ -57,6 +57,8 @@ pub struct Desired {
     pub spec: KuryrNodeSpec,
     /// Calls.
     pub cloud: Vec<CloudStep>,
+    /// Plugs that Neutron is to be asked about.
+    pub awaited: BTreeMap<PortId, PlugId>,
     /// When to look again.
     pub wake_at: Option<Millis>,
     /// What the node had is being taken back.
@@ -114,6 +116,7 @@ impl<'a> Draft<'a> {
             record: RecordStep::Keep,
             spec: record.spec.clone(),
             cloud: Vec::new(),
+            awaited: BTreeMap::new(),
             wake_at: None,
             node_is_gone: false,
         };
@@ -139,6 +142,7 @@ impl<'a> Draft<'a> {
         spec.checkpoint = Some(report.checkpoint.clone());
         spec.problems =
             self.inputs.cloud.problems.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        self.wire(status);
         // Without a list nothing can be judged, and without a class nothing offered.
         if !self.choose_way(status) || self.inputs.cloud.ports.is_none() {
             return;
@@ -533,6 +537,7 @@ impl<'a> Draft<'a> {
             let few = self.deletable.drain(..).take(DELETES_AT_ONCE);
             self.out.cloud.extend(few.map(|id| CloudStep::Delete { id }));
         }
+        self.forget_wired();
         if self.inputs.cloud.ports.is_some() {
             let (ports, spec) = (&self.ports, self.record.spec);
             self.memory.retain(|id| ports.contains_key(id) || spec.ports.contains_key(id));

@@ -42,6 +42,9 @@ pub fn diff(actual: &KuryrNodeSpec, desired: &KuryrNodeSpec) -> Vec<SpecStep> {
     if actual.own_port != desired.own_port {
         steps.push(SpecStep::SetOwnPort(desired.own_port.clone()));
     }
+    if actual.wired != desired.wired {
+        steps.push(SpecStep::SetWired(desired.wired.clone()));
+    }
     if actual.problems != desired.problems {
         steps.push(SpecStep::SetProblems(desired.problems.clone()));
     }
@@ -120,6 +123,7 @@ mod tests {
                 own_port: (few > 0).then(|| own_port("o")),
                 problems: (0..few).map(|_| problem()).collect(),
                 default_class: (few > 0).then(|| "c-1".into()),
+                wired: (0..few).map(|number| (format!("p{number}").into(), "row".to_owned())).collect(),
                 ports: ports.filter_map(|(i, entry)| Some((format!("p{i}").into(), entry?))).collect(),
                 ..KuryrNodeSpec::default()
             }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use kuryr_api::kuryrnode::{
-    ClassEntry, KuryrNodeSpec, KuryrNodeStatus, Mode, NetworkEntry, Problem, SubnetEntry,
+    ClassEntry, KuryrNodeSpec, KuryrNodeStatus, Mode, NetworkEntry, PlugId, Problem, SubnetEntry,
 };
 use kuryr_types::{ClassId, NetworkId, PodIdentity, PortId, SubnetId};
 
@@ -100,6 +100,8 @@ pub struct Cloud {
     /// Ports that this leader made itself and heard the answer. Of others it is not known whether somebody had
     /// them before, so they rest before they are offered.
     pub fresh: BTreeSet<PortId>,
+    /// Ports of the node that were ACTIVE in a look that began after the agent had told of this plug.
+    pub active: BTreeMap<PortId, PlugId>,
     /// What ordinary pods get; `None` while it is not known or not right.
     pub default: Option<DefaultClass>,
     /// Why the last creation failed, and when the next one is tried.

@@ -12,12 +12,13 @@
 //! 6. No two entries have the same generation.
 //! 7. The mode changes only while there are no entries. No two entries have the same VLAN id, and what is offered on a
 //!    trunk has one and is ACTIVE.
-//! 8. Neutron is told to delete, or to take off a trunk, only what was doomed or condemned before this plan, and
+//! 8. A plug that the record begins to name as wired is one that the agent tells of, of a port that the record names.
+//! 9. Neutron is told to delete, or to take off a trunk, only what was doomed or condemned before this plan, and
 //!    never what a pod of a living node has.
 
 use std::collections::BTreeSet;
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, PortEntry};
+use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, PlugId, PortEntry};
 use kuryr_types::PortId;
 
 use super::{
@@ -25,6 +26,7 @@ use super::{
     from_kubernetes::{Holder, holder},
     inputs::Record,
     step::CloudStep,
+    wired::is_named,
 };
 
 /// A rule that a plan would break, and for which port.
@@ -70,6 +72,7 @@ pub fn violations(
         found.push(Violation { port: None, rule: "the mode changes only while there are no entries" });
     }
     found.extend(vlan_violations(before, after));
+    found.extend(wired_violations(before, status, after));
     let mut generations = BTreeSet::new();
     let repeated = after.ports.iter().filter(|(_, entry)| !generations.insert(entry.generation));
     found.extend(repeated.map(|(id, _)| Violation {
@@ -93,6 +96,24 @@ fn vlan_violations(before: &KuryrNodeSpec, after: &KuryrNodeSpec) -> Vec<Violati
         rule.map(|rule| Violation { port: Some(id.clone()), rule })
     };
     after.ports.iter().filter_map(rule).collect()
+}
+
+fn wired_violations(
+    before: &KuryrNodeSpec,
+    status: Option<&KuryrNodeStatus>,
+    after: &KuryrNodeSpec,
+) -> Vec<Violation> {
+    let told = |port: &PortId| status.and_then(|status| status.plugged.get(port));
+    let rule = |(port, plug): (&PortId, &PlugId)| match () {
+        () if !is_named(port, after) => Some("what is wired is a port of the record"),
+        () if before.wired.get(port) != Some(plug) && told(port) != Some(plug) => {
+            Some("what becomes wired is what the agent has plugged")
+        }
+        () => None,
+    };
+    let violation =
+        |wired: (&PortId, &PlugId)| rule(wired).map(|rule| Violation { port: Some(wired.0.clone()), rule });
+    after.wired.iter().filter_map(violation).collect()
 }
 
 fn entry_rule(
@@ -176,6 +197,27 @@ mod tests {
             let after = KuryrNodeSpec { epoch: 2, mode, ports, ..KuryrNodeSpec::default() };
             let found = violations(&before, None, &after, false);
             assert_eq!(found.is_empty(), allowed, "{before:?} -> {after:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wired_has_its_rules() {
+        for (before, plugged, port, after, allowed) in [
+            (None, Some("1"), "p", "1", true),
+            (None, None, "p", "1", false),
+            (None, Some("2"), "p", "1", false),
+            (Some("1"), None, "p", "1", true),
+            (Some("1"), None, "p", "2", false),
+            (None, Some("1"), "q", "1", false),
+        ] {
+            let wired = |port: &str, plug: &str| (PortId::from(port), plug.to_owned());
+            let mut from = spec(Some(entry(g(1))));
+            from.wired.extend(before.map(|plug| wired("p", plug)));
+            let after_spec = KuryrNodeSpec { wired: [wired(port, after)].into(), ..from.clone() };
+            let mut status = status("u", "c");
+            status.plugged.extend(plugged.map(|plug| wired(port, plug)));
+            let found = violations(&from, Some(&status), &after_spec, false);
+            assert_eq!(found.is_empty(), allowed, "{before:?} {plugged:?} {after}: {found:?}");
         }
     }
 

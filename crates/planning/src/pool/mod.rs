@@ -43,6 +43,8 @@ pub mod desired;
 mod way;
 // Of a node that is a server of the cloud.
 mod nested;
+// Of a host where only Neutron tells that a port works.
+mod wired;
 // Of a node that is gone.
 mod gone;
 // From the record as it is to the record as it should be.
@@ -63,8 +65,10 @@ mod model_trunk;
 #[cfg(test)]
 mod properties;
 
-use kuryr_api::kuryrnode::KuryrNodeSpec;
-use kuryr_types::{Epoch, Generation};
+use std::collections::BTreeMap;
+
+use kuryr_api::kuryrnode::{KuryrNodeSpec, PlugId};
+use kuryr_types::{Epoch, Generation, PortId};
 
 pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
 pub use memory::Memory;
@@ -80,6 +84,9 @@ pub struct Plan {
     pub spec: Vec<SpecStep>,
     /// Calls to Neutron, independent of each other and of the patch.
     pub cloud: Vec<CloudStep>,
+    /// Ports that Neutron is to be asked for until it calls them ACTIVE, with the plug that has to be about. These
+    /// replace those of the plan before.
+    pub awaited: BTreeMap<PortId, PlugId>,
     /// When to look again even if nothing happens.
     pub wake_at: Option<Millis>,
 }
@@ -147,6 +154,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory, generations: &mut Generati
         record: desired.record,
         spec: diff::diff(record.spec, &desired.spec),
         cloud: desired.cloud,
+        awaited: desired.awaited,
         wake_at: desired.wake_at,
     }
 }

@@ -434,6 +434,7 @@ impl World {
             ports: ours,
             fresh: leader.fresh.clone(),
             default: Some(fixtures::default_class(self.group)),
+            active: BTreeMap::new(),
             blocked: None,
             making: None,
             trunks: leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone())),

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use kuryr_api::{
-    kuryrnode::{ClassEntry, KuryrNodeSpec, Mode, NetworkEntry, OwnPort, PortEntry, Problem, SubnetEntry},
+    kuryrnode::{
+        ClassEntry, KuryrNodeSpec, Mode, NetworkEntry, OwnPort, PlugId, PortEntry, Problem, SubnetEntry,
+    },
     names::NODE_DEVICE_OWNER,
 };
 use kuryr_types::{ClassId, Epoch, Generation, NetworkId, PortId, SecurityGroupId, SubnetId, TrunkId};
@@ -58,6 +60,8 @@ pub enum SpecStep {
     SetDefaultClass(Option<ClassId>),
     /// Name the node's own port.
     SetOwnPort(Option<OwnPort>),
+    /// Name the plugs that Neutron has called ACTIVE.
+    SetWired(BTreeMap<PortId, PlugId>),
     /// Tell what is wrong.
     SetProblems(Vec<Problem>),
     /// Offer a port.
@@ -219,6 +223,7 @@ impl SpecStep {
             Self::SetClasses(classes) => spec.classes = classes,
             Self::SetDefaultClass(class) => spec.default_class = class,
             Self::SetOwnPort(port) => spec.own_port = port,
+            Self::SetWired(wired) => spec.wired = wired,
             Self::SetProblems(problems) => spec.problems = problems,
             Self::Offer { id, entry, replaces } => {
                 expect(replaces.is_none() || spec.ports.get(&id) == replaces.as_deref())?;

@@ -2,12 +2,17 @@
 //!
 //! Terms: an *uplink* is the veth pair by which a port reaches the integration bridge: its *tap* end is plugged there,
 //! its other end waits in the node for a pod. A *row* is the tap's record in the switch's database. A port is
-//! *ready* when the network controller on the node has installed its flows for **this** plug.
+//! *ready* when its flows are in place for **this** plug: ovn-controller says so on the row, or, where Neutron's own
+//! agent drives the switch, Neutron calls the port ACTIVE.
 //!
 //! Rules:
 //! - Readiness holds for one row and one start of ovs-vswitchd. The flag `ovn-installed` outlives a restart of the
 //!   switch in the database, so a flag that is older than the start proves nothing: the port is plugged anew, unless a
 //!   pod talks over it, and earns its readiness again. Each port is plugged anew at most once per start.
+//! - Where only Neutron tells: a row that its agent has dealt with is *plugged*, which is reported. The controller looks
+//!   at the port after that, and names the row in the record (`wired`) when it sees the port ACTIVE. Only then is the port
+//!   ready. ACTIVE of an earlier plug does not count: the agent had Neutron call the port BUILD before it dealt with
+//!   this row. A port that a pod talks over does not wait for Neutron.
 //! - A switch that is not connected makes nothing ready.
 //! - What is on the switch is removed only if this agent plugged it (its ports are known durably) and the record wants
 //!   it no more: the entry is gone or doomed, and no pod claims it.
@@ -27,7 +32,7 @@ pub mod plan;
 // The same for a node whose own interface is the uplink of all its pods.
 pub mod shared;
 
-pub use found::{Row, Switch};
+pub use found::{Row, Sign, Switch};
 pub use memory::Memory;
 pub use plan::{Inputs, Plan, Plug, Step, plan};
 

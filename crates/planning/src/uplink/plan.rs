@@ -6,13 +6,13 @@ use std::{
 };
 
 use kuryr_api::{
-    kuryrnode::{KuryrNodeSpec, StuckEntry},
+    kuryrnode::{KuryrNodeSpec, PlugId, StuckEntry},
     names,
 };
 use kuryr_types::{Generation, MacAddr, PortId};
 
 use super::{
-    found::{Row, Start, Switch},
+    found::{Row, Sign, Start, Switch},
     memory::{Earned, Memory},
 };
 use crate::{
@@ -81,6 +81,8 @@ pub struct Plan {
     pub ready: BTreeMap<PortId, Ready>,
     /// Whether the node's own port is ready.
     pub own_port_ready: bool,
+    /// Ports that are plugged and wait for Neutron to call them ACTIVE, with the row that it has to be about.
+    pub plugged: BTreeMap<PortId, PlugId>,
     /// Ports that alone do not become ready.
     pub stuck: BTreeMap<PortId, StuckEntry>,
     /// Known ports of which nothing is left on the node: the ledger may forget them.
@@ -95,7 +97,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &Memory) -> Plan {
     let wanted = wanted(inputs);
     let mut plan = Plan { memory: remembered(memory, inputs), ..Plan::default() };
     if let Some(switch) = inputs.switch {
-        evaluate(&wanted, switch, inputs.now, &mut plan);
+        evaluate(&wanted, switch, inputs, &mut plan);
         plan.steps = steps(&wanted, switch, inputs, memory, &mut plan.gone);
     } else {
         // Earned anew once the switch is back; a row that is unchanged proves it at once.
@@ -187,16 +189,22 @@ fn remembered(memory: &Memory, inputs: &Inputs<'_>) -> Memory {
 }
 
 /// Finds out what is ready, and remembers it.
-fn evaluate(wanted: &[Wanted], switch: &Switch, now: Duration, plan: &mut Plan) {
+fn evaluate(wanted: &[Wanted], switch: &Switch, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let now = inputs.now;
     let earned_before = std::mem::take(&mut plan.memory.ready);
     for one in wanted {
         let port = &one.plug.port;
-        let Some((row, start)) = installed(&one.plug, switch) else { continue };
+        let Some((row, start)) = served(&one.plug, switch) else { continue };
         let before =
             earned_before.get(port).filter(|earned| earned.row == row.uuid && earned.start == start.id);
         let plugged_now = plan.memory.plugged_under.get(port) == Some(&start.id);
         // A pod that talks keeps its port usable: plugging it anew would only interrupt it.
-        if before.is_none() && !plugged_now && !row.is_installed_since(start) && !one.in_use {
+        if before.is_none() && !plugged_now && !row.is_of(start) && !one.in_use {
+            continue;
+        }
+        if before.is_none() && !one.in_use && switch.sign == Sign::Active && !is_wired(port, row, inputs.spec)
+        {
+            plan.plugged.insert(port.clone(), row.uuid.clone());
             continue;
         }
         let since = before.map_or(now, |earned| earned.since);
@@ -212,11 +220,16 @@ fn evaluate(wanted: &[Wanted], switch: &Switch, now: Duration, plan: &mut Plan) 
     }
 }
 
-/// The row of a plug whose flows are installed, by whatever start.
-fn installed<'a>(plug: &Plug, switch: &'a Switch) -> Option<(&'a Row, &'a Start)> {
+/// Whether Neutron has called the port ACTIVE as it is plugged now.
+fn is_wired(port: &PortId, row: &Row, spec: Option<&KuryrNodeSpec>) -> bool {
+    spec.and_then(|spec| spec.wired.get(port)) == Some(&row.uuid)
+}
+
+/// The row of a plug that was dealt with, under whatever start.
+fn served<'a>(plug: &Plug, switch: &'a Switch) -> Option<(&'a Row, &'a Start)> {
     let row = switch.rows.get(&plug.tap).filter(|row| row.port.as_ref() == Some(&plug.port))?;
     let start = switch.start.as_ref()?;
-    (row.installed && row.has_ofport).then_some((row, start))
+    (row.is_served(switch.sign) && row.has_ofport).then_some((row, start))
 }
 
 fn steps(
@@ -266,7 +279,7 @@ fn must_plug_anew(one: &Wanted, row: &Row, has_links: bool, switch: &Switch, mem
     let Some(start) = &switch.start else { return false };
     let plugged_now = memory.plugged_under.get(&one.plug.port) == Some(&start.id);
     let earned = memory.ready.get(&one.plug.port).is_some_and(|e| e.row == row.uuid && e.start == start.id);
-    row.installed && !one.in_use && !plugged_now && !earned && !row.is_installed_since(start)
+    row.is_served(switch.sign) && !one.in_use && !plugged_now && !earned && !row.is_of(start)
 }
 
 /// What this agent plugged and the record wants no more.
@@ -313,7 +326,7 @@ fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
         let waiting = !plan.ready.contains_key(port) && !inputs.ledger.claims.contains_key(port);
         let others_became_ready = last_ready > *seen;
         if waiting && others_became_ready && inputs.now.saturating_sub(*seen) >= STUCK_AFTER {
-            let reason = reason(port, inputs.switch);
+            let reason = reason(port, inputs.switch, plan.plugged.contains_key(port));
             stuck.insert(port.clone(), StuckEntry { generation: entry.generation, reason });
         }
     }
@@ -321,13 +334,21 @@ fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
 }
 
 /// Why a port is not ready, as far as the node can tell.
-fn reason(port: &PortId, switch: Option<&Switch>) -> String {
+fn reason(port: &PortId, switch: Option<&Switch>, is_plugged: bool) -> String {
     let tap = names::tap_name(port.as_str());
+    let sign = switch.map_or_else(Sign::default, |switch| switch.sign);
     match switch.and_then(|switch| switch.rows.get(&tap)) {
         None => format!("{tap} is not on the integration bridge"),
         Some(Row { error: Some(error), .. }) => format!("{tap}: {error}"),
         Some(row) if !row.has_ofport => format!("ovs-vswitchd has not accepted {tap}"),
-        Some(row) if !row.installed => format!(
+        Some(_) if is_plugged => {
+            format!("Neutron does not call the port ACTIVE although its agent has dealt with {tap}")
+        }
+        Some(row) if sign == Sign::Active && !row.is_served(sign) => format!(
+            "the Open vSwitch agent of Neutron has not dealt with {tap}; is the port bound to this host, does \
+             neutron-openvswitch-agent run?"
+        ),
+        Some(row) if !row.is_served(sign) => format!(
             "ovn-controller has not installed flows for {tap}; is the port bound to this host, does ovn-controller run?"
         ),
         Some(_) => format!("flows of {tap} are from before ovs-vswitchd was started"),
@@ -358,7 +379,7 @@ pub(crate) mod tests {
             Self {
                 spec: offered(ports),
                 ledger: Ledger::default(),
-                switch: Switch { start: Some(start), rows: BTreeMap::new() },
+                switch: Switch { start: Some(start), ..Switch::default() },
                 taps: BTreeSet::new(),
                 memory: Memory::default(),
                 now: Duration::from_secs(100),
@@ -378,9 +399,21 @@ pub(crate) mod tests {
             plan(&inputs, &self.memory)
         }
 
+        /// The same node with a switch that Neutron's own agent drives.
+        pub(crate) fn of_neutrons_agent(mut self) -> Self {
+            self.switch.sign = Sign::Active;
+            self
+        }
+
+        /// Neutron calls ACTIVE what waits for it, and the controller passes it on.
+        pub(crate) fn wire(&mut self, plan: &Plan) {
+            self.spec.wired.extend(plan.plugged.clone());
+        }
+
         /// Carries out the steps as the node would.
         pub(crate) fn apply(&mut self, plan: &Plan) {
             self.memory = plan.memory.clone();
+            let start = self.switch.start.as_ref().map(|start| start.id.clone());
             for step in &plan.steps {
                 match step {
                     Step::Unplug(taps) => {
@@ -399,12 +432,12 @@ pub(crate) mod tests {
                                 ours: true,
                                 has_generation: true,
                                 has_ofport: true,
+                                start: start.clone(),
                                 ..Row::default()
                             };
                             assert!(self.switch.rows.insert(plug.tap.clone(), row).is_none());
                         }
-                        let start =
-                            self.switch.start.as_ref().map(|start| start.id.clone()).unwrap_or_default();
+                        let start = start.clone().unwrap_or_default();
                         self.memory.plugged(plugs.iter().map(|plug| &plug.port), &start);
                     }
                     Step::Remove(taps) => {
@@ -422,8 +455,13 @@ pub(crate) mod tests {
             }
         }
 
-        /// The network controller installs flows for what is plugged.
+        /// Whoever drives the switch deals with what is plugged.
         pub(crate) fn install(&mut self, at_ms: u64) {
+            if self.switch.sign == Sign::Active {
+                let alive = |row: &Row| row.tag.filter(|tag| *tag != 4095).unwrap_or(1);
+                self.switch.rows.values_mut().for_each(|row| row.tag = Some(alive(row)));
+                return;
+            }
             for row in self.switch.rows.values_mut().filter(|row| !row.installed) {
                 row.installed = true;
                 row.installed_at_ms = Some(at_ms);
@@ -436,6 +474,7 @@ pub(crate) mod tests {
                 let plan = self.plan();
                 self.apply(&plan);
                 self.install(installed_at_ms);
+                self.wire(&plan);
                 if plan.steps.is_empty() && plan.memory == self.plan().memory {
                     return self.plan();
                 }
@@ -563,6 +602,8 @@ pub(crate) mod tests {
         let mut node = Node::new(&[("p1", "1.1")]);
         node.settle(2000);
         node.memory = Memory::default();
+        // As an agent plugged it that did not write the start.
+        node.switch.rows.get_mut("tapp1").unwrap().start = None;
         assert_eq!(node.plan().ready.len(), 1);
         node.switch.rows.get_mut("tapp1").unwrap().installed_at_ms = Some(999);
         let plan = node.plan();
@@ -572,6 +613,70 @@ pub(crate) mod tests {
         );
         node.switch.rows.get_mut("tapp1").unwrap().installed_at_ms = None;
         assert_eq!(node.plan().ready.len(), 0);
+    }
+
+    #[test]
+    fn where_only_neutron_tells_a_port_is_ready_when_it_was_active_as_it_is_plugged() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]).of_neutrons_agent();
+        node.apply(&node.plan());
+        let plan = node.plan();
+        assert_eq!((plan.ready.len(), plan.plugged.len()), (0, 0), "Neutron's agent has not seen it");
+        node.switch.rows.values_mut().for_each(|row| row.tag = Some(4095));
+        assert_eq!(node.plan().plugged.len(), 0, "a port that carries nothing");
+        node.switch.rows.values_mut().for_each(|row| row.tag = Some(3));
+        let plan = node.plan();
+        let uuid = |node: &Node, tap: &str| node.switch.rows[tap].uuid.clone();
+        let expect = [("p1".into(), uuid(&node, "tapp1")), ("p2".into(), uuid(&node, "tapp2"))];
+        assert_eq!((plan.ready.len(), plan.plugged), (0, expect.into()));
+        node.spec.wired.insert("p1".into(), uuid(&node, "tapp1"));
+        node.spec.wired.insert("p2".into(), "an earlier plug".into());
+        let plan = node.plan();
+        assert_eq!(plan.ready.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
+        assert_eq!(plan.plugged.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p2"]);
+    }
+
+    #[test]
+    fn where_only_neutron_tells_readiness_is_of_one_plug_and_one_start() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]).of_neutrons_agent();
+        assert_eq!(node.settle(0).ready.len(), 2);
+        // Neither the agent's restart nor a record without the plug makes a port unready that is not plugged anew.
+        let (memory, wired) = (node.memory.clone(), node.spec.wired.clone());
+        node.memory = Memory::default();
+        assert_eq!((node.plan().ready.len(), names_of(&node.plan())), (2, vec![]));
+        node.memory = memory;
+        node.spec.wired.clear();
+        assert_eq!(node.plan().ready.len(), 2);
+        node.spec.wired = wired;
+        // Another start of the switch: the VLAN id is in its database, the flows are not. A pod goes on.
+        node.ledger.claim(&"p2".into(), claim("a", "1.2", Some("c1")));
+        node.switch.start = Some(Start { id: "s2".into(), at_ms: 5000 });
+        node.now += Duration::from_secs(1);
+        let plan = node.plan();
+        assert_eq!(plan.ready.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p2"]);
+        assert_eq!(names_of(&plan), ["unplug tapp1", "plug tapp1"]);
+        node.apply(&plan);
+        node.install(0);
+        let plan = node.plan();
+        assert_eq!(
+            plan.plugged.keys().map(PortId::as_str).collect::<Vec<_>>(),
+            ["p1"],
+            "wired is of the former plug"
+        );
+        node.wire(&plan);
+        assert_eq!(node.plan().ready.len(), 2);
+    }
+
+    #[test]
+    fn where_only_neutron_tells_the_own_port_does_not_wait_for_it() {
+        let mut node = Node::new(&[]).of_neutrons_agent();
+        node.spec.own_port = serde_json::from_value(serde_json::json!({
+            "id": "own", "mac": "fa:16:3e:00:00:09", "network": "net", "addresses": [],
+        }))
+        .unwrap();
+        node.apply(&node.plan());
+        node.install(0);
+        let plan = node.plan();
+        assert!(plan.own_port_ready && plan.plugged.is_empty());
     }
 
     #[test]
@@ -637,6 +742,21 @@ pub(crate) mod tests {
         assert!(node.plan().stuck["p1"].reason.contains("could not open"));
         node.spec.ports.get_mut("p1").unwrap().withdrawn = true;
         assert!(node.plan().stuck.is_empty());
+    }
+
+    #[test]
+    fn where_only_neutron_tells_the_reason_says_who_is_late() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]).of_neutrons_agent();
+        node.apply(&node.plan());
+        node.now += Duration::from_secs(40);
+        node.switch.rows.get_mut("tapp2").unwrap().tag = Some(1);
+        let plan = node.plan();
+        node.wire(&plan);
+        node.apply(&node.plan());
+        let reason = |node: &Node| node.plan().stuck["p1"].reason.clone();
+        assert!(reason(&node).contains("neutron-openvswitch-agent"), "{}", reason(&node));
+        node.switch.rows.get_mut("tapp1").unwrap().tag = Some(1);
+        assert!(reason(&node).contains("ACTIVE"), "{}", reason(&node));
     }
 
     #[test]

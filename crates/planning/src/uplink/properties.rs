@@ -6,7 +6,7 @@ use kuryr_types::PortId;
 use proptest::prelude::*;
 
 use super::{
-    found::{Row, Start},
+    found::{Row, Sign, Start},
     plan::tests::Node,
 };
 use crate::claim::ledger::tests::claim;
@@ -22,27 +22,37 @@ struct PortCase {
     installed_at_ms: Option<u64>,
     claimed: bool,
     joined: bool,
+    tag: Option<u16>,
+    of_this_start: bool,
+    wired: bool,
 }
 
 fn port_case() -> impl Strategy<Value = PortCase> {
-    (any::<[bool; 8]>(), prop::option::of(0u64..2000)).prop_map(|(bits, installed_at_ms)| PortCase {
-        withdrawn: bits[0],
-        doomed: bits[1],
-        in_record: bits[2],
-        has_tap: bits[3],
-        has_row: bits[4],
-        installed: bits[5],
-        installed_at_ms,
-        claimed: bits[6],
-        joined: bits[7],
+    let tag = prop::option::of(prop::sample::select(vec![1u16, 4095]));
+    (any::<[bool; 10]>(), prop::option::of(0u64..2000), tag).prop_map(|(bits, installed_at_ms, tag)| {
+        PortCase {
+            withdrawn: bits[0],
+            doomed: bits[1],
+            in_record: bits[2],
+            has_tap: bits[3],
+            has_row: bits[4],
+            installed: bits[5],
+            installed_at_ms,
+            claimed: bits[6],
+            joined: bits[7],
+            tag,
+            of_this_start: bits[8],
+            wired: bits[9],
+        }
     })
 }
 
-fn node(cases: &[PortCase]) -> Node {
+fn node(cases: &[PortCase], sign: Sign) -> Node {
     let ids: Vec<String> = (0..cases.len()).map(|number| format!("p{number}")).collect();
     let offers: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), "1.1")).collect();
     let mut node = Node::new(&offers);
     node.switch.start = Some(Start { id: "s1".into(), at_ms: 1000 });
+    node.switch.sign = sign;
     for (id, case) in ids.iter().zip(cases) {
         let port = PortId::from(id.as_str());
         let tap = format!("tap{id}");
@@ -66,9 +76,13 @@ fn node(cases: &[PortCase]) -> Node {
                 has_ofport: case.has_tap,
                 installed: case.installed,
                 installed_at_ms: case.installed_at_ms,
+                tag: case.tag,
+                start: Some(if case.of_this_start { "s1" } else { "s0" }.to_owned()),
                 ..Row::default()
             };
             node.switch.rows.insert(tap, row);
+            let plug = if case.wired { format!("row-{id}") } else { "an earlier plug".to_owned() };
+            node.spec.wired.insert(id.as_str().into(), plug);
         }
     }
     node.switch.rows.insert("tapforeign".into(), Row { port: Some("f".into()), ..Row::default() });
@@ -79,8 +93,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn settles_with_what_is_wanted_ready(cases in prop::collection::vec(port_case(), 0..6)) {
-        let mut node = node(&cases);
+    fn settles_with_what_is_wanted_ready(
+        cases in prop::collection::vec(port_case(), 0..6),
+        sign in prop::sample::select(vec![Sign::OvnInstalled, Sign::Active]),
+    ) {
+        let mut node = node(&cases, sign);
         let undisturbed: Vec<String> = node
             .ledger
             .claims
