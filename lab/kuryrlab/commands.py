@@ -103,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("ovn", "ovs"),
         help="Neutron's mechanism driver: ovn (default), or ovs with Neutron's own agents; for good, until reset",
     )
+    sub.add_argument(
+        "--firewall",
+        choices=("native", "iptables"),
+        help="with --ml2 ovs: flows on br-int (native, default), or iptables on a bridge before it, as ports are told to be"
+        " plugged then (ovs_hybrid_plug); for good, until reset",
+    )
     command("down", down, "stop everything; files stay")
     command("status", show_status, "what runs")
     command("doctor", examine, "can this machine carry the lab")
@@ -215,6 +221,7 @@ def up(lab: Lab, arguments) -> int:
     choose_once(lab, "nodes", arguments.nodes)
     choose_once(lab, "subnets", arguments.subnets)
     choose_once(lab, "ml2", arguments.ml2)
+    choose_once(lab, "firewall", arguments.firewall)
     if problem := options.contradiction():
         raise Failure(problem, fix="leave one of the options out")
     if not doctor.report(doctor.examine(lab.settings, lab.entries, lab.running()), everything=False):

@@ -1,6 +1,7 @@
 """ML2/OVS: Neutron's own agents on the same switches, as many clouds have them.
 
-- an Open vSwitch agent on each chassis, with the native firewall (`firewall_driver = openvswitch`) and VXLAN tunnels;
+- an Open vSwitch agent on each chassis, with VXLAN tunnels and the native firewall (`firewall_driver = openvswitch`), or
+  on nodes, if it is asked for, with iptables on a bridge before br-int (`iptables_hybrid`);
 - on the hypervisor an L3 agent for the router: a legacy one, source translation by iptables. Its namespaces are in a
   mount namespace of its own, so nobody else sees them and they end with it.
 
@@ -94,10 +95,16 @@ tunnel_types = vxlan
 root_helper = env
 report_interval = 5
 [securitygroup]
-firewall_driver = openvswitch
+firewall_driver = {self.firewall(n)}
+enable_ipset = false
 [oslo_concurrency]
 lock_path = {state}/lock
 {helpers}"""
+
+    def firewall(self, n: Chassis) -> str:
+        """Return the driver by which a chassis' agent filters; the server is plugged without a bridge in between."""
+        on_bridge = self.settings.options.firewall == "iptables" and n not in self.settings.hypervisors
+        return "iptables_hybrid" if on_bridge else "openvswitch"
 
     def write_tools(self) -> None:
         """Write scripts by which the agents find iptables and the like."""

@@ -179,6 +179,7 @@ class Options:
     nodes: str = f"{OVS},{OVS}"
     subnets: str = "plain"
     ml2: str = "ovn"
+    firewall: str = "native"
 
     @property
     def queue(self) -> bool:
@@ -188,7 +189,7 @@ class Options:
     def contradiction(self) -> str | None:
         """Say what of the options does not go together, and why."""
         if self.ml2 != "ovs":
-            return None
+            return "--firewall iptables is of Neutron's agents: --ml2 ovs" if self.firewall != "native" else None
         if any(kind != OVS for kind in self.nodes.split(",")):
             return "--ml2 ovs has nodes of kind ovs only: the lab's agents make no trunk bridges"
         if self.subnets.endswith("slaac"):

@@ -201,6 +201,8 @@ class Ml2OvsTest(Scratch):
             ({"subnets": "shared-slaac"}, "SLAAC"),
             ({"amphora": True}, "Octavia"),
             ({"ml2": "ovn", "nodes": "nested-vlan", "subnets": "slaac", "amphora": True}, None),
+            ({"firewall": "iptables"}, None),
+            ({"ml2": "ovn", "firewall": "iptables"}, "--ml2 ovs"),
         ):
             problem = self.lab_with(**options).options.contradiction()
             self.assertEqual(problem is None, word is None, options)
@@ -222,6 +224,13 @@ class Ml2OvsTest(Scratch):
             self.assertIn(f"host = {chassis.hostname}\n", text)
             self.assertIn(f"local_ip = {chassis.tunnel4}\n", text)
             self.assertEqual(lab.switches.identity(chassis)["hostname"], chassis.hostname)
+
+    def test_nodes_filter_as_asked_for(self):
+        for firewall, node, hypervisor in (("native", "openvswitch", "openvswitch"), ("iptables", "iptables_hybrid", "openvswitch")):
+            lab = Lab(self.lab_with(firewall=firewall))
+            for chassis in lab.settings.chassis:
+                driver = hypervisor if chassis in lab.settings.hypervisors else node
+                self.assertIn(f"firewall_driver = {driver}\n", lab.switches.configuration(chassis))
 
     def test_memory(self):
         self.assertGreater(doctor.memory_needed(self.lab_with()), doctor.memory_needed(self.lab_with(ml2="ovn")) + 1000)
@@ -513,7 +522,7 @@ class SmallThingsTest(Scratch):
         for line in (
             "up --amphora --cni ptp",
             "up --nodes ovs,nested-vlan --subnets shared-slaac",
-            "up --ml2 ovs",
+            "up --ml2 ovs --firewall iptables",
             "down",
             "status",
             "logs",

@@ -153,6 +153,9 @@ pub struct PortEntry {
     /// Neutron reported the port ACTIVE.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub active: bool,
+    /// Neutron filters the port on a bridge of its own before the integration bridge (`ovs_hybrid_plug`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hybrid: bool,
 }
 
 /// Names one plug of a port: the identifier of its row in the switch's database. A port that is plugged anew has
@@ -181,6 +184,9 @@ pub struct OwnPort {
     pub network: NetworkId,
     /// Addresses.
     pub addresses: Vec<PortAddress>,
+    /// As of [`PortEntry`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hybrid: bool,
 }
 
 /// A network of offered ports.

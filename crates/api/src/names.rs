@@ -64,6 +64,24 @@ pub fn tap_name(port_id: &str) -> String {
     prefixed("tap", port_id, TAP_NAME_LENGTH)
 }
 
+/// Names the bridge between a port's tap and the integration bridge, as Nova names it (`ovs_hybrid_plug`).
+#[must_use]
+pub fn hybrid_bridge_name(port_id: &str) -> String {
+    prefixed("qbr", port_id, TAP_NAME_LENGTH)
+}
+
+/// Names the end on that bridge of the link by which it reaches the integration bridge.
+#[must_use]
+pub fn hybrid_inner_name(port_id: &str) -> String {
+    prefixed("qvb", port_id, TAP_NAME_LENGTH)
+}
+
+/// Names the other end of that link, which is plugged on the integration bridge in the place of the tap.
+#[must_use]
+pub fn hybrid_outer_name(port_id: &str) -> String {
+    prefixed("qvo", port_id, TAP_NAME_LENGTH)
+}
+
 /// Names the prepared other end of a port's uplink, which waits in the node's namespace.
 #[must_use]
 pub fn uplink_name(port_id: &str) -> String {
@@ -91,7 +109,9 @@ mod tests {
     fn link_names_fit_the_kernel_and_match_upstream() {
         let id = "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c";
         assert_eq!(tap_name(id), "tapc4e1a7d2-90");
-        for name in [tap_name(id), uplink_name(id), host_end_name(id)] {
+        let hybrid = [hybrid_bridge_name(id), hybrid_inner_name(id), hybrid_outer_name(id)];
+        assert_eq!(hybrid, ["qbrc4e1a7d2-90", "qvbc4e1a7d2-90", "qvoc4e1a7d2-90"]);
+        for name in [tap_name(id), uplink_name(id), host_end_name(id)].iter().chain(&hybrid) {
             assert!(name.len() <= INTERFACE_NAME_MAX, "{name}");
         }
     }

@@ -29,6 +29,10 @@ pub const POD_GROUP: u32 = 0x6b75;
 /// Group of prepared uplinks' ends.
 pub const UPLINK_GROUP: u32 = 0x6b76;
 
+/// Group of bridges between taps and the integration bridge. The guard has no rule for it: what they pass on is bridged,
+/// and with bridge netfilter their rules are of Neutron's agent.
+pub const BRIDGE_GROUP: u32 = 0x6b77;
+
 /// Bound for one run of `nft`, which takes milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);

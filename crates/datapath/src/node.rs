@@ -12,6 +12,7 @@
 //!
 //! Nothing here decides: which port, which addresses, which routes come from the caller.
 
+mod hybrid;
 mod interface;
 mod own_port;
 mod pod;
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 use kuryr_ebpf_maps::PodCounters;
 use kuryr_types::MacAddr;
 
+pub use hybrid::HybridSpec;
 pub use interface::NodeInterface;
 pub use own_port::OwnPortSpec;
 
@@ -70,6 +72,8 @@ pub struct NodeConfig {
     pub pod_group: u32,
     /// Group of prepared uplinks' ends.
     pub uplink_group: u32,
+    /// Group of bridges between taps and the integration bridge.
+    pub bridge_group: u32,
     /// The `nft` program.
     pub nft: PathBuf,
 }
@@ -83,6 +87,7 @@ impl NodeConfig {
             local_mark: guard::LOCAL_MARK,
             pod_group: guard::POD_GROUP,
             uplink_group: guard::UPLINK_GROUP,
+            bridge_group: guard::BRIDGE_GROUP,
             nft: PathBuf::from("nft"),
         }
     }
@@ -123,8 +128,10 @@ pub enum Joining {
 /// A prepared uplink to be made: a veth pair in the node's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkSpec {
-    /// Name of the end that is plugged on the integration bridge.
+    /// Name of the end towards the integration bridge, which is plugged there unless there is a bridge in between.
     pub tap: String,
+    /// The bridge in between, if there is one.
+    pub hybrid: Option<HybridSpec>,
     /// Name of the end that pods are joined to.
     pub peer: String,
     /// Hardware address of the port; the end that pods are joined to carries it.
@@ -147,7 +154,7 @@ pub enum Offloads {
 /// An uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// The end on the bridge; `None` for an interface of the node itself.
+    /// The end that is plugged on the integration bridge; `None` for an interface of the node itself.
     pub tap: Option<String>,
     /// Name of the end that pods are joined to.
     pub ifname: String,

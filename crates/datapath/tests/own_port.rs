@@ -16,6 +16,7 @@ fn spec(addresses: &[&str]) -> OwnPortSpec {
     let net = |text: &str| -> IpNet { text.parse().unwrap() };
     OwnPortSpec {
         tap: "tapown".into(),
+        hybrid: None,
         ifname: "own0".into(),
         mac: mac(200),
         mtu: 1442,

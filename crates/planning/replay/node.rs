@@ -292,6 +292,7 @@ impl Node {
                 mac: MacAddr([2, 0, 0, a, b, c]),
                 addresses: vec![(SUBNET.into(), IpAddr::V4(Ipv4Addr::new(10, a, b, c)))],
                 security_groups: vec![GROUP.into()],
+                hybrid: false,
                 condition: PortCondition::Down,
             };
             self.fresh.insert(port.id.clone());

@@ -95,6 +95,8 @@ pub struct ListedPort {
     pub security_groups: Vec<SecurityGroupId>,
     /// What Neutron says of it.
     pub condition: PortCondition,
+    /// Neutron filters it on a bridge of its own (`ovs_hybrid_plug` in `binding:vif_details`).
+    pub hybrid: bool,
 }
 
 /// What Neutron says of a port, as far as it matters here.
@@ -232,6 +234,7 @@ mod tests {
             addresses: vec![],
             security_groups: vec![],
             condition: PortCondition::Down,
+            hybrid: false,
         }
     }
 

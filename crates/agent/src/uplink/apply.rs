@@ -1,6 +1,7 @@
 //! Carries out steps, in order.
 
-use kuryr_datapath::{BridgeRow, Offloads, OwnPortSpec, PortSpec, Route, UplinkSpec};
+use kuryr_api::names;
+use kuryr_datapath::{BridgeRow, HybridSpec, Offloads, OwnPortSpec, PortSpec, Route, UplinkSpec};
 use kuryr_planning::{
     attachment::NodeLinks,
     uplink::{Plug, Step},
@@ -44,7 +45,8 @@ async fn prepare(world: &World, plugs: &[Plug]) -> Result<Plugged> {
         // The node's own interface is made by `own_port`.
         .filter(|plug| !is_own_interface(&plug.peer))
         .map(|plug| UplinkSpec {
-            tap: plug.tap.clone(),
+            tap: names::tap_name(plug.port.as_str()),
+            hybrid: plug.hybrid.then(|| hybrid(&plug.port)),
             peer: plug.peer.clone(),
             mac: plug.mac,
             mtu: plug.mtu,
@@ -59,18 +61,27 @@ async fn prepare(world: &World, plugs: &[Plug]) -> Result<Plugged> {
 }
 
 /// Makes the node's own interface, or brings it into this form.
-pub(super) async fn own_port(world: &World, tap: &str, links: &NodeLinks) -> Result<()> {
+pub(super) async fn own_port(world: &World, port: &PortId, links: &NodeLinks) -> Result<()> {
     let spec = OwnPortSpec {
-        tap: tap.to_owned(),
-        ifname: kuryr_api::names::NODE_INTERFACE.to_owned(),
+        tap: names::tap_name(port.as_str()),
+        hybrid: links.hybrid.then(|| hybrid(port)),
+        ifname: names::NODE_INTERFACE.to_owned(),
         mac: links.mac,
         mtu: links.mtu,
         offloads: offloads(world),
         addresses: links.addresses.clone(),
         routes: links.routes.iter().map(|route| Route { dst: route.dst, via: route.via }).collect(),
     };
-    tracing::info!(tap, addresses = ?links.addresses, "making the node's own interface");
+    tracing::info!(%port, addresses = ?links.addresses, "making the node's own interface");
     world.kernel.urgent("make the node's own interface", move |node| node.prepare_own_port(&spec)).await
+}
+
+fn hybrid(port: &PortId) -> HybridSpec {
+    HybridSpec {
+        bridge: names::hybrid_bridge_name(port.as_str()),
+        inner: names::hybrid_inner_name(port.as_str()),
+        outer: names::hybrid_outer_name(port.as_str()),
+    }
 }
 
 fn port_spec(plug: &Plug, start: Option<&str>) -> PortSpec {

@@ -134,7 +134,7 @@ async fn own_port(world: &World, state: &NodeState) -> Result<()> {
         world.memory().own_port = None;
     }
     if let Some((id, links)) = &wanted {
-        apply::own_port(world, &names::tap_name(id.as_str()), links).await?;
+        apply::own_port(world, id, links).await?;
     }
     world.memory().own_port = wanted;
     Ok(())
@@ -154,7 +154,11 @@ async fn set_node_addresses(world: &World, state: &NodeState) -> Result<()> {
 
 /// Prepared taps, the own port's included.
 fn taps(world: &World, found: &Found) -> std::collections::BTreeSet<String> {
-    let own = world.memory().own_port.as_ref().map(|(id, _)| names::tap_name(id.as_str()));
+    let plugged = |(id, links): &(PortId, NodeLinks)| match links.hybrid {
+        true => names::hybrid_outer_name(id.as_str()),
+        false => names::tap_name(id.as_str()),
+    };
+    let own = world.memory().own_port.as_ref().map(plugged);
     found.taps.iter().cloned().chain(own).collect()
 }
 

@@ -206,6 +206,7 @@ fn listed(port: &OwnedPort) -> ListedPort {
         addresses: port.fixed_ips.iter().map(|ip| (ip.subnet_id.clone(), ip.ip_address)).collect(),
         security_groups: port.security_groups.clone(),
         condition: condition(port),
+        hybrid: port.vif_details.get("ovs_hybrid_plug").is_some_and(|hybrid| hybrid == true),
     }
 }
 

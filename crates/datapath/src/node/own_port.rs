@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use kuryr_types::MacAddr;
 
 use super::{
-    Node, Offloads,
+    HybridSpec, Node, Offloads,
     uplink::{other_end, tap_mac},
 };
 use crate::{
@@ -26,8 +26,10 @@ use crate::{
 /// The node's own interface to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnPortSpec {
-    /// Name of the end that is plugged on the integration bridge.
+    /// Name of the end towards the integration bridge, which is plugged there unless there is a bridge in between.
     pub tap: String,
+    /// The bridge in between, if there is one.
+    pub hybrid: Option<HybridSpec>,
     /// Name of the interface.
     pub ifname: String,
     /// Hardware address of the port.
@@ -63,6 +65,12 @@ impl Node {
         if spec.offloads == Offloads::Off {
             offload::finish_packets(own.index)?;
         }
+        if let Some(hybrid) = &spec.hybrid {
+            let links = link::list(&mut self.socket())?;
+            if self.plugged_end(&tap, &links).name != hybrid.outer {
+                self.prepare_hybrid(hybrid, tap.index, (spec.mac, spec.mtu))?;
+            }
+        }
         let mut socket = self.socket();
         let mut requests = vec![link::bring_up(own.index), link::bring_up(tap.index)];
         requests.extend(address_requests(&mut socket, spec, own.index)?);
@@ -80,11 +88,12 @@ impl Node {
     /// `InterfaceName`, `Kernel`.
     pub fn remove_own_port(&self, ifname: &str) -> Result<()> {
         link::check_name(ifname)?;
-        let mut socket = self.socket();
-        match link::find(&mut socket, ifname)? {
-            Some(own) => socket.apply(&[link::delete(own.index)]),
-            None => Ok(()),
+        let links = link::list(&mut self.socket())?;
+        let Some(own) = links.iter().find(|link| link.name == ifname) else { return Ok(()) };
+        if let Some(tap) = links.iter().find(|link| Some(link.index) == own.peer) {
+            self.remove_hybrid(tap, &links)?;
         }
+        self.socket().apply(&[link::delete(own.index)])
     }
 
     /// The interface and its tap.

@@ -39,11 +39,14 @@ impl Node {
         }
         // The program comes before the link is up, so no frame finds it without.
         self.attach_programs(&Hook::OF_UPLINK, peer.index)?;
+        if let Some(hybrid) = &spec.hybrid {
+            self.prepare_hybrid(hybrid, tap, (spec.mac, spec.mtu))?;
+        }
         let mut socket = self.socket();
         socket.apply(&[link::bring_up(peer.index), link::bring_up(tap)])?;
         link::settle(&mut socket, peer.index)?;
         Ok(Uplink {
-            tap: Some(spec.tap.clone()),
+            tap: Some(spec.hybrid.as_ref().map_or(&spec.tap, |hybrid| &hybrid.outer).clone()),
             ifname: spec.peer.clone(),
             ifindex: peer.index,
             mac: spec.mac,
@@ -139,7 +142,7 @@ impl Node {
             .filter(|link| link.group == self.config.uplink_group)
             .filter_map(|link| {
                 Some(Uplink {
-                    tap: tap(link).map(|tap| tap.name.clone()),
+                    tap: tap(link).map(|tap| self.plugged_end(tap, &links).name.clone()),
                     ifname: link.name.clone(),
                     ifindex: link.index,
                     mac: link.mac?,
@@ -148,26 +151,27 @@ impl Node {
             .collect())
     }
 
-    /// Deletes a prepared uplink by the name of its end on the bridge; one that does not exist is success. Slow:
-    /// not while somebody waits.
+    /// Deletes a prepared uplink by the name of its end on the integration bridge, and what is in between; one that does
+    /// not exist is success. Slow: not while somebody waits.
     ///
     /// # Errors
     ///
     /// `LinkTaken` if it is no prepared uplink, `Kernel`.
     pub fn remove_uplink(&self, tap: &str) -> Result<()> {
         link::check_name(tap)?;
-        let mut socket = self.socket();
-        let Some(tap) = link::find(&mut socket, tap)? else {
+        let links = link::list(&mut self.socket())?;
+        let Some(plugged) = links.iter().find(|link| link.name == tap) else {
             return Ok(());
         };
-        let peer = other_end(&mut socket, &tap)?;
-        match peer {
+        let tap = self.tap_of(plugged, &links);
+        let is_peer = |link: &&Link| Some(link.index) == tap.peer && tap.peer_namespace.is_none();
+        match links.iter().find(is_peer) {
             Some(peer) if peer.group == self.config.uplink_group => {
-                drop(socket);
+                self.remove_hybrid(tap, &links)?;
                 delete(tap.index)?;
                 self.forget_uplink(peer.index)
             }
-            _ => Err(Error::LinkTaken { name: tap.name }),
+            _ => Err(Error::LinkTaken { name: tap.name.clone() }),
         }
     }
 

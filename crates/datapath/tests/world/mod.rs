@@ -269,6 +269,7 @@ pub(crate) fn mac(number: u8) -> MacAddr {
 
 pub(crate) fn uplink_spec(number: u8) -> UplinkSpec {
     UplinkSpec {
+        hybrid: None,
         tap: format!("tap{number}"),
         peer: format!("kru{number}"),
         mac: mac(number),

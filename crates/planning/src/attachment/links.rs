@@ -30,6 +30,9 @@ pub struct Links {
     /// VLAN id towards the uplink, in nested modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// There is a bridge between the uplink and the integration bridge.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hybrid: bool,
 }
 
 /// An address of the interface.
@@ -107,6 +110,7 @@ impl Links {
             routes: host_routes(&subnets),
             nameservers,
             vlan: entry.vlan,
+            hybrid: entry.hybrid,
         })
     }
 

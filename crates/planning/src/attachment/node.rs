@@ -27,6 +27,8 @@ pub struct NodeLinks {
     pub addresses: Vec<IpNet>,
     /// Routes to the record's other prefixes.
     pub routes: Vec<Route>,
+    /// There is a bridge between it and the integration bridge.
+    pub hybrid: bool,
 }
 
 impl NodeLinks {
@@ -59,7 +61,8 @@ impl NodeLinks {
             .filter(|dst| !connected.contains(dst))
             .filter_map(|dst| Some(Route { dst, via: Some(*gateway(&dst)?) }))
             .collect();
-        Ok(Self { mac: port.mac, mtu: mtu(&port.network, &spec.networks, mtu_cap)?, addresses, routes })
+        let mtu = mtu(&port.network, &spec.networks, mtu_cap)?;
+        Ok(Self { mac: port.mac, mtu, addresses, routes, hybrid: port.hybrid })
     }
 }
 

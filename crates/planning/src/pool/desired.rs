@@ -439,6 +439,7 @@ impl<'a> Draft<'a> {
             withdrawn: false,
             doomed: false,
             active: port.condition == PortCondition::Active,
+            hybrid: port.hybrid,
         };
         self.out.spec.ports.insert(port.id.clone(), entry);
     }
@@ -566,7 +567,13 @@ fn addresses(port: &OurPort) -> Vec<PortAddress> {
 }
 
 fn own_port_of(port: &OurPort) -> OwnPort {
-    OwnPort { id: port.id.clone(), mac: port.mac, network: port.network.clone(), addresses: addresses(port) }
+    OwnPort {
+        id: port.id.clone(),
+        mac: port.mac,
+        network: port.network.clone(),
+        addresses: addresses(port),
+        hybrid: port.hybrid,
+    }
 }
 
 fn pool_port_request(node: &str, way: Way<'_>, class: &DefaultClass) -> PortRequest {

@@ -31,6 +31,7 @@ pub(super) fn entry(generation: Generation) -> PortEntry {
         withdrawn: false,
         doomed: false,
         active: false,
+        hybrid: false,
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) fn own_port(id: &str) -> OwnPort {
         mac: MacAddr([2, 0, 0, 0, 0, 2]),
         network: NETWORK.into(),
         addresses: vec![PortAddress { subnet: SUBNET.into(), address: [10, 0, 0, 2].into() }],
+        hybrid: false,
     }
 }
 
@@ -79,6 +81,7 @@ pub(super) fn listed(id: &str, name: &str, host: Option<&str>, address: [u8; 4],
         addresses: vec![(SUBNET.into(), address.into())],
         security_groups: vec![group.into()],
         condition: PortCondition::Down,
+        hybrid: false,
     }
 }
 

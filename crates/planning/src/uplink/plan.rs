@@ -60,8 +60,10 @@ pub enum Step {
 pub struct Plug {
     /// Neutron port.
     pub port: PortId,
-    /// End on the bridge.
+    /// End on the integration bridge: the tap, or with a bridge in between that bridge's outer end.
     pub tap: String,
+    /// There is a bridge in between.
+    pub hybrid: bool,
     /// End that waits for a pod; for the node's own port its interface.
     pub peer: String,
     /// Hardware address.
@@ -132,13 +134,14 @@ fn wanted(inputs: &Inputs<'_>) -> Vec<Wanted> {
             Some(claim) => claim.links.mtu,
             None => mtu(&entry.network, &spec.networks, inputs.mtu_cap).ok()?,
         };
-        let plug = plug(port, entry.mac, mtu, Some(entry.generation));
+        let hybrid = claim.map_or(entry.hybrid, |claim| claim.links.hybrid);
+        let plug = plug(port, entry.mac, mtu, hybrid, Some(entry.generation));
         let in_use = claim.is_some_and(|claim| claim.sandbox.is_some());
         Some(Wanted { plug, in_use, plug_it: claim.is_some() || usable.contains(port) })
     });
     let own = spec.own_port.iter().filter(|_| inputs.offer.is_some()).filter_map(|own| {
         let mtu = mtu(&own.network, &spec.networks, inputs.mtu_cap).ok()?;
-        let mut plug = plug(&own.id, own.mac, mtu, None);
+        let mut plug = plug(&own.id, own.mac, mtu, own.hybrid, None);
         names::NODE_INTERFACE.clone_into(&mut plug.peer);
         Some(Wanted { plug, in_use: true, plug_it: true })
     });
@@ -151,22 +154,29 @@ fn wanted(inputs: &Inputs<'_>) -> Vec<Wanted> {
 fn claimed_only(inputs: &Inputs<'_>) -> Vec<Wanted> {
     let claims = inputs.ledger.claims.iter().filter(|(_, claim)| claim.links.vlan.is_none());
     let one = claims.map(|(port, claim)| Wanted {
-        plug: plug(port, claim.links.mac, claim.links.mtu, Some(claim.generation)),
+        plug: plug(port, claim.links.mac, claim.links.mtu, claim.links.hybrid, Some(claim.generation)),
         in_use: claim.sandbox.is_some(),
         plug_it: true,
     });
     one.collect()
 }
 
-fn plug(port: &PortId, mac: MacAddr, mtu: u32, generation: Option<Generation>) -> Plug {
+fn plug(port: &PortId, mac: MacAddr, mtu: u32, hybrid: bool, generation: Option<Generation>) -> Plug {
+    let [tap, outer] = ends(port);
     Plug {
         port: port.clone(),
-        tap: names::tap_name(port.as_str()),
+        tap: if hybrid { outer } else { tap },
+        hybrid,
         peer: names::uplink_name(port.as_str()),
         mac,
         mtu,
         generation,
     }
+}
+
+/// The names that a port's end on the integration bridge may have.
+fn ends(port: &PortId) -> [String; 2] {
+    [names::tap_name(port.as_str()), names::hybrid_outer_name(port.as_str())]
 }
 
 /// Keeps what still speaks of an offer, and notes new ones.
@@ -292,8 +302,7 @@ fn leftovers(
     gone: &mut Vec<PortId>,
 ) {
     let kept: BTreeSet<&str> = wanted.iter().map(|one| one.plug.tap.as_str()).collect();
-    let known: BTreeSet<String> =
-        inputs.ledger.known.keys().map(|port| names::tap_name(port.as_str())).collect();
+    let known: BTreeSet<String> = inputs.ledger.known.keys().flat_map(ends).collect();
     for (name, row) in &switch.rows {
         let plugged_by_us = row.ours && (row.has_generation || known.contains(name));
         if plugged_by_us && !kept.contains(name.as_str()) {
@@ -307,12 +316,11 @@ fn leftovers(
             .known
             .keys()
             .filter(|port| {
-                let tap = names::tap_name(port.as_str());
                 let offered = inputs.spec.is_some_and(|spec| spec.ports.contains_key(*port));
-                !offered
-                    && !kept.contains(tap.as_str())
-                    && !switch.rows.contains_key(&tap)
-                    && !inputs.taps.contains(&tap)
+                let is_there = |end: &String| {
+                    kept.contains(end.as_str()) || switch.rows.contains_key(end) || inputs.taps.contains(end)
+                };
+                !offered && !ends(port).iter().any(is_there)
             })
             .cloned(),
     );
@@ -335,9 +343,11 @@ fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
 
 /// Why a port is not ready, as far as the node can tell.
 fn reason(port: &PortId, switch: Option<&Switch>, is_plugged: bool) -> String {
-    let tap = names::tap_name(port.as_str());
+    let has_row = |end: &&String| switch.is_some_and(|switch| switch.rows.contains_key(*end));
+    let ends = ends(port);
+    let tap = ends.iter().find(has_row).unwrap_or(&ends[0]);
     let sign = switch.map_or_else(Sign::default, |switch| switch.sign);
-    match switch.and_then(|switch| switch.rows.get(&tap)) {
+    match switch.and_then(|switch| switch.rows.get(tap)) {
         None => format!("{tap} is not on the integration bridge"),
         Some(Row { error: Some(error), .. }) => format!("{tap}: {error}"),
         Some(row) if !row.has_ofport => format!("ovs-vswitchd has not accepted {tap}"),
@@ -562,6 +572,32 @@ pub(crate) mod tests {
             mtu_cap: 0,
         };
         assert_eq!(plan(&inputs, &node.memory).steps, []);
+    }
+
+    #[test]
+    fn with_a_bridge_in_between_its_outer_end_is_plugged() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]).of_neutrons_agent();
+        node.spec.ports.get_mut("p1").unwrap().hybrid = true;
+        let first = node.plan();
+        assert_eq!(names_of(&first), ["prepare qvop1 tapp2", "plug qvop1 tapp2"]);
+        assert_eq!(node.settle(0).ready.len(), 2);
+        let mut talking = claim("a", "1.1", Some("c1"));
+        talking.links.hybrid = true;
+        node.ledger.claim(&"p1".into(), talking);
+        node.spec.ports.clear();
+        assert_eq!(names_of(&node.plan()), ["unplug tapp2", "remove tapp2"], "the pod keeps what it has");
+        node.ledger.claims.clear();
+        node.apply(&node.plan());
+        assert!(node.switch.rows.is_empty() && node.taps.is_empty());
+        assert_eq!(node.plan().gone, ["p1".into(), "p2".into()]);
+    }
+
+    #[test]
+    fn a_port_that_gets_a_bridge_in_between_is_plugged_anew() {
+        let mut node = Node::new(&[("p1", "1.1")]).of_neutrons_agent();
+        node.settle(0);
+        node.spec.ports.get_mut("p1").unwrap().hybrid = true;
+        assert_eq!(names_of(&node.plan()), ["unplug tapp1", "prepare qvop1", "plug qvop1", "remove tapp1"]);
     }
 
     #[test]
