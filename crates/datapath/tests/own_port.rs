@@ -6,7 +6,11 @@
 
 mod world;
 
-use std::{net::IpAddr, path::Path, process::Command};
+use std::{
+    net::IpAddr,
+    path::Path,
+    process::{Child, Command},
+};
 
 use ipnet::IpNet;
 use kuryr_datapath::{Offloads, OwnPortSpec, Route, live};
@@ -97,19 +101,31 @@ fn an_own_port_that_is_as_asked_for_is_not_touched() {
     assert_eq!(told, Vec::<String>::new());
 }
 
+/// `ip monitor`; it ends with the test, also when that fails.
+struct Monitor(Child);
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // One that has ended by itself cannot be killed, and has nothing to say any more.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// What the kernel tells of links, addresses and routes of the node while `work` runs.
 fn changes_during(node: &TestNode, work: impl FnOnce()) -> Vec<String> {
     let log = tempfile::NamedTempFile::new().unwrap();
     let log_file = log.reopen().unwrap();
-    let mut monitor = node.space.within(|| {
+    let _monitor = Monitor(node.space.within(|| {
         let mut command = Command::new("ip");
         command.args(["-o", "monitor", "link", "address", "route"]).stdout(log_file).spawn().unwrap()
-    });
+    }));
     let read = || std::fs::read_to_string(log.path()).unwrap();
     // The monitor hears these; what lies between them came from the work.
     let mark = |dst: &str| {
         until("the monitor hears", || {
-            node.space.sh(&format!("ip route replace {dst} dev lan0"));
+            // Deleted again each time: of a route that is there already the kernel tells nothing.
+            node.space.sh(&format!("ip route add {dst} dev lan0; ip route del {dst} dev lan0"));
             read().contains(dst)
         });
     };
@@ -117,8 +133,6 @@ fn changes_during(node: &TestNode, work: impl FnOnce()) -> Vec<String> {
     let before = read().lines().count();
     work();
     mark("203.0.113.2");
-    monitor.kill().unwrap();
-    monitor.wait().unwrap();
     let lines: Vec<String> = read().lines().skip(before).map(str::to_owned).collect();
     lines.into_iter().filter(|line| !line.contains("203.0.113.")).collect()
 }
