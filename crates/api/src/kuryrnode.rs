@@ -67,6 +67,9 @@ pub struct KuryrNodeSpec {
     /// Trunk of the node, in nested modes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trunk: Option<TrunkId>,
+    /// Port of the server that the node is, in mode `nested-macvlan`: pods' addresses are its allowed address pairs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_port: Option<PortId>,
     /// Offered ports by Neutron id.
     pub ports: BTreeMap<PortId, PortEntry>,
     /// The last plug of each port that Neutron has called ACTIVE, where nothing on the node tells that a port works

@@ -22,6 +22,10 @@ pub const NODE_DEVICE_OWNER: &str = "kuryr:node";
 /// upstream's: a project's member without role `service` may not delete ports of `compute:`.
 pub const SUBPORT_DEVICE_OWNER: &str = "kuryr:subport";
 
+/// `device_owner` of pod ports whose addresses are address pairs of a server's port (mode `nested-macvlan`); new here.
+/// Upstream's `compute:kuryr` could not be deleted again by such a member.
+pub const PAIR_DEVICE_OWNER: &str = "kuryr:pair";
+
 /// `device_owner` that Neutron gives a port while it is on a trunk; taking it off clears it.
 pub const TRUNK_SUBPORT_OWNER: &str = "trunk:subport";
 

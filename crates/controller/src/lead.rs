@@ -114,6 +114,7 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
         listing::run(world, &term, over.clone()),
         pool::trunks::run(world, &term, over.clone()),
         pool::plugs::run(world, &term, over.clone()),
+        pool::servers::run(world, &term, over.clone()),
         creations::run(world, &term, wanted, over.clone()),
         world.forecast.run(world, over.clone()),
         nodes,

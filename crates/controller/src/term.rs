@@ -21,7 +21,7 @@ use kuryr_types::Epoch;
 use tokio::sync::mpsc;
 
 use crate::{
-    cloud::{PlugIndex, PortIndex, TrunkIndex},
+    cloud::{PlugIndex, PortIndex, ServerIndex, TrunkIndex},
     error::{Error, Result},
     pool::creations::Creation,
 };
@@ -37,6 +37,8 @@ pub(crate) struct Term {
     pub(crate) trunks: TrunkIndex,
     /// What is plugged and waits for Neutron to call it ACTIVE.
     pub(crate) plugs: PlugIndex,
+    /// Ports of servers, the same.
+    pub(crate) servers: ServerIndex,
     /// Takes creations that have their turn.
     pub(crate) creations: mpsc::UnboundedSender<Creation>,
     leadership: Leadership,
@@ -83,6 +85,7 @@ impl Term {
             ports: PortIndex::new(),
             trunks: TrunkIndex::default(),
             plugs: PlugIndex::default(),
+            servers: ServerIndex::default(),
             creations,
             leadership: leadership.clone(),
             number: lease.number,

@@ -71,6 +71,8 @@ pub(crate) struct World {
     pub(crate) list_soon: Notify,
     /// Asks for a look at trunks.
     pub(crate) trunks_soon: Notify,
+    /// Asks for a look at ports of servers.
+    pub(crate) servers_soon: Notify,
     pub(crate) forecast: Forecast,
     pub(crate) known: state::Sender<Arc<Known>>,
     pub(crate) keys: Queue<Key>,
@@ -102,6 +104,7 @@ impl World {
             slices_by_address: Index::new(|slice: &slim::EndpointSlice| slice.addresses().collect()),
             list_soon: Notify::new(),
             trunks_soon: Notify::new(),
+            servers_soon: Notify::new(),
             forecast,
             known: state::Sender::default(),
             keys: Queue::new(QueueConfig::new("nodes")),

@@ -90,6 +90,16 @@ pub enum Error {
         /// The cloud's words; they name the trunk, and the port or VLAN id.
         message: String,
     },
+    /// A port has as many allowed address pairs as Neutron's `max_allowed_address_pair` lets it have (400).
+    #[error("{call}: too many allowed address pairs: {message}")]
+    PairsExhausted {
+        /// The call that was refused.
+        call: Box<Call>,
+        /// How many a port may have, where Neutron said so.
+        limit: Option<usize>,
+        /// The cloud's words.
+        message: String,
+    },
     /// The project's quota does not allow more (409).
     #[error("{call}: quota exceeded for {}: {message}", .resources.join(", "))]
     QuotaExceeded {
@@ -293,6 +303,7 @@ impl Error {
             | Self::AddressInUse { .. }
             | Self::NoFreeAddress { .. }
             | Self::Trunk { .. }
+            | Self::PairsExhausted { .. }
             | Self::QuotaExceeded { .. }
             | Self::OverLimit { .. }
             | Self::Server { .. }
@@ -370,6 +381,7 @@ impl Error {
             | Self::AddressInUse { call, .. }
             | Self::NoFreeAddress { call, .. }
             | Self::Trunk { call, .. }
+            | Self::PairsExhausted { call, .. }
             | Self::QuotaExceeded { call, .. }
             | Self::OverLimit { call, .. }
             | Self::BadRequest { call, .. }

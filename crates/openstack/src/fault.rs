@@ -31,6 +31,10 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
         409 | 400 if NO_FREE_ADDRESS.contains(&kind.as_str()) => {
             Error::NoFreeAddress { call, network: network_in(&message), message }
         }
+        // Neutron's exception of `extensions/allowedaddresspairs.py`.
+        400 if kind == "AllowedAddressPairExhausted" => {
+            Error::PairsExhausted { call, limit: last_number(&message), message }
+        }
         409 if ADDRESS_IN_USE.contains(&kind.as_str()) => Error::AddressInUse { call, message },
         409 if kind == "OverQuota" => {
             Error::QuotaExceeded { call, resources: resources_in(&message), message }
@@ -112,6 +116,11 @@ fn resources_in(message: &str) -> Vec<String> {
     let names = inside.map_or("", |(names, _)| names).split(',');
     let names = names.map(|name| name.trim_matches(|c: char| c == '\'' || c == '"' || c.is_whitespace()));
     names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// "The number of allowed address pair exceeds the maximum 10."
+fn last_number(message: &str) -> Option<usize> {
+    message.trim_end_matches('.').rsplit(' ').next()?.parse().ok()
 }
 
 /// Seconds only; a date would need a clock that agrees with the cloud's.
@@ -262,6 +271,17 @@ mod tests {
             assert_eq!(error(404, &body).is_not_found(), missing, "{body}");
         }
         assert!(!error(409, &neutron("PortNotFound", "")).is_not_found());
+    }
+
+    #[test]
+    fn a_port_that_is_full_of_pairs_tells_how_many_it_may_have() {
+        for (message, expect) in [
+            ("The number of allowed address pair exceeds the maximum 10.", Some(10)),
+            ("Grense for adressepar er overskredet.", None),
+        ] {
+            let error = error(400, &neutron("AllowedAddressPairExhausted", message));
+            assert!(matches!(error, Error::PairsExhausted { limit, .. } if limit == expect), "{error}");
+        }
     }
 
     #[test]

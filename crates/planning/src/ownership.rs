@@ -11,7 +11,9 @@
 
 use std::{net::IpAddr, ops::Deref};
 
-use kuryr_api::names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER};
+use kuryr_api::names::{
+    NODE_DEVICE_OWNER, PAIR_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER,
+};
 use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId};
 
 /// Longest name in Neutron, in characters.
@@ -166,7 +168,7 @@ impl OurPort {
         if self.name.starts_with(CONDEMNED) {
             Purpose::Condemned
         } else if self.name.starts_with(POOL_PORT)
-            && (self.device_owner == POD_DEVICE_OWNER || self.may_be_subport())
+            && (self.device_owner == POD_DEVICE_OWNER || self.goes_unbound())
         {
             Purpose::Pool
         } else if self.name.starts_with(OWN_PORT) && self.device_owner == NODE_DEVICE_OWNER {
@@ -181,6 +183,19 @@ impl OurPort {
     #[must_use]
     pub fn may_be_subport(&self) -> bool {
         [SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER, ""].contains(&self.device_owner.as_str())
+    }
+
+    /// Tells whether the port was made for its addresses to be pairs of a server's port.
+    #[must_use]
+    pub fn is_for_pairs(&self) -> bool {
+        self.device_owner == PAIR_DEVICE_OWNER
+    }
+
+    /// Tells whether the port is never bound to a host by us. Neutron may show one all the same: that of the trunk, or
+    /// of the server that sends under its address.
+    #[must_use]
+    pub fn goes_unbound(&self) -> bool {
+        self.may_be_subport() || self.is_for_pairs()
     }
 
     /// Tells whether the port was made for `node`.
@@ -277,6 +292,7 @@ mod tests {
             (condemned_name(&own_port_name("w2")), NODE_DEVICE_OWNER, "w1", (Purpose::Condemned, false)),
             (pool_port_name("w1"), SUBPORT_DEVICE_OWNER, "w1", (Purpose::Pool, true)),
             (pool_port_name("w1"), TRUNK_SUBPORT_OWNER, "w1", (Purpose::Pool, true)),
+            (pool_port_name("w1"), PAIR_DEVICE_OWNER, "w1", (Purpose::Pool, true)),
             (pool_port_name("w1"), "", "w1", (Purpose::Pool, true)),
             (pool_port_name("w1"), "network:dhcp", "w1", (Purpose::Unknown, false)),
             ("web".to_owned(), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false)),

@@ -2,8 +2,8 @@
 //!
 //! [`facts`] asks for what the configuration names and goes on asking: a cloud that is down or a subnet that does not
 //! exist is a problem that nodes are told of, never the end of the process. [`ports`] holds our ports as the last list
-//! and our own writes since tell them. [`trunks`] does the same for trunks. [`plugs`] holds what Neutron is to call
-//! ACTIVE. [`problem`] puts errors into words for people.
+//! and our own writes since tell them. [`trunks`] and [`servers`] do the same for what carries ports to nodes that are
+//! servers of the cloud. [`plugs`] holds what Neutron is to call ACTIVE. [`problem`] puts errors into words for people.
 
 // What pods get.
 pub(crate) mod facts;
@@ -13,6 +13,8 @@ pub(crate) mod ports;
 pub(crate) mod trunks;
 // Ports that are plugged and wait for Neutron to call them ACTIVE.
 pub(crate) mod plugs;
+// Ports of such nodes themselves.
+pub(crate) mod servers;
 // Errors for people.
 pub(crate) mod problem;
 
@@ -22,4 +24,5 @@ pub(crate) mod fake;
 pub(crate) use facts::{Connect, Facts, Known};
 pub(crate) use plugs::PlugIndex;
 pub(crate) use ports::PortIndex;
+pub(crate) use servers::ServerIndex;
 pub(crate) use trunks::TrunkIndex;

@@ -58,6 +58,10 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
             "TrunkUnusable",
             "see `openstack network trunk show`: it has to be administratively up and not in status ERROR",
         ),
+        Error::PairsExhausted { .. } => (
+            "AddressPairsExhausted",
+            "raise max_allowed_address_pair in neutron.conf, or run fewer pods on the node",
+        ),
         _ => ("CloudFailed", "this is tried again; look for the request id in the log of the service"),
     };
     Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", with_causes(error)) }

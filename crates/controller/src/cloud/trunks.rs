@@ -288,7 +288,8 @@ impl Parent {
     }
 }
 
-fn candidate(port: &Port) -> Candidate {
+/// A port as what a node may be.
+pub(super) fn candidate(port: &Port) -> Candidate {
     Candidate {
         id: port.id.clone(),
         project: port.project_id.clone(),

@@ -13,7 +13,7 @@ use kuryr_planning::{
 use kuryr_types::{Epoch, PortId};
 use serde_json::json;
 
-use super::{creations, observe::Look, trunks};
+use super::{creations, observe::Look, servers, trunks};
 use crate::{
     cloud::facts::Access,
     error::{Error, Result},
@@ -75,12 +75,13 @@ fn patch(steps: &[SpecStep], record: &KuryrNode, epoch: Epoch) -> JsonPatch {
 fn change(patch: JsonPatch, step: &SpecStep, record: &KuryrNode) -> JsonPatch {
     match step {
         SpecStep::SetEpoch { from, to } => patch.test("/spec/epoch", from).replace("/spec/epoch", to),
-        SpecStep::Serve { node_uid, checkpoint, mode, host, trunk } => {
+        SpecStep::Serve { node_uid, checkpoint, mode, host, trunk, server_port } => {
             let before = &record.spec;
             let patch = patch.add("/spec/nodeUid", node_uid).add("/spec/mode", mode);
             let patch = optional(patch, "/spec/checkpoint", checkpoint.as_ref(), before.checkpoint.is_some());
             let patch = optional(patch, "/spec/host", host.as_ref(), before.host.is_some());
-            optional(patch, "/spec/trunk", trunk.as_ref(), before.trunk.is_some())
+            let patch = optional(patch, "/spec/trunk", trunk.as_ref(), before.trunk.is_some());
+            optional(patch, "/spec/serverPort", server_port.as_ref(), before.server_port.is_some())
         }
         SpecStep::SetNetworks(networks) => patch.add("/spec/networks", networks),
         SpecStep::SetSubnets(subnets) => patch.add("/spec/subnets", subnets),
@@ -158,6 +159,12 @@ pub(super) async fn cloud(
             CloudStep::RemoveSubports { trunk, ports } => {
                 trunks::remove(trunk, ports, access, world, term).await;
             }
+            CloudStep::AddPairs { server, ports } => {
+                servers::add(server, ports, access, world, term).await;
+            }
+            CloudStep::RemovePairs { server, ports } => {
+                servers::remove(server, ports, access, world, term).await;
+            }
             CloudStep::LookAtTrunk { trunk, ports } => {
                 trunks::read(trunk, ports, access, world, term).await;
             }
@@ -184,6 +191,8 @@ async fn write(step: &CloudStep, access: &Access, world: &World, term: &Term) ->
         CloudStep::CreatePorts { .. }
         | CloudStep::AddSubports { .. }
         | CloudStep::RemoveSubports { .. }
+        | CloudStep::AddPairs { .. }
+        | CloudStep::RemovePairs { .. }
         | CloudStep::LookAtTrunk { .. } => return Ok(()),
         CloudStep::SetGroups { id, security_groups } => {
             (id, PortUpdate { security_groups: Some(security_groups.clone()), ..PortUpdate::default() })
@@ -271,6 +280,7 @@ mod tests {
                 mode: Mode::NestedVlan,
                 host: None,
                 trunk: Some("t".into()),
+                server_port: Some("p".into()),
             }],
             &json!([
                 {"op": "test", "path": "/spec/epoch", "value": 7},
@@ -278,6 +288,7 @@ mod tests {
                 {"op": "add", "path": "/spec/mode", "value": "nested-vlan"},
                 {"op": "remove", "path": "/spec/host"},
                 {"op": "add", "path": "/spec/trunk", "value": "t"},
+                {"op": "add", "path": "/spec/serverPort", "value": "p"},
             ]),
         );
     }

@@ -17,6 +17,8 @@ pub(crate) mod listing;
 pub(crate) mod plugs;
 // Trunks: looks at them, and changes.
 pub(crate) mod trunks;
+// Ports of servers: looks at them, and changes of their pairs.
+pub(crate) mod servers;
 // What people are told.
 mod status;
 

@@ -13,7 +13,7 @@ use kuryr_planning::{
 };
 use kuryr_types::PortId;
 
-use super::{creations, trunks};
+use super::{creations, servers, trunks};
 use crate::{term::Term, wiring::World};
 
 /// What was seen; owned, so that the world may go on.
@@ -104,6 +104,9 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
     let trunks = known.access.as_ref().and_then(|access| {
         trunks::of_node(record, facts, ports.as_deref().unwrap_or_default(), access, world, term)
     });
+    let servers = known.access.as_ref().and_then(|access| {
+        servers::of_node(record, facts, ports.as_deref().unwrap_or_default(), access, world, term)
+    });
     Cloud {
         fresh: term.ports.fresh(node),
         ports,
@@ -112,6 +115,7 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
         blocked,
         making,
         trunks,
+        servers,
         problems: known.problems.clone(),
     }
 }

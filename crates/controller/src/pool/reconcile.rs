@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::Outcome;
-use kuryr_planning::pool::{self, Millis};
+use kuryr_planning::pool::{self, Millis, orphans::Carriers};
 
-use super::{Key, apply, observe, status, trunks};
+use super::{Key, apply, observe, servers, status, trunks};
 use crate::{error::Result, term::Term, wiring::World};
 
 /// Brings the ports of one node, or of none, closer to what they should be.
@@ -62,9 +62,11 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);
+    let servers = servers::of_orphans(&ports, world, term);
+    let carriers = Carriers { trunks: trunks.as_ref(), servers: servers.as_ref() };
     let (steps, wake_at) = {
         let memory = &mut term.state().orphans;
-        pool::orphans::plan(now, &ports, &specs, &held, trunks.as_ref(), limits, memory)
+        pool::orphans::plan(now, &ports, &specs, &held, carriers, limits, memory)
     };
     if steps.is_empty() {
         return Ok(wait_until(wake_at, now));

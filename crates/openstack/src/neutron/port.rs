@@ -30,6 +30,8 @@ mod create;
 mod adopt;
 // Changing and deleting them.
 mod change;
+// Address pairs of ports of servers.
+mod pairs;
 
 #[cfg(test)]
 mod fixtures;
@@ -116,7 +118,7 @@ pub struct FixedIp {
 }
 
 /// An address that may be used behind a port besides its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AddressPair {
     /// The address or prefix.
     #[serde(with = "address_or_prefix")]

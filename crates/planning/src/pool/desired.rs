@@ -18,13 +18,14 @@
 //!    that demand never waits behind them.
 //!
 //! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
-//! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`.
+//! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`, about address
+//! pairs in `pairs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kuryr_api::{
     kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PlugId, PortAddress, PortEntry, Problem},
-    names::{NODE_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER},
+    names::{NODE_DEVICE_OWNER, PAIR_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER},
 };
 use kuryr_types::{Generation, PortId};
 
@@ -35,6 +36,7 @@ use super::{
     inputs::{DefaultClass, Inputs, Millis, Presence, Record},
     memory::{Memory, RestReason},
     nested::{Readiness, TrunkWork},
+    pairs::PairWork,
     step::{CloudStep, PortRequest, RecordStep},
     targets::{Expected, Refill, Supply},
     way::{Place, Way},
@@ -96,6 +98,8 @@ pub(super) struct Draft<'a> {
     pub(super) way: Way<'a>,
     /// What is to be done about trunks.
     pub(super) trunk_work: TrunkWork,
+    /// What is to be done about address pairs.
+    pub(super) pair_work: PairWork,
     /// Ports that could be deleted now.
     deletable: Vec<PortId>,
     /// What is expected of the node.
@@ -130,6 +134,7 @@ impl<'a> Draft<'a> {
             out,
             way: Way::Closed,
             trunk_work: TrunkWork::default(),
+            pair_work: PairWork::default(),
             deletable: Vec::new(),
             expected,
             calm_at: 0,
@@ -148,6 +153,7 @@ impl<'a> Draft<'a> {
             return;
         }
         self.tell_trunk();
+        self.tell_server();
         self.memory.offered.extend(self.record.spec.ports.keys().cloned());
         let judged = self.judge_published(status);
         if let Some(class) = self.inputs.cloud.default.as_ref() {
@@ -192,8 +198,12 @@ impl<'a> Draft<'a> {
             if let (Some(next), Some(port)) = (next, port) {
                 next.active |= port.condition == PortCondition::Active;
             }
-            match from_kubernetes::holder(id, entry, status) {
-                Holder::Pod => self.repair(port, entry),
+            let holder = from_kubernetes::holder(id, entry, status);
+            if let (Holder::Pod | Holder::Agent, Some(port)) = (holder, port) {
+                self.repair_pairs(port);
+            }
+            match holder {
+                Holder::Pod => self.repair_subport(port, entry),
                 Holder::Agent if faulty => self.withdraw(id),
                 Holder::Agent if !entry.withdrawn && entry.for_pod.is_none() => judged.free.push(id.clone()),
                 Holder::Agent => {}
@@ -298,8 +308,8 @@ impl<'a> Draft<'a> {
     fn own_port(&mut self, class: &DefaultClass) {
         let host = match self.way {
             Way::Host(host) => Some(host),
-            // The node has its own address already, and pods are reached by routing.
-            Way::Trunk(_) => None,
+            // The node has its own address already, and pods are reached by routing or on the same network.
+            Way::Trunk(_) | Way::Server(_) => None,
             Way::Closed => return,
         };
         let fits = |port: &OurPort| {
@@ -356,7 +366,11 @@ impl<'a> Draft<'a> {
             self.out.spec.problems.push(too_many_ports(levels.cap));
         }
         let is_free = self.inputs.cloud.making.is_none() && self.out.cloud.iter().all(|step| !step.creates());
-        let count = short.min(room).min(self.trunk_room(supply.making));
+        let of_way = match self.way {
+            Way::Server(_) => self.server_room(supply.making, class),
+            _ => self.trunk_room(supply.making),
+        };
+        let count = short.min(room).min(of_way);
         if count > 0 && is_free {
             self.request(pool_port_request(self.inputs.node, self.way, class), count, urgency);
         }
@@ -391,13 +405,20 @@ impl<'a> Draft<'a> {
     /// Of a doomed port that its agent gave back: takes it off its trunk, deletes it after its rest, then forgets it.
     fn delete_or_forget(&mut self, id: &PortId, entry: &PortEntry) {
         match self.ports.get(id).copied() {
-            None => self.forget(id),
+            None => self.forget_lost(id, entry),
             Some(port) => {
                 let is_off = self.detach(port);
                 if is_off && self.has_rested(port, RestReason::Returned(entry.generation)) {
                     self.delete(id);
                 }
             }
+        }
+    }
+
+    /// Forgets a port that somebody deleted, once nothing is left of it elsewhere.
+    pub(super) fn forget_lost(&mut self, id: &PortId, entry: &PortEntry) {
+        if self.unpair_entry(id, entry) {
+            self.forget(id);
         }
     }
 
@@ -438,7 +459,8 @@ impl<'a> Draft<'a> {
             for_pod: None,
             withdrawn: false,
             doomed: false,
-            active: port.condition == PortCondition::Active,
+            // Nobody plugs a port that is only there for its addresses.
+            active: port.condition == PortCondition::Active || matches!(self.way, Way::Server(_)),
             hybrid: port.hybrid,
         };
         self.out.spec.ports.insert(port.id.clone(), entry);
@@ -532,7 +554,9 @@ impl<'a> Draft<'a> {
         let is_closed = matches!(self.way, Way::Closed);
         let is_burst = !is_closed && !self.expected.is_calm && self.expected.stream.is_none();
         self.change_trunks(is_burst);
-        if is_burst && (!self.deletable.is_empty() || self.trunk_work.detaches()) {
+        self.change_pairs(is_burst);
+        let takes_off = self.trunk_work.detaches() || self.pair_work.removes();
+        if is_burst && (!self.deletable.is_empty() || takes_off) {
             self.wake(Some(self.calm_at));
         } else if self.out.cloud.iter().all(|step| !step.provides()) {
             let few = self.deletable.drain(..).take(DELETES_AT_ONCE);
@@ -579,6 +603,7 @@ fn own_port_of(port: &OurPort) -> OwnPort {
 fn pool_port_request(node: &str, way: Way<'_>, class: &DefaultClass) -> PortRequest {
     let (device_owner, host) = match way {
         Way::Host(host) => (POD_DEVICE_OWNER, Some(host.to_owned())),
+        Way::Server(_) => (PAIR_DEVICE_OWNER, None),
         Way::Trunk(_) | Way::Closed => (SUBPORT_DEVICE_OWNER, None),
     };
     PortRequest {

@@ -24,6 +24,7 @@ pub fn diff(actual: &KuryrNodeSpec, desired: &KuryrNodeSpec) -> Vec<SpecStep> {
             mode: desired.mode,
             host: desired.host.clone(),
             trunk: desired.trunk.clone(),
+            server_port: desired.server_port.clone(),
         });
     }
     // Descriptions first: an offer may rest on them.
@@ -54,10 +55,12 @@ pub fn diff(actual: &KuryrNodeSpec, desired: &KuryrNodeSpec) -> Vec<SpecStep> {
     steps
 }
 
-type Served<'a> = (&'a str, Option<&'a String>, Mode, Option<&'a String>, Option<&'a TrunkId>);
+type Served<'a> =
+    (&'a str, Option<&'a String>, Mode, Option<&'a String>, Option<&'a TrunkId>, Option<&'a PortId>);
 
 fn served(spec: &KuryrNodeSpec) -> Served<'_> {
-    (&spec.node_uid, spec.checkpoint.as_ref(), spec.mode, spec.host.as_ref(), spec.trunk.as_ref())
+    let (trunk, server_port) = (spec.trunk.as_ref(), spec.server_port.as_ref());
+    (&spec.node_uid, spec.checkpoint.as_ref(), spec.mode, spec.host.as_ref(), trunk, server_port)
 }
 
 fn port(id: &PortId, actual: Option<&PortEntry>, desired: &PortEntry) -> Option<SpecStep> {

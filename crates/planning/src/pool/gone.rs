@@ -21,7 +21,7 @@ pub(super) fn take_back(draft: &mut Draft<'_>) {
             continue;
         }
         match draft.ports.get(id).copied() {
-            None => draft.forget(id),
+            None => draft.forget_lost(id, entry),
             Some(port) => free_address(draft, port, RestReason::Cut),
         }
     }
@@ -37,8 +37,8 @@ fn free_address(draft: &mut Draft<'_>, port: &OurPort, reason: RestReason) {
     if !draft.detach(port) {
         return;
     }
-    // The host of a subport is none that we bound it to, and means nothing once it is off its trunk.
-    if port.host.is_some() && !port.may_be_subport() {
+    // A host that we did not bind it to means nothing once it is off its trunk, or its server's port.
+    if port.host.is_some() && !port.goes_unbound() {
         draft.out.cloud.push(CloudStep::Cut { id: port.id.clone() });
     } else if draft.has_rested(port, reason) {
         draft.delete(&port.id);
@@ -72,7 +72,7 @@ fn finish_record(draft: &mut Draft<'_>) {
         Presence::Present { uid } => {
             let next = &mut draft.out.spec;
             next.node_uid.clone_from(uid);
-            (next.checkpoint, next.host, next.trunk) = (None, None, None);
+            (next.checkpoint, next.host, next.trunk, next.server_port) = (None, None, None, None);
         }
     }
 }

@@ -12,7 +12,7 @@ use kuryr_api::kuryrnode::{
 };
 use kuryr_types::{ClassId, NetworkId, PodIdentity, PortId, SubnetId};
 
-use super::{targets::Levels, trunk::Trunks};
+use super::{server::Servers, targets::Levels, trunk::Trunks};
 use crate::{
     demand::{Coming, governor::Blocked},
     ownership::{OurPort, Purpose},
@@ -110,6 +110,8 @@ pub struct Cloud {
     pub making: Option<(Purpose, usize)>,
     /// What is known of trunks; `None` while nobody has looked, and while the outcome of a change is unknown.
     pub trunks: Option<Trunks>,
+    /// What is known of ports of servers; `None` as for trunks.
+    pub servers: Option<Servers>,
     /// What keeps us from providing ports.
     pub problems: Vec<Problem>,
 }

@@ -13,7 +13,7 @@
 //! 7. The mode changes only while there are no entries. No two entries have the same VLAN id, and what is offered on a
 //!    trunk has one and is ACTIVE.
 //! 8. A plug that the record begins to name as wired is one that the agent tells of, of a port that the record names.
-//! 9. Neutron is told to delete, or to take off a trunk, only what was doomed or condemned before this plan, and
+//! 9. Neutron is told to delete, or to take off a trunk or a server's port, only what was doomed or condemned before this plan, and
 //!    never what a pod of a living node has.
 
 use std::collections::BTreeSet;
@@ -147,9 +147,10 @@ fn entry_rule(
 
 fn take_away_violations(record: Record<'_>, desired: &Desired) -> Vec<Violation> {
     let taken_away = desired.cloud.iter().flat_map(|step| match step {
-        CloudStep::Delete { id } => std::slice::from_ref(id),
-        CloudStep::RemoveSubports { ports, .. } => ports,
-        _ => &[],
+        CloudStep::Delete { id } => vec![id],
+        CloudStep::RemoveSubports { ports, .. } => ports.iter().collect(),
+        CloudStep::RemovePairs { ports, .. } => ports.iter().map(|(id, _)| id).collect(),
+        _ => vec![],
     });
     let claimed = |id: &PortId| {
         record.status.is_some_and(|status| status.claims.contains_key(id)) && !desired.node_is_gone

@@ -7,14 +7,15 @@
 //! 1. A port belongs to the node's agent from its offer until the agent returned that generation of it; only
 //!    then is it offered again, doomed or changed.
 //! 2. Generations are never repeated; within one only `withdrawn`, `doomed` and `active` are set.
-//! 3. A port is deleted in Neutron, or taken off its trunk, only after everybody can see that it is going to be:
+//! 3. A port is deleted in Neutron, or taken off its trunk or its server's port, only after everybody can see that it is going to be:
 //!    `doomed` in the record or, where no record names it, by its name. Nothing undoes that.
 //! 4. An address is neither offered nor freed again before nothing refers to it and a cool-down is over.
 //! 5. Of a node whose agent has not reported completely, nothing is changed. A node that is gone is cut off
 //!    in Neutron first; its addresses become free later.
 //! 6. What was made is found again by name and tags, and offered or deleted.
 //! 7. A node's mode changes only while its record has no entries. On a trunk, a port is offered once it is ACTIVE, with
-//!    its VLAN id, which no other entry has.
+//!    its VLAN id, which no other entry has. Otherwise on a server, a port is offered once its addresses are allowed
+//!    address pairs of the server's port.
 //!
 //! Terms: a node's *record* is its `KuryrNode`; an *entry* is a port in it; a port is *published* if the
 //! record has an entry of it; *spare* are free ports minus pods that wait.
@@ -33,6 +34,8 @@ pub mod from_kubernetes;
 pub mod targets;
 // What a node is in the cloud, and what is on its trunk.
 pub mod trunk;
+// Ports of servers and their allowed address pairs.
+pub mod server;
 // How ports reach a node.
 pub mod mode;
 // Which VLAN ids subports get.
@@ -41,10 +44,12 @@ pub mod vlan;
 pub mod desired;
 // What carries ports to the node, in one plan.
 mod way;
-// Of a node that is a server of the cloud.
+// Of a node that is a server of the cloud with a trunk.
 mod nested;
 // Of a host where only Neutron tells that a port works.
 mod wired;
+// Of a node that is a server of the cloud without.
+mod pairs;
 // Of a node that is gone.
 mod gone;
 // From the record as it is to the record as it should be.
@@ -61,6 +66,8 @@ mod fixtures;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod model_pairs;
+#[cfg(test)]
 mod model_trunk;
 #[cfg(test)]
 mod properties;
@@ -72,6 +79,7 @@ use kuryr_types::{Epoch, Generation, PortId};
 
 pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
 pub use memory::Memory;
+pub use server::Servers;
 pub use step::{CloudStep, PortRequest, RecordStep, SpecStep};
 pub use trunk::Trunks;
 

@@ -6,6 +6,8 @@
 //!    `ovs`. Else its address and MAC are those of the parent port of a trunk of ours: it is a server of the cloud, mode
 //!    `nested-vlan`. Else nobody can know, and that is a problem to tell.
 //!
+//! Mode `nested-macvlan` is never found out: a server of the cloud without a trunk may be meant to have one.
+//!
 //! A mode is changed only while the record has no ports: they are taken back first, and a pod keeps its port until it is
 //! gone.
 
@@ -15,6 +17,7 @@ use kuryr_api::{
     kuryrnode::{Mode, NodeUplink, Problem},
     names::MODE_LABEL,
 };
+use kuryr_types::PortId;
 
 use super::{
     inputs::{NodeFacts, Record},
@@ -38,6 +41,8 @@ pub struct Seen<'a> {
     pub addresses: &'a [IpAddr],
     /// What the node is in the cloud; `None` while nobody has looked.
     pub sight: Option<&'a Sight>,
+    /// Which port is the node's, of a server of the cloud, or what was found instead; likewise.
+    pub server: Option<&'a Result<PortId, Sight>>,
 }
 
 impl<'a> Seen<'a> {
@@ -58,6 +63,7 @@ impl<'a> Seen<'a> {
             uplink: status.and_then(|status| status.uplink.as_ref()),
             addresses: &facts.addresses,
             sight,
+            server: None,
         }
     }
 
@@ -71,6 +77,13 @@ impl<'a> Seen<'a> {
             (Some(_), _) | (None, Some(_)) => false,
             (None, None) => self.host.is_none(),
         }
+    }
+
+    /// The same for the port of the server that the node is.
+    #[must_use]
+    pub fn asks_for_server(&self) -> bool {
+        let wanted = wanted(self).ok().flatten();
+        [wanted, self.recorded].contains(&Some(Mode::NestedMacvlan))
     }
 }
 
@@ -126,7 +139,12 @@ fn serve(mode: Mode, seen: &Seen<'_>, problem: Option<Problem>) -> Decision {
         (Mode::NestedVlan, _, Some(sight)) => {
             Decision::Serve(mode, Some(problem.unwrap_or_else(|| trunk_missing(sight, seen))))
         }
-        (Mode::NestedMacvlan, ..) => Decision::Wait(Some(problem.unwrap_or_else(not_provided))),
+        (Mode::NestedMacvlan, ..) => match seen.server {
+            None | Some(Ok(_)) => Decision::Serve(mode, problem),
+            Some(Err(sight)) => {
+                Decision::Serve(mode, Some(problem.unwrap_or_else(|| server_missing(sight, seen))))
+            }
+        },
     }
 }
 
@@ -164,14 +182,9 @@ fn host_unknown() -> Problem {
     )
 }
 
-fn not_provided() -> Problem {
-    problem(
-        "ModeNotProvided",
-        format!(
-            "mode nested-macvlan is not provided by this version: set the Node's label {MODE_LABEL}, or [kubernetes] \
-             pod_vif_driver, to another mode"
-        ),
-    )
+fn server_missing(sight: &Sight, seen: &Seen<'_>) -> Problem {
+    let (found, advice) = words(sight, seen);
+    problem("ServerPortNotFound", format!("mode nested-macvlan: {found}; {advice}"))
 }
 
 fn trunk_missing(sight: &Sight, seen: &Seen<'_>) -> Problem {
@@ -217,7 +230,7 @@ fn words(sight: &Sight, seen: &Seen<'_>) -> (String, String) {
         ),
         Sight::OtherMac(port, other) => (
             format!("port {port} has address {addresses}, but MAC {other}, and interface {interface} of the node has {mac}"),
-            "the Node's InternalIP has to be that of the parent port itself; name its interface in [binding] link_iface"
+            "the Node's InternalIP has to be that of the port itself; name its interface in [binding] link_iface"
                 .to_owned(),
         ),
         Sight::NoTrunk(port) => (
@@ -241,6 +254,7 @@ mod tests {
 
     const OVS: Mode = Mode::Ovs;
     const VLAN: Mode = Mode::NestedVlan;
+    const MACVLAN: Mode = Mode::NestedMacvlan;
 
     fn trunk() -> Sight {
         Sight::Trunk(Trunk {
@@ -297,13 +311,17 @@ mod tests {
             (Some("nested-vlan"), Some(OVS), None, Some("h"), Some(found), "nested-vlan", ""),
             (Some("ovs"), None, Some(VLAN), Some("h"), Some(found), "drain", "ModeChanges"),
             (Some("ovs"), Some(VLAN), Some(OVS), Some("h"), Some(found), "ovs", ""),
-            (Some("nested-macvlan"), None, None, Some("h"), Some(found), "wait", "ModeNotProvided"),
+            (Some("nested-macvlan"), None, None, Some("h"), Some(found), "nested-macvlan", ""),
+            (None, Some(MACVLAN), None, None, None, "nested-macvlan", ""),
+            (None, Some(MACVLAN), Some(VLAN), None, Some(found), "drain", "ModeChanges"),
+            (None, None, Some(MACVLAN), Some("h"), Some(found), "nested-macvlan", ""),
             // What cannot be read changes nothing.
             (Some("vlan"), Some(OVS), None, Some("h"), Some(found), "wait", "ModeUnknown"),
             (Some("vlan"), None, Some(OVS), Some("h"), Some(found), "ovs", "ModeUnknown"),
         ];
         for (label, configured, recorded, host, sight, mode, reason) in table.iter().copied() {
-            let seen = Seen { label, configured, recorded, host, uplink: None, addresses: &[], sight };
+            let seen =
+                Seen { label, configured, recorded, host, uplink: None, addresses: &[], sight, server: None };
             let unseen = Seen { sight: None, ..seen };
             assert!(decide(&seen) == decide(&unseen) || seen.asks_for_trunks(), "{seen:?}");
             let reason = (!reason.is_empty()).then(|| reason.to_owned());
@@ -335,11 +353,48 @@ mod tests {
                 uplink: Some(&uplink),
                 addresses: &addresses,
                 sight: Some(&sight),
+                server: None,
             };
             let Decision::Wait(Some(problem)) = decide(&seen) else { panic!("{sight:?}") };
             for word in words.iter().chain(&["kuryr.openstack.org/mode"]) {
                 assert!(problem.message.contains(word), "{word} in {}", problem.message);
             }
+        }
+    }
+
+    #[test]
+    fn a_server_without_trunk_is_served_where_the_operator_says_so() {
+        let uplink = NodeUplink { name: "eth0".into(), mac: "fa:16:3e:00:00:07".parse().unwrap() };
+        let addresses = ["192.0.2.7".parse().unwrap()];
+        let plain = Sight::NoTrunk("p".into());
+        for (label, configured, recorded, server, mode, reason, asks) in [
+            (None, None, None, Some(Ok("p".into())), "wait", "ModeNotFound", false),
+            (Some("nested-macvlan"), None, None, None, "nested-macvlan", "", true),
+            (Some("nested-macvlan"), None, None, Some(Ok("p".into())), "nested-macvlan", "", true),
+            (None, Some(MACVLAN), None, Some(Ok("p".into())), "nested-macvlan", "", true),
+            (
+                None,
+                Some(MACVLAN),
+                None,
+                Some(Err(Sight::NoPort)),
+                "nested-macvlan",
+                "ServerPortNotFound",
+                true,
+            ),
+            (Some("ovs"), None, Some(MACVLAN), Some(Ok("p".into())), "drain", "ModeChanges", true),
+        ] {
+            let seen = Seen {
+                label,
+                configured,
+                recorded,
+                host: None,
+                uplink: Some(&uplink),
+                addresses: &addresses,
+                sight: Some(&plain),
+                server: server.as_ref(),
+            };
+            let expect = (mode.to_owned(), (!reason.is_empty()).then(|| reason.to_owned()));
+            assert_eq!((told(decide(&seen)), seen.asks_for_server()), (expect, asks), "{seen:?}");
         }
     }
 }

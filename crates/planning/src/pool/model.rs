@@ -2,22 +2,24 @@
 //!
 //! The world checks what must hold of it at the moment it would be broken: the agent's promises are those of
 //! `kuryr_api::kuryrnode`, Neutron hands out the lowest free address at once, answers get lost, calls arrive
-//! late, leaders change, nodes come and go. The trunk is in `model_trunk`.
+//! late, leaders change, nodes come and go. The trunk is in `model_trunk`, the server's port in `model_pairs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kuryr_api::{
     kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, PortEntry, StuckEntry},
-    names::{SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER},
+    names::{PAIR_DEVICE_OWNER, SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER},
 };
 use kuryr_types::{Epoch, Generation, PodIdentity, PortId, TrunkId};
 
 use super::{
     Cloud, CloudStep, Generations, Inputs, Limits, Memory, Millis, NodeFacts, Plan, PodFacts, PortRequest,
     Presence, Record, RecordStep, SpecStep, fixtures,
+    model_pairs::{Pairs, pairs_of_listed, server},
     model_trunk::{self, Segments},
-    orphans, plan,
+    orphans::{self, Carriers},
+    plan,
     targets::{Expected, Rule},
     trunk::HeldUp,
 };
@@ -46,10 +48,12 @@ pub(super) struct World {
     pub(super) limits: Limits,
     pub(super) neutron: BTreeMap<PortId, ListedPort>,
     pub(super) segments: Segments,
+    pub(super) pairs: Pairs,
     /// The node is a host of the cloud.
     is_host: bool,
     /// The Node's label.
     pub(super) label: Option<Mode>,
+    /// With the revision of the server's port that the caller knew.
     late: Vec<(CloudStep, Option<usize>)>,
     created: u32,
     /// Addresses of ports that somebody else deleted. A real Neutron hands them out again while a pod may have
@@ -100,6 +104,8 @@ struct Leader {
     index: Option<BTreeMap<PortId, ListedPort>>,
     segments: Option<Segments>,
     held_up: BTreeMap<TrunkId, HeldUp>,
+    pairs: Option<Pairs>,
+    pairs_held_up: BTreeMap<PortId, HeldUp>,
     fresh: BTreeSet<PortId>,
     status: Option<KuryrNodeStatus>,
 }
@@ -113,6 +119,8 @@ impl Leader {
             index: None,
             segments: None,
             held_up: BTreeMap::new(),
+            pairs: None,
+            pairs_held_up: BTreeMap::new(),
             fresh: BTreeSet::new(),
             status,
         }
@@ -128,6 +136,7 @@ impl World {
             limits,
             neutron: BTreeMap::new(),
             segments: Segments::new(),
+            pairs: Pairs::new(),
             is_host,
             label: None,
             late: vec![],
@@ -368,6 +377,15 @@ impl World {
     pub(super) fn leader_lists(&mut self) {
         self.leader.index = Some(self.neutron.clone());
         self.leader.segments = Some(self.segments.clone());
+        self.leader_reads_pairs();
+    }
+
+    /// What was learnt of the bound outlives a reading.
+    fn leader_reads_pairs(&mut self) {
+        let learnt = self.leader.pairs.as_ref().and_then(Pairs::learnt);
+        let mut pairs = self.pairs.clone();
+        pairs.remember(learnt);
+        self.leader.pairs = Some(pairs);
     }
 
     /// One look, one plan, carried out. Returns the plan.
@@ -417,12 +435,13 @@ impl World {
             let ports = ours.clone().unwrap_or_default();
             let none = BTreeMap::new();
             let trunks = leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone()));
+            let servers = leader.pairs.as_ref().map(|pairs| pairs.seen(leader.pairs_held_up.clone()));
             let (cloud, wake_at) = orphans::plan(
                 self.now,
                 &ports,
                 &none,
                 &held,
-                trunks.as_ref(),
+                Carriers { trunks: trunks.as_ref(), servers: servers.as_ref() },
                 &self.limits,
                 &mut leader.orphans,
             );
@@ -438,6 +457,7 @@ impl World {
             blocked: None,
             making: None,
             trunks: leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone())),
+            servers: leader.pairs.as_ref().map(|pairs| pairs.seen(leader.pairs_held_up.clone())),
             problems: vec![],
         };
         let facts = NodeFacts { label: self.label.map(|mode| mode.as_str().to_owned()), addresses: vec![] };
@@ -506,6 +526,9 @@ impl World {
                 after.mode == Mode::NestedVlan,
                 "{id} has a VLAN id on a trunk only"
             );
+            if after.mode == Mode::NestedMacvlan {
+                assert_eq!(after.server_port, Some(server()), "{id} is offered and nobody knows where it is");
+            }
             for address in &entry.addresses {
                 self.assert_rested(address.address, "an address is offered that is not free:");
             }
@@ -518,12 +541,14 @@ impl World {
         match fault {
             Fault::Refused => return,
             Fault::Late => {
-                self.late.push((step.clone(), None));
-                (self.leader.index, self.leader.segments) = (None, None);
+                let revision = self.leader.pairs.as_ref().map(|pairs| pairs.revision);
+                self.late.push((step.clone(), revision));
+                self.leader.forgets();
                 return;
             }
             Fault::None | Fault::AnswerLost => {
-                let done = self.carry_out(step);
+                let known = self.leader.pairs.as_ref().map(|pairs| pairs.revision);
+                let done = self.carry_out(step, known);
                 if !done && fault == Fault::None {
                     // Neutron refuses: somebody else was faster.
                     if let CloudStep::AddSubports { trunk, .. } | CloudStep::RemoveSubports { trunk, .. } =
@@ -531,15 +556,29 @@ impl World {
                     {
                         let held_up = HeldUp { until: self.now + 3, problem: None };
                         self.leader.held_up.insert(trunk.clone(), held_up);
+                        self.leader.segments = None;
+                    } else if let CloudStep::AddPairs { server, .. } | CloudStep::RemovePairs { server, .. } =
+                        step
+                    {
+                        let held_up = HeldUp { until: self.now + 3, problem: None };
+                        self.leader.pairs_held_up.insert(server.clone(), held_up);
+                        let known = self.leader.pairs.as_ref().and_then(Pairs::learnt);
+                        let mut pairs = self.pairs.clone();
+                        pairs.learn(self.now, known);
+                        self.leader.pairs = Some(pairs);
+                    } else {
+                        self.leader.segments = None;
                     }
-                    self.leader.segments = None;
                     return;
                 }
             }
         }
         if fault == Fault::AnswerLost {
-            (self.leader.index, self.leader.segments) = (None, None);
+            self.leader.forgets();
             return;
+        }
+        if matches!(step, CloudStep::AddPairs { .. } | CloudStep::RemovePairs { .. }) {
+            self.leader_reads_pairs();
         }
         if matches!(step, CloudStep::AddSubports { .. } | CloudStep::LookAtTrunk { .. }) {
             self.leader.segments = Some(self.segments.clone());
@@ -558,10 +597,10 @@ impl World {
 
     /// A call that was on its way arrives, perhaps a second time.
     pub(super) fn late_call_arrives(&mut self, again: bool) {
-        let Some((step, _)) = self.late.pop() else { return };
-        self.carry_out(&step);
+        let Some((step, known)) = self.late.pop() else { return };
+        self.carry_out(&step, known);
         if again && !matches!(step, CloudStep::CreatePorts { .. }) {
-            self.carry_out(&step);
+            self.carry_out(&step, known);
         }
     }
 
@@ -575,8 +614,8 @@ impl World {
         self.late.len()
     }
 
-    /// Tells whether Neutron did it.
-    fn carry_out(&mut self, step: &CloudStep) -> bool {
+    /// Tells whether Neutron did it; `known` is the revision of the server's port that the caller knew.
+    fn carry_out(&mut self, step: &CloudStep, known: Option<usize>) -> bool {
         match step {
             CloudStep::CreatePorts { request, count, .. } => (0..*count).for_each(|_| self.create(request)),
             CloudStep::AddSubports { trunk, subports } => {
@@ -585,6 +624,15 @@ impl World {
             CloudStep::RemoveSubports { trunk, ports } => {
                 ports.iter().for_each(|id| self.check_announced(id, "taken off its trunk"));
                 return self.segments.remove(trunk, ports, &mut self.neutron);
+            }
+            CloudStep::AddPairs { ports, .. } => {
+                let pairs: Vec<_> = ports.iter().flat_map(|(_, pairs)| pairs.clone()).collect();
+                return self.pairs.change(known.unwrap_or_default(), &pairs, &[]);
+            }
+            CloudStep::RemovePairs { ports, .. } => {
+                ports.iter().for_each(|(id, _)| self.check_announced(id, "taken off the server's port"));
+                let pairs: Vec<_> = ports.iter().flat_map(|(_, pairs)| pairs.clone()).collect();
+                return self.pairs.change(known.unwrap_or_default(), &[], &pairs);
             }
             CloudStep::LookAtTrunk { .. } => {}
             CloudStep::SetGroups { id, security_groups } => self.change(id, |port| {
@@ -613,8 +661,8 @@ impl World {
         let port = ListedPort { device_owner: request.device_owner.to_owned(), ..listed };
         assert_eq!(
             port.host.is_none(),
-            port.device_owner == SUBPORT_DEVICE_OWNER,
-            "subports are made unbound"
+            [SUBPORT_DEVICE_OWNER, PAIR_DEVICE_OWNER].contains(&port.device_owner.as_str()),
+            "ports of servers are made unbound"
         );
         self.neutron.insert(id.as_str().into(), port);
     }
@@ -632,6 +680,12 @@ impl World {
         if self.neutron.get(id).is_some_and(|port| port.device_owner == TRUNK_SUBPORT_OWNER) {
             return false;
         }
+        let pairs = self.neutron.get(id).map(pairs_of_listed).unwrap_or_default();
+        let has_pairs = self.neutron.get(id).is_some_and(|port| port.device_owner == PAIR_DEVICE_OWNER);
+        assert!(
+            !has_pairs || !self.late.is_empty() || !self.pairs.has_any(&pairs),
+            "{id} is deleted and has pairs"
+        );
         let Some(port) = self.neutron.remove(id) else { return true };
         let used = self.agent.claims.contains_key(id);
         assert!(!used || port.host.is_none(), "{id} is freed before it was cut off");
@@ -659,7 +713,7 @@ impl World {
 
     /// A label makes a host of the cloud a server of it, and back. A server is never a host.
     pub(super) fn change_label(&mut self, label: Option<Mode>) {
-        self.label = label.filter(|_| self.is_host);
+        self.label = label.filter(|mode| self.is_host || *mode != Mode::Ovs);
     }
 
     /// Somebody does something to the trunk.
@@ -692,6 +746,7 @@ impl World {
     pub(super) fn settle(&mut self) {
         self.all_late_calls_arrive();
         self.segments.heal(&mut self.neutron);
+        self.pairs.heal();
         for round in 0..900 {
             self.leader_lists();
             self.agent_looks();
@@ -778,6 +833,9 @@ impl World {
         if spec.mode == Mode::NestedVlan {
             self.segments.check_settled(spec, &self.neutron);
         }
+        if spec.mode == Mode::NestedMacvlan {
+            self.pairs.check_settled(spec, &self.neutron);
+        }
         let own_port = spec.own_port.as_ref().map(|port| &port.id);
         let named = |id: &PortId| spec.ports.contains_key(id) || own_port == Some(id);
         // The record was lost, and somebody took the port of a pod off the trunk: nobody knows its VLAN id any more.
@@ -800,6 +858,13 @@ impl World {
         let (least, most) = self.bounds();
         assert!((least..=most).contains(&free), "{free} ports are free");
         assert!(spec.ports.values().all(|entry| !entry.doomed), "nothing is left doomed");
+    }
+}
+
+impl Leader {
+    /// The outcome of a call is unknown.
+    fn forgets(&mut self) {
+        (self.index, self.segments, self.pairs) = (None, None, None);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ports of a node that is a server of the cloud: subports of its trunk.
+//! Ports of a node that is a server of the cloud with a trunk: subports of that.
 //!
 //! 1. A port is made unbound, put on the trunk in a batch with others under a VLAN id of ours to choose, and offered
 //!    once Neutron shows it ACTIVE; the VLAN id is part of the offer. On the way there it counts as free, so that a
@@ -114,6 +114,7 @@ impl Draft<'_> {
     pub(super) fn make_ready(&mut self, port: &OurPort) -> Readiness {
         match (self.way, self.place(port)) {
             (Way::Host(_), _) => Readiness::Ready,
+            (Way::Server(_), _) => self.make_paired(port),
             (Way::Closed, _) | (Way::Trunk(_), Place::Unknown) => Readiness::Soon,
             (Way::Trunk(_), Place::Free) => {
                 self.trunk_work.attach.insert(port.id.clone(), None);
@@ -143,7 +144,7 @@ impl Draft<'_> {
     }
 
     /// Puts a port that a pod has back on the trunk, if somebody took it off.
-    pub(super) fn repair(&mut self, port: Option<&OurPort>, entry: &PortEntry) {
+    pub(super) fn repair_subport(&mut self, port: Option<&OurPort>, entry: &PortEntry) {
         let (Some(port), Some(vlan), Way::Trunk(own)) = (port, entry.vlan, self.way) else { return };
         match self.place(port) {
             Place::Free if port.may_be_subport() => {}
@@ -161,8 +162,11 @@ impl Draft<'_> {
         }
     }
 
-    /// Takes a port off the trunk it is on; tells whether it is off.
+    /// Takes a port off the trunk it is on, or its pairs off the server's port; tells whether it is off.
     pub(super) fn detach(&mut self, port: &OurPort) -> bool {
+        if port.is_for_pairs() {
+            return self.unpair(port);
+        }
         match self.place(port) {
             Place::Unknown => false,
             Place::Free => true,

@@ -4,7 +4,7 @@
 //! 1. An orphan is named by no record, and made for no node that has one. What carries our tags but is nothing
 //!    that this version makes is left alone.
 //! 2. It is condemned after a grace period, for a node may be about to get its record.
-//! 3. It is cut off (unbound, or taken off its trunk), rests, and is deleted.
+//! 3. It is cut off (unbound, or taken off its trunk or its server's port), rests, and is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use kuryr_types::PortId;
 use super::{
     inputs::{Limits, Millis},
     memory::{Memory, RestReason},
+    server::{Servers, pairs_of},
     step::CloudStep,
     trunk::Trunks,
 };
@@ -23,14 +24,23 @@ use crate::ownership::{OurPort, Purpose};
 /// Orphans that are looked after in one plan; the rest follows.
 const AT_ONCE: usize = 4;
 
-/// What to do about orphans, and when to look again. `trunks` is `None` while nobody has looked at them.
+/// What is known of trunks and of servers; `None` while nobody has looked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carriers<'a> {
+    /// Trunks.
+    pub trunks: Option<&'a Trunks>,
+    /// Ports of servers.
+    pub servers: Option<&'a Servers>,
+}
+
+/// What to do about orphans, and when to look again.
 #[must_use]
 pub fn plan(
     now: Millis,
     ports: &[OurPort],
     records: &BTreeMap<&str, &KuryrNodeSpec>,
     held: &BTreeSet<IpAddr>,
-    trunks: Option<&Trunks>,
+    carriers: Carriers<'_>,
     limits: &Limits,
     memory: &mut Memory,
 ) -> (Vec<CloudStep>, Option<Millis>) {
@@ -50,7 +60,7 @@ pub fn plan(
     let (mut steps, mut wake_at) = (Vec::new(), None);
     for port in orphans {
         let is_held = port.ips().any(|address| held.contains(&address));
-        match next(port, now, is_held, trunks, limits, memory) {
+        match next(port, now, is_held, carriers, limits, memory) {
             Next::Step(step) => steps.push(step),
             Next::LookAgain(at) => wake_at = wake_at.into_iter().chain([at]).min(),
         }
@@ -71,7 +81,7 @@ fn next(
     port: &OurPort,
     now: Millis,
     is_held: bool,
-    trunks: Option<&Trunks>,
+    carriers: Carriers<'_>,
     limits: &Limits,
     memory: &mut Memory,
 ) -> Next {
@@ -79,12 +89,23 @@ fn next(
     let id = port.id.clone();
     if condemned && port.may_be_subport() {
         // Whoever looks at the trunks has us look again.
-        let Some(trunks) = trunks else { return Next::LookAgain(now + limits.cool_down.max(1)) };
+        let Some(trunks) = carriers.trunks else { return Next::LookAgain(now + limits.cool_down.max(1)) };
         if let Some(at) = trunks.attached.get(&id) {
             let trunk = at.trunk.clone();
             return match trunks.held_up.get(&trunk).filter(|held_up| now < held_up.until) {
                 Some(held_up) => Next::LookAgain(held_up.until),
                 None => Next::Step(CloudStep::RemoveSubports { trunk, ports: vec![id] }),
+            };
+        }
+    } else if condemned && port.is_for_pairs() {
+        let Some(servers) = carriers.servers else { return Next::LookAgain(now + limits.cool_down.max(1)) };
+        let pairs = pairs_of(port);
+        if let Some((server, found)) = servers.with_any(&pairs).next() {
+            return match servers.held_up.get(server).filter(|held_up| now < held_up.until) {
+                Some(held_up) => Next::LookAgain(held_up.until),
+                None => {
+                    Next::Step(CloudStep::RemovePairs { server: server.clone(), ports: vec![(id, found)] })
+                }
             };
         }
     } else if condemned && port.host.is_some() {
@@ -118,7 +139,7 @@ mod tests {
         let mut look_at = |id, now, name: &str, host: Option<&str>, held: bool| {
             let port = fixtures::port(id, name, host);
             let held = if held { port.ips().collect() } else { BTreeSet::new() };
-            plan(now, &[port], &records, &held, None, &limits, &mut memory)
+            plan(now, &[port], &records, &held, Carriers::default(), &limits, &mut memory)
         };
         assert_eq!(
             look_at("named", 0, &pool_port_name("w2"), None, false),

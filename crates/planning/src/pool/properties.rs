@@ -46,6 +46,10 @@ enum Event {
     TrunkIsMadeAnew,
     ParentTurns(bool),
     PortStaysDown(usize),
+    OthersAddPair(u8),
+    OthersDropPairs,
+    PairIsTakenOff(usize),
+    PairsAreBounded(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -77,7 +81,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::RecordIsLost),
         1 => Just(Event::NodeGoes),
         2 => Just(Event::NodeComes),
-        1 => prop_oneof![Just(None), Just(Some(Mode::Ovs)), Just(Some(Mode::NestedVlan))]
+        1 => proptest::option::of(prop_oneof![Just(Mode::Ovs), Just(Mode::NestedVlan), Just(Mode::NestedMacvlan)])
             .prop_map(Event::LabelChanges),
         3 => (98..140u16).prop_map(Event::OthersUseVlan),
         1 => (98..140u16).prop_map(Event::OthersLeaveVlan),
@@ -86,6 +90,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::TrunkIsMadeAnew),
         1 => any::<bool>().prop_map(Event::ParentTurns),
         1 => any::<usize>().prop_map(Event::PortStaysDown),
+        2 => any::<u8>().prop_map(Event::OthersAddPair),
+        1 => Just(Event::OthersDropPairs),
+        1 => any::<usize>().prop_map(Event::PairIsTakenOff),
+        1 => (0..20usize).prop_map(Event::PairsAreBounded),
     ]
 }
 
@@ -130,6 +138,14 @@ fn happen(world: &mut World, event: Event) {
         Event::TrunkIsMadeAnew => world.meddle_with_trunk(Segments::make_anew),
         Event::ParentTurns(active) => world.meddle_with_trunk(|trunks, ports| trunks.turn(active, ports)),
         Event::PortStaysDown(number) => meddle(world, number, Segments::break_down),
+        Event::OthersAddPair(last) => world.pairs.others_add(last),
+        Event::OthersDropPairs => world.pairs.others_leave(),
+        Event::PairIsTakenOff(number) => {
+            if let Some(port) = world.our_port(number).and_then(|id| world.neutron.get(&id)) {
+                world.pairs.take_off(port);
+            }
+        }
+        Event::PairsAreBounded(most) => world.pairs.bound(most),
     }
 }
 
@@ -158,9 +174,11 @@ proptest! {
     fn whatever_happens_ports_stay_in_order(
         rule in rule(),
         is_host: bool,
+        label in proptest::option::of(Just(Mode::NestedMacvlan)),
         events in proptest::collection::vec(event(), 0..250),
     ) {
         let mut world = World::new(rule, is_host);
+        world.change_label(label);
         for event in events {
             happen(&mut world, event);
         }
@@ -174,8 +192,10 @@ proptest! {
 /// A day without trouble, step by step: the numbers that an operator sees.
 #[test]
 fn thirty_pods_on_a_small_pool() {
-    for is_host in [true, false] {
-        thirty_pods(World::new(Rule::Learned { least: 5, most: 9 }, is_host));
+    for (is_host, label) in [(true, None), (false, None), (false, Some(Mode::NestedMacvlan))] {
+        let mut world = World::new(Rule::Learned { least: 5, most: 9 }, is_host);
+        world.change_label(label);
+        thirty_pods(world);
     }
 }
 

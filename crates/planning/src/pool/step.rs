@@ -13,6 +13,7 @@ use kuryr_api::{
 };
 use kuryr_types::{ClassId, Epoch, Generation, NetworkId, PortId, SecurityGroupId, SubnetId, TrunkId};
 
+use super::server::Pair;
 use crate::{demand::Urgency, ownership::Purpose};
 
 /// Whether the record itself has to come or go.
@@ -49,6 +50,8 @@ pub enum SpecStep {
         host: Option<String>,
         /// Trunk.
         trunk: Option<TrunkId>,
+        /// Port of the server that the node is.
+        server_port: Option<PortId>,
     },
     /// Describe the networks.
     SetNetworks(BTreeMap<NetworkId, NetworkEntry>),
@@ -142,6 +145,20 @@ pub enum CloudStep {
         /// The ports.
         ports: Vec<PortId>,
     },
+    /// Make addresses of ports pairs of a server's port, all or none.
+    AddPairs {
+        /// The server's port.
+        server: PortId,
+        /// The ports and their pairs.
+        ports: Vec<(PortId, Vec<Pair>)>,
+    },
+    /// Take pairs of ports that are doomed or condemned off a server's port, all or none.
+    RemovePairs {
+        /// The server's port.
+        server: PortId,
+        /// The ports and their pairs.
+        ports: Vec<(PortId, Vec<Pair>)>,
+    },
     /// Unbind a port, so that its traffic is dropped wherever the node is.
     Cut {
         /// The port.
@@ -169,7 +186,7 @@ impl CloudStep {
     /// Tells whether it brings ports closer to pods.
     #[must_use]
     pub const fn provides(&self) -> bool {
-        matches!(self, Self::CreatePorts { .. } | Self::AddSubports { .. })
+        matches!(self, Self::CreatePorts { .. } | Self::AddSubports { .. } | Self::AddPairs { .. })
     }
 }
 
@@ -214,9 +231,9 @@ impl SpecStep {
                 expect(spec.epoch == from)?;
                 spec.epoch = to;
             }
-            Self::Serve { node_uid, checkpoint, mode, host, trunk } => {
+            Self::Serve { node_uid, checkpoint, mode, host, trunk, server_port } => {
                 (spec.node_uid, spec.checkpoint) = (node_uid, checkpoint);
-                (spec.mode, spec.host, spec.trunk) = (mode, host, trunk);
+                (spec.mode, spec.host, spec.trunk, spec.server_port) = (mode, host, trunk, server_port);
             }
             Self::SetNetworks(networks) => spec.networks = networks,
             Self::SetSubnets(subnets) => spec.subnets = subnets,

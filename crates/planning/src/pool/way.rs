@@ -1,15 +1,17 @@
 //! How ports reach the node, in one plan: the mode and what carries its ports there.
 //!
 //! What a port has to be for that: bound to the host in mode `ovs`; in mode `nested-vlan` on the node's trunk under
-//! the VLAN id of its entry, or, if no entry names it yet, on no trunk.
+//! the VLAN id of its entry, or, if no entry names it yet, on no trunk; in mode `nested-macvlan` unbound and made for
+//! pairs, which can be added to the port of any server.
 
 use kuryr_api::kuryrnode::{KuryrNodeStatus, Mode, PortEntry, Problem};
-use kuryr_types::TrunkId;
+use kuryr_types::{PortId, TrunkId};
 
 use super::{
     desired::Draft,
     inputs::Record,
     mode::{self, Decision, Seen},
+    server::ServerPort,
     trunk::{Attachment, Sight, Trunk},
 };
 use crate::ownership::OurPort;
@@ -23,6 +25,8 @@ pub(super) enum Way<'a> {
     Host(&'a str),
     /// They are subports of this trunk, the one that was found or the one that the record names.
     Trunk(Option<&'a TrunkId>),
+    /// Their addresses are pairs of this server's port, likewise.
+    Server(Option<&'a PortId>),
 }
 
 /// Where a port is, as far as trunks are concerned.
@@ -54,25 +58,28 @@ impl<'a> Draft<'a> {
         self.tell(problem);
         let named = self.record.spec.trunk.as_ref();
         let trunk = self.trunk().map(|trunk| &trunk.id).or(named);
+        let server = self.server().map(|(id, _)| id).or(self.record.spec.server_port.as_ref());
         let spec = &mut self.out.spec;
         spec.mode = mode;
         self.way = match mode {
             Mode::Ovs => Way::Host(status.host.as_deref().unwrap_or_default()),
             Mode::NestedVlan => Way::Trunk(trunk),
-            Mode::NestedMacvlan => Way::Closed,
+            Mode::NestedMacvlan => Way::Server(server),
         };
-        (spec.host, spec.trunk) = match self.way {
-            Way::Host(host) => (Some(host.to_owned()), None),
-            Way::Trunk(trunk) => (None, trunk.cloned()),
-            Way::Closed => (None, None),
+        (spec.host, spec.trunk, spec.server_port) = match self.way {
+            Way::Host(host) => (Some(host.to_owned()), None, None),
+            Way::Trunk(trunk) => (None, trunk.cloned(), None),
+            Way::Server(server) => (None, None, server.cloned()),
+            Way::Closed => (None, None, None),
         };
         true
     }
 
     fn seen(&self, status: &'a KuryrNodeStatus) -> Seen<'a> {
         let sight = self.inputs.cloud.trunks.as_ref().map(|trunks| &trunks.node);
+        let server = self.inputs.cloud.servers.as_ref().map(|servers| &servers.node);
         let record = Record { spec: self.record.spec, status: Some(status) };
-        Seen::of(record, self.inputs.facts, self.inputs.limits.mode, sight)
+        Seen { server, ..Seen::of(record, self.inputs.facts, self.inputs.limits.mode, sight) }
     }
 
     pub(super) fn tell(&mut self, problem: Option<Problem>) {
@@ -83,6 +90,11 @@ impl<'a> Draft<'a> {
     /// The node's trunk, as it was last seen.
     pub(super) fn trunk(&self) -> Option<&'a Trunk> {
         self.inputs.cloud.trunks.as_ref().map(|trunks| &trunks.node).and_then(Sight::trunk)
+    }
+
+    /// The port of the server that the node is, as it was last seen.
+    pub(super) fn server(&self) -> Option<(&'a PortId, &'a ServerPort)> {
+        self.inputs.cloud.servers.as_ref().and_then(|servers| servers.of_node())
     }
 
     /// Where `port` is. What was never meant to be on a trunk need not be looked for.
@@ -104,7 +116,8 @@ impl<'a> Draft<'a> {
     pub(super) fn reaches(&self, port: &OurPort, entry: Option<&PortEntry>) -> bool {
         match self.way {
             Way::Closed => false,
-            Way::Host(host) => !port.may_be_subport() && port.is_bound_to(host),
+            Way::Host(host) => !port.goes_unbound() && port.is_bound_to(host),
+            Way::Server(_) => port.is_for_pairs(),
             Way::Trunk(trunk) => {
                 port.may_be_subport()
                     && match (self.place(port), entry) {

@@ -1,0 +1,424 @@
+//! Ports of servers whose allowed address pairs are the addresses of pods, as the last look and our own changes since
+//! tell them.
+//!
+//! Nobody looks before some node asks for it. A look is one or two lists for all nodes together: whatever has the address
+//! of a node, and ports that records name; of the whole project only while a port of a node that is gone has to be taken
+//! back, since nobody knows then which server had it.
+//!
+//! As in [`ports`](super::ports), what was written while a look ran wins over it. After a change whose outcome nobody
+//! knows nothing is known of that port (planning gets `None`) until it was read again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+    time::Duration,
+};
+
+use kuryr_api::kuryrnode::Problem;
+use kuryr_openstack::{
+    Client, Error,
+    neutron::{AddressPair, Port, PortStatus},
+};
+use kuryr_planning::{
+    ownership::OurPort,
+    pool::{
+        Millis, Servers,
+        server::{Limit, Pair, ServerPort, pairs_of},
+        trunk::{self, Candidate, HeldUp},
+    },
+};
+use kuryr_types::{PortId, ProjectId};
+
+use super::trunks::{Asked, candidate};
+use crate::config::millis;
+
+/// Distances between changes of a port that fail. Another user of the port that was faster is done by then.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_MOST: Duration = Duration::from_secs(20);
+/// How often in a row another user may be faster before that is told.
+const TOLD_AFTER: u32 = 3;
+
+/// Ports of servers.
+#[derive(Debug, Default)]
+pub(crate) struct ServerIndex {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the last look found; `None` before the first.
+    looked: Option<Looked>,
+    /// Counts events.
+    clock: u64,
+    /// Ports that were written or read by themselves since a look began.
+    written: BTreeMap<PortId, u64>,
+    /// Ports of which nothing is known, since when.
+    doubted: BTreeMap<PortId, u64>,
+    /// Ports whose last change failed, and how often in a row.
+    held_up: BTreeMap<PortId, (HeldUp, u32)>,
+    /// How many pairs Neutron lets a port have, where that was hit.
+    limits: BTreeMap<PortId, Limit>,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Nodes.
+    pub(crate) asked: BTreeSet<Asked>,
+    /// Ports that records name.
+    pub(crate) ids: BTreeSet<PortId>,
+    /// All ports of the project.
+    pub(crate) whole: bool,
+}
+
+#[derive(Debug)]
+struct Looked {
+    wanted: Wanted,
+    ports: BTreeMap<PortId, Port>,
+}
+
+/// A look that was begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look(u64);
+
+/// What a look found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    looked: Looked,
+}
+
+impl ServerIndex {
+    /// What is known for a node, whose record names the port `recorded` and whose ports are `ours`; `None` while it is not
+    /// known.
+    pub(crate) fn of_node(
+        &self,
+        asked: &Asked,
+        recorded: Option<&PortId>,
+        project: &ProjectId,
+        ours: &[OurPort],
+    ) -> Option<Servers> {
+        let state = self.lock();
+        let looked = state.looked.as_ref().filter(|looked| looked.wanted.asked.contains(asked))?;
+        let is_known = |id: &PortId| looked.ports.contains_key(id) || looked.wanted.ids.contains(id);
+        recorded.is_none_or(is_known).then_some(())?;
+        let candidates: Vec<Candidate> = looked.ports.values().map(candidate).collect();
+        let node = trunk::find(&asked.addresses, asked.mac, project, &candidates).map(|port| port.id.clone());
+        let named: BTreeSet<&PortId> = node.as_ref().ok().into_iter().chain(recorded).collect();
+        let ports = state.ports(project, ours, |id| named.contains(id));
+        state.servers(node, ports)
+    }
+
+    /// What is known for ports that belong to no node.
+    pub(crate) fn of_ports(&self, project: &ProjectId, ours: &[OurPort]) -> Option<Servers> {
+        let state = self.lock();
+        state.looked.as_ref().filter(|looked| looked.wanted.whole)?;
+        let ports = state.ports(project, ours, |_| false);
+        state.servers(Err(trunk::Sight::NoPort), ports)
+    }
+
+    /// The port, as calls need it.
+    pub(crate) fn get(&self, id: &PortId) -> Option<Port> {
+        self.lock().looked.as_ref()?.ports.get(id).cloned()
+    }
+
+    /// Begins a look, or a reading of one port.
+    pub(crate) fn begin(&self) -> Look {
+        Look(self.lock().tick())
+    }
+
+    /// Takes a look over.
+    pub(crate) fn end(&self, look: Look, found: Found) {
+        let mut state = self.lock();
+        let mut looked = found.looked;
+        let written = std::mem::take(&mut state.written);
+        for id in written.iter().filter(|(_, at)| **at > look.0).map(|(id, _)| id) {
+            match state.looked.as_ref().and_then(|before| before.ports.get(id)) {
+                Some(port) => drop(looked.ports.insert(id.clone(), port.clone())),
+                None => drop(looked.ports.remove(id)),
+            }
+        }
+        state.doubted.retain(|_, since| *since > look.0);
+        let is_there = |id: &PortId| looked.ports.contains_key(id);
+        state.held_up.retain(|id, _| is_there(id));
+        state.limits.retain(|id, _| is_there(id));
+        state.looked = Some(looked);
+    }
+
+    /// Notes a port as Neutron answered to a change that began with `look`.
+    pub(crate) fn changed(&self, look: Look, port: Port) {
+        let mut state = self.lock();
+        state.held_up.remove(&port.id);
+        // More than the bound is proof that it was raised.
+        let count = port.allowed_address_pairs.len();
+        state.limits.retain(|id, limit| *id != port.id || count <= limit.pairs);
+        drop(state);
+        self.insert(look, port);
+    }
+
+    /// Notes a port as Neutron answered to a reading that began with `look`.
+    pub(crate) fn insert(&self, look: Look, port: Port) {
+        let mut state = self.lock();
+        if state.written.get(&port.id).is_some_and(|at| *at > look.0) {
+            return;
+        }
+        let now = state.tick();
+        state.written.insert(port.id.clone(), now);
+        if state.doubted.get(&port.id).is_some_and(|since| *since < look.0) {
+            state.doubted.remove(&port.id);
+        }
+        if let Some(looked) = &mut state.looked {
+            looked.ports.insert(port.id.clone(), port);
+        }
+    }
+
+    /// Notes that a port is gone.
+    pub(crate) fn remove(&self, id: &PortId) {
+        let mut state = self.lock();
+        let now = state.tick();
+        state.written.insert(id.clone(), now);
+        state.doubted.remove(id);
+        if let Some(looked) = &mut state.looked {
+            looked.ports.remove(id);
+        }
+    }
+
+    /// Notes that the outcome of a change is unknown.
+    pub(crate) fn doubt(&self, id: &PortId) {
+        let mut state = self.lock();
+        let now = state.tick();
+        state.doubted.insert(id.clone(), now);
+    }
+
+    /// Notes that Neutron lets a port have no more pairs than `limit`, or than it has if Neutron does not say.
+    pub(crate) fn bound(&self, id: &PortId, limit: Option<usize>, holds_until: Millis) {
+        let mut state = self.lock();
+        let count = |port: &Port| port.allowed_address_pairs.len();
+        let present = state.looked.as_ref().and_then(|looked| looked.ports.get(id)).map(count);
+        let pairs = limit.or(present).unwrap_or_default();
+        state.limits.insert(id.clone(), Limit { pairs, holds_until });
+    }
+
+    /// Notes that a change failed. `shared` tells that another user of the port was faster, which is no problem unless it
+    /// goes on.
+    pub(crate) fn hold_up(&self, id: &PortId, now: Millis, shared: bool, problem: Problem) {
+        let mut state = self.lock();
+        let times = state.held_up.get(id).map_or(0, |(_, times)| *times);
+        let wait = (AGAIN_FIRST * 2u32.saturating_pow(times.min(16))).min(AGAIN_MOST);
+        let problem = Some(problem).filter(|_| !shared || times + 1 >= TOLD_AFTER);
+        let held_up = HeldUp { until: now + millis(wait), problem };
+        state.held_up.insert(id.clone(), (held_up, times + 1));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Ports of the project that are `named`, or have pairs of `ours`.
+    fn ports(
+        &self,
+        project: &ProjectId,
+        ours: &[OurPort],
+        named: impl Fn(&PortId) -> bool,
+    ) -> BTreeMap<PortId, ServerPort> {
+        let wanted: BTreeSet<Pair> =
+            ours.iter().filter(|port| port.is_for_pairs()).flat_map(pairs_of).collect();
+        let all = self.looked.iter().flat_map(|looked| looked.ports.values());
+        let seen = all
+            .filter(|port| port.project_id == *project)
+            .map(|port| (port.id.clone(), self.seen(port)))
+            .filter(|(id, port)| named(id) || !port.pairs.is_disjoint(&wanted));
+        seen.collect()
+    }
+
+    fn seen(&self, port: &Port) -> ServerPort {
+        let pairs: BTreeSet<Pair> =
+            port.allowed_address_pairs.iter().filter_map(|pair| single(pair, port)).collect();
+        ServerPort {
+            network: port.network_id.clone(),
+            active: port.status == PortStatus::Active,
+            prefixes: port.allowed_address_pairs.len() - pairs.len(),
+            pairs,
+            limit: self.limits.get(&port.id).copied(),
+        }
+    }
+
+    fn servers(
+        &self,
+        node: Result<PortId, trunk::Sight>,
+        ports: BTreeMap<PortId, ServerPort>,
+    ) -> Option<Servers> {
+        if ports.keys().any(|id| self.doubted.contains_key(id)) {
+            return None;
+        }
+        let held_up = self.held_up.iter().filter(|(id, _)| ports.contains_key(*id));
+        let held_up = held_up.map(|(id, (held_up, _))| (id.clone(), held_up.clone())).collect();
+        Some(Servers { node, ports, held_up })
+    }
+}
+
+/// A pair of one address, with the port's own hardware address if it has none.
+fn single(pair: &AddressPair, port: &Port) -> Option<Pair> {
+    let prefix = pair.ip_address;
+    let mac = pair.mac_address.unwrap_or(port.mac_address);
+    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| Pair { address: prefix.addr(), mac })
+}
+
+impl Found {
+    /// Whether every node that was looked for, and is there, has a port that works.
+    pub(crate) fn is_complete(&self, project: &ProjectId) -> bool {
+        let candidates: Vec<Candidate> = self.looked.ports.values().map(candidate).collect();
+        let works = |asked: &Asked| {
+            let port = trunk::find(&asked.addresses, asked.mac, project, &candidates).ok();
+            let port = port.and_then(|port| self.looked.ports.get(&port.id));
+            port.is_some_and(|port| port.status == PortStatus::Active)
+        };
+        self.looked.wanted.asked.iter().all(|asked| asked.addresses.is_empty() || works(asked))
+    }
+}
+
+/// Looks at ports of servers.
+///
+/// # Errors
+///
+/// What the cloud answers.
+pub(crate) async fn look(client: &Client, project: &ProjectId, wanted: Wanted) -> Result<Found, Error> {
+    let addresses: Vec<_> = wanted.asked.iter().flat_map(|asked| asked.addresses.clone()).collect();
+    let mut found = client.ports_with_addresses(&addresses).await?;
+    let missed = |id: &&PortId| found.iter().all(|port| port.id != **id);
+    let missed: Vec<PortId> = wanted.ids.iter().filter(missed).cloned().collect();
+    found.extend(client.ports_by_ids(&missed).await?);
+    if wanted.whole {
+        found.extend(client.ports_of_project(project).await?);
+    }
+    let ports = found.into_iter().map(|port| (port.id.clone(), port)).collect();
+    Ok(Found { looked: Looked { wanted, ports } })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, sync::Arc};
+
+    use kuryr_planning::pool::trunk::Sight;
+    use kuryr_types::MacAddr;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::fake::{self, FakeCloud};
+
+    fn asked(last: u8) -> Asked {
+        let address = IpAddr::from([192, 0, 2, last]);
+        Asked { addresses: vec![address], mac: Some(MacAddr([0xfa, 0x16, 0x3e, 0, 0, last])) }
+    }
+
+    /// A cloud with a server 192.0.2.7 that has a pair of somebody's and a prefix, and a stranger's 192.0.2.9.
+    fn cloud() -> Arc<FakeCloud> {
+        let cloud = Arc::new(FakeCloud::default());
+        let mut server = fake::port("server", fake::PROJECT, "192.0.2.7");
+        server["allowed_address_pairs"] = json!([
+            {"ip_address": "10.0.0.5", "mac_address": "fa:16:3e:00:00:55"}, {"ip_address": "10.198.1.0/24"},
+        ]);
+        *fake::lock(&cloud.ports) = vec![server, fake::port("strange", "other", "192.0.2.9")];
+        cloud
+    }
+
+    async fn look_at(cloud: &Arc<FakeCloud>, asked: &[Asked], whole: bool) -> Found {
+        let wanted = Wanted { asked: asked.iter().cloned().collect(), whole, ..Wanted::default() };
+        look(&cloud.access().client, &fake::PROJECT.into(), wanted).await.unwrap()
+    }
+
+    fn known(index: &ServerIndex, asked: &Asked) -> Option<Servers> {
+        index.of_node(asked, None, &fake::PROJECT.into(), &[])
+    }
+
+    fn given(pairs: usize) -> Port {
+        let mut server = fake::port("server", fake::PROJECT, "192.0.2.7");
+        let pair = |last| json!({"ip_address": format!("10.0.0.{last}"), "mac_address": "fa:16:3e:00:00:55"});
+        server["allowed_address_pairs"] = (1..=pairs).map(pair).collect();
+        serde_json::from_value(server).unwrap()
+    }
+
+    fn count(index: &ServerIndex) -> Option<usize> {
+        Some(known(index, &asked(7))?.ports["server"].pairs.len())
+    }
+
+    #[tokio::test]
+    async fn each_node_is_told_which_port_it_has() {
+        let (cloud, index) = (cloud(), ServerIndex::default());
+        assert_eq!(known(&index, &asked(7)), None, "nobody has looked");
+        let begun = index.begin();
+        let found = look_at(&cloud, &[asked(7), asked(8), asked(9)], false).await;
+        assert!(!found.is_complete(&fake::PROJECT.into()));
+        index.end(begun, found);
+        let servers = known(&index, &asked(7)).unwrap();
+        assert_eq!(servers.node, Ok("server".into()));
+        let port = &servers.ports["server"];
+        assert_eq!((port.active, port.pairs.len(), port.prefixes, port.limit), (true, 1, 1, None));
+        let node = |asked| known(&index, &asked).map(|servers| servers.node);
+        assert_eq!(node(asked(8)), Some(Err(Sight::NoPort)));
+        let strange = known(&index, &asked(9)).unwrap();
+        assert_eq!(strange.node, Err(Sight::OtherProject("strange".into(), "other".into())));
+        assert!(strange.ports.is_empty(), "a stranger's port is not changed");
+        assert_eq!(node(asked(10)), None, "nobody has asked for it");
+        let recorded = index.of_node(&asked(7), Some(&"gone".into()), &fake::PROJECT.into(), &[]);
+        assert_eq!(recorded, None, "nobody has looked for the port that the record names");
+        assert_eq!(index.of_ports(&fake::PROJECT.into(), &[]), None);
+        index.end(index.begin(), look_at(&cloud, &[asked(7)], true).await);
+        assert!(index.of_ports(&fake::PROJECT.into(), &[]).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_written_while_a_look_runs_wins_over_it() {
+        let (cloud, index) = (cloud(), ServerIndex::default());
+        index.end(index.begin(), look_at(&cloud, &[asked(7)], false).await);
+        let (begun, found) = (index.begin(), look_at(&cloud, &[asked(7)], false).await);
+        index.changed(index.begin(), given(3));
+        index.end(begun, found);
+        assert_eq!(count(&index), Some(3));
+        index.doubt(&"server".into());
+        assert_eq!(count(&index), None);
+        index.insert(begun, given(4));
+        assert_eq!(count(&index), None, "it was read before");
+        index.insert(index.begin(), given(5));
+        assert_eq!(count(&index), Some(5));
+        index.remove(&"server".into());
+        assert_eq!(known(&index, &asked(7)).unwrap().node, Err(Sight::NoPort));
+    }
+
+    #[tokio::test]
+    async fn a_bound_is_learnt_and_unlearnt() {
+        let (cloud, index) = (cloud(), ServerIndex::default());
+        index.end(index.begin(), look_at(&cloud, &[asked(7)], false).await);
+        let limit = |index: &ServerIndex| known(index, &asked(7)).unwrap().ports["server"].limit;
+        index.bound(&"server".into(), None, 50);
+        assert_eq!(limit(&index), Some(Limit { pairs: 2, holds_until: 50 }), "as many as it has");
+        index.bound(&"server".into(), Some(10), 60);
+        index.changed(index.begin(), given(10));
+        assert_eq!(limit(&index), Some(Limit { pairs: 10, holds_until: 60 }));
+        index.changed(index.begin(), given(11));
+        assert_eq!(limit(&index), None);
+    }
+
+    #[tokio::test]
+    async fn others_are_told_late() {
+        let (cloud, index) = (cloud(), ServerIndex::default());
+        index.end(index.begin(), look_at(&cloud, &[asked(7)], false).await);
+        let problem = || Problem { reason: "Why".into(), message: String::new() };
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            index.hold_up(&"server".into(), 1000, true, problem());
+            let held_up = known(&index, &asked(7)).unwrap().held_up["server"].clone();
+            waits.push((held_up.until - 1000, held_up.problem.is_some()));
+        }
+        assert_eq!(waits[..4], [(200, false), (400, false), (800, true), (1600, true)]);
+        assert_eq!(waits[8], (20_000, true));
+        index.changed(index.begin(), given(1));
+        assert!(known(&index, &asked(7)).unwrap().held_up.is_empty());
+    }
+}

@@ -1,0 +1,306 @@
+//! Ports of servers: when they are looked at, and steps of a plan as changes of their allowed address pairs.
+//!
+//! A server's port has other users. Whatever one of them did meanwhile makes Neutron refuse a change as a whole, by the
+//! port's revision number; then the port is read again, planned anew, and left alone for a while, longer each time in a
+//! row.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use kuryr_api::kuryrnode::{KuryrNode, Problem};
+use kuryr_kubernetes::store::ObjectKey;
+use kuryr_openstack::{Error as CloudError, neutron::AddressPair};
+use kuryr_planning::{
+    ownership::OurPort,
+    pool::{NodeFacts, Record, Servers, mode::Seen, server::Pair},
+};
+use kuryr_types::PortId;
+use tokio_util::sync::CancellationToken;
+
+use super::{Key, trunks};
+use crate::{
+    cloud::{
+        facts::Access,
+        problem,
+        servers::{self as index, Wanted},
+        trunks::Asked,
+    },
+    config::millis,
+    error::Result,
+    term::Term,
+    wiring::World,
+};
+
+/// Distance between looks that fail.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// While a node's port is missing or does not work: first and greatest distance between looks.
+const MISSING_FIRST: Duration = Duration::from_secs(5);
+const MISSING_MOST: Duration = Duration::from_secs(30);
+
+/// Ports with their pairs, as steps name them.
+pub(super) type Ports = [(PortId, Vec<Pair>)];
+
+/// What is known of servers for a node; asks for a look if it is missing, and nobody asks where nothing depends on it.
+pub(super) fn of_node(
+    record: Option<&KuryrNode>,
+    facts: &NodeFacts,
+    ports: &[OurPort],
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> Option<Servers> {
+    let record = record?;
+    let asked = asked(record, facts, ports, world)?;
+    let recorded = record.spec.server_port.as_ref();
+    let known = term.servers.of_node(&asked, recorded, access.owner.project(), ports);
+    if known.is_none() {
+        world.servers_soon.notify_one();
+    }
+    known
+}
+
+/// What is known of servers for ports that belong to no node.
+pub(super) fn of_orphans(ports: &[OurPort], world: &World, term: &Term) -> Option<Servers> {
+    let known = world.known();
+    let access = known.access.as_ref().filter(|_| ports.iter().any(OurPort::is_for_pairs))?;
+    let known = term.servers.of_ports(access.owner.project(), ports);
+    if known.is_none() {
+        world.servers_soon.notify_one();
+    }
+    known
+}
+
+fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World) -> Option<Asked> {
+    let status = record.status.as_ref();
+    let seen = Seen::of(Record { spec: &record.spec, status }, facts, world.config.limits.mode, None);
+    // Before the agent has reported, nothing is decided that could depend on it.
+    let asks = status.is_some() && seen.asks_for_server();
+    let mac = seen.uplink.map(|uplink| uplink.mac);
+    (asks || ports.iter().any(OurPort::is_for_pairs))
+        .then(|| Asked { addresses: facts.addresses.clone(), mac })
+}
+
+/// Looks at ports of servers while something depends on them: when it begins to, when a change leaves doubt, and every
+/// few minutes; more often while one is missing or does not work.
+pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
+    let mut distance = MISSING_FIRST;
+    loop {
+        let wait = match look(world, term).await {
+            Ok(true) => {
+                distance = MISSING_FIRST;
+                world.config.cloud.list_period
+            }
+            Ok(false) => {
+                let now = distance;
+                distance = (distance * 2).min(MISSING_MOST);
+                now
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not look at ports of servers");
+                tokio::select! {
+                    () = over.cancelled() => return,
+                    // Whoever asks meanwhile does not make a cloud that fails be asked more often.
+                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
+                }
+            }
+        };
+        tokio::select! {
+            () = over.cancelled() => return,
+            () = world.servers_soon.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// One look. Tells whether everything was found that was looked for.
+async fn look(world: &World, term: &Term) -> Result<bool> {
+    let known = world.known();
+    let Some(access) = &known.access else { return Ok(true) };
+    let (mut wanted, mut nodes) = (Wanted::default(), Vec::new());
+    let mut of_nodes = Vec::new();
+    for record in world.records.list() {
+        let name = super::observe::name(&record);
+        let node = world.nodes.get(&ObjectKey::cluster(name));
+        let facts = trunks::facts(node.as_deref());
+        let named = super::observe::named_ports(&record).cloned();
+        let ports = term.ports.of_node(name, named).unwrap_or_default();
+        of_nodes.extend(ports.iter().map(|port| port.id.clone()));
+        if let Some(asked) = asked(&record, &facts, &ports, world) {
+            wanted.asked.insert(asked);
+            wanted.ids.extend(record.spec.server_port.clone());
+            nodes.push(Key::Node(name.to_owned()));
+        }
+    }
+    let is_orphan = |port: &OurPort| port.is_for_pairs() && !of_nodes.contains(&port.id);
+    wanted.whole = term.ports.all().is_some_and(|ports| ports.iter().any(is_orphan));
+    if wanted == Wanted::default() {
+        return Ok(true);
+    }
+    let begun = term.servers.begin();
+    let project = access.owner.project();
+    let found = index::look(&access.client, project, wanted).await?;
+    let is_complete = found.is_complete(project);
+    term.servers.end(begun, found);
+    // Who asked meanwhile has the answer, or asks again when it is looked at now.
+    let _ = world.servers_soon.notified().now_or_never();
+    nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
+    Ok(is_complete)
+}
+
+/// Adds pairs to a server's port.
+pub(super) async fn add(server: &PortId, ports: &Ports, access: &Access, world: &World, term: &Term) {
+    // A port that is gone meanwhile gets none.
+    let wanted: Vec<_> = ports.iter().filter(|(id, _)| term.ports.owned(id).is_some()).cloned().collect();
+    let what = format!("allowing addresses of {} ports on port {server}", wanted.len());
+    if change(&what, server, &pairs(&wanted), &[], access, world, term).await {
+        world.figures.attached.inc_by(wanted.len() as u64);
+    }
+}
+
+/// Takes pairs off a server's port.
+pub(super) async fn remove(server: &PortId, ports: &Ports, access: &Access, world: &World, term: &Term) {
+    let what = format!("taking addresses of {} ports off port {server}", ports.len());
+    if change(&what, server, &[], &pairs(ports), access, world, term).await {
+        world.figures.detached.inc_by(ports.len() as u64);
+    }
+}
+
+fn pairs(ports: &Ports) -> Vec<AddressPair> {
+    let pair = |pair: &Pair| AddressPair { ip_address: pair.address.into(), mac_address: Some(pair.mac) };
+    ports.iter().flat_map(|(_, pairs)| pairs.iter().map(pair)).collect()
+}
+
+/// Changes pairs by one request and notes what came of it; tells whether that was done.
+async fn change(
+    what: &str,
+    server: &PortId,
+    add: &[AddressPair],
+    remove: &[AddressPair],
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> bool {
+    let Some(known) = term.servers.get(server) else { return false };
+    if add.is_empty() && remove.is_empty() {
+        return false;
+    }
+    let begun = term.servers.begin();
+    let error = match access.client.change_address_pairs(&access.ownership, &known, add, remove).await {
+        Ok(changed) => {
+            term.servers.changed(begun, changed);
+            tracing::info!("{what}: done");
+            return true;
+        }
+        Err(error) => error,
+    };
+    if let CloudError::PairsExhausted { limit, .. } = &error {
+        tracing::info!(%error, "{what}: no more pairs");
+        let holds = millis(world.config.cloud.list_period);
+        term.servers.bound(server, *limit, world.now() + holds);
+        return false;
+    }
+    let others = matches!(error, CloudError::Stale { .. });
+    let problem = told(what, &error);
+    if others {
+        tracing::info!("{}", problem.message);
+    } else {
+        tracing::warn!(reason = problem.reason, "{}", problem.message);
+    }
+    term.servers.hold_up(server, world.now(), others, problem);
+    if error.outcome_unknown() {
+        term.servers.doubt(server);
+        world.servers_soon.notify_one();
+    } else {
+        read(server, access, world, term).await;
+    }
+    false
+}
+
+/// What to tell about `error`, where it means something of its own for pairs.
+fn told(what: &str, error: &CloudError) -> Problem {
+    let general = problem::of(what, error);
+    let own = match error {
+        // ML2/OVN of Neutron 29 (`common/ovn/utils.py`): "... RFC 5798 VRRP virtual MAC ranges ...".
+        _ if general.message.contains("RFC 5798") => Some((
+            "AddressPairRefused",
+            "this cloud's network back end (ML2/OVN) lets a server send under its own hardware address only, and each pod has \
+             one of its own: use mode nested-vlan",
+        )),
+        CloudError::Forbidden { .. } => Some((
+            "CloudForbids",
+            "address pairs of a port may be changed by a member of the project that owns its network; use a network of \
+             the project of [neutron], or mode nested-vlan",
+        )),
+        CloudError::Conflict { kind, .. } if kind == "AddressPairAndPortSecurityRequired" => Some((
+            "PortSecurityOff",
+            "switch port security on for the server's port: `openstack port set --enable-port-security`",
+        )),
+        CloudError::Stale { .. } => {
+            Some(("ServerPortShared", "others change the same port at the same time; this is tried again"))
+        }
+        _ => None,
+    };
+    own.map_or(general, |(reason, advice)| problem::new(reason, format!("{what}: {error}; {advice}")))
+}
+
+async fn read(server: &PortId, access: &Access, world: &World, term: &Term) {
+    let begun = term.servers.begin();
+    match access.client.port(server).await {
+        Ok(found) => term.servers.insert(begun, found),
+        Err(error) if error.is_not_found() => {
+            term.servers.remove(server);
+            world.servers_soon.notify_one();
+        }
+        Err(error) => {
+            tracing::debug!(%server, %error, "could not read the server's port");
+            term.servers.doubt(server);
+            world.servers_soon.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use kuryr_openstack::Call;
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_pairs_from_a_port_is_told_with_what_to_do() {
+        let call = || {
+            let url = "http://cloud:9696/v2.0/ports/p".to_owned();
+            Box::new(Call { operation: "change_address_pairs", method: Method::PUT, url, request_id: None })
+        };
+        let vrrp = "Virtual MAC address fa:16:3e:00:00:01 in allowed address pair does not belong to the RFC 5798 VRRP \
+                    virtual MAC ranges";
+        let (kind, message) = (String::new(), String::new());
+        for (error, reason, word) in [
+            (
+                CloudError::BadRequest { call: call(), kind: kind.clone(), message: vrrp.into() },
+                "AddressPairRefused",
+                "nested-vlan",
+            ),
+            (
+                CloudError::Forbidden { call: call(), message: message.clone() },
+                "CloudForbids",
+                "owns its network",
+            ),
+            (
+                CloudError::Conflict {
+                    call: call(),
+                    kind: "AddressPairAndPortSecurityRequired".into(),
+                    message: message.clone(),
+                },
+                "PortSecurityOff",
+                "--enable-port-security",
+            ),
+            (CloudError::Stale { call: call(), message: message.clone() }, "ServerPortShared", "others"),
+            (CloudError::Server { call: call(), status: 500, message }, "CloudUnreachable", "tried again"),
+        ] {
+            let told = told("allowing addresses", &error);
+            assert_eq!(told.reason, reason);
+            assert!(told.message.contains(word), "{word} in {}", told.message);
+        }
+    }
+}
