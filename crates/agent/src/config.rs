@@ -54,7 +54,7 @@ pub(crate) struct Config {
     pub(crate) ovs_host: Option<String>,
     /// Name of the machine.
     pub(crate) machine: Option<String>,
-    /// Interface that carries the trunk in nested modes; the one with the node's address if absent.
+    /// Interface that carries pods' frames in nested modes; the one with the node's address if absent.
     pub(crate) link_iface: Option<String>,
     /// Upper bound of MTUs in bytes; 0 for none.
     pub(crate) mtu_cap: u32,

@@ -10,7 +10,7 @@
 //! answered by why not.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -21,8 +21,8 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Attached, Entry, Joining, Node, NodeInterface, ObservedLinks, OwnPortSpec, PodLinks, Swept, Uplink,
-    UplinkSpec,
+    Attached, Entry, Joining, MacvlanSpec, Node, NodeInterface, ObservedLinks, ObservedMacvlan, OwnPortSpec,
+    PodLinks, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
 use tokio::sync::oneshot;
@@ -76,6 +76,12 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn adopt(&self, ifname: &str) -> Answer<Uplink>;
     /// Gives the interfaces back that were taken, but the one with index `keep`.
     fn abandon(&self, keep: Option<u32>) -> Answer<()>;
+    /// Makes a macvlan on an interface of the node, or brings it up.
+    fn prepare_macvlan(&self, spec: &MacvlanSpec) -> Answer<()>;
+    /// The macvlans there are, by name.
+    fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>>;
+    /// Deletes a macvlan; slow.
+    fn remove_macvlan(&self, ifname: &str) -> Answer<()>;
     /// Makes the node's own interface.
     fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()>;
     /// Deletes the node's own interface; slow.
@@ -342,6 +348,18 @@ impl Datapath for Node {
         self.abandon_shared_uplinks(keep)
     }
 
+    fn prepare_macvlan(&self, spec: &MacvlanSpec) -> Answer<()> {
+        Self::prepare_macvlan(self, spec).map(|_| ())
+    }
+
+    fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>> {
+        Self::macvlans(self)
+    }
+
+    fn remove_macvlan(&self, ifname: &str) -> Answer<()> {
+        Self::remove_macvlan(self, ifname)
+    }
+
     fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()> {
         Self::prepare_own_port(self, port).map(|_| ())
     }
@@ -371,7 +389,7 @@ impl Datapath for Node {
 pub(crate) mod fake {
     //! A kernel that remembers what it was asked.
 
-    use std::{collections::BTreeMap, time::Duration};
+    use std::time::Duration;
 
     use ipnet::IpNet;
 
@@ -400,6 +418,8 @@ pub(crate) mod fake {
         pub(crate) without_entries: bool,
         /// Uplink of each host end, by index.
         pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
+        /// Macvlans, by name.
+        pub(crate) macvlans: BTreeMap<String, ObservedMacvlan>,
         /// How long an attachment takes.
         pub(crate) attach_takes: Duration,
         /// Looked at when an attachment begins.
@@ -593,6 +613,26 @@ pub(crate) mod fake {
                 contents.adopted.remove(&index);
                 contents.changes.push(format!("abandon {index}"));
             }
+            Ok(())
+        }
+
+        fn prepare_macvlan(&self, spec: &MacvlanSpec) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            let ifindex = 100 * spec.lower + u32::try_from(contents.macvlans.len()).unwrap();
+            let made = ObservedMacvlan { ifindex, mac: spec.mac, lower: Some(spec.lower), up: true };
+            contents.macvlans.insert(spec.ifname.clone(), made);
+            contents.changes.push(format!("macvlan {} on {}", spec.ifname, spec.lower));
+            Ok(())
+        }
+
+        fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>> {
+            Ok(self.contents.lock().unwrap().macvlans.clone())
+        }
+
+        fn remove_macvlan(&self, ifname: &str) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            contents.macvlans.remove(ifname);
+            contents.changes.push(format!("remove {ifname}"));
             Ok(())
         }
 

@@ -24,6 +24,8 @@ pub enum Vif {
     OpenVSwitch(OpenVSwitchVif),
     /// In mode `nested-vlan`.
     VlanNested(VlanNestedVif),
+    /// In mode `nested-macvlan`.
+    MacvlanNested(MacvlanNestedVif),
 }
 
 impl Vif {
@@ -33,6 +35,7 @@ impl Vif {
         match self {
             Self::OpenVSwitch(vif) => vif.to_primitive(),
             Self::VlanNested(vif) => vif.to_primitive(),
+            Self::MacvlanNested(vif) => vif.to_primitive(),
         }
     }
 
@@ -42,6 +45,7 @@ impl Vif {
         match self {
             Self::OpenVSwitch(vif) => &vif.network,
             Self::VlanNested(vif) => &vif.network,
+            Self::MacvlanNested(vif) => &vif.network,
         }
     }
 }
@@ -74,6 +78,20 @@ pub struct VlanNestedVif {
     /// VLAN id on the trunk.
     pub vlan_id: u16,
     /// Whether Neutron reported the port ACTIVE.
+    pub active: bool,
+    /// Network of the port.
+    pub network: VifNetwork,
+}
+
+/// A port whose addresses are allowed address pairs of the node's own port (`VIFMacvlanNested`, which upstream adds to
+/// the objects of os-vif).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MacvlanNestedVif {
+    /// Neutron port.
+    pub port: PortId,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Whether its addresses are allowed: upstream always says so.
     pub active: bool,
     /// Network of the port.
     pub network: VifNetwork,
@@ -145,6 +163,27 @@ impl VlanNestedVif {
             json!({
                 "vif_name": names::tap_name(self.port.as_str()),
                 "vlan_id": self.vlan_id,
+                "id": self.port.as_str(),
+                "address": self.mac,
+                "network": self.network.to_primitive(None),
+                "plugin": "noop",
+                "active": self.active,
+                "preserve_on_delete": false,
+                "has_traffic_filtering": false,
+            }),
+        )
+    }
+}
+
+impl MacvlanNestedVif {
+    /// The primitive form, as it stands under `vif` in a `KuryrPort`.
+    #[must_use]
+    pub fn to_primitive(&self) -> Value {
+        versioned(
+            "VIFMacvlanNested",
+            "1.0",
+            json!({
+                "vif_name": names::tap_name(self.port.as_str()),
                 "id": self.port.as_str(),
                 "address": self.mac,
                 "network": self.network.to_primitive(None),
@@ -253,6 +292,15 @@ mod tests {
         })
     }
 
+    fn on_a_servers_port(subnet: VifSubnet) -> Vif {
+        Vif::MacvlanNested(MacvlanNestedVif {
+            port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
+            mac: "fa:16:3e:4b:9c:07".parse().unwrap(),
+            active: true,
+            network: network(subnet),
+        })
+    }
+
     #[test]
     fn equals_upstream_in_each_mode_and_family() {
         let subnet = VifSubnet {
@@ -263,7 +311,8 @@ mod tests {
             routes: vec![("169.254.169.254/32".parse().unwrap(), "10.128.6.2".parse().unwrap())],
         };
         check(include_str!("../golden/vif-openvswitch-ipv4.json"), &plugged(subnet.clone()));
-        check(include_str!("../golden/vif-vlan-nested.json"), &on_a_trunk(subnet));
+        check(include_str!("../golden/vif-vlan-nested.json"), &on_a_trunk(subnet.clone()));
+        check(include_str!("../golden/vif-macvlan-nested.json"), &on_a_servers_port(subnet));
         let subnet = VifSubnet {
             cidr: "fd10:0:0:1::/64".parse().unwrap(),
             dns: vec!["fd10::3".parse().unwrap()],

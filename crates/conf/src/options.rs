@@ -420,7 +420,7 @@ section!(cni_daemon, "cni_daemon", "The agent on each node.", {
         reader(Reader::Agent),
         help("How pods are joined to their ports. `ebpf`: by programs on the node's ends of pods' links; \
               `sub-interface`: by an interface of the kernel's own in the pod, macvlan in mode `ovs` and VLAN (8021q) in \
-              mode `nested-vlan`; `auto`: by eBPF if the kernel can, else by sub-interface. Drain a node before it is \
+              mode `nested-vlan`, while `nested-macvlan` needs `ebpf`; `auto`: by eBPF if the kernel can, else by sub-interface. Drain a node before it is \
               changed there."),
         why("Without eBPF a node does not reach its own pods directly (the kubelet's probes then need security groups that \
              admit them), a pod's addresses are not checked on the node, and a pod is cut off only when its namespace goes.");

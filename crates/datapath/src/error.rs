@@ -60,6 +60,12 @@ pub enum Error {
         /// Which kind.
         kind: &'static str,
     },
+    /// Pods are joined to macvlans by eBPF only: the node could not reach its own pods otherwise.
+    #[error(
+        "pods can share an interface without VLANs only where the kernel lets eBPF programs be used; use mode nested-vlan, or a \
+         kernel with them"
+    )]
+    NoJoint,
     /// The VLAN of an uplink has an interface already, perhaps in a namespace that is only just being taken down.
     #[error("VLAN {vlan} of interface {uplink} has another interface already")]
     VlanTaken {

@@ -187,6 +187,39 @@ impl VethEnd<'_> {
     }
 }
 
+/// A macvlan in mode bridge to be made on the link with index `lower`, in the socket's namespace, down: frames for its
+/// hardware address come to it, those for everybody to all, and macvlans of one link reach each other.
+#[derive(Debug, Clone, Copy)]
+pub struct MacvlanEnd<'a> {
+    /// Index of the lower device.
+    pub lower: u32,
+    /// Name.
+    pub name: &'a str,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Group.
+    pub group: u32,
+}
+
+/// Makes a macvlan in mode bridge that resolves no neighbours by itself, with its lower device's MTU.
+#[must_use]
+pub fn create_macvlan(end: &MacvlanEnd<'_>) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.flags = LinkFlags::Noarp;
+    message.header.change_mask = LinkFlags::Noarp;
+    message.attributes.extend([
+        LinkAttribute::IfName(end.name.to_owned()),
+        LinkAttribute::Address(end.mac.0.to_vec()),
+        LinkAttribute::Link(end.lower),
+        LinkAttribute::Group(end.group),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::MacVlan),
+            LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+        ]),
+    ]);
+    create(end.name, message)
+}
+
 /// An interface on another one, its lower device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubInterface {
@@ -282,6 +315,15 @@ pub fn set_promiscuous(index: u32, on: bool) -> Request {
     let mut message = by_index(index);
     message.header.flags = if on { LinkFlags::Promisc } else { LinkFlags::empty() };
     message.header.change_mask = LinkFlags::Promisc;
+    Request::new(Step::Set, Subject::LinkIndex(index), &RouteNetlinkMessage::SetLink(message))
+}
+
+/// Has a link take frames for all groups.
+#[must_use]
+pub fn set_all_multicast(index: u32) -> Request {
+    let mut message = by_index(index);
+    message.header.flags = LinkFlags::Allmulti;
+    message.header.change_mask = LinkFlags::Allmulti;
     Request::new(Step::Set, Subject::LinkIndex(index), &RouteNetlinkMessage::SetLink(message))
 }
 

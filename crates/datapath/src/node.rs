@@ -1,7 +1,7 @@
 //! What the agent asks of its node: uplinks, pods attached and cut off, and what there is.
 //!
 //! Terms: an *uplink* is the interface through which a pod's frames reach its Neutron port: the other end of a veth
-//! plugged on the integration bridge, or the node's own interface with a VLAN per pod. A *host end* is the
+//! plugged on the integration bridge, or the node's own interface with a VLAN or a macvlan per pod. A *host end* is the
 //! node's side of a pod's veth. The *local path* is how the node and its own pods talk directly.
 //!
 //! Everything here blocks, for about a millisecond in the path of a pod, and belongs to the network namespace of the
@@ -14,6 +14,7 @@
 
 mod hybrid;
 mod interface;
+mod macvlan;
 mod own_port;
 mod pod;
 mod sub_interface;
@@ -32,6 +33,7 @@ use kuryr_types::MacAddr;
 
 pub use hybrid::HybridSpec;
 pub use interface::NodeInterface;
+pub use macvlan::{MacvlanSpec, ObservedMacvlan};
 pub use own_port::OwnPortSpec;
 
 use crate::{

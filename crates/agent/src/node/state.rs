@@ -172,16 +172,16 @@ impl SharedUplink {
 impl fmt::Display for SharedUplink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("the interface of the trunk has not been looked at yet"),
-            Self::Adopted(_) => f.write_str("pods are joined to the interface of the trunk"),
+            Self::Unknown => f.write_str("the interface that carries pods' frames has not been looked at yet"),
+            Self::Adopted(_) => f.write_str("pods are joined to the node's interface"),
             Self::Missing { named: Some(name) } => {
                 write!(f, "there is no interface {name}, which [binding] link_iface names")
             }
             Self::Missing { named: None } => f.write_str(
                 "no interface carries an address of the Node (status.addresses, InternalIP); set [binding] link_iface to \
-                 the name of the interface that carries the trunk",
+                 the name of the interface that carries pods' frames",
             ),
-            Self::Down { ifname } => write!(f, "the interface of the trunk, {ifname}, is down; bring it up"),
+            Self::Down { ifname } => write!(f, "the interface that carries pods' frames, {ifname}, is down; bring it up"),
             Self::Unsuitable { ifname, kind } => write!(
                 f,
                 "{ifname}, which carries the Node's address, is a {kind} interface, at which a trunk's frames do not arrive; \
@@ -198,21 +198,15 @@ impl NodeState {
         self.spec.as_ref().filter(|spec| !spec.node_uid.is_empty()).map(|spec| spec.mode)
     }
 
-    /// Whether what ports need on this node is there: the switch, or the interface of the trunk.
+    /// Whether what ports need on this node is there: the switch, or the interface that carries pods' frames.
     pub(crate) fn way(&self) -> Way {
         let (uplink, switch) = (&self.shared_uplink, &self.switch);
         match self.mode() {
-            Some(Mode::NestedVlan) => Way {
+            Some(Mode::NestedVlan | Mode::NestedMacvlan) => Way {
                 known: *uplink != SharedUplink::Unknown,
                 good: uplink.index().is_some(),
                 reason: uplink.reason().to_owned(),
                 message: uplink.to_string(),
-            },
-            Some(mode @ Mode::NestedMacvlan) => Way {
-                known: true,
-                good: false,
-                reason: "ModeNotProvided".to_owned(),
-                message: format!("mode {} is not provided by this version of kuryr-daemon", mode.as_str()),
             },
             None if *switch != SwitchHealth::Ready => self.undecided(),
             Some(Mode::Ovs) | None => Way {

@@ -8,5 +8,7 @@ pub(crate) mod observe;
 mod apply;
 // The story of a node whose own interface is the uplink of all its pods.
 pub(crate) mod shared;
+// The same without VLANs.
+mod macvlan;
 // The story.
 pub(crate) mod reconcile;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use kuryr_api::names;
-use kuryr_datapath::{InterfaceRow, SwitchState, Uplink};
+use kuryr_datapath::{InterfaceRow, ObservedMacvlan, SwitchState, Uplink};
 use kuryr_kubernetes::{slim, store::Presence};
 use kuryr_planning::{
     attachment::local_addresses,
-    uplink::{Row, Sign, Switch, found::Start},
+    uplink::{Row, Sign, Switch, found::Start, macvlan::Macvlan},
 };
 
 use crate::{
@@ -35,6 +35,8 @@ pub(crate) struct Found {
     pub(crate) taps: BTreeSet<String>,
     /// Index of the other end, by its name.
     pub(crate) ends: BTreeMap<String, u32>,
+    /// Macvlans on the node's interface, by name.
+    pub(crate) macvlans: BTreeMap<String, Macvlan>,
 }
 
 /// Publishes what watches and switch tell, before anything is decided by it.
@@ -88,7 +90,8 @@ pub(crate) async fn keep_local_path(world: World) {
 
 /// Looks at switch and kernel.
 pub(crate) async fn found(world: &World) -> Result<Found> {
-    let uplinks = world.kernel.urgent("list uplinks", |node| node.uplinks()).await?;
+    let list = |node: &dyn Datapath| Ok((node.uplinks()?, node.macvlans()?));
+    let (uplinks, macvlans) = world.kernel.urgent("list uplinks", list).await?;
     let state = world.switch.state();
     let usable = state.connected && state.bridge.is_some();
     let ends = uplinks.iter().map(|uplink| (uplink.ifname.clone(), uplink.ifindex)).collect();
@@ -96,7 +99,12 @@ pub(crate) async fn found(world: &World) -> Result<Found> {
         switch: usable.then(|| switch(&state)),
         taps: uplinks.iter().filter_map(complete).collect(),
         ends,
+        macvlans: macvlans.into_iter().map(|(name, found)| (name, macvlan(&found))).collect(),
     })
+}
+
+fn macvlan(found: &ObservedMacvlan) -> Macvlan {
+    Macvlan { index: found.ifindex, mac: found.mac, lower: found.lower, up: found.up }
 }
 
 /// The tap of an uplink; one that has lost it counts as not there.

@@ -2,17 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kuryr_api::names;
+use kuryr_api::{kuryrnode::KuryrNodeSpec, names};
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::{
     attachment::NodeLinks,
-    claim::Ready,
-    uplink::{Inputs, Plan, Step, plan},
+    claim::{Ledger, Ready},
+    uplink::{Inputs, Plan, Step, macvlan::is_meant, plan},
 };
 use kuryr_types::PortId;
 
 use super::{
-    apply,
+    apply, macvlan,
     observe::{self, Found},
     shared,
 };
@@ -41,10 +41,14 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     own_port(world, &state).await?;
     set_node_addresses(world, &state).await?;
     let found = observe::found(world).await?;
-    let plan = plan_for(world, &state, found.switch.as_ref(), &taps(world, &found));
-    let pause = if shared::is_meant(world) {
+    let plan = plan_for(world, &state, &found);
+    let pause = if is_meant(state.mode(), &found.macvlans) {
+        macvlan::reconcile(world, &found.macvlans).await?
+    } else if shared::is_meant(world) {
+        macvlan::abandon(world, &found.macvlans).await?;
         shared::reconcile(world).await?
     } else {
+        macvlan::abandon(world, &found.macvlans).await?;
         shared::abandon(world).await?;
         publish(world, &plan, &found.ends);
         pause(&state, &plan)
@@ -57,11 +61,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
             world.memory().uplinks.plugged(&plugged.0, start);
         }
     }
-    if !plan.gone.is_empty() {
-        world
-            .checkpoint
-            .change_if(|ledger| plan.gone.iter().fold(false, |any, port| ledger.unknow(port) | any));
-    }
+    macvlan::forget(world, &plan.gone);
     if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
         world.queue.add(Work::Leftovers);
     }
@@ -75,7 +75,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
 pub(crate) async fn remove_leftovers(world: &World) -> Result<Outcome> {
     let state = world.state.get();
     let found = observe::found(world).await?;
-    let plan = plan_for(world, &state, found.switch.as_ref(), &taps(world, &found));
+    let plan = plan_for(world, &state, &found);
     let unplugged =
         |tap: &&String| found.switch.as_ref().is_some_and(|switch| !switch.rows.contains_key(*tap));
     let removable = plan.steps.iter().filter_map(|step| match step {
@@ -162,19 +162,18 @@ fn taps(world: &World, found: &Found) -> std::collections::BTreeSet<String> {
     found.taps.iter().cloned().chain(own).collect()
 }
 
-fn plan_for(
-    world: &World,
-    state: &NodeState,
-    switch: Option<&kuryr_planning::uplink::Switch>,
-    taps: &std::collections::BTreeSet<String>,
-) -> Plan {
+fn plan_for(world: &World, state: &NodeState, found: &Found) -> Plan {
     let ledger = world.checkpoint.look(|_, ledger| ledger.clone());
+    let taps = taps(world, found);
+    if is_meant(state.mode(), &found.macvlans) {
+        return unplugging(world, state, &ledger, found, &taps);
+    }
     let inputs = Inputs {
         spec: state.spec.as_deref(),
         offer: state.offer(),
         ledger: &ledger,
-        switch,
-        taps,
+        switch: found.switch.as_ref(),
+        taps: &taps,
         now: world.state.now(),
         mtu_cap: world.config.mtu_cap,
     };
@@ -182,6 +181,30 @@ fn plan_for(
     let plan = plan(&inputs, &memory.uplinks);
     memory.uplinks = plan.memory.clone();
     plan
+}
+
+/// What is left on the switch of another mode goes; nothing is plugged, whatever the record and claims name.
+fn unplugging(
+    world: &World,
+    state: &NodeState,
+    ledger: &Ledger,
+    found: &Found,
+    taps: &std::collections::BTreeSet<String>,
+) -> Plan {
+    let empty =
+        |spec: &KuryrNodeSpec| KuryrNodeSpec { ports: BTreeMap::new(), own_port: None, ..spec.clone() };
+    let spec = state.spec.as_deref().map(empty);
+    let ledger = Ledger { claims: BTreeMap::new(), ..ledger.clone() };
+    let inputs = Inputs {
+        spec: spec.as_ref(),
+        offer: None,
+        ledger: &ledger,
+        switch: found.switch.as_ref(),
+        taps,
+        now: world.state.now(),
+        mtu_cap: world.config.mtu_cap,
+    };
+    Plan { steps: plan(&inputs, &world.memory().uplinks).steps, ..Plan::default() }
 }
 
 /// Publishes what is ready: plugged, installed, and with an uplink to attach to.

@@ -61,7 +61,7 @@ pub(crate) async fn watch_interface(world: World) {
     loop {
         tokio::time::sleep(GLANCE_EVERY).await;
         let state = world.state.get();
-        if state.mode() != Some(Mode::NestedVlan) {
+        if !state.mode().is_some_and(Mode::is_nested) {
             continue;
         }
         let Some(before) = state.interface.clone() else {

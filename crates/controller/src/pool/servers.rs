@@ -152,17 +152,13 @@ pub(super) async fn add(server: &PortId, ports: &Ports, access: &Access, world: 
     // A port that is gone meanwhile gets none.
     let wanted: Vec<_> = ports.iter().filter(|(id, _)| term.ports.owned(id).is_some()).cloned().collect();
     let what = format!("allowing addresses of {} ports on port {server}", wanted.len());
-    if change(&what, server, &pairs(&wanted), &[], access, world, term).await {
-        world.figures.attached.inc_by(wanted.len() as u64);
-    }
+    change(&what, server, &pairs(&wanted), &[], access, world, term).await;
 }
 
 /// Takes pairs off a server's port.
 pub(super) async fn remove(server: &PortId, ports: &Ports, access: &Access, world: &World, term: &Term) {
     let what = format!("taking addresses of {} ports off port {server}", ports.len());
-    if change(&what, server, &[], &pairs(ports), access, world, term).await {
-        world.figures.detached.inc_by(ports.len() as u64);
-    }
+    change(&what, server, &[], &pairs(ports), access, world, term).await;
 }
 
 fn pairs(ports: &Ports) -> Vec<AddressPair> {
@@ -170,7 +166,7 @@ fn pairs(ports: &Ports) -> Vec<AddressPair> {
     ports.iter().flat_map(|(_, pairs)| pairs.iter().map(pair)).collect()
 }
 
-/// Changes pairs by one request and notes what came of it; tells whether that was done.
+/// Changes pairs by one request and notes what came of it.
 async fn change(
     what: &str,
     server: &PortId,
@@ -179,17 +175,17 @@ async fn change(
     access: &Access,
     world: &World,
     term: &Term,
-) -> bool {
-    let Some(known) = term.servers.get(server) else { return false };
+) {
+    let Some(known) = term.servers.get(server) else { return };
     if add.is_empty() && remove.is_empty() {
-        return false;
+        return;
     }
     let begun = term.servers.begin();
     let error = match access.client.change_address_pairs(&access.ownership, &known, add, remove).await {
         Ok(changed) => {
             term.servers.changed(begun, changed);
             tracing::info!("{what}: done");
-            return true;
+            return;
         }
         Err(error) => error,
     };
@@ -197,7 +193,7 @@ async fn change(
         tracing::info!(%error, "{what}: no more pairs");
         let holds = millis(world.config.cloud.list_period);
         term.servers.bound(server, *limit, world.now() + holds);
-        return false;
+        return;
     }
     let others = matches!(error, CloudError::Stale { .. });
     let problem = told(what, &error);
@@ -213,7 +209,6 @@ async fn change(
     } else {
         read(server, access, world, term).await;
     }
-    false
 }
 
 /// What to tell about `error`, where it means something of its own for pairs.

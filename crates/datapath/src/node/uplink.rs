@@ -125,7 +125,7 @@ impl Node {
         Ok(())
     }
 
-    fn forget_uplink(&self, index: u32) -> Result<()> {
+    pub(super) fn forget_uplink(&self, index: u32) -> Result<()> {
         self.joint().map_or(Ok(()), |mut joint| joint.forget_uplink(index))
     }
 
@@ -139,7 +139,7 @@ impl Node {
         let tap = |peer: &Link| links.iter().find(|link| Some(link.index) == peer.peer);
         Ok(links
             .iter()
-            .filter(|link| link.group == self.config.uplink_group)
+            .filter(|link| link.group == self.config.uplink_group && !self.is_macvlan(link))
             .filter_map(|link| {
                 Some(Uplink {
                     tap: tap(link).map(|tap| self.plugged_end(tap, &links).name.clone()),

@@ -5,8 +5,8 @@ use kuryr_api::{
         Attachment,
         result::{AttachedAddress, AttachedRoute},
     },
-    kuryrnode::{KuryrNodeSpec, PortEntry},
-    vif::{OpenVSwitchVif, Vif, VifNetwork, VifSubnet, VlanNestedVif},
+    kuryrnode::{KuryrNodeSpec, Mode, PortEntry},
+    vif::{MacvlanNestedVif, OpenVSwitchVif, Vif, VifNetwork, VifSubnet, VlanNestedVif},
 };
 use kuryr_types::PortId;
 
@@ -30,7 +30,8 @@ pub fn attachment(links: &Links, ifname: &str, netns: &str, host_ifname: Option<
     }
 }
 
-/// Upstream's object for a port: a subport if it has a VLAN id, else plugged on `bridge`.
+/// Upstream's object for a port: a subport if it has a VLAN id, else by the node's mode a pair of the node's port or
+/// plugged on `bridge`.
 ///
 /// A pod that has its network is told as active, whether the controller has seen the port ACTIVE meanwhile or not:
 /// old daemons take `false` for "keep waiting".
@@ -56,6 +57,9 @@ pub fn vif(
     let (port, mac, active) = (port.clone(), entry.mac, true);
     Ok(match entry.vlan {
         Some(vlan_id) => Vif::VlanNested(VlanNestedVif { port, mac, vlan_id, active, network }),
+        None if spec.mode == Mode::NestedMacvlan => {
+            Vif::MacvlanNested(MacvlanNestedVif { port, mac, active, network })
+        }
         None => {
             let bridge = bridge.to_owned();
             Vif::OpenVSwitch(OpenVSwitchVif {
@@ -115,6 +119,9 @@ mod tests {
         assert_eq!(network.subnets[0].routes.len(), 2);
         assert!(matches!(vif, Vif::OpenVSwitch(_)));
 
+        let macvlan = KuryrNodeSpec { mode: Mode::NestedMacvlan, ..spec() };
+        let paired = super::vif(&"c4e1a7d2-90b3".into(), &entry, &macvlan, "br-int", 0).unwrap();
+        assert!(matches!(paired, Vif::MacvlanNested(MacvlanNestedVif { active: true, .. })));
         let subport = PortEntry { vlan: Some(1187), ..entry };
         let vif = super::vif(&"p".into(), &subport, &spec(), "br-int", 0).unwrap();
         assert!(matches!(vif, Vif::VlanNested(VlanNestedVif { vlan_id: 1187, .. })));

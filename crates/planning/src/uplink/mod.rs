@@ -31,6 +31,8 @@ pub mod memory;
 pub mod plan;
 // The same for a node whose own interface is the uplink of all its pods.
 pub mod shared;
+// The same for a node whose own interface carries the frames of all its pods, without VLANs.
+pub mod macvlan;
 
 pub use found::{Row, Sign, Switch};
 pub use memory::Memory;

@@ -154,11 +154,11 @@ pub fn can_carry_trunk(kind: Option<&str>) -> bool {
     kind.is_none_or(|kind| !WITHOUT_TRUNK.contains(&kind))
 }
 
-/// Upper bound of pods' MTUs in bytes, 0 for none: the configured one (0 for none), and in `nested-vlan` what the
+/// Upper bound of pods' MTUs in bytes, 0 for none: the configured one (0 for none), and on servers of the cloud what the
 /// interface that all pods share can carry. A VLAN tag does not count there.
 #[must_use]
 pub fn mtu_cap(mode: Option<Mode>, interface: Option<u32>, configured: u32) -> u32 {
-    let shared = interface.filter(|_| mode == Some(Mode::NestedVlan));
+    let shared = interface.filter(|_| mode.is_some_and(Mode::is_nested));
     shared.into_iter().chain((configured > 0).then_some(configured)).min().unwrap_or_default()
 }
 
@@ -284,6 +284,7 @@ mod tests {
             (Some(Mode::NestedVlan), Some(1400), 1300, 1300),
             (Some(Mode::NestedVlan), Some(1400), 9000, 1400),
             (Some(Mode::NestedVlan), None, 1300, 1300),
+            (Some(Mode::NestedMacvlan), Some(1400), 0, 1400),
             (Some(Mode::Ovs), Some(1400), 0, 0),
             (None, Some(1400), 1300, 1300),
         ] {
