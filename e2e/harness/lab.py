@@ -55,6 +55,14 @@ class Lab:
         """Return the id of the trunk of a node that is a virtual machine."""
         return self.facts["nodes"][node]["trunk"]
 
+    def among_pods(self, node: str) -> bool:
+        """Tell whether a node is a virtual machine whose port is on the pods' network, with its pods' addresses as pairs."""
+        return self.node(node).among_pods
+
+    def server_port(self, node: str) -> str:
+        """Return the id of the port of a node that is a virtual machine."""
+        return self.facts["nodes"][node]["port"]
+
     def nested(self, node: str) -> bool:
         """Tell whether a node is a virtual machine of the cloud."""
         return self.node(node).nested

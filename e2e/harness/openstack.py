@@ -12,7 +12,7 @@ from .expect import Unmet
 from .lab import Lab
 
 V = names.NEUTRON_URL + "/v2.0"
-POD_OWNER, NODE_OWNER, SUBPORT_OWNER = "compute:kuryr", "kuryr:node", "trunk:subport"
+POD_OWNER, NODE_OWNER, SUBPORT_OWNER, PAIR_OWNER = "compute:kuryr", "kuryr:node", "trunk:subport", "kuryr:pair"
 
 
 class Refused(Unmet):
@@ -39,12 +39,12 @@ class Neutron:
             self.keystone.authenticate()
         return self.keystone.project_id
 
-    def call(self, method: str, path: str, body=None, accept: tuple = ()) -> dict:
+    def call(self, method: str, path: str, body=None, accept: tuple = (), headers: dict | None = None) -> dict:
         """Send one request below /v2.0, with a new token if the old one has expired."""
         for attempt in (1, 2):
             if not self.keystone.token:
                 self.keystone.authenticate()
-            answer = request(self.netns, method, V + path, body, {"X-Auth-Token": self.keystone.token})
+            answer = request(self.netns, method, V + path, body, {"X-Auth-Token": self.keystone.token, **(headers or {})})
             if answer.status == 401 and attempt == 1:
                 self.keystone.token = None
                 continue
@@ -66,6 +66,10 @@ class Neutron:
         """Return the subports of a trunk with their VLAN ids."""
         found = self.call("GET", f"/trunks/{trunk}")["trunk"]["sub_ports"]
         return {sub["port_id"]: sub["segmentation_id"] for sub in found}
+
+    def pairs(self, port: str) -> set[tuple[str, str]]:
+        """Return the allowed address pairs of a port: address and MAC."""
+        return pairs_of(self.call("GET", f"/ports/{port}")["port"])
 
     def add_subport(self, trunk: str, port: str, vlan: int) -> None:
         """Put a port on a trunk."""
@@ -119,3 +123,13 @@ class Neutron:
     def reset_quota(self, project: str) -> None:
         """Give a project its default quotas again."""
         self.call("DELETE", f"/quotas/{project}", accept=(404,))
+
+
+def pairs_of(port: dict) -> set[tuple[str, str]]:
+    """Return the allowed address pairs of a port as it was shown."""
+    return {(pair["ip_address"], pair["mac_address"]) for pair in port["allowed_address_pairs"]}
+
+
+def pairs_for(port: dict) -> set[tuple[str, str]]:
+    """Return what of a pod's port has to be a pair of its node's port."""
+    return {(ip["ip_address"], port["mac_address"]) for ip in port["fixed_ips"]}

@@ -7,7 +7,7 @@ from . import traffic
 from .expect import Unmet, expect, expect_equal, until
 from .kubernetes import Kubernetes
 from .lab import Lab
-from .openstack import POD_OWNER, SUBPORT_OWNER, Neutron
+from .openstack import PAIR_OWNER, POD_OWNER, SUBPORT_OWNER, Neutron, pairs_for
 
 HTTP_PORT = 8080
 # Answers with the pod's name and the address it was asked from.
@@ -137,12 +137,15 @@ class Pod:
     def expect_neutron_port(self, cloud: Neutron) -> dict:
         """Check that the pod's addresses, MAC and node are those of one ACTIVE port of ours; return the port.
 
-        On a node with a switch of its own the port is bound to that node's host; on a virtual machine it is a subport of that machine's trunk. Neutron learns some time after the node that a port carries traffic, hence the wait.
+        On a node with a switch of its own the port is bound to that node's host; on a virtual machine it is a subport of that machine's trunk, or its addresses are pairs of that machine's port, and nobody ever plugs it. Neutron learns some time after the node that a port carries traffic, hence the wait.
         """
-        until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 20, 0.3)
+        if not self.lab.among_pods(self.node):
+            until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 20, 0.3)
         port = self.port(cloud)
         expect_equal(sorted(ip["ip_address"] for ip in port["fixed_ips"]), sorted(self.addresses), f"addresses of {self.name}'s port")
-        if self.lab.nested(self.node):
+        if self.lab.among_pods(self.node):
+            self.expect_pairs(cloud, port)
+        elif self.lab.nested(self.node):
             self.expect_subport(cloud, port)
         else:
             expect_equal(port["device_owner"], POD_OWNER, "device_owner")
@@ -155,6 +158,14 @@ class Pod:
         entry = self.kube.get("KuryrNode", self.node)["spec"]["ports"][port["id"]]
         expect_equal(port["device_owner"], SUBPORT_OWNER, "device_owner")
         expect_equal(cloud.subports(self.lab.trunk(self.node)).get(port["id"]), entry["vlan"], f"VLAN id of {self.name}'s port on the trunk of {self.node}")
+
+    def expect_pairs(self, cloud: Neutron, port: dict) -> None:
+        """Check that a port's addresses are allowed address pairs of the node's port, which the record names."""
+        server = self.lab.server_port(self.node)
+        expect_equal(self.kube.get("KuryrNode", self.node)["spec"].get("serverPort"), server, "port of the node")
+        expect_equal(port["device_owner"], PAIR_OWNER, "device_owner")
+        missing = pairs_for(port) - cloud.pairs(server)
+        expect(not missing, f"not allowed on port {server} of {self.node}: {missing}")
 
     def mac(self) -> str:
         """Return the MAC address of the pod's eth0, read inside."""

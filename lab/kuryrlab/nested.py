@@ -6,7 +6,8 @@ plugged on br-int of a hypervisor. The port is on the provider network `external
 as others and reaches the API server the same way. The trunk belongs to the project of Kuryr's user.
 
 A node of kind `nested-macvlan` has a port without a trunk, and a label that tells Kuryr its mode: a plain virtual
-machine does not show what is meant.
+machine does not show what is meant. The port is on the pods' network, as frames of its pods leave there as they are; the
+node reaches the API server through the router, and the API server its kubelet.
 """
 
 import json
@@ -20,7 +21,7 @@ from .settings import Node, Settings
 MODE_LABEL = "kuryr.openstack.org/mode"
 
 
-def declare(neutron, settings: Settings, n: Node, external: dict, subnets: dict, group: str, project: str) -> dict:
+def declare(neutron, settings: Settings, n: Node, network: dict, subnets: dict, group: str, project: str) -> dict:
     """Make the port of a node and its trunk; return the facts about them."""
     addresses = ((subnets[4], n.lan4), (subnets[6], n.lan6))
     port = neutron.find("ports", n.name) or neutron.call(
@@ -29,7 +30,7 @@ def declare(neutron, settings: Settings, n: Node, external: dict, subnets: dict,
         {
             "port": {
                 "name": n.name,
-                "network_id": external["id"],
+                "network_id": network["id"],
                 "project_id": project,
                 "fixed_ips": [{"subnet_id": subnet, "ip_address": address} for subnet, address in addresses],
                 "security_groups": [group],
@@ -41,7 +42,7 @@ def declare(neutron, settings: Settings, n: Node, external: dict, subnets: dict,
             }
         },
     )["port"]
-    facts = {"port": port["id"], "mac": port["mac_address"], "mtu": external["mtu"]}
+    facts = {"port": port["id"], "mac": port["mac_address"], "mtu": network["mtu"]}
     if n.kind == s.NESTED_VLAN:
         facts["trunk"] = neutron.ensure("trunks", n.name, port_id=port["id"], project_id=project)["id"]
     return facts
@@ -61,11 +62,30 @@ def plug(settings: Settings, n: Node, network: Network, switches: Switches) -> s
     if made:
         network.delete_link(n.name, "eth0")
         vm.link(it, network)
-        network.address(n)
+        address(settings, n, network)
         network.wired(n.name).touch()
     switches.plug(it.chassis, it.tap, it.port, it.mac)
     vm.wait_flows(it, switches)
     return f"{n.lan4} on {it.chassis.name}" if made else None
+
+
+def address(settings: Settings, n: Node, network: Network) -> None:
+    """Give a node its addresses and routes; on the pods' network the router is its gateway, and leads back to it."""
+    if not n.among_pods:
+        network.address(n)
+        return
+    facts = json.loads(server.facts_file(settings).read_text())
+    network.ip(
+        n.name,
+        [
+            f"addr add {n.lan4}/16 dev {n.uplink}",
+            f"addr add {n.lan6}/64 dev {n.uplink} nodad",
+            f"link set {n.uplink} up",
+            f"route add default via {facts['pods_gateway_v4']}",
+            f"route add default via {facts['pods_gateway_v6']} dev {n.uplink}",
+        ],
+    )
+    network.ip("cp", [f"route replace {n.lan4}/32 via {facts['router_v4']}"])
 
 
 def unplug(settings: Settings, n: Node, network: Network, switches: Switches) -> None:

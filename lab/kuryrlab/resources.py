@@ -97,7 +97,8 @@ def create(neutron: Neutron, settings: Settings) -> dict:
             },
         )["port"]
     )
-    nodes = virtual_nodes(neutron, settings, external, external_subnets, k8s)
+    places = {False: (external, external_subnets), True: (pods, {4: v4["id"], 6: v6["id"]})}
+    nodes = virtual_nodes(neutron, settings, places, k8s)
     addresses = {6 if ":" in ip["ip_address"] else 4: ip["ip_address"] for ip in port["fixed_ips"]}
     return {
         "project": k8s,
@@ -150,14 +151,16 @@ def attach(neutron: Neutron, router: str, subnets: tuple[dict, ...]) -> None:
             neutron.call("PUT", f"/routers/{router}/add_router_interface", {"subnet_id": subnet["id"]})
 
 
-def virtual_nodes(neutron: Neutron, settings: Settings, external: dict, subnets: dict, project: str) -> dict:
-    """Make what the nodes that are virtual machines need, and return the facts by the node's name."""
+def virtual_nodes(neutron: Neutron, settings: Settings, places: dict, project: str) -> dict:
+    """Make what the nodes that are virtual machines need, and return the facts by the node's name; `places` are the networks
+    with their subnets, by whether pods are on them.
+    """
     virtual = [n for n in settings.nodes if n.nested]
     if not virtual:
         return {}
     identity.complete(neutron.keystone)
     group = open_group(neutron, "nodes", project)
-    return {n.name: nested.declare(neutron, settings, n, external, subnets, group, project) for n in virtual}
+    return {n.name: nested.declare(neutron, settings, n, *places[n.among_pods], group, project) for n in virtual}
 
 
 def open_group(neutron: Neutron, name: str, project: str) -> str:

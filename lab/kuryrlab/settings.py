@@ -31,7 +31,8 @@ INTERNET4, INTERNET6 = "198.51.100.10", "2001:db8:51::10"
 # Geneve endpoints of the chassis, on a segment of their own.
 TUNNEL4 = "198.18.255"
 
-PODS4_CIDR, PODS6_CIDR = "10.200.0.0/16", "fd00:200::/64"
+PODS4, PODS6 = "10.200", "fd00:200::"
+PODS4_CIDR, PODS6_CIDR = f"{PODS4}.0.0/16", f"{PODS6}/64"
 SERVICES4_CIDR, SERVICES6_CIDR = "10.96.0.0/16", "fd00:96::/112"
 
 KEYSTONE_PORT, NEUTRON_PORT, OCTAVIA_PORT, API_PORT, ETCD_PORT = 5000, 9696, 9876, 6443, 2379
@@ -105,12 +106,17 @@ class Node(Machine):
         return "eth0" if self.nested else "lan0"
 
     @property
+    def among_pods(self) -> bool:
+        """Tell whether the node's port is on the pods' network: there its pods' addresses are pairs of it."""
+        return self.kind == NESTED_MACVLAN
+
+    @property
     def lan4(self) -> str:
-        return f"{LAN4}.{10 + self.index}"
+        return f"{PODS4}.255.{10 + self.index}" if self.among_pods else f"{LAN4}.{10 + self.index}"
 
     @property
     def lan6(self) -> str:
-        return f"{LAN6}{10 + self.index}"
+        return f"{PODS6}ffff:{10 + self.index}" if self.among_pods else f"{LAN6}{10 + self.index}"
 
     @property
     def tunnel4(self) -> str:
@@ -188,10 +194,14 @@ class Options:
 
     def contradiction(self) -> str | None:
         """Say what of the options does not go together, and why."""
+        kinds = self.nodes.split(",")
         if self.ml2 != "ovs":
-            return "--firewall iptables is of Neutron's agents: --ml2 ovs" if self.firewall != "native" else None
-        if any(kind != OVS for kind in self.nodes.split(",")):
-            return "--ml2 ovs has nodes of kind ovs only: the lab's agents make no trunk bridges"
+            if self.firewall != "native":
+                return "--firewall iptables is of Neutron's agents: --ml2 ovs"
+            # Neutron 29, common/ovn/utils.py: only MACs of VRRP.
+            return "nodes nested-macvlan need --ml2 ovs: ML2/OVN refuses their address pairs" if NESTED_MACVLAN in kinds else None
+        if NESTED_VLAN in kinds:
+            return "--ml2 ovs has no nodes nested-vlan: the lab's agents make no trunk bridges"
         if self.subnets.endswith("slaac"):
             return "--ml2 ovs has no SLAAC subnets: nobody sends router advertisements"
         return "--ml2 ovs has no Octavia, so no --amphora" if self.amphora else None

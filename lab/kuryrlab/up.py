@@ -61,7 +61,9 @@ def node_steps(lab: Lab, n: Node) -> list[Step]:
             lambda: nested.plug(lab.settings, n, lab.network, lab.switches),
             (boot.name, "neutron networks"),
         )
-        return [boot, uplink, Step(f"{n.name} kubelet", machine.start, (uplink.name, "kubernetes"))]
+        # Among the pods, the API server is behind the router.
+        router = ("router",) if n.among_pods and lab.settings.options.ml2 == "ovs" else ()
+        return [boot, uplink, Step(f"{n.name} kubelet", machine.start, (uplink.name, "kubernetes", *router))]
     return [
         boot,
         Step(f"{n.name} chassis", lambda: lab.switches.start_chassis(n), (boot.name, "central")),

@@ -150,6 +150,15 @@ class NodesTest(Scratch):
             self.assertEqual(len({what(m) for m in lab.chassis}), len(lab.chassis))
         self.assertEqual({c.uplink for c in lab.nodes}, {"lan0", "eth0"})
 
+    def test_a_node_among_the_pods_has_an_address_there(self):
+        lab = self.lab_of("nested-macvlan,nested-vlan,nested-macvlan")
+        for n in lab.nodes:
+            pods = settings.PODS4_CIDR if n.kind == settings.NESTED_MACVLAN else settings.LAN4_CIDR
+            self.assertIn(ipaddress.ip_address(n.lan4), ipaddress.ip_network(pods))
+            pods = settings.PODS6_CIDR if n.kind == settings.NESTED_MACVLAN else settings.LAN6_CIDR
+            self.assertIn(ipaddress.ip_address(n.lan6), ipaddress.ip_network(pods))
+        self.assertEqual(len({n.lan4 for n in lab.nodes} | {n.lan6 for n in lab.nodes}), 6)
+
     def test_status_expects_a_switch_only_where_one_is(self):
         lab = self.lab_of("ovs,nested-vlan")
         names = status.expected(Lab(lab))
@@ -198,6 +207,8 @@ class Ml2OvsTest(Scratch):
             ({}, None),
             ({"subnets": "shared"}, None),
             ({"nodes": "ovs,nested-vlan"}, "trunk"),
+            ({"nodes": "nested-macvlan,ovs"}, None),
+            ({"ml2": "ovn", "nodes": "nested-macvlan,ovs"}, "--ml2 ovs"),
             ({"subnets": "shared-slaac"}, "SLAAC"),
             ({"amphora": True}, "Octavia"),
             ({"ml2": "ovn", "nodes": "nested-vlan", "subnets": "slaac", "amphora": True}, None),
