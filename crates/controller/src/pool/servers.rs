@@ -4,7 +4,7 @@
 //! port's revision number; then the port is read again, planned anew, and left alone for a while, longer each time in a
 //! row.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kuryr_api::kuryrnode::{KuryrNode, Problem};
@@ -12,7 +12,7 @@ use kuryr_kubernetes::store::ObjectKey;
 use kuryr_openstack::{Error as CloudError, neutron::AddressPair};
 use kuryr_planning::{
     ownership::OurPort,
-    pool::{NodeFacts, Record, Servers, mode::Seen, server::Pair},
+    pool::{NodeFacts, Record, Servers, mode::Seen, orphans::orphans, server::Pair},
 };
 use kuryr_types::PortId;
 use tokio_util::sync::CancellationToken;
@@ -59,15 +59,21 @@ pub(super) fn of_node(
     known
 }
 
-/// What is known of servers for ports that belong to no node.
+/// What is known of servers for ports that belong to no node, if there are any that need it.
 pub(super) fn of_orphans(ports: &[OurPort], world: &World, term: &Term) -> Option<Servers> {
     let known = world.known();
-    let access = known.access.as_ref().filter(|_| ports.iter().any(OurPort::is_for_pairs))?;
+    let access = known.access.as_ref().filter(|_| has_orphans(ports, &world.records.list()))?;
     let known = term.servers.of_ports(access.owner.project(), ports);
     if known.is_none() {
         world.servers_soon.notify_one();
     }
     known
+}
+
+/// Whether any of `ports` is for pairs, and no record speaks for it.
+fn has_orphans(ports: &[OurPort], records: &[Arc<KuryrNode>]) -> bool {
+    let specs = records.iter().map(|record| (super::observe::name(record), &record.spec)).collect();
+    orphans(ports, &specs).into_iter().any(OurPort::is_for_pairs)
 }
 
 fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World) -> Option<Asked> {
@@ -117,22 +123,20 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     let known = world.known();
     let Some(access) = &known.access else { return Ok(true) };
     let (mut wanted, mut nodes) = (Wanted::default(), Vec::new());
-    let mut of_nodes = Vec::new();
-    for record in world.records.list() {
-        let name = super::observe::name(&record);
+    let records = world.records.list();
+    for record in &records {
+        let name = super::observe::name(record);
         let node = world.nodes.get(&ObjectKey::cluster(name));
         let facts = trunks::facts(node.as_deref());
-        let named = super::observe::named_ports(&record).cloned();
+        let named = super::observe::named_ports(record).cloned();
         let ports = term.ports.of_node(name, named).unwrap_or_default();
-        of_nodes.extend(ports.iter().map(|port| port.id.clone()));
-        if let Some(asked) = asked(&record, &facts, &ports, world) {
+        if let Some(asked) = asked(record, &facts, &ports, world) {
             wanted.asked.insert(asked);
             wanted.ids.extend(record.spec.server_port.clone());
             nodes.push(Key::Node(name.to_owned()));
         }
     }
-    let is_orphan = |port: &OurPort| port.is_for_pairs() && !of_nodes.contains(&port.id);
-    wanted.whole = term.ports.all().is_some_and(|ports| ports.iter().any(is_orphan));
+    wanted.whole = term.ports.all().is_some_and(|ports| has_orphans(&ports, &records));
     if wanted == Wanted::default() {
         return Ok(true);
     }
@@ -257,9 +261,43 @@ async fn read(server: &PortId, access: &Access, world: &World, term: &Term) {
 #[cfg(test)]
 mod tests {
     use http::Method;
+    use kuryr_api::{
+        kuryrnode::KuryrNodeSpec,
+        names::{PAIR_DEVICE_OWNER, POD_DEVICE_OWNER},
+    };
     use kuryr_openstack::Call;
+    use kuryr_planning::ownership::{ListedPort, Owner, PortCondition, pool_port_name};
+    use kuryr_types::MacAddr;
 
     use super::*;
+
+    #[test]
+    fn nobody_looks_at_the_whole_project_for_ports_of_nodes_that_are_there() {
+        let records = [Arc::new(KuryrNode::new("w1", KuryrNodeSpec::default()))];
+        let owner = Owner::new("k8s".into(), vec!["t".to_owned()]);
+        for (node, device_owner, expect) in [
+            ("w1", PAIR_DEVICE_OWNER, false),
+            ("w2", PAIR_DEVICE_OWNER, true),
+            ("w2", POD_DEVICE_OWNER, false),
+        ] {
+            let port = owner.admit(ListedPort {
+                id: "p".into(),
+                project: "k8s".into(),
+                tags: vec!["t".to_owned()],
+                name: pool_port_name(node),
+                device_owner: device_owner.to_owned(),
+                host: None,
+                host_hidden: true,
+                network: "n".into(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                addresses: vec![],
+                security_groups: vec![],
+                condition: PortCondition::Down,
+                hybrid: false,
+            });
+            assert_eq!(has_orphans(&[port.unwrap()], &records), expect, "{node} {device_owner}");
+        }
+    }
 
     #[test]
     fn what_keeps_pairs_from_a_port_is_told_with_what_to_do() {

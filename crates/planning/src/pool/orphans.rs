@@ -44,16 +44,7 @@ pub fn plan(
     limits: &Limits,
     memory: &mut Memory,
 ) -> (Vec<CloudStep>, Option<Millis>) {
-    let named: BTreeSet<&PortId> = records
-        .values()
-        .flat_map(|spec| spec.ports.keys().chain(spec.own_port.as_ref().map(|own| &own.id)))
-        .collect();
-    let is_orphan = |port: &&OurPort| {
-        port.purpose() != Purpose::Unknown
-            && !named.contains(&port.id)
-            && !records.keys().any(|node| port.is_of_node(node))
-    };
-    let orphans: Vec<&OurPort> = ports.iter().filter(is_orphan).collect();
+    let orphans = orphans(ports, records);
     let ids: BTreeSet<&PortId> = orphans.iter().map(|port| &port.id).collect();
     memory.retain(|id| ids.contains(id));
 
@@ -70,6 +61,21 @@ pub fn plan(
         wake_at = Some(now);
     }
     (steps, wake_at)
+}
+
+/// Those of `ports` that no record speaks for.
+#[must_use]
+pub fn orphans<'a>(ports: &'a [OurPort], records: &BTreeMap<&str, &KuryrNodeSpec>) -> Vec<&'a OurPort> {
+    let named: BTreeSet<&PortId> = records
+        .values()
+        .flat_map(|spec| spec.ports.keys().chain(spec.own_port.as_ref().map(|own| &own.id)))
+        .collect();
+    let is_orphan = |port: &&OurPort| {
+        port.purpose() != Purpose::Unknown
+            && !named.contains(&port.id)
+            && !records.keys().any(|node| port.is_of_node(node))
+    };
+    ports.iter().filter(is_orphan).collect()
 }
 
 enum Next {

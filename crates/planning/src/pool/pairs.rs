@@ -176,3 +176,235 @@ impl Draft<'_> {
 fn missing(pairs: &[Pair], server: &ServerPort) -> Vec<Pair> {
     pairs.iter().filter(|pair| !server.pairs.contains(pair)).copied().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kuryr_api::{
+        kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, Mode, NodeUplink, PortEntry},
+        names::PAIR_DEVICE_OWNER,
+    };
+    use kuryr_types::{Generation, MacAddr};
+
+    use super::super::{
+        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Presence, Record, Servers, SpecStep, fixtures,
+        inputs::Millis, plan, server::Limit, trunk::HeldUp, trunk::Sight,
+    };
+    use super::*;
+    use crate::{
+        demand::Coming,
+        ownership::{ListedPort, pool_port_name},
+    };
+
+    /// A node on the server's port `server`, looked at once and again.
+    struct Node {
+        now: Millis,
+        spec: KuryrNodeSpec,
+        status: KuryrNodeStatus,
+        cloud: Cloud,
+        memory: Memory,
+        generations: Generations,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let uplink = NodeUplink { name: "eth0".into(), mac: MacAddr([2, 0, 0, 0, 0, 9]) };
+            let spec = KuryrNodeSpec {
+                node_uid: "u".into(),
+                checkpoint: Some("c".into()),
+                epoch: 1,
+                mode: Mode::NestedMacvlan,
+                server_port: Some("server".into()),
+                ..KuryrNodeSpec::default()
+            };
+            let port = ServerPort {
+                network: fixtures::NETWORK.into(),
+                active: true,
+                pairs: BTreeSet::new(),
+                prefixes: 1,
+                limit: None,
+            };
+            let ports = [("server".into(), port)].into();
+            let cloud = Cloud {
+                ports: Some(vec![]),
+                default: Some(fixtures::default_class(fixtures::GROUP)),
+                servers: Some(Servers { node: Ok("server".into()), ports, held_up: BTreeMap::new() }),
+                ..Cloud::default()
+            };
+            let status = KuryrNodeStatus { host: None, uplink: Some(uplink), ..fixtures::status("u", "c") };
+            let (memory, generations) = (Memory::default(), Generations::of_epoch(1));
+            Self { now: 1000, spec, status, cloud, memory, generations }
+        }
+
+        /// A port of the pool that we made just now; `paired` tells whether its pairs are there.
+        fn port(&mut self, id: &str, paired: bool) {
+            let last = u8::try_from(self.cloud.fresh.len()).unwrap() + 1;
+            let listed = fixtures::listed(id, &pool_port_name("w1"), None, [10, 0, 0, last], fixtures::GROUP);
+            let device_owner = PAIR_DEVICE_OWNER.to_owned();
+            let port = fixtures::owner().admit(ListedPort { device_owner, ..listed }).unwrap();
+            if paired {
+                self.server().pairs.extend(pairs_of(&port));
+            }
+            self.cloud.fresh.insert(id.into());
+            self.cloud.ports.get_or_insert_default().push(port);
+        }
+
+        /// An entry of such a port.
+        fn entry(&mut self, id: &str, paired: bool, claimed: bool, doomed: bool) {
+            self.port(id, paired);
+            let port = self.cloud.ports.iter().flatten().last().unwrap();
+            let generation = Generation { epoch: 1, counter: 1000 + u64::from(port.mac.0[5]) };
+            let mut entry = fixtures::entry(generation);
+            entry.mac = port.mac;
+            entry.addresses[0].address = port.ips().next().unwrap();
+            let entry = PortEntry { active: true, withdrawn: doomed, doomed, ..entry };
+            self.spec.ports.insert(id.into(), entry);
+            if claimed {
+                self.status.claims.insert(id.into(), fixtures::claim("pod", generation));
+            } else if doomed {
+                self.status.returned.insert(id.into(), generation);
+            }
+        }
+
+        fn server(&mut self) -> &mut ServerPort {
+            self.cloud.servers.as_mut().unwrap().ports.get_mut("server").unwrap()
+        }
+
+        fn plan(&mut self) -> Plan {
+            let (presence, facts) = (
+                Presence::Present { uid: "u".into() },
+                NodeFacts { label: Some("nested-macvlan".into()), addresses: vec![] },
+            );
+            let inputs = Inputs {
+                now: self.now,
+                node: "w1",
+                in_sync: true,
+                presence: &presence,
+                facts: &facts,
+                record: Some(Record { spec: &self.spec, status: Some(&self.status) }),
+                pods: &[],
+                coming: Coming::default(),
+                held: &BTreeSet::new(),
+                cloud: &self.cloud,
+                limits: &fixtures::limits(),
+            };
+            plan(&inputs, &mut self.memory, &mut self.generations)
+        }
+
+        /// What is done, in one word for each step.
+        fn done(&mut self) -> Vec<String> {
+            let ids = |ports: &[(PortId, Vec<Pair>)]| {
+                ports.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>().join(" ")
+            };
+            let word = |step: &CloudStep| match step {
+                CloudStep::CreatePorts { count, request, .. } => {
+                    format!("make {count} {} {:?}", request.device_owner, request.host)
+                }
+                CloudStep::AddPairs { server, ports } => format!("add to {server}: {}", ids(ports)),
+                CloudStep::RemovePairs { server, ports } => format!("take off {server}: {}", ids(ports)),
+                CloudStep::Condemn { id } => format!("condemn {id}"),
+                CloudStep::Delete { id } => format!("delete {id}"),
+                other => format!("{other:?}"),
+            };
+            let plan = self.plan();
+            let offers = plan.spec.iter().filter_map(|step| match step {
+                SpecStep::Offer { id, entry, .. } => Some(format!("offer {id} {}", entry.active)),
+                SpecStep::Forget { id, .. } => Some(format!("forget {id}")),
+                _ => None,
+            });
+            plan.cloud.iter().map(word).chain(offers).collect()
+        }
+
+        fn told(&mut self) -> Vec<String> {
+            let steps = self.plan().spec;
+            let problems = steps.into_iter().find_map(|step| match step {
+                SpecStep::SetProblems(problems) => Some(problems),
+                _ => None,
+            });
+            problems.into_iter().flatten().map(|problem| problem.reason).collect()
+        }
+    }
+
+    #[test]
+    fn a_port_is_made_unbound_paired_and_offered() {
+        let mut node = Node::new();
+        assert_eq!(node.done(), ["make 3 kuryr:pair None"]);
+        for id in ["a", "b", "c"] {
+            node.port(id, id == "c");
+        }
+        assert_eq!(node.done(), ["add to server: a b", "offer c true"]);
+        node.server().pairs.clear();
+        node.cloud.servers.as_mut().unwrap().held_up =
+            [("server".into(), HeldUp { until: 1200, problem: None })].into();
+        assert_eq!(node.done(), Vec::<String>::new(), "others are at it");
+        assert_eq!(node.plan().wake_at, Some(1200));
+        node.now = 1200;
+        assert_eq!(node.done(), ["add to server: a b c"]);
+        // Before anybody has looked nothing is decided.
+        node.cloud.servers = None;
+        assert_eq!(node.done(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_pod_has_is_repaired_first_and_what_is_doomed_is_taken_off_before_it_is_deleted() {
+        let mut node = Node::new();
+        for id in ["c", "d", "e"] {
+            node.entry(id, true, false, false);
+        }
+        node.entry("pods", false, true, false);
+        node.entry("old", true, false, true);
+        assert_eq!(node.done(), ["add to server: pods"], "nothing is taken off meanwhile");
+        let pairs = pairs_of_entry(&node.spec.ports["pods"]);
+        node.server().pairs.extend(pairs);
+        assert_eq!(node.done(), ["take off server: old"]);
+        let pairs = pairs_of_entry(&node.spec.ports["old"]);
+        node.server().pairs.retain(|pair| !pairs.contains(pair));
+        assert_eq!(node.done(), Vec::<String>::new(), "the address rests");
+        node.now += fixtures::limits().cool_down;
+        assert_eq!(node.done(), ["delete old"]);
+        // Somebody else deleted it: what is left of it goes by what the record says.
+        node.server().pairs.extend(pairs);
+        node.cloud.ports.as_mut().unwrap().retain(|port| port.id.as_str() != "old");
+        assert_eq!(node.done(), ["take off server: old"]);
+        let pairs = pairs_of_entry(&node.spec.ports["old"]);
+        node.server().pairs.retain(|pair| !pairs.contains(pair));
+        assert_eq!(node.done(), ["forget old"]);
+    }
+
+    #[test]
+    fn no_more_ports_are_made_than_neutron_lets_the_server_have_pairs() {
+        let check = |limit: usize, ports: usize, expect: &[&str], told: &[&str]| {
+            let mut node = Node::new();
+            node.entry("pods", true, true, false);
+            node.server().limit = Some(Limit { pairs: limit, holds_until: 2000 });
+            (0..ports).for_each(|number| node.port(&format!("p{number}"), false));
+            assert_eq!(node.done(), expect, "{limit} {ports}");
+            assert_eq!(node.told(), told, "{limit} {ports}");
+        };
+        // One pair is the pod's, one a prefix of somebody's.
+        check(10, 0, &["make 3 kuryr:pair None"], &[]);
+        check(4, 0, &["make 2 kuryr:pair None"], &[]);
+        check(2, 0, &[], &["AddressPairsExhausted"]);
+        check(3, 3, &["add to server: p0", "condemn p1", "condemn p2"], &["AddressPairsExhausted"]);
+        let mut node = Node::new();
+        node.server().limit = Some(Limit { pairs: 1, holds_until: 2000 });
+        assert_eq!((node.done(), node.plan().wake_at), (vec![], Some(2000)));
+        node.now = 2000;
+        assert_eq!(node.done(), ["make 1 kuryr:pair None"], "perhaps somebody raised it");
+    }
+
+    #[test]
+    fn what_keeps_a_servers_port_from_carrying_pods_is_told() {
+        let mut node = Node::new();
+        node.server().network = "another".into();
+        node.port("a", false);
+        assert_eq!((node.told(), node.done()), (vec!["NetworkDiffers".to_owned()], vec!["condemn a".into()]));
+        let mut node = Node::new();
+        node.server().active = false;
+        assert_eq!(node.told(), ["ServerPortDown"]);
+        let mut node = Node::new();
+        node.cloud.servers.as_mut().unwrap().node = Err(Sight::NoPort);
+        assert_eq!((node.told(), node.done()), (vec!["ServerPortNotFound".to_owned()], vec![]));
+    }
+}

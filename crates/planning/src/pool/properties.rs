@@ -92,7 +92,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::PortStaysDown),
         2 => any::<u8>().prop_map(Event::OthersAddPair),
         1 => Just(Event::OthersDropPairs),
-        1 => any::<usize>().prop_map(Event::PairIsTakenOff),
+        4 => any::<usize>().prop_map(Event::PairIsTakenOff),
         1 => (0..20usize).prop_map(Event::PairsAreBounded),
     ]
 }
@@ -196,6 +196,22 @@ fn thirty_pods_on_a_small_pool() {
         let mut world = World::new(Rule::Learned { least: 5, most: 9 }, is_host);
         world.change_label(label);
         thirty_pods(world);
+    }
+}
+
+/// What others take off a server's port comes back, and what is theirs stays.
+#[test]
+fn a_pair_that_is_taken_off_comes_back() {
+    let mut world = World::new(Rule::Learned { least: 3, most: 9 }, false);
+    world.change_label(Some(Mode::NestedMacvlan));
+    world.make_pod();
+    world.settle();
+    assert_eq!(world.record.as_ref().unwrap().0.mode, Mode::NestedMacvlan);
+    for number in 0..3 {
+        let port = world.our_port(number).unwrap();
+        world.pairs.take_off(&world.neutron[&port]);
+        world.pairs.others_add(u8::try_from(number).unwrap());
+        world.settle();
     }
 }
 
