@@ -152,8 +152,8 @@ def attach(neutron: Neutron, router: str, subnets: tuple[dict, ...]) -> None:
 
 
 def virtual_nodes(neutron: Neutron, settings: Settings, places: dict, project: str) -> dict:
-    """Make what the nodes that are virtual machines need, and return the facts by the node's name; `places` are the networks
-    with their subnets, by whether pods are on them.
+    """Make what the nodes that are virtual machines need, and return the facts by the node's name; `places` are the
+    networks with their subnets, by whether pods are on them.
     """
     virtual = [n for n in settings.nodes if n.nested]
     if not virtual:

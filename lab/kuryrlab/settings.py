@@ -199,7 +199,8 @@ class Options:
             if self.firewall != "native":
                 return "--firewall iptables is of Neutron's agents: --ml2 ovs"
             # Neutron 29, common/ovn/utils.py: only MACs of VRRP.
-            return "nodes nested-macvlan need --ml2 ovs: ML2/OVN refuses their address pairs" if NESTED_MACVLAN in kinds else None
+            refused = "nodes nested-macvlan need --ml2 ovs: ML2/OVN refuses their address pairs"
+            return refused if NESTED_MACVLAN in kinds else None
         if NESTED_VLAN in kinds:
             return "--ml2 ovs has no nodes nested-vlan: the lab's agents make no trunk bridges"
         if self.subnets.endswith("slaac"):
