@@ -2,16 +2,19 @@
 import os
 import pwd
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+
+from kuryrlab import rights  # noqa: E402
 
 RELEASE = ["cargo", "build", "--release", "-p", "kuryr-controller", "-p", "kuryr-agent"]
 # The CNI binary: static, because it runs wherever the container runtime runs it.
 STATIC = ["cargo", "build", "--profile", "cni", "--target", "x86_64-unknown-linux-gnu", "-p", "kuryr-cni"]
 STATIC_VARIABLES = {"RUSTFLAGS": "-C target-feature=+crt-static"}
-# What root's commands get of the caller's environment: where files are, how downloads are made.
-KEPT = ("HOME", "PATH", "XDG_CACHE_HOME", "XDG_STATE_HOME", "GOPROXY", "GOFLAGS", "GOSUMDB", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-KEPT_PREFIXES = ("PIP_", "SSL_CERT_", "REQUESTS_")
 
 
 class Caller:
@@ -37,10 +40,9 @@ class Caller:
         return {"env": env, "user": self.uid, "group": self.user.pw_gid, "extra_groups": groups}
 
     def as_root(self, command: list[str], env: dict) -> list[str]:
-        """Return the command with what makes it run as root, where the lab finds its cache and state: below the caller's home."""
-        kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)} | self.builder()["env"] | env
-        kept = {k: kept[k] for k in kept if k in KEPT or k.startswith(KEPT_PREFIXES) or k in env}
-        return ([] if self.is_root else ["sudo", "-n"]) + ["env", *[f"{k}={v}" for k, v in kept.items()], *command]
+        """Return the command with what makes it run once as root, where the lab finds its cache and state: below the caller's home."""
+        variables = rights.kept(os.environ) | rights.kept(self.builder()["env"]) | env
+        return rights.with_variables(command, variables, [] if self.is_root else ["sudo", "-n"])
 
     def keep_sudo(self) -> None:
         """Ask for the password once, at the start, and keep the permission while this process runs."""

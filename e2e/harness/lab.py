@@ -1,6 +1,5 @@
 """Where things of a lab are, and commands in its places. Names, addresses and paths are the lab's own (`lab/kuryrlab`)."""
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ sys.path.insert(0, str(ROOT / "lab"))
 # Compiled files would belong to root: keep them out of the checkout.
 sys.dont_write_bytecode = True
 
-from kuryrlab import cgroups, places, power, settings as names  # noqa: E402
+from kuryrlab import cgroups, places, power, rights, settings as names  # noqa: E402
 from kuryrlab.failure import Failure  # noqa: E402
 from kuryrlab.lab import Lab as Parts  # noqa: E402
 
@@ -192,7 +191,4 @@ def names_of_daemons(lab: Lab) -> list[str]:
 
 def become_root() -> None:
     """Go on as root by sudo, keeping what decides where the lab's files are: its namespaces belong to root."""
-    if os.geteuid() == 0:
-        return
-    kept = {k: os.environ[k] for k in ("HOME", "PATH", "XDG_CACHE_HOME", "XDG_STATE_HOME", "KURYR_LAB", "KURYR_E2E_LOGS") if k in os.environ}
-    os.execvp("sudo", ["sudo", "env", *[f"{k}={v}" for k, v in kept.items()], sys.executable, *sys.argv])
+    rights.become_root([sys.executable, *sys.argv])

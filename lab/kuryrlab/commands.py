@@ -11,38 +11,19 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import down as downs, doctor, guest, places, power, settings as s, status, steps, tools, up as ups
+from . import down as downs, doctor, guest, places, power, rights, settings as s, status, steps, tools, up as ups
 from .cache import locked
 from .failure import Failure, tail
 from .kuryr import Kuryr, parts
 from .lab import Lab
 from .settings import LAB, Machine, Node, Options, Settings
 
-KEPT_VARIABLES = (
-    "HOME",
-    "XDG_CACHE_HOME",
-    "XDG_STATE_HOME",
-    "GOPROXY",
-    "GONOSUMDB",
-    "GONOSUMCHECK",
-    "GOFLAGS",
-    "GOPRIVATE",
-    "GOSUMDB",
-    "GOENV",
-    "TERM",
-    "PATH",
-    "KURYR_LAB",
-    "OS_CLOUD",
-)
-KEPT_PREFIXES = ("PIP_", "SSL_CERT_", "REQUESTS_")
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-
 
 def main(argv: list[str]) -> int:
     """Run one command and return the exit code."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    become_root(argv)
+    rights.become_root([sys.executable, LAB / "lab", *argv])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.umask(0o022)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -175,22 +156,6 @@ def node_named(lab: Lab, name: str) -> Node:
     except KeyError:
         there = ", ".join(n.name for n in lab.settings.nodes)
         raise Failure(f"no such node: {name}", fix=there) from None
-
-
-def become_root(argv: list[str]) -> None:
-    """Go on as root by sudo, keeping what decides where files are and how downloads are made."""
-    if os.geteuid() == 0:
-        return
-    if not shutil.which("sudo"):
-        sys.exit("lab: run it as root; there is no sudo")
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if k in KEPT_VARIABLES or k.startswith(KEPT_PREFIXES) or k.lower() in PROXY_VARIABLES
-    }
-    os.execvp(
-        "sudo", ["sudo", "env"] + [f"{k}={v}" for k, v in kept.items()] + [sys.executable, str(LAB / "lab")] + argv
-    )
 
 
 def give_back(settings: Settings) -> None:

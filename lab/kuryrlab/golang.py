@@ -88,7 +88,7 @@ def environment(settings: Settings) -> dict:
         os.environ,
         GOCACHE=str(settings.cache / "go-build"),
         GOMODCACHE=str(settings.cache / "go-mod"),
-        GOFLAGS="-modcacherw",
+        GOFLAGS=" ".join(filter(None, (os.environ.get("GOFLAGS"), "-modcacherw"))),
         GOTOOLCHAIN="local",
         GOWORK="off",
         CGO_ENABLED="0",

@@ -23,6 +23,7 @@ from kuryrlab import (  # noqa: E402
     kuryr,
     places,
     processes,
+    rights,
     settings,
     status,
     steps,
@@ -475,6 +476,41 @@ class StepsTest(Scratch):
             return answer
 
         self.assertEqual(steps.until("x", probe, 60, every=0), "here")
+
+
+class RightsTest(Scratch):
+    SECRET = {"https_proxy": "http://user:sesame@proxy:3128", "PIP_INDEX_URL": "https://user:sesame@index/simple"}
+
+    def test_what_is_kept(self):
+        found = rights.kept({**self.SECRET, "ALL_PROXY": "x", "GOPRIVATE": "y", "LD_PRELOAD": "z", "OS_PASSWORD": "p"})
+        self.assertEqual(set(found), {*self.SECRET, "ALL_PROXY", "GOPRIVATE"})
+
+    def test_values_are_in_no_command_line_and_arrive(self):
+        words = rights.with_variables(["sh", "-c", 'echo "$https_proxy $PIP_INDEX_URL"'], self.SECRET, [])
+        file = Path(words[3])
+        self.addCleanup(file.unlink, missing_ok=True)
+        self.assertNotIn("sesame", " ".join(words))
+        self.assertEqual(file.stat().st_mode & 0o777, 0o600)
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout.split(), list(self.SECRET.values()))
+        self.assertFalse(file.exists(), "the file is for one run")
+
+    def test_root_is_reached_by_sudo_with_nothing_of_the_environment_in_the_words(self):
+        with (
+            mock.patch.dict(os.environ, self.SECRET),
+            mock.patch.object(os, "geteuid", return_value=1000),
+            mock.patch.object(rights.shutil, "which", return_value="/usr/bin/sudo"),
+            mock.patch.object(os, "execvp") as replaced,
+        ):
+            rights.become_root(["lab", "up"])
+        words = replaced.call_args[0][1]
+        self.addCleanup(Path(words[4]).unlink, missing_ok=True)
+        self.assertEqual((words[0], words[-2:]), ("sudo", ["lab", "up"]))
+        self.assertNotIn("sesame", " ".join(words))
+
+    def test_flags_of_the_users_go_are_kept(self):
+        with mock.patch.dict(os.environ, {"GOFLAGS": "-mod=mod"}):
+            self.assertEqual(golang.environment(self.lab())["GOFLAGS"], "-mod=mod -modcacherw")
 
 
 class PlacesTest(Scratch):
