@@ -1,8 +1,7 @@
 """A picture of a run: for each part and plugin the range from the fastest to p99, with a mark at p50, on a logarithmic scale."""
 import math
-import statistics
 
-from .tables import percentile
+from harness.expect import percentile
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 900, 330, 20, 22, 40
 COLOURS = {"kuryr": "#1f6feb", "ptp": "#8b949e"}
@@ -28,7 +27,7 @@ def svg(results: list[dict]) -> str:
         parts.append(f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">{10 ** power:g}</text>')
     for index, (title, plugin, all_values) in enumerate(rows):
         y, colour = TOP + ROW * index + 6, COLOURS.get(plugin, OTHER)
-        begin, end, middle = x(min(all_values)), x(percentile(all_values, 0.99)), x(statistics.median(all_values))
+        begin, end, middle = x(min(all_values)), x(percentile(all_values, 0.99)), x(percentile(all_values, 0.5))
         parts.append(f'<text x="{LEFT - 10}" y="{y + 9}" text-anchor="end">{title}</text>')
         parts.append(f'<rect x="{begin:.1f}" y="{y}" width="{max(2.0, end - begin):.1f}" height="10" fill="{colour}" fill-opacity="0.45"/>')
         parts.append(f'<rect x="{middle - 1.5:.1f}" y="{y - 3}" width="3" height="16" fill="{colour}"/>')

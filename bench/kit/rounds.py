@@ -99,7 +99,7 @@ class Rounds:
             name = f"{plugin.name}-{into['mode']}-{number}-s{index}"
             into.setdefault("serial_running", []).extend(self.cluster.run({name: nodes[index % len(nodes)]}))
             names.append(name)
-        self.adds(plugin, into, "serial_add", begin)
+        self.adds(plugin, into, "serial_add", names, begin)
         self.remove(plugin, into, "serial_del", names)
         return len(names)
 
@@ -109,12 +109,12 @@ class Rounds:
         begin = time.time()
         into.setdefault(f"burst{size}_running", []).extend(self.cluster.run(names))
         into.setdefault(f"burst{size}_all", []).append(time.time() - begin)
-        self.adds(plugin, into, f"burst{size}_add", begin)
+        self.adds(plugin, into, f"burst{size}_add", list(names), begin)
         self.remove(plugin, into, f"burst{size}_del", list(names))
         return size
 
-    def adds(self, plugin, into: dict, key: str, begin: float) -> None:
-        good, failed = self.calls(plugin, "ADD", begin)
+    def adds(self, plugin, into: dict, key: str, names: list[str], begin: float) -> None:
+        good, failed = self.calls(plugin, "ADD", names, begin)
         into.setdefault(key, []).extend(good)
         into["failed"] += failed
 
@@ -122,17 +122,11 @@ class Rounds:
         begin = time.time()
         self.cluster.delete(names)
         time.sleep(AFTER_SECONDS)
-        into.setdefault(key, []).extend(self.calls(plugin, "DEL", begin)[0])
+        into.setdefault(key, []).extend(self.calls(plugin, "DEL", names, begin)[0])
 
-    def calls(self, plugin, verb: str, begin: float) -> tuple[list[float], int]:
-        """Return milliseconds of a plugin's calls since a time as the runtime saw them, and how many failed."""
-        good, failed = [], 0
-        for node in self.lab.nodes:
-            for call in timings(self.lab, node):
-                ours = call["plugin"] == plugin.binary and call["command"] == verb and call["at"] >= begin and f"K8S_POD_NAMESPACE={NAMESPACE};" in call["pod"] + ";"
-                good += [call["ms"]] if ours and call["exit"] == 0 else []
-                failed += int(ours and call["exit"] != 0)
-        return good, failed
+    def calls(self, plugin, verb: str, names: list[str], begin: float) -> tuple[list[float], int]:
+        """Return milliseconds of a plugin's calls for pods since a time as the runtime saw them, and how many failed."""
+        return of_pods([call for node in self.lab.nodes for call in timings(self.lab, node)], plugin.binary, verb, set(names), begin)
 
     # --- of Kuryr alone -------------------------------------------------------------------------------
 
@@ -197,13 +191,31 @@ class Rounds:
                 name = f"cold-{mode}-{index}"
                 into.setdefault("cold_running", []).extend(self.cluster.run({name: nodes[index % len(nodes)]}))
                 names.append(name)
-            self.adds(plugin, into, "cold_add", begin)
+            self.adds(plugin, into, "cold_add", names, begin)
             self.remove(plugin, into, "cold_del", names)
         except Unmet as unmet:
             self.result["notes"].append(f"cold on {mode}: {unmet}")
         finally:
             self.kuryr.configure("controller", kubernetes={"vif_pool_driver": None})
             self.kuryr.restart("controller")
+
+
+def of_pods(calls: list[dict], binary: str, verb: str, names: set[str], begin: float) -> tuple[list[float], int]:
+    """Return milliseconds of the first call for each of these pods, if it was good, and how many calls for them failed.
+
+    The runtime repeats DEL, also for pods of an earlier part that are long gone: only what begins the end of a pod counts.
+    """
+    good, failed, seen = [], 0, set()
+    for call in sorted(calls, key=lambda call: call["at"]):
+        arguments = dict(pair.split("=", 1) for pair in call["pod"].split(";") if "=" in pair)
+        name = arguments.get("K8S_POD_NAME")
+        if call["plugin"] != binary or call["command"] != verb or call["at"] < begin or arguments.get("K8S_POD_NAMESPACE") != NAMESPACE or name not in names:
+            continue
+        failed += int(call["exit"] != 0)
+        if name not in seen and call["exit"] == 0:
+            good.append(call["ms"])
+        seen.add(name)
+    return good, failed
 
 
 def timings(lab, node: str) -> list[dict]:

@@ -1,5 +1,7 @@
 """Figures of runs as Markdown, between two marks of a document."""
-import statistics
+import re
+
+from harness.expect import percentile
 
 BEGIN, END = "<!-- written by bench/run: begin -->", "<!-- written by bench/run: end -->"
 
@@ -13,8 +15,9 @@ def into(document: str, text: str) -> str:
 
 def markdown(results: list[dict]) -> str:
     """Return all tables."""
+    gone = [line for result in results for line in left_out(result)]
     parts = ["![CNI ADD and pod start against ptp](benchmarks.svg)", machines(results), pods(results), neutron(results), hits(results),
-             *(part for result in results for part in of_kuryr(result)), network(results), traces(results), losses(results)]
+             *(part for result in results for part in of_kuryr(result)), network(results), traces(results), losses(results, gone)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -24,15 +27,31 @@ def machines(results: list[dict]) -> str:
     for result in results:
         machine, settings = result["machine"], result["settings"]
         modes = sorted({series["mode"] for series in result["series"].values()})
-        lines.append(f"{machine['date']}: {machine['nodes']} nodes ({', '.join(modes)}), {machine['cores']} cores for everything, kernel {machine['kernel']}, "
+        lines.append(f"{machine['date']}: {machine['nodes']} nodes ({', '.join(modes)}), {machine['cores']} cores for everything, kernel {numbers(machine['kernel'])}, "
                      f"load average {machine['load'][0]:.1f} before and {machine['load'][1]:.1f} after; {settings['rounds']} rounds, "
                      f"{settings['serial']} pods one by one and bursts of {' and '.join(map(str, settings['bursts']))} per round.")
     return "\n".join(lines)
 
 
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+def numbers(kernel: str) -> str:
+    """Return major, minor and patch of a kernel's name; what follows is the machine's own business."""
+    return re.match(r"\d+(\.\d+){0,2}", kernel)[0]
+
+
+def left_out(result: dict) -> list[str]:
+    """Take calls of the runtime out of a result that are more than the pods they are said to be of, and tell which.
+
+    Runs of before calls were told by pod counted what the runtime repeats for pods that were gone.
+    """
+    said, rounds, settings = [], result["settings"]["rounds"], result["settings"]
+    for name, series in result["series"].items():
+        pods = {"serial": rounds * settings["serial"], "cold": len(series.get("cold_running", []))}
+        pods |= {f"burst{size}": rounds * size for size in settings["bursts"]}
+        for part, most in pods.items():
+            for field in (f"{part}_add", f"{part}_del"):
+                if len(series.get(field, [])) > most:
+                    said.append(f"- {name}: `{field}` is left out: {len(series.pop(field))} calls for {most} pods.")
+    return said
 
 
 def pods(results: list[dict]) -> str:
@@ -53,8 +72,8 @@ def pods(results: list[dict]) -> str:
                 values = series.get(field)
                 if values:
                     reference = result["series"].get(f"ptp on {series['mode']}", {}).get(field)
-                    ratio = f"{statistics.median(values) / statistics.median(reference):.2f}" if reference else "-"
-                    lines.append(f"| {title} | {name} | {len(values)} | {statistics.median(values):.2f} {unit} | {percentile(values, 0.99):.2f} {unit} | {max(values):.2f} {unit} | {ratio} |")
+                    ratio = f"{percentile(values, 0.5) / percentile(reference, 0.5):.2f}" if reference else "-"
+                    lines.append(f"| {title} | {name} | {len(values)} | {percentile(values, 0.5):.2f} {unit} | {percentile(values, 0.99):.2f} {unit} | {max(values):.2f} {unit} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -65,7 +84,7 @@ def neutron(results: list[dict]) -> str:
     for key, title in titles.items():
         values = [value for result in results for value in result["neutron"].get(key, [])]
         if values:
-            lines.append(f"| {title} | {len(values)} | {statistics.median(values) * 1000:.0f} ms | {max(values) * 1000:.0f} ms |")
+            lines.append(f"| {title} | {len(values)} | {percentile(values, 0.5) * 1000:.0f} ms | {max(values) * 1000:.0f} ms |")
     return "\n".join(lines) if len(lines) > 6 else ""
 
 
@@ -114,8 +133,8 @@ def network(results: list[dict]) -> str:
              "| between | throughput p50 | to the uplink's | round trip p50 | p99 | to the uplink's |", "|---|---|---|---|---|---|"]
     for result in results:
         for mode, found in result["wire"].items():
-            fast = {what: statistics.median(found[what]["megabits"]) for what in ("pods", "uplinks")}
-            slow = {what: statistics.median(found[what]["round_trip"]) for what in ("pods", "uplinks")}
+            fast = {what: percentile(found[what]["megabits"], 0.5) for what in ("pods", "uplinks")}
+            slow = {what: percentile(found[what]["round_trip"], 0.5) for what in ("pods", "uplinks")}
             for what in ("pods", "uplinks"):
                 lines.append(f"| {what} on {mode} | {fast[what]:.0f} Mbit/s | {fast[what] / fast['uplinks']:.2f} | {slow[what] * 1e6:.0f} us | "
                              f"{percentile(found[what]['round_trip'], 0.99) * 1e6:.0f} us | {slow[what] / slow['uplinks']:.2f} |")
@@ -135,7 +154,7 @@ def traces(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def losses(results: list[dict]) -> str:
+def losses(results: list[dict], gone: list[str]) -> str:
     """Tell what failed, and where Kuryr is slower than ptp."""
     lines = []
     for result in results:
@@ -152,4 +171,4 @@ def losses(results: list[dict]) -> str:
                         if ratio > 1.05:
                             lines.append(f"- {name}: {title} of `{field}` is {ratio:.2f} times ptp's.")
         lines += [f"- {note}" for note in result["notes"]]
-    return "\n".join(["### Losses", "", "Where it takes more than 5 % longer than `ptp`, and what failed.", "", *(lines or ["None."])])
+    return "\n".join(["### Losses", "", "Where it takes more than 5 % longer than `ptp`, and what failed.", "", *(lines + gone or ["None."])])

@@ -59,6 +59,9 @@ def shorten(value: object, limit: int = 600) -> str:
 
 
 def percentile(values, share: float) -> float:
-    """Return the nearest-rank percentile; `share` is 0.5 for the median."""
+    """Return the value below which a share of the values lies (0.5: the median), between two of them by linear interpolation."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+    rank = share * (len(ordered) - 1)
+    low = int(rank)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
