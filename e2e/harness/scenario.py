@@ -11,6 +11,9 @@ from .lab import Lab
 from .openstack import NODE_OWNER, Neutron
 from .pods import Pod, deployment, manifest
 
+# Longest time until a port that no node knows of is found and deleted.
+LOST_SECONDS = 120
+
 
 class Ended(Exception):
     """A step failed; the rest of the scenario makes no sense."""
@@ -144,11 +147,21 @@ class World:
         self.kuryr.restore()
 
     def settle(self) -> None:
-        """Wait until pools are filled, no claim is left over and nothing is beyond the pools."""
+        """Wait until pools are filled, no claim is left over, and no port of ours is left that no node knows of."""
         self.kuryr.wait_ready()
         if not self.keep:
             for node in self.lab.nodes:
                 until(f"no claims are left on {node}", lambda node=node: not self.claims_of_this(node), 60, why=lambda node=node: self.kuryr.describe(node))
+            # Ports on their way to a node, or out of Neutron, are of nobody for a moment; the controller looks for lost ones when it lists again.
+            until("no port of ours is lost", lambda: not self.lost_ports(), LOST_SECONDS, 1, why=lambda: [(port["id"], port["name"], port["device_owner"]) for port in self.lost_ports()])
+
+    def lost_ports(self) -> list[dict]:
+        """Return the ports of ours in Neutron that no KuryrNode is offered, has as its own or has given to a pod."""
+        ours, known = self.all_our_ports(), set()
+        for record in self.kube.objects("KuryrNode"):
+            spec, status = record.get("spec", {}), record.get("status", {})
+            known |= set(spec.get("ports") or {}) | set(status.get("claims") or {}) | {(spec.get("ownPort") or {}).get("id")}
+        return [port for port in ours if port["id"] not in known]
 
     def claims_of_this(self, node: str) -> dict:
         """Return the claims of this scenario's pods."""
