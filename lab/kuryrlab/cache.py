@@ -21,6 +21,10 @@ from .failure import Failure
 from .steps import check_stop
 
 COMPLETE = "complete"
+# Longest time for one build command, and to wait for a command that holds a lock: a build at first, or a whole `up`.
+BUILD_SECONDS, LOCK_SECONDS = 40 * 60, 60 * 60
+# A command that is told to end has this long.
+END_SECONDS = 10
 
 
 @dataclass
@@ -62,16 +66,35 @@ def digest(*parts: object) -> str:
 
 
 @contextmanager
-def locked(path: Path):
-    """Hold an exclusive lock on a file."""
+def locked(path: Path, seconds: float = LOCK_SECONDS):
+    """Hold an exclusive lock on a file.
+
+    Raises Failure if another command holds it for longer than this.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"  waiting: another command holds {path}", flush=True)
-            fcntl.flock(f, fcntl.LOCK_EX)
+            wait_for(f, path, seconds)
         yield
+
+
+def wait_for(file, path: Path, seconds: float) -> None:
+    """Take a lock that another command holds, as soon as it is free."""
+    end = time.monotonic() + seconds
+    while True:
+        check_stop()
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise Failure(
+                    f"another command has held {path} for {seconds / 60:.0f} minutes",
+                    fix=f"see who: fuser -v {path}; end it, then try again",
+                ) from None
+            time.sleep(0.1)
 
 
 def execute(
@@ -92,17 +115,33 @@ def execute(
             )
         except FileNotFoundError as e:
             raise Failure(f"{words[0]} is not installed", fix=str(e)) from e
-    if (code := finished(child)) != 0:
+    try:
+        code = finished(child)
+    except Failure as e:
+        e.log = e.log or log
+        raise
+    if code != 0:
         raise Failure(what or f"{os.path.basename(words[0])} ended with {code}", log)
 
 
-def finished(child: subprocess.Popen) -> int:
-    """Wait for a child and return its exit code; end it when the user wants to stop."""
+def finished(child: subprocess.Popen, seconds: float = BUILD_SECONDS) -> int:
+    """Wait for a child and return its exit code; end it when the user wants to stop.
+
+    Raises Failure if it takes longer than this.
+    """
+    end = time.monotonic() + seconds
     try:
         while child.poll() is None:
             check_stop()
+            if time.monotonic() > end:
+                raise Failure(f"{' '.join(map(str, child.args))[:100]}: no end after {seconds / 60:.0f} minutes")
             time.sleep(0.02)
     except Failure:
         child.terminate()
+        try:
+            child.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
         raise
     return child.returncode

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,6 +385,39 @@ class CacheTest(Scratch):
         self.assertIn("the reason", raised.exception.text())
 
 
+    def test_a_lock_that_another_holds_is_waited_for_only_so_long(self):
+        lock = self.folder / "lock"
+        with cache.locked(lock), self.assertRaises(Failure) as raised, cache.locked(lock, seconds=0.2):
+            pass
+        self.assertIn(str(lock), raised.exception.text())
+
+    def test_a_lock_is_taken_when_it_is_free(self):
+        lock, order = self.folder / "lock", []
+        held, free = threading.Event(), threading.Event()
+
+        def hold():
+            with cache.locked(lock):
+                held.set()
+                free.wait(10)
+                order.append("first")
+
+        other = threading.Thread(target=hold)
+        other.start()
+        held.wait(10)
+        free.set()
+        with cache.locked(lock, seconds=10):
+            order.append("second")
+        other.join()
+        self.assertEqual(order, ["first", "second"])
+
+    def test_a_command_that_does_not_end_is_ended(self):
+        child = subprocess.Popen(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+        with self.assertRaises(Failure) as raised, mock.patch.object(cache, "END_SECONDS", 0.3):
+            cache.finished(child, seconds=0.3)
+        self.assertIn("no end after", str(raised.exception))
+        self.assertIsNotNone(child.poll())
+
+
 class DebianTest(Scratch):
     def check(self, files: dict, expected: list[str]) -> None:
         for name, text in files.items():
@@ -476,6 +510,62 @@ class StepsTest(Scratch):
             return answer
 
         self.assertEqual(steps.until("x", probe, 60, every=0), "here")
+
+
+    def test_ctrl_c_ends_what_runs_starts_nothing_new_and_the_next_run_goes_on(self):
+        names = ("one", "two", "three", "four")
+        for point in range(len(names)):
+            done, begun = [], threading.Event()
+
+            def action(name: str, point=point, done=done, begun=begun):
+                if name in done:
+                    return None  # as `up` does: what is there is left alone
+                if name == names[point]:
+                    begun.set()
+                    time.sleep(0.05)
+                done.append(name)
+                return ""
+
+            graph = [
+                steps.Step(name, lambda name=name: action(name), names[:index][-1:]) for index, name in enumerate(names)
+            ]
+            wait, interrupted = steps.wait, []
+
+            def wait_or_interrupt(*words, begun=begun, wait=wait, interrupted=interrupted, **more):
+                if begun.is_set() and not interrupted:
+                    interrupted.append(True)
+                    raise KeyboardInterrupt
+                return wait(*words, **{**more, "timeout": 0.01})
+
+            with mock.patch.object(steps, "wait", wait_or_interrupt), self.assertRaises(KeyboardInterrupt):
+                steps.run(graph, SimpleNamespace(say=lambda line: None))
+            self.assertEqual(done, list(names[: point + 1]), "what had begun came to its end, nothing else began")
+            steps.stopping.clear()  # the next command is another process
+            steps.run(graph, SimpleNamespace(say=lambda line: None))
+            self.assertEqual(done, list(names), "each was done once")
+
+
+class PurgeTest(Scratch):
+    def test_purge_takes_every_lab_and_the_cache_and_nothing_beside_them(self):
+        variables = {"XDG_CACHE_HOME": str(self.folder / "cache"), "XDG_STATE_HOME": str(self.folder / "state")}
+        ended = []
+        with (
+            mock.patch.dict(os.environ, variables),
+            mock.patch.object(commands.downs, "down", lambda lab: ended.append(lab.settings.name)),
+        ):
+            for name in ("a", "b"):
+                state = settings.Settings(name).state
+                (state / "log").mkdir(parents=True)
+                settings.Settings(name).options_file.write_text("{}")
+            lab = Lab(settings.Settings("kuryr"))
+            (lab.settings.cache / "thing-1").mkdir(parents=True)
+            neighbours = [lab.settings.cache.parent / "other", lab.settings.states.parent / "other"]
+            for neighbour in neighbours:
+                neighbour.mkdir()
+            commands.purge(lab, None)
+            self.assertEqual(sorted(ended), ["a", "b"])
+            self.assertFalse(lab.settings.cache.exists() or lab.settings.states.exists())
+            self.assertTrue(all(neighbour.exists() for neighbour in neighbours))
 
 
 class RightsTest(Scratch):
