@@ -20,7 +20,7 @@ test-nested: ## all scenarios on nodes that are virtual machines with trunks
 
 soak: ## an hour (MINUTES) of pods that come and go while parts fail, on a lab of its own (NODES: kinds)
 	@test/prerequisites
-	@$(MAKE) --no-print-directory build
+	@test/build
 	@e2e/soak/run $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))
 
 check: ## what needs neither root nor the lab
@@ -30,13 +30,12 @@ check: ## what needs neither root nor the lab
 	cargo test --workspace --exclude kuryr-datapath
 	cargo test -p kuryr-datapath --lib
 
-build: ## release binaries: kuryr-controller, kuryr-daemon, kuryr-cni (static)
-	cargo build --release -p kuryr-controller -p kuryr-agent
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile cni --target x86_64-unknown-linux-gnu -p kuryr-cni
+build: ## release binaries: kuryr-controller, kuryr-daemon, kuryr-cni (static); as the caller, also under sudo
+	@test/build
 
 bench: ## what a pod costs, against the ptp plugin and bare calls to Neutron, on a lab that is up; ARGS=--write: into docs/benchmarks.md
 	@test/prerequisites
-	@$(MAKE) --no-print-directory build
+	@test/build
 	@bench/run $(ARGS)
 
 lab-up: ## the lab alone
