@@ -7,6 +7,7 @@ that only the caller and root can read. This file, run as a program, takes it aw
     sudo python3 -I rights.py FILE COMMAND...
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -47,6 +48,8 @@ def with_variables(command: list, variables: dict[str, str], sudo: list[str]) ->
     number, file = tempfile.mkstemp(prefix="kuryr-environment-")
     with os.fdopen(number, "w") as f:
         json.dump(variables, f)
+    # A command that was stopped before it began has not taken the file away.
+    atexit.register(Path(file).unlink, missing_ok=True)
     return [*sudo, sys.executable, "-I", str(Path(__file__).resolve()), file, *map(str, command)]
 
 
