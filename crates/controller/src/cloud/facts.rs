@@ -1,7 +1,8 @@
 //! What pods get in the cloud: project, network, subnets, security groups.
 //!
 //! Asked for at the begin of each leadership, again with growing distance while something is wrong, and as often as our
-//! ports are listed while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. The one thing that is made here
+//! ports are listed while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. In between one call a
+//! minute finds out whether the cloud answers at all: nodes are told of an outage also while nobody needs a port. The one thing that is made here
 //! is the group that allows everything, where no groups are configured; it is looked for by its name and tags first.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use kuryr_planning::{
     pool::{DefaultClass, class},
 };
 use kuryr_types::{NetworkId, SecurityGroupId, SubnetId};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::problem;
@@ -32,6 +33,8 @@ use crate::{
 /// While something is wrong: first and greatest distance between looks.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(15);
+/// While nothing is wrong, between looks.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 /// MTU in bytes where the network does not tell.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -84,15 +87,22 @@ impl Facts {
     /// Looks until `stop`.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut distance = RETRY_FIRST;
+        let mut look_at = Instant::now();
         loop {
+            let is_look = Instant::now() >= look_at;
+            let asked = async { if is_look { self.look().await } else { self.ask().await } };
             let problems = tokio::select! {
                 () = stop.cancelled() => return,
-                problems = self.look() => problems,
+                problems = asked => problems,
             };
             let wait = if problems.is_empty() {
                 distance = RETRY_FIRST;
-                self.cloud.list_period
+                if is_look {
+                    look_at = Instant::now() + self.cloud.list_period;
+                }
+                ASK_EVERY.min(self.cloud.list_period)
             } else {
+                look_at = Instant::now();
                 let now = distance;
                 distance = (distance * 2).min(RETRY_MOST);
                 now
@@ -137,6 +147,16 @@ impl Facts {
             changed
         });
         vec![]
+    }
+
+    /// Whether the cloud answers; returns what is wrong.
+    async fn ask(&self) -> Vec<Problem> {
+        let known = Arc::clone(&self.known.borrow());
+        let (Some(access), Some(class)) = (&known.access, &known.class) else { return self.look().await };
+        match access.client.network(&class.network).await {
+            Ok(_) => vec![],
+            Err(error) => vec![problem::of("asking for the pods' network", &error)],
+        }
     }
 
     /// Connects once; a client renews its token by itself.
@@ -328,6 +348,30 @@ mod tests {
         *fake::lock(&cloud.subnets) = vec![fake::subnet("a", "n"), fake::subnet("b", "m")];
         assert_eq!(reasons(&facts(&cloud, &["a", "b"])).await, ["SubnetsOfSeveralNetworks"]);
         assert_eq!(reasons(&facts(&cloud, &[])).await, ["NoPodSubnet"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_noticed_within_a_minute_and_a_look_is_not_needed_for_that() {
+        let cloud = Arc::new(FakeCloud::default());
+        fake::lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+        let facts = facts(&cloud, &["s4"]);
+        let (stop, known) = (CancellationToken::new(), facts.subscribe());
+        let told = || !known.borrow().problems.is_empty();
+        let watch = async {
+            tokio::time::sleep(Duration::from_secs(290)).await;
+            // One look, and a call for each minute since.
+            let counts = ["GET /v2.0/subnets", "GET /v2.0/networks"].map(|call| cloud.count(call));
+            assert_eq!((counts, told()), ([1, 5], false));
+            *fake::lock(&cloud.is_down) = true;
+            tokio::time::sleep(ASK_EVERY).await;
+            assert!(told());
+            *fake::lock(&cloud.is_down) = false;
+            tokio::time::sleep(RETRY_MOST).await;
+            assert!(!told(), "{:?}", known.borrow().problems);
+            assert!(cloud.count("GET /v2.0/subnets") > 1, "after trouble everything is looked at");
+            stop.cancel();
+        };
+        tokio::join!(facts.run(stop.clone()), watch);
     }
 
     #[tokio::test]

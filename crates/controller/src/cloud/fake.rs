@@ -24,6 +24,8 @@ pub(crate) struct FakeCloud {
     pub(crate) trunks: Mutex<Option<Vec<Value>>>,
     /// Tags of new ports are not stored, as without `tag_ports_during_bulk_creation`, and nothing can be tagged.
     pub(crate) tags_fail: Mutex<bool>,
+    /// Nothing but Keystone answers.
+    pub(crate) is_down: Mutex<bool>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
     pub(crate) calls: Mutex<Vec<String>>,
@@ -54,6 +56,7 @@ impl FakeCloud {
     fn answer(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
+            _ if *lock(&self.is_down) => (503, Value::Null),
             ("GET", ["v2.0", "networks", id]) => {
                 (200, json!({"network": {"id": id, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
             }
