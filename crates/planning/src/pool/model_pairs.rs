@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kuryr_api::kuryrnode::KuryrNodeSpec;
+use kuryr_api::{kuryrnode::KuryrNodeSpec, names::PAIR_DEVICE_OWNER};
 use kuryr_types::{MacAddr, PortId};
 
 use super::{
@@ -128,7 +128,10 @@ impl Pairs {
             self.foreign.iter().all(|pair| self.pairs.contains(pair)),
             "what others put there is left alone"
         );
-        for (id, entry) in spec.ports.iter().filter(|(id, _)| ports.contains_key(*id)) {
+        // The record was lost while a pod had a port of another mode: it keeps that.
+        let is_for_pairs =
+            |id: &PortId| ports.get(id).is_some_and(|port| port.device_owner == PAIR_DEVICE_OWNER);
+        for (id, entry) in spec.ports.iter().filter(|(id, _)| is_for_pairs(id)) {
             assert!(self.has_all(&pairs_of_entry(entry)), "{id} has its pairs");
         }
         let ours =

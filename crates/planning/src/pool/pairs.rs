@@ -109,15 +109,20 @@ impl Draft<'_> {
         let Some(room) = self.pair_room(port, each) else { return usize::MAX };
         let room = (room / each).saturating_sub(making);
         if room == 0 {
-            let of_ours = |port: &&OurPort| port.purpose() == Purpose::Pool && port.is_for_pairs();
-            let ours: Vec<Pair> = self.ports.values().copied().filter(of_ours).flat_map(pairs_of).collect();
-            let ours = ours.iter().filter(|pair| port.pairs.contains(pair)).count();
-            let limit = port.limit.map_or(0, |limit| limit.pairs);
-            // Somebody may raise it, and nobody tells of that.
-            self.wake(port.limit.map(|limit| limit.holds_until).filter(|until| self.inputs.now < *until));
-            self.tell(Some(server::exhausted(id, port, limit, ours)));
+            self.tell_exhausted(id, port);
         }
         room
+    }
+
+    /// Tells that no more pairs fit, and looks again when the bound is not believed any more: somebody may raise it, and
+    /// nobody tells of that.
+    fn tell_exhausted(&mut self, id: &PortId, port: &ServerPort) {
+        let of_ours = |port: &&OurPort| port.purpose() == Purpose::Pool && port.is_for_pairs();
+        let ours: Vec<Pair> = self.ports.values().copied().filter(of_ours).flat_map(pairs_of).collect();
+        let ours = ours.iter().filter(|pair| port.pairs.contains(pair)).count();
+        let limit = port.limit.map_or(0, |limit| limit.pairs);
+        self.wake(port.limit.map(|limit| limit.holds_until).filter(|until| self.inputs.now < *until));
+        self.tell(Some(server::exhausted(id, port, limit, ours)));
     }
 
     /// How many more pairs fit beside those that are to be added; `None` if no bound is known.
@@ -156,11 +161,15 @@ impl Draft<'_> {
         // What is there may be more than what fits, if somebody took pairs of ours off to put others there.
         let each = ports.iter().map(|(_, pairs)| pairs.len()).max().unwrap_or_default();
         let mut room = server.room(each, self.inputs.now).unwrap_or(usize::MAX);
+        let wanted = ports.len();
         ports.retain(|(_, pairs)| {
             let fits = pairs.len() <= room;
             room -= if fits { pairs.len() } else { 0 };
             fits
         });
+        if ports.len() < wanted {
+            self.tell_exhausted(id, server);
+        }
         (!ports.is_empty()).then(|| CloudStep::AddPairs { server: id.clone(), ports })
     }
 
@@ -387,6 +396,17 @@ mod tests {
         check(4, 0, &["make 2 kuryr:pair None"], &[]);
         check(2, 0, &[], &["AddressPairsExhausted"]);
         check(3, 3, &["add to server: p0", "condemn p1", "condemn p2"], &["AddressPairsExhausted"]);
+        // Somebody put others where a pod's pair was: nothing is to be made, and it is told and looked at all the same.
+        let mut node = Node::new();
+        for id in ["c", "d", "e"] {
+            node.entry(id, true, false, false);
+        }
+        node.entry("pods", false, true, false);
+        node.server().limit = Some(Limit { pairs: 4, holds_until: 2000 });
+        assert_eq!((node.done(), node.told()), (vec![], vec!["AddressPairsExhausted".to_owned()]));
+        assert_eq!(node.plan().wake_at, Some(2000));
+        node.now = 2000;
+        assert_eq!(node.done(), ["add to server: pods"], "perhaps somebody raised it");
         let mut node = Node::new();
         node.server().limit = Some(Limit { pairs: 1, holds_until: 2000 });
         assert_eq!((node.done(), node.plan().wake_at), (vec![], Some(2000)));
