@@ -14,6 +14,8 @@ from kuryrlab import rights  # noqa: E402
 RELEASE = ["cargo", "build", "--release", "-p", "kuryr-controller", "-p", "kuryr-agent"]
 # The CNI binary: static, because it runs wherever the container runtime runs it.
 STATIC = ["cargo", "build", "--profile", "cni", "--target", "x86_64-unknown-linux-gnu", "-p", "kuryr-cni"]
+# What crates from the registry compile to is shared by all checkouts of the builder.
+RESTORE, KEEP = ([sys.executable, str(Path(__file__).resolve().parent / "compiled.py"), word] for word in ("restore", "keep"))
 STATIC_VARIABLES = {"RUSTFLAGS": "-C target-feature=+crt-static"}
 
 
