@@ -17,6 +17,8 @@ use crate::{
     wiring::World,
 };
 
+/// After what calls for a view. A pod's containers start first: the API server has enough to do for them then.
+pub(crate) const POST_AFTER: Duration = Duration::from_secs(1);
 /// The view of another life of the pod goes with that life's object.
 const OLD_LIFE_GOES: Duration = Duration::from_secs(5);
 /// The watch may be behind a pod that was found by asking.

@@ -43,7 +43,7 @@ use crate::{
     conflist,
     error::{Error, Result, WithCauses, with_causes},
     kernel::Kernel,
-    kuryrport,
+    kuryrport::{self, POST_AFTER},
     metrics::Metrics,
     node::{self, State, observe::Watched},
     pods::Pods,
@@ -141,7 +141,7 @@ impl World {
         });
         for port in ports {
             self.queue.add(Work::Claim(port.clone()));
-            self.queue.add(Work::KuryrPort(port));
+            self.queue.add_after(Work::KuryrPort(port), POST_AFTER);
         }
     }
 

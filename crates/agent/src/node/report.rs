@@ -1,7 +1,8 @@
 //! The node's status, written when it differs from what the API server has.
 //!
 //! A change after quiet is written after a moment in which others may join it; then what the controller waits for at
-//! most every 200 ms, the rest at most every second.
+//! most every 200 ms, the rest at most every second. What nobody waits for, above all claims, lets a pod's containers
+//! start first: the API server and the controller have to work at it, too.
 
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::{config::COMPONENT, wiring::World};
 
 /// What comes within this time is told together.
 const GATHER: Duration = Duration::from_millis(20);
+/// The same for what nobody waits for.
+const GATHER_OTHERS: Duration = Duration::from_millis(500);
 const URGENT_EVERY: Duration = Duration::from_millis(200);
 const OTHERS_EVERY: Duration = Duration::from_secs(1);
 /// When a status is written again although it was written: the record may have been made anew.
@@ -50,10 +53,10 @@ pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationTo
         state.borrow_and_update();
         durable.borrow_and_update();
         let now = Instant::now();
-        let due = due_status(&world, written.as_ref()).map(|(status, gap)| {
+        let due = due_status(&world, written.as_ref()).map(|(status, Pace { gather, gap })| {
             let since = *pending.get_or_insert(now);
             let allowed = written.as_ref().map_or(now, |written| written.at + gap);
-            (status, allowed.max(since + GATHER).max(not_before))
+            (status, allowed.max(since + gather).max(not_before))
         });
         let Some((status, at)) = due else {
             pending = None;
@@ -97,8 +100,22 @@ pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationTo
     }
 }
 
-/// The status that should be written, and the least distance from the last write.
-fn due_status(world: &World, written: Option<&Written>) -> Option<(KuryrNodeStatus, Duration)> {
+/// When a status is written.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// After its first change.
+    gather: Duration,
+    /// After the last write.
+    gap: Duration,
+}
+
+const AT_ONCE: Pace = Pace { gather: GATHER, gap: Duration::ZERO };
+const URGENT: Pace = Pace { gather: GATHER, gap: URGENT_EVERY };
+const OTHERS: Pace = Pace { gather: GATHER_OTHERS, gap: OTHERS_EVERY };
+const AGAIN: Pace = Pace { gather: GATHER, gap: REPEAT_AFTER };
+
+/// The status that should be written, and when.
+fn due_status(world: &World, written: Option<&Written>) -> Option<(KuryrNodeStatus, Pace)> {
     // Without a record there is nothing to write to.
     let Presence::Present(record) = world.watched.record() else { return None };
     let stored = record.status.clone().unwrap_or_default();
@@ -121,12 +138,12 @@ fn due_status(world: &World, written: Option<&Written>) -> Option<(KuryrNodeStat
     match written {
         // The watch may not have brought it back yet.
         Some(written) if written.status == status => {
-            (written.at.elapsed() >= REPEAT_AFTER).then_some((status, REPEAT_AFTER))
+            (written.at.elapsed() >= REPEAT_AFTER).then_some((status, AGAIN))
         }
         Some(written) => {
-            let gap = if is_urgent(&written.status, &status) { URGENT_EVERY } else { OTHERS_EVERY };
-            Some((status, gap))
+            let pace = if is_urgent(&written.status, &status) { URGENT } else { OTHERS };
+            Some((status, pace))
         }
-        None => Some((status, Duration::ZERO)),
+        None => Some((status, AT_ONCE)),
     }
 }

@@ -28,13 +28,12 @@ use super::{
 use crate::{
     checkpoint::Ticket,
     error::{Error, Result},
+    kuryrport::POST_AFTER,
     metrics::PortSource,
     node::NodeState,
     wiring::Work,
 };
 
-/// The view can wait until the runtime has its answer.
-const REPORT_AFTER: Duration = Duration::from_millis(50);
 /// A pod that waits this long gets an Event. Shorter waits are normal in a burst.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 /// How often the reasons of a wait are looked at again.
@@ -105,7 +104,7 @@ impl Sandboxes {
         stages.end(Stage::Durable);
         let attachment = self.attach(&taken, request, &guard, deadline).await?;
         stages.end(Stage::Attach);
-        self.queue.add_after(Work::KuryrPort(taken.port.clone()), REPORT_AFTER);
+        self.queue.add_after(Work::KuryrPort(taken.port.clone()), POST_AFTER);
         Ok(attachment)
     }
 
