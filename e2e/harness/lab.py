@@ -1,5 +1,6 @@
 """Where things of a lab are, and commands in its places. Names, addresses and paths are the lab's own (`lab/kuryrlab`)."""
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,8 +137,8 @@ class Lab:
         self.guarded(self.parts.openstack.start_neutron)
 
     def stop_apiserver(self) -> None:
-        """Take the Kubernetes API away, as an outage does."""
-        self.processes.stop("kube-apiserver")
+        """Take the Kubernetes API away, as an outage does: at once. Asked to end, it would go on serving its watches for a while."""
+        self.processes.stop("kube-apiserver", how=signal.SIGKILL)
 
     def start_apiserver(self) -> None:
         """Bring the Kubernetes API back and wait until it answers."""

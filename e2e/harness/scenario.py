@@ -60,6 +60,16 @@ class Report:
         return f"{self.passed} passed, {self.failed} failed"
 
 
+def wait_removed(lab: Lab) -> None:
+    """Wait until the namespaces of scenarios that were deleted are gone."""
+    kube = Kubernetes(lab)
+
+    def going() -> list[str]:
+        namespaces = [n["metadata"] for n in kube.objects("Namespace")]
+        return [n["name"] for n in namespaces if n["name"].startswith("e2e-") and "deletionTimestamp" in n]
+    until("the scenarios' namespaces are gone", lambda: not going(), 90, 0.5, why=going)
+
+
 class World:
     """What the steps of one scenario work with."""
 
@@ -106,6 +116,7 @@ class World:
         for notice in self.lab.revive():
             print(f"          note: {notice}", flush=True)
         self.remove_namespace()
+        self.kube.wait_gone("Namespace", self.namespace, None, 90)
         self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
         until("the default service account exists", lambda: self.kube.get("ServiceAccount", "default", self.namespace), 30)
 
@@ -127,12 +138,22 @@ class World:
             raise Unmet("\n".join(said))
 
     def remove_namespace(self) -> None:
-        """Delete the scenario's namespace with its pods, and wait."""
-        if self.kube.get("Namespace", self.namespace):
-            for pod in self.kube.objects("Pod", self.namespace):
-                self.kube.delete("Pod", pod["metadata"]["name"], self.namespace, 0)
-            self.kube.delete("Namespace", self.namespace)
-            self.kube.wait_gone("Namespace", self.namespace, None, 90)
+        """Delete the scenario's namespace, and wait until its pods are gone.
+
+        Kubernetes takes five seconds before it looks at the rest; `wait_removed` waits for that, once for all scenarios.
+        """
+        found = self.kube.get("Namespace", self.namespace)
+        if not found:
+            return
+        if "deletionTimestamp" not in found["metadata"]:
+            self.kube.delete("Namespace", self.namespace)   # from now on nobody makes a pod in it
+
+        def without_pods() -> bool:
+            names = [pod["metadata"]["name"] for pod in self.kube.objects("Pod", self.namespace)]
+            for name in names:
+                self.kube.delete("Pod", name, self.namespace, 0)
+            return not names
+        until(f"no pod is left in {self.namespace}", without_pods, 90)
 
     def remove_pods(self) -> None:
         """Delete the scenario's pods, and wait."""

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,6 +62,13 @@ def connect(netns: str, address: str, port: int, seconds: float = 3) -> str:
                     return "unreachable"
                 raise
     return inside(netns, attempt)
+
+
+def connect_all(attempts: dict[str, tuple[str, str, int]], seconds: float = 3) -> dict[str, str]:
+    """Try several TCP connections at the same time, each a namespace, an address and a port by its name; return how each ended."""
+    with ThreadPoolExecutor(max_workers=len(attempts)) as threads:
+        begun = {name: threads.submit(connect, *attempt, seconds) for name, attempt in attempts.items()}
+    return {name: attempt.result() for name, attempt in begun.items()}
 
 
 def http_get(netns: str, address: str, port: int = 8080, path: str = "/", seconds: float = 5) -> str:
