@@ -162,7 +162,7 @@ impl Levels {
         match self.rule {
             // As many as one request may make beyond `max`.
             Rule::Upstream { min, batch, .. } => keep.max((min + batch).saturating_sub(1)),
-            Rule::Learned { .. } => keep + BREATH,
+            Rule::Learned { most, .. } => keep + breath(most),
         }
     }
 
@@ -179,7 +179,7 @@ impl Levels {
         match self.rule {
             Rule::Upstream { .. } => 0,
             // Kept are a peak, a quarter more, and a peak again.
-            Rule::Learned { most, .. } => (free.min(most + BREATH) * 4).div_ceil(9),
+            Rule::Learned { most, .. } => (free.min(most + breath(most)) * 4).div_ceil(9),
         }
     }
 
@@ -192,6 +192,11 @@ impl Levels {
             }
         }
     }
+}
+
+/// How far a pool of at most `most` may go beyond what is kept: not at all, where nothing is kept ready.
+fn breath(most: usize) -> usize {
+    BREATH.min(most)
 }
 
 fn by_upstream(min: usize, batch: usize, supply: Supply, expected: Expected) -> Refill {
@@ -322,6 +327,23 @@ mod tests {
         assert_eq!(after(20, 10), Now(5, Comfort), "not all of it");
         assert_eq!((LEARNED.level(learned), LEARNED.keep(learned), LEARNED.most(learned)), (40, 60, 70));
         assert_eq!((LEARNED.level(CALM), LEARNED.keep(CALM), LEARNED.most(CALM)), (20, 30, 40));
+    }
+
+    #[test]
+    fn a_pool_of_nothing_keeps_nothing() {
+        let on_demand = Levels { rule: Rule::Learned { least: 0, most: 0 }, cap: 1000 };
+        for (free, waiting, expect, surplus) in [
+            // What an earlier configuration kept ready, or a pod that is gone had waited for.
+            (10, 0, Nothing, 10),
+            (1, 0, Nothing, 1),
+            (0, 0, Nothing, 0),
+            (0, 3, Now(3, Urgent), 0),
+            (3, 3, Nothing, 0),
+        ] {
+            assert_eq!(on_demand.refill(supply(free, waiting), CALM), expect, "{free} {waiting}");
+            assert_eq!(on_demand.surplus(supply(free, waiting), CALM), surplus, "{free} {waiting}");
+        }
+        assert_eq!((on_demand.keep(CALM), on_demand.peak_of(100)), (0, 0));
     }
 
     fn levels() -> impl Strategy<Value = Levels> {
