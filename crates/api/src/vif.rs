@@ -22,6 +22,8 @@ const PORT_PROFILE_VERSION: &str = "1.0";
 pub enum Vif {
     /// In mode `ovs`.
     OpenVSwitch(OpenVSwitchVif),
+    /// In mode `ovs`, with a bridge before the integration bridge.
+    Bridge(BridgeVif),
     /// In mode `nested-vlan`.
     VlanNested(VlanNestedVif),
     /// In mode `nested-macvlan`.
@@ -34,6 +36,7 @@ impl Vif {
     pub fn to_primitive(&self) -> Value {
         match self {
             Self::OpenVSwitch(vif) => vif.to_primitive(),
+            Self::Bridge(vif) => vif.to_primitive(),
             Self::VlanNested(vif) => vif.to_primitive(),
             Self::MacvlanNested(vif) => vif.to_primitive(),
         }
@@ -44,6 +47,7 @@ impl Vif {
     pub const fn network(&self) -> &VifNetwork {
         match self {
             Self::OpenVSwitch(vif) => &vif.network,
+            Self::Bridge(vif) => &vif.network,
             Self::VlanNested(vif) => &vif.network,
             Self::MacvlanNested(vif) => &vif.network,
         }
@@ -53,6 +57,24 @@ impl Vif {
 /// A port plugged on the integration bridge (`VIFOpenVSwitch`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenVSwitchVif {
+    /// Neutron port.
+    pub port: PortId,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Integration bridge.
+    pub bridge: String,
+    /// Whether Neutron reported the port ACTIVE.
+    pub active: bool,
+    /// Whether the cloud filters by security groups (`binding:vif_details.port_filter`).
+    pub has_traffic_filtering: bool,
+    /// Network of the port.
+    pub network: VifNetwork,
+}
+
+/// A port with a bridge of its own before the integration bridge (`VIFBridge`), where Neutron's agent filters
+/// (`binding:vif_details.ovs_hybrid_plug`). That bridge is named after the port, as Nova names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeVif {
     /// Neutron port.
     pub port: PortId,
     /// Hardware address.
@@ -129,28 +151,51 @@ impl OpenVSwitchVif {
     /// The primitive form, as it stands under `vif` in a `KuryrPort`.
     #[must_use]
     pub fn to_primitive(&self) -> Value {
-        let profile = versioned(
-            "VIFPortProfileOpenVSwitch",
-            PORT_PROFILE_VERSION,
-            json!({ "interface_id": self.port.as_str() }),
-        );
-        versioned(
-            "VIFOpenVSwitch",
-            "1.0",
-            json!({
-                "vif_name": names::tap_name(self.port.as_str()),
-                "bridge_name": self.bridge,
-                "id": self.port.as_str(),
-                "address": self.mac,
-                "network": self.network.to_primitive(Some(&self.bridge)),
-                "plugin": "ovs",
-                "active": self.active,
-                "preserve_on_delete": false,
-                "has_traffic_filtering": self.has_traffic_filtering,
-                "port_profile": profile,
-            }),
-        )
+        let network = self.network.to_primitive(Some(&self.bridge));
+        let (active, filtering) = (self.active, self.has_traffic_filtering);
+        let data = plugged(&self.port, self.mac, &self.bridge, network, active, filtering);
+        versioned("VIFOpenVSwitch", "1.0", data)
     }
+}
+
+impl BridgeVif {
+    /// The primitive form, as it stands under `vif` in a `KuryrPort`.
+    #[must_use]
+    pub fn to_primitive(&self) -> Value {
+        let network = self.network.to_primitive(Some(&self.bridge));
+        let own_bridge = names::hybrid_bridge_name(self.port.as_str());
+        let (active, filtering) = (self.active, self.has_traffic_filtering);
+        let data = plugged(&self.port, self.mac, &own_bridge, network, active, filtering);
+        versioned("VIFBridge", "1.0", data)
+    }
+}
+
+/// What both kinds of a port of Open vSwitch say; `bridge` is what the port's tap is in.
+fn plugged(
+    port: &PortId,
+    mac: MacAddr,
+    bridge: &str,
+    network: Value,
+    active: bool,
+    filtering: bool,
+) -> Value {
+    let profile = versioned(
+        "VIFPortProfileOpenVSwitch",
+        PORT_PROFILE_VERSION,
+        json!({ "interface_id": port.as_str() }),
+    );
+    json!({
+        "vif_name": names::tap_name(port.as_str()),
+        "bridge_name": bridge,
+        "id": port.as_str(),
+        "address": mac,
+        "network": network,
+        "plugin": "ovs",
+        "active": active,
+        "preserve_on_delete": false,
+        "has_traffic_filtering": filtering,
+        "port_profile": profile,
+    })
 }
 
 impl VlanNestedVif {
@@ -282,6 +327,15 @@ mod tests {
         })
     }
 
+    fn behind_a_bridge(subnet: VifSubnet) -> Vif {
+        let Vif::OpenVSwitch(OpenVSwitchVif { port, mac, bridge, active, has_traffic_filtering, network }) =
+            plugged(subnet)
+        else {
+            panic!()
+        };
+        Vif::Bridge(BridgeVif { port, mac, bridge, active, has_traffic_filtering, network })
+    }
+
     fn on_a_trunk(subnet: VifSubnet) -> Vif {
         Vif::VlanNested(VlanNestedVif {
             port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
@@ -311,6 +365,7 @@ mod tests {
             routes: vec![("169.254.169.254/32".parse().unwrap(), "10.128.6.2".parse().unwrap())],
         };
         check(include_str!("../golden/vif-openvswitch-ipv4.json"), &plugged(subnet.clone()));
+        check(include_str!("../golden/vif-bridge.json"), &behind_a_bridge(subnet.clone()));
         check(include_str!("../golden/vif-vlan-nested.json"), &on_a_trunk(subnet.clone()));
         check(include_str!("../golden/vif-macvlan-nested.json"), &on_a_servers_port(subnet));
         let subnet = VifSubnet {

@@ -6,7 +6,7 @@ use kuryr_api::{
         result::{AttachedAddress, AttachedRoute},
     },
     kuryrnode::{KuryrNodeSpec, Mode, PortEntry},
-    vif::{MacvlanNestedVif, OpenVSwitchVif, Vif, VifNetwork, VifSubnet, VlanNestedVif},
+    vif::{BridgeVif, MacvlanNestedVif, OpenVSwitchVif, Vif, VifNetwork, VifSubnet, VlanNestedVif},
 };
 use kuryr_types::PortId;
 
@@ -31,7 +31,7 @@ pub fn attachment(links: &Links, ifname: &str, netns: &str, host_ifname: Option<
 }
 
 /// Upstream's object for a port: a subport if it has a VLAN id, else by the node's mode a pair of the node's port or
-/// plugged on `bridge`.
+/// plugged on the integration bridge `bridge`, directly or by a bridge of its own.
 ///
 /// A pod that has its network is told as active, whether the controller has seen the port ACTIVE meanwhile or not:
 /// old daemons take `false` for "keep waiting".
@@ -61,15 +61,18 @@ pub fn vif(
             Vif::MacvlanNested(MacvlanNestedVif { port, mac, active, network })
         }
         None => {
-            let bridge = bridge.to_owned();
-            Vif::OpenVSwitch(OpenVSwitchVif {
-                port,
-                mac,
-                bridge,
-                active,
-                has_traffic_filtering: true,
-                network,
-            })
+            let (bridge, has_traffic_filtering) = (bridge.to_owned(), true);
+            match entry.hybrid {
+                true => Vif::Bridge(BridgeVif { port, mac, bridge, active, has_traffic_filtering, network }),
+                false => Vif::OpenVSwitch(OpenVSwitchVif {
+                    port,
+                    mac,
+                    bridge,
+                    active,
+                    has_traffic_filtering,
+                    network,
+                }),
+            }
         }
     })
 }
@@ -122,6 +125,9 @@ mod tests {
         let macvlan = KuryrNodeSpec { mode: Mode::NestedMacvlan, ..spec() };
         let paired = super::vif(&"c4e1a7d2-90b3".into(), &entry, &macvlan, "br-int", 0).unwrap();
         assert!(matches!(paired, Vif::MacvlanNested(MacvlanNestedVif { active: true, .. })));
+        let hybrid = PortEntry { hybrid: true, ..entry.clone() };
+        let bridged = super::vif(&"p".into(), &hybrid, &spec(), "br-int", 0).unwrap();
+        assert!(matches!(bridged, Vif::Bridge(BridgeVif { bridge, .. }) if bridge == "br-int"));
         let subport = PortEntry { vlan: Some(1187), ..entry };
         let vif = super::vif(&"p".into(), &subport, &spec(), "br-int", 0).unwrap();
         assert!(matches!(vif, Vif::VlanNested(VlanNestedVif { vlan_id: 1187, .. })));
