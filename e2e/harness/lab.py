@@ -55,6 +55,11 @@ class Lab:
         """Return the id of the trunk of a node that is a virtual machine."""
         return self.facts["nodes"][node]["trunk"]
 
+    def note_trunk(self, node: str, trunk: str) -> None:
+        """Note that a node's trunk was made anew, for those who come later, too."""
+        self.facts["nodes"][node]["trunk"] = trunk
+        (self.settings.state / "neutron.json").write_text(json.dumps(self.facts, indent=1) + "\n")
+
     def among_pods(self, node: str) -> bool:
         """Tell whether a node is a virtual machine whose port is on the pods' network, with its pods' addresses as pairs."""
         return self.node(node).among_pods

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
     ),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.portsReady"),
     printcolumn(name = "Claimed", type_ = "integer", json_path = ".status.portsClaimed"),
+    printcolumn(name = "Problem", type_ = "string", json_path = ".spec.problems[0].reason"),
     crates(
         kube_core = "::kube_core",
         k8s_openapi = "::k8s_openapi",

@@ -38,7 +38,7 @@ use crate::{
     error::{Error, Result},
     lead,
     metrics::Figures,
-    pool::Key,
+    pool::{Key, UNREACHABLE_TAINT},
 };
 
 /// How long ended work may take at the end of the process.
@@ -122,9 +122,7 @@ impl World {
         });
 
         let of = Arc::clone(&world);
-        tasks.spawn(node_watch.run(stop.clone(), move |change| {
-            change.touched().for_each(|node| of.keys.add(Key::Node(node.name().to_owned())));
-        }));
+        tasks.spawn(node_watch.run(stop.clone(), move |change| follow_nodes(change, &of)));
         let of = Arc::clone(&world);
         tasks.spawn(record_watch.run(stop.clone(), move |change| {
             let names = change.touched().filter_map(|record| record.metadata.name.clone());
@@ -282,6 +280,15 @@ impl WorkloadWatches {
         tasks.spawn(self.stateful_sets.run(stop.clone(), move |_| world.forecast.follow()));
         let world = of();
         tasks.spawn(self.jobs.run(stop.clone(), move |_| world.forecast.follow()));
+    }
+}
+
+fn follow_nodes(change: &Change<slim::Node>, world: &World) {
+    change.touched().for_each(|node| world.keys.add(Key::Node(node.name().to_owned())));
+    if change.touched().any(|node| node.has_taint(UNREACHABLE_TAINT)) {
+        // What carries the node in the cloud may be why.
+        world.trunks_soon.notify_one();
+        world.servers_soon.notify_one();
     }
 }
 

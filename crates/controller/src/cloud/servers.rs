@@ -242,7 +242,8 @@ impl State {
             port.allowed_address_pairs.iter().filter_map(|pair| single(pair, port)).collect();
         ServerPort {
             network: port.network_id.clone(),
-            active: port.status == PortStatus::Active,
+            enabled: port.admin_state_up,
+            active: works(port),
             prefixes: port.allowed_address_pairs.len() - pairs.len(),
             pairs,
             limit: self.limits.get(&port.id).copied(),
@@ -263,6 +264,10 @@ impl State {
     }
 }
 
+fn works(port: &Port) -> bool {
+    port.admin_state_up && port.status == PortStatus::Active
+}
+
 /// A pair of one address, with the port's own hardware address if it has none.
 fn single(pair: &AddressPair, port: &Port) -> Option<Pair> {
     let prefix = pair.ip_address;
@@ -274,12 +279,11 @@ impl Found {
     /// Whether every node that was looked for, and is there, has a port that works.
     pub(crate) fn is_complete(&self, project: &ProjectId) -> bool {
         let candidates: Vec<Candidate> = self.looked.ports.values().map(candidate).collect();
-        let works = |asked: &Asked| {
+        let has_one = |asked: &Asked| {
             let port = trunk::find(&asked.addresses, asked.mac, project, &candidates).ok();
-            let port = port.and_then(|port| self.looked.ports.get(&port.id));
-            port.is_some_and(|port| port.status == PortStatus::Active)
+            port.and_then(|port| self.looked.ports.get(&port.id)).is_some_and(works)
         };
-        self.looked.wanted.asked.iter().all(|asked| asked.addresses.is_empty() || works(asked))
+        self.looked.wanted.asked.iter().all(|asked| asked.addresses.is_empty() || has_one(asked))
     }
 }
 

@@ -70,6 +70,7 @@ struct Looked {
 #[derive(Debug)]
 struct Parent {
     candidate: Candidate,
+    enabled: bool,
     active: bool,
 }
 
@@ -257,10 +258,12 @@ impl Looked {
     }
 
     fn seen(&self, found: &Trunk) -> trunk::Trunk {
+        let parent = self.parents.get(&found.port_id);
         trunk::Trunk {
             id: found.id.clone(),
             parent: found.port_id.clone(),
-            parent_active: self.parents.get(&found.port_id).is_some_and(|parent| parent.active),
+            parent_enabled: parent.is_none_or(|parent| parent.enabled),
+            parent_active: parent.is_some_and(|parent| parent.active),
             enabled: found.admin_state_up,
             condition: condition(&found.status),
             subports: found
@@ -284,7 +287,8 @@ impl Looked {
 
 impl Parent {
     fn of(port: &Port) -> Self {
-        Self { candidate: candidate(port), active: port.status == PortStatus::Active }
+        let enabled = port.admin_state_up;
+        Self { candidate: candidate(port), enabled, active: enabled && port.status == PortStatus::Active }
     }
 }
 
@@ -419,6 +423,23 @@ mod tests {
         assert_eq!(sight(no_mac), Some(Sight::NoMac));
         assert_eq!(sight(asked(11)), None, "nobody has asked for it");
         assert_eq!(cloud.count("GET /v2.0"), 3, "for all nodes together");
+    }
+
+    #[tokio::test]
+    async fn a_parent_port_that_may_not_carry_packets_is_not_active_whatever_its_status() {
+        for (status, enabled, expect) in
+            [("ACTIVE", true, (true, true)), ("ACTIVE", false, (false, false)), ("DOWN", true, (true, false))]
+        {
+            let (cloud, index) = (cloud(), TrunkIndex::default());
+            let begun = index.begin();
+            index.end(begun, look_at(&cloud, &[asked(7)]).await);
+            let mut parent = fake::lock(&cloud.ports)[0].clone();
+            (parent["status"], parent["admin_state_up"]) = (status.into(), enabled.into());
+            index.parent(&serde_json::from_value(parent).unwrap());
+            let trunks = known(&index, &asked(7)).unwrap();
+            let trunk = trunks.node.trunk().unwrap();
+            assert_eq!((trunk.parent_enabled, trunk.parent_active), expect, "{status} {enabled}");
+        }
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ pub(crate) mod servers;
 mod status;
 
 pub(crate) use reconcile::reconcile;
+pub(crate) use trunks::UNREACHABLE_TAINT;
 
 /// What is reconciled.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

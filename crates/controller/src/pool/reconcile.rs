@@ -34,6 +34,7 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
         plan
     };
     term.plugs.expect(node, plan.awaited.clone());
+    status::tell_pods(node, &plan.told, world);
     if plan.is_empty() {
         return Ok(wait_until(plan.wake_at, look.now));
     }

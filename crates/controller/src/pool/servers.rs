@@ -33,7 +33,7 @@ use crate::{
 
 /// Distance between looks that fail.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// While a node's port is missing or does not work: first and greatest distance between looks.
+/// While a node's port is missing or does not work, or nobody hears of the node: first and greatest distance between looks.
 const MISSING_FIRST: Duration = Duration::from_secs(5);
 const MISSING_MOST: Duration = Duration::from_secs(30);
 
@@ -87,7 +87,7 @@ fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World
 }
 
 /// Looks at ports of servers while something depends on them: when it begins to, when a change leaves doubt, and every
-/// few minutes; more often while one is missing or does not work.
+/// few minutes; more often while one is missing or does not work, or Kubernetes has lost a node.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
     let mut distance = MISSING_FIRST;
     loop {
@@ -118,11 +118,11 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
     }
 }
 
-/// One look. Tells whether everything was found that was looked for.
+/// One look. Tells whether everything was found that was looked for, of nodes that are heard of.
 async fn look(world: &World, term: &Term) -> Result<bool> {
     let known = world.known();
     let Some(access) = &known.access else { return Ok(true) };
-    let (mut wanted, mut nodes) = (Wanted::default(), Vec::new());
+    let (mut wanted, mut nodes, mut is_lost) = (Wanted::default(), Vec::new(), false);
     let records = world.records.list();
     for record in &records {
         let name = super::observe::name(record);
@@ -134,6 +134,7 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
             wanted.asked.insert(asked);
             wanted.ids.extend(record.spec.server_port.clone());
             nodes.push(Key::Node(name.to_owned()));
+            is_lost |= facts.unreachable;
         }
     }
     wanted.whole = term.ports.all().is_some_and(|ports| has_orphans(&ports, &records));
@@ -148,7 +149,7 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.servers_soon.notified().now_or_never();
     nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
-    Ok(is_complete)
+    Ok(is_complete && !is_lost)
 }
 
 /// Adds pairs to a server's port.

@@ -3,7 +3,7 @@
 //! A trunk has other users. Whatever one of them did meanwhile makes Neutron refuse a change as a whole; then the trunk
 //! is read again, planned anew, and left alone for a while, longer each time in a row.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::FutureExt;
 use kuryr_api::{kuryrnode::KuryrNode, names::MODE_LABEL};
@@ -31,9 +31,11 @@ use crate::{
     wiring::World,
 };
 
+/// What Kubernetes sets on a Node of which it has not heard for a while.
+pub(crate) const UNREACHABLE_TAINT: &str = "node.kubernetes.io/unreachable";
 /// Distance between looks that fail.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// While a node's trunk is missing: first and greatest distance between looks.
+/// While a node's trunk is missing, or nobody hears of the node: first and greatest distance between looks.
 const MISSING_FIRST: Duration = Duration::from_secs(5);
 const MISSING_MOST: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,7 @@ pub(super) fn facts(node: Option<&slim::Node>) -> NodeFacts {
     NodeFacts {
         label: labels.and_then(|labels| labels.get(MODE_LABEL)).cloned(),
         addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+        unreachable: node.has_taint(UNREACHABLE_TAINT),
     }
 }
 
@@ -88,8 +91,8 @@ fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World
         .then(|| Asked { addresses: facts.addresses.clone(), mac })
 }
 
-/// Looks at trunks while something depends on them: when it begins to, when a change leaves doubt, and every few minutes;
-/// more often while one is missing.
+/// Looks at trunks while something depends on them: when it begins to, when a change leaves doubt, when Kubernetes has lost
+/// a node, and every few minutes; more often while one is missing or a node is lost, as its parent port may be why.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
     let mut distance = MISSING_FIRST;
     loop {
@@ -120,36 +123,36 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
     }
 }
 
-/// One look. Tells whether everything was found that was looked for.
+/// One look. Tells whether everything was found that was looked for, of nodes that are heard of.
 async fn look(world: &World, term: &Term) -> Result<bool> {
     let known = world.known();
     let Some(access) = &known.access else { return Ok(true) };
-    let (nodes, asked): (Vec<Key>, Vec<Asked>) = world
-        .records
-        .list()
-        .iter()
-        .filter_map(|record| {
-            let name = super::observe::name(record);
-            let node = world.nodes.get(&ObjectKey::cluster(name));
-            let facts = facts(node.as_deref());
-            let named = super::observe::named_ports(record).cloned();
-            let ports = term.ports.of_node(name, named).unwrap_or_default();
-            Some((Key::Node(name.to_owned()), asked(record, &facts, &ports, world)?))
-        })
-        .unzip();
+    let (mut nodes, mut wanted, mut is_lost) = (Vec::new(), BTreeSet::new(), false);
+    for record in &world.records.list() {
+        let name = super::observe::name(record);
+        let node = world.nodes.get(&ObjectKey::cluster(name));
+        let facts = facts(node.as_deref());
+        let named = super::observe::named_ports(record).cloned();
+        let ports = term.ports.of_node(name, named).unwrap_or_default();
+        if let Some(asked) = asked(record, &facts, &ports, world) {
+            nodes.push(Key::Node(name.to_owned()));
+            wanted.insert(asked);
+            is_lost |= facts.unreachable;
+        }
+    }
     let orphans = term.ports.all().is_some_and(|ports| ports.iter().any(OurPort::may_be_subport));
-    if asked.is_empty() && !orphans {
+    if wanted.is_empty() && !orphans {
         return Ok(true);
     }
     let begun = term.trunks.begin();
     let project = access.owner.project();
-    let found = index::look(&access.client, project, asked.into_iter().collect()).await?;
+    let found = index::look(&access.client, project, wanted).await?;
     let is_complete = found.is_complete(project);
     term.trunks.end(begun, found);
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.trunks_soon.notified().now_or_never();
     nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
-    Ok(is_complete)
+    Ok(is_complete && !is_lost)
 }
 
 /// Puts ports on a trunk.

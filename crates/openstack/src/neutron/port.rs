@@ -61,7 +61,7 @@ pub struct Port {
     /// Whether it is wired.
     pub status: PortStatus,
     /// Whether it may carry packets.
-    #[serde(default)]
+    #[serde(default = "yes")]
     pub admin_state_up: bool,
     /// What kind of thing uses it, such as `compute:kuryr`.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -99,6 +99,10 @@ pub struct Port {
     /// Free text.
     #[serde(default, deserialize_with = "null_is_default")]
     pub description: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a parent port tells of its trunk.

@@ -27,7 +27,7 @@ use kuryr_api::{
     kuryrnode::{KuryrNodeSpec, KuryrNodeStatus, OwnPort, PlugId, PortAddress, PortEntry, Problem},
     names::{NODE_DEVICE_OWNER, PAIR_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER},
 };
-use kuryr_types::{Generation, PortId};
+use kuryr_types::{Generation, PodIdentity, PortId};
 
 use super::{
     Generations, class,
@@ -61,6 +61,8 @@ pub struct Desired {
     pub cloud: Vec<CloudStep>,
     /// Plugs that Neutron is to be asked about.
     pub awaited: BTreeMap<PortId, PlugId>,
+    /// Pods to tell why they wait, as their agent cannot.
+    pub told: Vec<(PodIdentity, Problem)>,
     /// When to look again.
     pub wake_at: Option<Millis>,
     /// What the node had is being taken back.
@@ -76,7 +78,10 @@ pub(super) fn desired(
     let footing = from_kubernetes::footing(inputs, record, memory);
     let mut draft = Draft::new(inputs, record, memory, generations);
     match (footing, record.status) {
-        (Footing::InStep(report), Some(status)) => draft.serve(&report, status),
+        (Footing::InStep(report), Some(status)) => {
+            draft.serve(&report, status);
+            draft.tell_pods(status);
+        }
         (Footing::InStep(_), None) => {}
         (Footing::Waiting(until), _) => draft.wake(until),
         (Footing::Gone, _) => gone::take_back(&mut draft),
@@ -121,6 +126,7 @@ impl<'a> Draft<'a> {
             spec: record.spec.clone(),
             cloud: Vec::new(),
             awaited: BTreeMap::new(),
+            told: Vec::new(),
             wake_at: None,
             node_is_gone: false,
         };

@@ -76,6 +76,8 @@ pub struct NodeFacts {
     pub label: Option<String>,
     /// `InternalIP`s.
     pub addresses: Vec<IpAddr>,
+    /// Kubernetes has not heard of it for a while: whoever runs there can tell nobody anything.
+    pub unreachable: bool,
 }
 
 /// A pod, as far as ports are concerned.

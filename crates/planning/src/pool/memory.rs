@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kuryr_types::{ClassId, Generation, PortId};
+use kuryr_types::{ClassId, Generation, PodIdentity, PortId};
 
 use super::{inputs::Millis, nested::TrunkMemory};
 use crate::demand::Arrivals;
@@ -25,6 +25,8 @@ pub struct Memory {
     pub(super) strange_since: Option<Millis>,
     /// Of the node's trunk.
     pub(super) trunk: TrunkMemory,
+    /// Pods that were told in the agent's place why they wait, and the reason.
+    pub(super) told: BTreeMap<PodIdentity, String>,
     /// What the node has lived through, by class of the pods.
     pub(super) arrivals: BTreeMap<ClassId, Arrivals>,
 }

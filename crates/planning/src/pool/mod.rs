@@ -50,6 +50,8 @@ mod nested;
 mod wired;
 // Of a node that is a server of the cloud without.
 mod pairs;
+// Of a node that nobody hears of.
+mod cut_off;
 // Of a node that is gone.
 mod gone;
 // From the record as it is to the record as it should be.
@@ -74,8 +76,8 @@ mod properties;
 
 use std::collections::BTreeMap;
 
-use kuryr_api::kuryrnode::{KuryrNodeSpec, PlugId};
-use kuryr_types::{Epoch, Generation, PortId};
+use kuryr_api::kuryrnode::{KuryrNodeSpec, PlugId, Problem};
+use kuryr_types::{Epoch, Generation, PodIdentity, PortId};
 
 pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
 pub use memory::Memory;
@@ -95,6 +97,8 @@ pub struct Plan {
     /// Ports that Neutron is to be asked for until it calls them ACTIVE, with the plug that has to be about. These
     /// replace those of the plan before.
     pub awaited: BTreeMap<PortId, PlugId>,
+    /// Pods to tell why they wait, as their agent cannot. Telling changes nothing, so it counts as nothing to do.
+    pub told: Vec<(PodIdentity, Problem)>,
     /// When to look again even if nothing happens.
     pub wake_at: Option<Millis>,
 }
@@ -163,6 +167,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory, generations: &mut Generati
         spec: diff::diff(record.spec, &desired.spec),
         cloud: desired.cloud,
         awaited: desired.awaited,
+        told: desired.told,
         wake_at: desired.wake_at,
     }
 }

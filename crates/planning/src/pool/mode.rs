@@ -260,6 +260,7 @@ mod tests {
         Sight::Trunk(Trunk {
             id: "t".into(),
             parent: "p".into(),
+            parent_enabled: true,
             parent_active: true,
             enabled: true,
             condition: TrunkCondition::Good,

@@ -460,7 +460,8 @@ impl World {
             servers: leader.pairs.as_ref().map(|pairs| pairs.seen(leader.pairs_held_up.clone())),
             problems: vec![],
         };
-        let facts = NodeFacts { label: self.label.map(|mode| mode.as_str().to_owned()), addresses: vec![] };
+        let label = self.label.map(|mode| mode.as_str().to_owned());
+        let facts = NodeFacts { label, ..NodeFacts::default() };
         let inputs = Inputs {
             now: self.now,
             node: NODE,

@@ -48,6 +48,7 @@ impl Pairs {
     pub(super) fn seen(&self, held_up: BTreeMap<PortId, HeldUp>) -> Servers {
         let port = ServerPort {
             network: fixtures::NETWORK.into(),
+            enabled: true,
             active: true,
             pairs: self.pairs.clone(),
             prefixes: 0,

@@ -54,6 +54,7 @@ impl Segments {
         let trunk = Trunk {
             id: self.node.clone(),
             parent: "parent".into(),
+            parent_enabled: true,
             parent_active: self.parent_active,
             enabled: true,
             condition: if self.parent_active { TrunkCondition::Good } else { TrunkCondition::Down },

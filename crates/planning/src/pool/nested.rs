@@ -336,6 +336,7 @@ mod tests {
             let trunk = Trunk {
                 id: "t".into(),
                 parent: "parent".into(),
+                parent_enabled: true,
                 parent_active: true,
                 enabled: true,
                 condition: TrunkCondition::Good,

@@ -229,6 +229,7 @@ mod tests {
             };
             let port = ServerPort {
                 network: fixtures::NETWORK.into(),
+                enabled: true,
                 active: true,
                 pairs: BTreeSet::new(),
                 prefixes: 1,
@@ -283,7 +284,7 @@ mod tests {
         fn plan(&mut self) -> Plan {
             let (presence, facts) = (
                 Presence::Present { uid: "u".into() },
-                NodeFacts { label: Some("nested-macvlan".into()), addresses: vec![] },
+                NodeFacts { label: Some("nested-macvlan".into()), ..NodeFacts::default() },
             );
             let inputs = Inputs {
                 now: self.now,

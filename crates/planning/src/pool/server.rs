@@ -51,7 +51,9 @@ pub struct Servers {
 pub struct ServerPort {
     /// Its network.
     pub network: NetworkId,
-    /// Whether Neutron shows it ACTIVE.
+    /// Whether it may carry packets: it is administratively up.
+    pub enabled: bool,
+    /// Whether it may, and Neutron shows it ACTIVE.
     pub active: bool,
     /// Its pairs of one address each, ours and others'.
     pub pairs: BTreeSet<Pair>,
@@ -121,6 +123,13 @@ impl ServerPort {
                     self.network
                 ),
             ),
+            _ if !self.enabled => (
+                "ServerPortDisabled",
+                format!(
+                    "port {id} of this node is administratively down: neither the node nor its pods have a network: \
+                     `openstack port set --enable {id}`"
+                ),
+            ),
             _ if !self.active => (
                 "ServerPortDown",
                 format!(
@@ -159,6 +168,7 @@ mod tests {
     fn port(pairs: &[u8], limit: Option<(usize, Millis)>) -> ServerPort {
         ServerPort {
             network: "n".into(),
+            enabled: true,
             active: true,
             pairs: pairs.iter().map(|last| pair(*last)).collect(),
             prefixes: 1,
@@ -197,11 +207,13 @@ mod tests {
     fn each_fault_of_a_servers_port_has_its_name() {
         let good = port(&[], None);
         let down = ServerPort { active: false, ..good.clone() };
+        let disabled = ServerPort { enabled: false, ..down.clone() };
         for (port, network, expect) in [
             (&good, Some("n"), None),
             (&good, None, None),
             (&good, Some("m"), Some("NetworkDiffers")),
             (&down, Some("n"), Some("ServerPortDown")),
+            (&disabled, Some("n"), Some("ServerPortDisabled")),
             (&down, Some("m"), Some("NetworkDiffers")),
         ] {
             let network = network.map(NetworkId::from);

@@ -74,9 +74,11 @@ pub struct Trunk {
     pub id: TrunkId,
     /// The parent port.
     pub parent: PortId,
-    /// Whether Neutron shows the parent port ACTIVE.
+    /// Whether the parent port may carry packets: it is administratively up.
+    pub parent_enabled: bool,
+    /// Whether it may, and Neutron shows it ACTIVE. With ML2/OVN one that may not is ACTIVE all the same.
     pub parent_active: bool,
-    /// Whether Neutron lets it be changed.
+    /// Whether Neutron lets the trunk be changed.
     pub enabled: bool,
     /// What Neutron says of it.
     pub condition: TrunkCondition,
@@ -164,6 +166,14 @@ impl Trunk {
     pub fn problem(&self, stays: bool) -> Option<Problem> {
         let Self { id, parent, .. } = self;
         let (reason, message) = match self.condition {
+            // Before all the others: the node itself has no network.
+            _ if !self.parent_enabled => (
+                "ParentPortDisabled",
+                format!(
+                    "port {parent} of this node, parent of trunk {id}, is administratively down: the node has no network, \
+                     and its pods have one or not as Neutron's back end has it: `openstack port set --enable {parent}`"
+                ),
+            ),
             _ if !self.enabled => (
                 "TrunkDisabled",
                 format!(
@@ -250,16 +260,20 @@ mod tests {
         let good = Trunk {
             id: "t".into(),
             parent: "p".into(),
+            parent_enabled: true,
             parent_active: true,
             enabled: true,
             condition: TrunkCondition::Good,
             subports: BTreeMap::new(),
         };
+        let parent_disabled = Trunk { parent_enabled: false, parent_active: false, ..good.clone() };
         let with = |condition| Trunk { condition, ..good.clone() };
         for (trunk, stays, takes_ports, expect) in [
             (good.clone(), true, true, None),
             (Trunk { enabled: false, ..good.clone() }, false, false, Some("TrunkDisabled")),
             (Trunk { parent_active: false, ..good.clone() }, false, true, Some("ParentPortDown")),
+            (parent_disabled.clone(), false, true, Some("ParentPortDisabled")),
+            (Trunk { enabled: false, ..parent_disabled }, false, false, Some("ParentPortDisabled")),
             (
                 Trunk { parent_active: false, ..with(TrunkCondition::Down) },
                 true,
