@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("guest", run_guest, "run a command on a kernel of its own that has VLAN interfaces (user-mode Linux)")
     sub.add_argument("--memory", type=int, default=guest.MEMORY_MB, metavar="MB")
     sub.add_argument("--seconds", type=int, default=guest.SECONDS, help="it is ended after this time (default: 600)")
+    sub.add_argument("--file", action="append", default=[], help=f"copy this file to {guest.FILES} there; may be repeated")
     sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     sub = command("node", node, "switch a node off, as a power cut, and on again")
     sub.add_argument("verb", choices=("stop", "start"))
@@ -297,7 +298,8 @@ def run_guest(lab: Lab, arguments) -> int:
     if not words:
         raise Failure("run what?", fix="lab guest -- COMMAND")
     machine = guest.Guest(lab.settings, memory_mb=arguments.memory)
-    return machine.run(words, {"PATH": places.PATH}, arguments.seconds, say=lambda line: print(line, flush=True))
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    return machine.run(words, {"PATH": places.PATH}, arguments.seconds, say, arguments.file)
 
 
 def kubectl(lab: Lab, arguments) -> None:

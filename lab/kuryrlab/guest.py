@@ -4,8 +4,8 @@
 Its root is the machine's, read-only, so every program is there; it has no disk, no console and no network. It boots in
 two seconds and needs no virtualisation.
 
-Differences from an ordinary kernel: Linux 6.1, one processor, no BTF, BPF by the interpreter, no nftables family
-`inet`.
+Differences from an ordinary kernel: Linux 6.1, one processor, no BTF, BPF by the interpreter, nftables
+for bridges only.
 """
 
 import os
@@ -25,10 +25,12 @@ from .failure import Failure
 from .settings import DEBIAN_SUITE, LAB, Settings
 
 PACKAGES = ["user-mode-linux", "kmod"]
-MODULES = ("8021q", "veth", "macvlan", "nf_tables", "tun", "sch_ingress", "cls_bpf", "act_bpf")
+MODULES = ("8021q", "veth", "bridge", "macvlan", "nf_tables", "tun", "sch_ingress", "cls_bpf", "act_bpf")
 SOURCES = LAB / "guest"
 ENDED = re.compile(r"guest: exit (\d+)$")
 MEMORY_MB, SECONDS = 512, 600
+# Where a guest has the directory with what it was given (see guest/init.sh).
+FILES = "/run/guest"
 
 
 def entry(settings: Settings) -> Entry:
@@ -60,14 +62,20 @@ class Guest:
     settings: Settings
     memory_mb: int = MEMORY_MB
 
-    def run(self, words: list[str], env: dict | None = None, seconds: float = SECONDS, say=print) -> int:
+    def run(
+        self, words: list[str], env: dict | None = None, seconds: float = SECONDS, say=print, files: list | tuple = ()
+    ) -> int:
         """Boot, run a command, and return its exit code; each line that it prints goes to `say`.
+
+        Each of `files` is in FILES there under its name, wherever it is on the machine.
 
         Raises Failure if the guest ends before the command does, or does not end in time.
         """
         root = entry(self.settings).make()
         with tempfile.TemporaryDirectory(prefix="guest", dir=self.scratch()) as folder:
             self.write(Path(folder), root, words, env or {})
+            for file in files:
+                shutil.copy(file, folder)
             child = subprocess.Popen(
                 self.command(root, folder),
                 env={"PATH": os.environ["PATH"], "LD_PRELOAD": str(root / "shim.so"), "TMPDIR": "/dev/shm"},

@@ -677,6 +677,7 @@ class SmallThingsTest(Scratch):
             "kuryr kill node2",
             "kuryr restart --bin /x",
             "guest -- uname -r",
+            "guest --file /x --seconds 9 -- /run/guest/x",
             "node stop node1",
             "neutron stop",
             "apiserver start",

@@ -8,7 +8,9 @@
 //!   the stack;
 //! - nothing from or to a host end is forwarded, marked or not.
 //!
-//! The table is `inet kuryr`, owned by us alone and replaced as a whole in one transaction.
+//! The table is `inet kuryr`, owned by us alone and replaced as a whole in one transaction. On a kernel without the family
+//! `inet`, which is found out by trying, there are two of that name, in the families `ip` and `ip6`. A kernel may have none
+//! of them; what can be done without the guard is [`Node`](crate::Node)'s to say.
 //!
 //! Sources: nft(8), "NETFILTER HOOKS", and "Interface groups" in ip-link(8).
 
@@ -50,12 +52,27 @@ pub struct Marks {
     pub uplinks: u32,
 }
 
+/// The one family that has packets of both.
+const BOTH: &[&str] = &["inet"];
+/// Each by itself.
+const EACH: &[&str] = &["ip", "ip6"];
+
 /// Installs the table in the namespace of the calling thread, or replaces it in one transaction.
 ///
 /// # Errors
 ///
 /// `GuardTool`, `GuardRefused`, `GuardSilent`.
 pub fn install(nft: &Path, marks: Marks) -> Result<()> {
+    match load(nft, &rules(BOTH, marks)) {
+        // If it was not for the family, this is refused for the same reason as before.
+        Err(Error::GuardRefused { status, message }) => {
+            load(nft, &rules(EACH, marks)).map_err(|_| Error::GuardRefused { status, message })
+        }
+        done => done,
+    }
+}
+
+fn load(nft: &Path, rules: &str) -> Result<()> {
     let unusable = |source| Error::GuardTool { program: nft.to_owned(), source };
     let mut child = Command::new(nft)
         .args(["-f", "-"])
@@ -65,7 +82,7 @@ pub fn install(nft: &Path, marks: Marks) -> Result<()> {
         .spawn()
         .map_err(unusable)?;
     // The rules fit into the pipe's buffer: this does not wait for nft to read.
-    let written = child.stdin.take().map(|mut stdin| stdin.write_all(rules(marks).as_bytes()));
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(rules.as_bytes()));
     let status = wait(&mut child).map_err(unusable)?;
     match status {
         None => Err(Error::GuardSilent { waited: TIMEOUT }),
@@ -103,13 +120,14 @@ fn complaint(child: &mut Child) -> String {
     message.trim_end().to_owned()
 }
 
-/// The table as a transaction: declared so that it exists, deleted, and made anew.
-fn rules(marks: Marks) -> String {
+/// The table in each of these families, as one transaction: declared so that it exists, deleted, and made anew.
+fn rules(families: &[&str], marks: Marks) -> String {
     let Marks { local, pods, uplinks } = marks;
-    format!(
-        "table inet kuryr
-delete table inet kuryr
-table inet kuryr {{
+    let table = |family: &&str| {
+        format!(
+            "table {family} kuryr
+delete table {family} kuryr
+table {family} kuryr {{
 	chain arriving {{
 		type filter hook prerouting priority {PRIORITY}; policy accept;
 		iifgroup {pods} meta mark != {local:#010x} counter drop
@@ -122,7 +140,9 @@ table inet kuryr {{
 	}}
 }}
 "
-    )
+        )
+    };
+    families.iter().map(table).collect()
 }
 
 #[cfg(test)]
@@ -131,18 +151,24 @@ mod tests {
 
     #[test]
     fn the_rules_are_one_transaction_with_every_group() {
-        let rules = rules(Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP });
-        assert!(rules.starts_with("table inet kuryr\ndelete table inet kuryr\ntable inet kuryr {"));
-        for rule in [
-            "iifgroup 27509 meta mark != 0x6b750001 counter drop",
-            "iifgroup 27510 counter drop",
-            "iifgroup 27509 counter drop",
-            "oifgroup 27509 counter drop",
-        ] {
-            assert!(rules.contains(rule), "{rule}");
-        }
         const PIPE: usize = 4096;
-        assert!(rules.len() < PIPE);
+        for families in [BOTH, EACH] {
+            let rules = rules(families, Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP });
+            for family in families {
+                let begin =
+                    format!("table {family} kuryr\ndelete table {family} kuryr\ntable {family} kuryr {{\n");
+                assert!(rules.contains(&begin), "{rules}");
+            }
+            for rule in [
+                "iifgroup 27509 meta mark != 0x6b750001 counter drop",
+                "iifgroup 27510 counter drop",
+                "iifgroup 27509 counter drop",
+                "oifgroup 27509 counter drop",
+            ] {
+                assert_eq!(rules.matches(&format!("\t\t{rule}\n")).count(), families.len(), "{rule}");
+            }
+            assert!(rules.len() < PIPE);
+        }
     }
 
     #[test]
@@ -155,6 +181,36 @@ mod tests {
                 _ => "other",
             };
             assert_eq!(got, expect, "{tool}");
+        }
+    }
+
+    /// Stands in for a nft on a kernel without these families: it refuses rules that name one, and keeps others.
+    fn nft_without(folder: &Path, families: &str) -> std::path::PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let (program, kept) = (folder.join("nft"), folder.join("kept"));
+        let script = format!(
+            "#!/bin/sh\ncat >{0}.new\nif grep -qE '^table ({families}) ' {0}.new; then echo no family >&2; exit 1; fi\n\
+             mv {0}.new {0}\n",
+            kept.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    #[test]
+    fn without_a_family_for_both_each_has_a_table() {
+        let marks = Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP };
+        for (missing, expect) in [("none", Some(BOTH)), ("inet", Some(EACH)), ("inet|ip6", None)] {
+            let folder = tempfile::tempdir().unwrap();
+            let done = install(&nft_without(folder.path(), missing), marks);
+            let kept = std::fs::read_to_string(folder.path().join("kept")).ok();
+            assert_eq!(kept, expect.map(|families| rules(families, marks)), "{missing}");
+            match (done, expect) {
+                (Ok(()), Some(_)) => {}
+                (Err(Error::GuardRefused { message, .. }), None) => assert_eq!(message, "no family"),
+                (other, _) => panic!("{missing}: {other:?}"),
+            }
         }
     }
 }

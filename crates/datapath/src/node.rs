@@ -57,6 +57,8 @@ pub struct Node {
     identity: NetnsId,
     joining: Joining,
     joint: Option<Mutex<Joint>>,
+    /// The kernel takes the guard's table.
+    guarded: bool,
     socket: Mutex<Socket>,
     announcer: Announcer,
 }
@@ -233,7 +235,8 @@ pub struct Swept {
 
 impl Node {
     /// Opens the node of the calling thread's network namespace: finds out what the kernel can do, loads the
-    /// programs or takes over those of the process before, and installs the guard.
+    /// programs or takes over those of the process before, and installs the guard. A kernel that has neither eBPF nor
+    /// nftables can do without a guard, as it has no host ends; it has no prepared uplinks then, either.
     ///
     /// # Errors
     ///
@@ -242,9 +245,14 @@ impl Node {
         let identity = Netns::own()?.id();
         let socket = Mutex::new(Socket::route()?);
         let announcer = Announcer::open()?;
-        guard::install(&config.nft, config.marks())?;
+        let guard = guard::install(&config.nft, config.marks());
         let (joining, joint) = choose(&config)?;
-        let node = Self { config, identity, joining, joint: joint.map(Mutex::new), socket, announcer };
+        let guarded = match guard {
+            Err(Error::GuardRefused { .. }) if joint.is_none() => false,
+            guard => guard.map(|()| true)?,
+        };
+        let joint = joint.map(Mutex::new);
+        let node = Self { config, identity, joining, joint, guarded, socket, announcer };
         node.replace_programs()?;
         Ok(node)
     }
@@ -285,13 +293,18 @@ impl Node {
         self.identity
     }
 
-    /// Installs the guard again, in case somebody removed it.
+    /// Installs the guard again, in case somebody removed it. Does nothing where the kernel refused it at the start.
     ///
     /// # Errors
     ///
     /// `GuardTool`, `GuardRefused`, `GuardSilent`.
     pub fn ensure_guard(&self) -> Result<()> {
-        guard::install(&self.config.nft, self.config.marks())
+        if self.guarded { guard::install(&self.config.nft, self.config.marks()) } else { Ok(()) }
+    }
+
+    /// Passes if there is a guard; else tells again why there is none.
+    fn need_guard(&self) -> Result<()> {
+        if self.guarded { Ok(()) } else { guard::install(&self.config.nft, self.config.marks()) }
     }
 
     /// Sets which addresses are the node's: what pods may reach on the local path, and whence the node may reach

@@ -8,7 +8,8 @@ mod world;
 
 use std::net::IpAddr;
 
-use world::{NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, TestNode, TestPod, node_addresses};
+use kuryr_datapath::{Error, JoinChoice, Node};
+use world::{NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, TestNode, TestPod, node_addresses, uplink_spec};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -194,4 +195,46 @@ fn a_node_address_that_was_away_for_a_moment_has_its_routes_again() {
     for to in [one.v4(), one.v6()] {
         assert_eq!(node.space.ping(to, 3), 3, "{to}");
     }
+}
+
+/// Stands in for `nft` on a kernel without some families: refuses rules that name one, and hands others on.
+fn nft_without(families: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("nft");
+    let script = format!(
+        "#!/bin/sh\nrules=$(cat)\nif echo \"$rules\" | grep -qE '^table ({families}) '; then exit 1; fi\n\
+         echo \"$rules\" | exec nft \"$@\"\n"
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    (folder, program)
+}
+
+#[test]
+fn a_kernel_without_a_family_for_both_has_a_guard_for_each() {
+    let (_folder, nft) = nft_without("inet");
+    let node = TestNode::with(|config| (config.joining, config.nft) = (JoinChoice::Ebpf, nft));
+    forwarding(&node);
+    let pod = node.pod(1);
+    for to in [pod.v4(), pod.v6()] {
+        assert_eq!(node.outside.ping(to, 4), 0, "{to}");
+    }
+    assert_eq!(node.guarded("oifgroup"), 8, "four by each");
+    node.within(|node| node.ensure_guard()).unwrap();
+    assert_eq!(node.guarded("oifgroup"), 0, "made anew, not twice");
+}
+
+#[test]
+fn a_kernel_without_any_family_is_refused_where_the_guard_is_needed() {
+    let (_folder, nft) = nft_without("inet|ip|ip6");
+    let node =
+        TestNode::with(|config| (config.joining, config.nft) = (JoinChoice::SubInterface, nft.clone()));
+    node.within(|node| node.ensure_guard()).unwrap();
+    let uplink = node.within(|node| node.prepare_uplink(&uplink_spec(1)));
+    assert!(matches!(uplink, Err(Error::GuardRefused { .. })), "{uplink:?}");
+    let mut config = node.config.clone();
+    config.joining = JoinChoice::Ebpf;
+    let other = node.space.within(|| Node::open(config));
+    assert!(matches!(other, Err(Error::GuardRefused { .. })), "{other:?}");
 }

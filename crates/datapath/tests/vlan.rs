@@ -271,6 +271,9 @@ fn a_program_that_somebody_took_away_is_put_back() {
     assert!(promiscuous(&near));
 }
 
+/// Set where the kernel is known to have VLAN interfaces.
+const HAS_VLANS: &str = "KURYR_TEST_HAS_8021Q";
+
 /// On a kernel with VLAN interfaces pods are joined by them; on one without it is said.
 #[test]
 fn without_ebpf_pods_get_a_vlan_interface_if_the_kernel_has_them() {
@@ -280,6 +283,10 @@ fn without_ebpf_pods_get_a_vlan_interface_if_the_kernel_has_them() {
     let Joining::SubInterface { vlan, .. } = near.within(|node| node.joining().clone()) else { panic!() };
     let adopted = near.within(|node| node.adopt_shared_uplink("trunk0", false));
     if vlan == Making::Impossible {
+        assert!(
+            std::env::var_os(HAS_VLANS).is_none(),
+            "{HAS_VLANS} is set, and this kernel has no VLAN interfaces"
+        );
         assert!(matches!(adopted, Err(Error::NoSubInterface { .. })), "{adopted:?}");
         let space = world::Space::new("pod");
         let links = PodLinks { netns: space.path(), vlan: Some(5), ..pod_links(1, 2) };

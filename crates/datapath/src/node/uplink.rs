@@ -24,9 +24,10 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// `InterfaceName`, `LinkTaken` if there is an interface of that name that is no uplink, else what the kernel
-    /// refused.
+    /// `InterfaceName`, `LinkTaken` if there is an interface of that name that is no uplink, `GuardRefused` if there is no
+    /// guard to keep its frames from the node's stack, else what the kernel refused.
     pub fn prepare_uplink(&self, spec: &UplinkSpec) -> Result<Uplink> {
+        self.need_guard()?;
         link::check_name(&spec.tap)?;
         link::check_name(&spec.peer)?;
         let peer = self.uplink_pair(spec)?;

@@ -222,7 +222,10 @@ impl TestNode {
 
     /// Packets that rules of the guard with this text have dropped.
     pub(crate) fn guarded(&self, rule: &str) -> u64 {
-        let listing = self.space.sh("nft list table inet kuryr");
+        // On a kernel without the family `inet` there are two tables.
+        let listing = self
+            .space
+            .sh("nft list table inet kuryr || { nft list table ip kuryr; nft list table ip6 kuryr; }");
         let lines: Vec<&str> = listing.lines().filter(|line| line.contains(rule)).collect();
         assert!(!lines.is_empty(), "no rule {rule} in {listing}");
         let packets = |line: &str| -> u64 {
