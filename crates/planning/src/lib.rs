@@ -17,3 +17,5 @@ pub mod uplink;
 pub mod claim;
 // Agent: claim and subnets -> links, addresses, routes.
 pub mod attachment;
+// Agent: Services and their endpoints -> the tables by which clients on this node reach them.
+pub mod service;

@@ -1,0 +1,100 @@
+//! What is looked at, field by field as Kubernetes has it.
+//!
+//! Sources: Kubernetes API reference, Service v1, EndpointSlice discovery.k8s.io/v1, Node v1.
+
+use std::{fmt, net::IpAddr};
+
+/// Namespace and name of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service<'a> {
+    /// `spec.type`; empty means `ClusterIP`.
+    pub kind: &'a str,
+    /// `spec.clusterIPs`; the only one is `None` for a headless Service.
+    pub cluster_ips: Vec<&'a str>,
+    /// Label `service.kubernetes.io/service-proxy-name`: another proxy than the cluster's own serves it.
+    pub proxy_name: Option<&'a str>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort<'a>>,
+    /// `spec.sessionAffinity`; empty means `None`.
+    pub session_affinity: &'a str,
+    /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`.
+    pub affinity_seconds: Option<u32>,
+    /// `spec.internalTrafficPolicy`; empty means `Cluster`.
+    pub internal_traffic_policy: &'a str,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServicePort<'a> {
+    /// Name; empty where the Service has one port only.
+    pub name: &'a str,
+    /// `TCP`, `UDP` or `SCTP`; empty means `TCP`.
+    pub protocol: &'a str,
+    /// Number.
+    pub port: u16,
+}
+
+/// A part of a Service's endpoints, of one address family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slice<'a> {
+    /// `addressType`: `IPv4`, `IPv6` or `FQDN`.
+    pub address_type: &'a str,
+    /// The ports that all of its endpoints have.
+    pub ports: Vec<SlicePort<'a>>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint<'a>>,
+}
+
+/// A port of endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlicePort<'a> {
+    /// Name of the Service's port.
+    pub name: &'a str,
+    /// As in [`ServicePort`].
+    pub protocol: &'a str,
+    /// Number; none means no certain one.
+    pub port: Option<u16>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// The first of `addresses`, the only one that consumers use; none if it is no address.
+    pub address: Option<IpAddr>,
+    /// `conditions.ready`; none means yes.
+    pub ready: Option<bool>,
+    /// `conditions.serving`; none means as `ready`.
+    pub serving: Option<bool>,
+    /// `conditions.terminating`; none means no.
+    pub terminating: Option<bool>,
+    /// `nodeName`.
+    pub node: Option<&'a str>,
+    /// `hints.forZones`: for clients in these zones.
+    pub for_zones: Vec<&'a str>,
+    /// `hints.forNodes`: for clients on these nodes.
+    pub for_nodes: Vec<&'a str>,
+}
+
+/// The node whose clients are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeFacts<'a> {
+    /// Name of the Node.
+    pub name: &'a str,
+    /// Its label `topology.kubernetes.io/zone`.
+    pub zone: Option<&'a str>,
+}

@@ -1,0 +1,222 @@
+//! Whatever changes, and wherever a process is killed: at every write a client finds the old targets or the new ones.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use proptest::prelude::*;
+
+use super::{
+    desired::{Desired, Frontend, Protocol, Target, Wanted},
+    diff::{Change, diff, leftovers},
+    inputs::ServiceRef,
+    tables::{
+        Contents, Place, Tables,
+        tests::{frontend, target},
+    },
+};
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A Service wants this: by frontend, affinity and targets.
+    Service(usize, Vec<(u8, u32, BTreeSet<u8>)>),
+    /// The process is killed after so many writes of the change for a Service that wants this, and starts again.
+    Killed(usize, Vec<(u8, u32, BTreeSet<u8>)>, usize),
+    /// The process starts again; all Services are there as they were.
+    Restart,
+}
+
+const SERVICES: usize = 3;
+
+/// Frontends 0 to 5 are of TCP, the rest of UDP; each Service has some of its own and some that others want, too.
+fn at(number: u8) -> Frontend {
+    frontend(number, if number < 6 { Protocol::Tcp } else { Protocol::Udp })
+}
+
+fn frontends() -> impl Strategy<Value = Vec<(u8, u32, BTreeSet<u8>)>> {
+    let one = (0u8..10, prop::sample::select(vec![0u32, 0, 60]), prop::collection::btree_set(0u8..6, 0..4));
+    prop::collection::vec(one, 0..4)
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..SERVICES, frontends()).prop_map(|(service, wants)| Event::Service(service, wants)),
+        2 => (0..SERVICES, frontends(), 0usize..12)
+            .prop_map(|(service, wants, writes)| Event::Killed(service, wants, writes)),
+        1 => Just(Event::Restart),
+    ]
+}
+
+fn desired(wants: &[(u8, u32, BTreeSet<u8>)]) -> Desired {
+    let one = |(number, affinity_seconds, targets): &(u8, u32, BTreeSet<u8>)| {
+        let targets = targets.iter().map(|last| target(*last)).collect();
+        (at(*number), Wanted { affinity_seconds: *affinity_seconds, targets })
+    };
+    Desired { frontends: wants.iter().map(one).collect(), ..Desired::default() }
+}
+
+/// A node whose process and kernel can part.
+struct Node {
+    contents: Contents,
+    tables: Tables,
+    wanted: Vec<Desired>,
+    /// The tables after each write since the process started.
+    history: Vec<Contents>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let wanted = vec![Desired::default(); SERVICES];
+        let mut node =
+            Self { contents: Contents::default(), tables: Tables::default(), wanted, history: vec![] };
+        node.history.push(node.contents.clone());
+        node
+    }
+
+    fn service(number: usize) -> Arc<ServiceRef> {
+        Arc::new(ServiceRef { namespace: "d".into(), name: number.to_string() })
+    }
+
+    /// Writes, at most so much, and tells whether that was all.
+    fn carry_out(&mut self, changes: Vec<Change>, mut writes: usize) -> bool {
+        for change in changes {
+            let before = self.contents.found(&change.frontend);
+            let others = self.others(&change.frontend);
+            for step in &change.steps {
+                if writes == 0 {
+                    return false;
+                }
+                writes -= 1;
+                self.contents.apply(step);
+                self.history.push(self.contents.clone());
+                assert_eq!(self.others(&change.frontend), others, "another frontend is touched by {step:?}");
+            }
+            let after = self.contents.found(&change.frontend);
+            for seen in self.history.iter().rev().take(change.steps.len()) {
+                let seen = seen.found(&change.frontend);
+                assert!(seen == before || seen == after, "{before:?}, {seen:?}, {after:?}");
+            }
+            self.tables.note(change);
+        }
+        true
+    }
+
+    fn others(&self, frontend: &Frontend) -> BTreeMap<Frontend, BTreeSet<Option<Target>>> {
+        let others = self.contents.values.keys().filter(|other| *other != frontend);
+        others.map(|other| (*other, self.contents.found(other).unwrap())).collect()
+    }
+
+    fn plan_and_write(&mut self, number: usize, writes: usize) -> bool {
+        let plan = diff(&self.tables, &Self::service(number), &self.wanted[number]);
+        self.carry_out(plan.changes, writes)
+    }
+
+    /// What a process does that begins, and what it needs until everything is as it should be.
+    fn restart(&mut self) {
+        self.check_readers();
+        self.history = vec![self.contents.clone()];
+        let (tables, strays) = Tables::read(&self.contents);
+        self.tables = tables;
+        strays.iter().for_each(|step| self.contents.apply(step));
+        self.history.push(self.contents.clone());
+        self.all();
+        let rest = leftovers(&self.tables);
+        assert!(self.carry_out(rest, usize::MAX));
+    }
+
+    fn all(&mut self) {
+        (0..SERVICES).for_each(|number| assert!(self.plan_and_write(number, usize::MAX)));
+    }
+
+    /// A reader may be interrupted: it reads a value, later a backend, and later the value again. If that is the same,
+    /// the backend has to be the one that the value led to.
+    fn check_readers(&self) {
+        for (first, contents) in self.history.iter().enumerate() {
+            for (frontend, value) in &contents.values {
+                let same = |later: &&Contents| later.values.get(frontend) == Some(value);
+                let last = self.history.iter().rposition(|later| same(&later)).unwrap();
+                for between in &self.history[first..=last] {
+                    for slot in 0..value.count {
+                        let place = Place { id: value.id, generation: value.generation, slot };
+                        assert_eq!(between.backends.get(&place), contents.backends.get(&place), "{frontend}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything that is wanted is found, and nothing else is in the tables.
+    fn check_settled(&mut self) {
+        // Frontends that were taken are free by the second time.
+        (0..SERVICES).for_each(|_| self.all());
+        let mut owners: BTreeMap<Frontend, Vec<&Wanted>> = BTreeMap::new();
+        for desired in &self.wanted {
+            desired.frontends.iter().for_each(|(at, wanted)| owners.entry(*at).or_default().push(wanted));
+        }
+        assert_eq!(self.contents.values.keys().collect::<Vec<_>>(), owners.keys().collect::<Vec<_>>());
+        for (frontend, wanted) in &owners {
+            let found = self.contents.found(frontend).unwrap();
+            let is_one = |one: &&Wanted| one.targets.iter().map(|target| Some(*target)).eq(found.clone());
+            assert!(wanted.iter().any(is_one), "{frontend}: {found:?}");
+        }
+        let backends: u32 = self.contents.values.values().map(|value| value.count).sum();
+        assert_eq!(self.contents.backends.len(), backends as usize, "nothing is left over");
+        for (member, slot) in &self.contents.members {
+            let place = Place { id: member.id, generation: member.generation, slot: *slot };
+            assert_eq!(self.contents.backends[&place].endpoint, member.endpoint);
+        }
+        assert_eq!(self.tables.backends(), self.contents.backends.len());
+        let (_, strays) = Tables::read(&self.contents);
+        assert_eq!(strays, []);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_client_finds_the_old_targets_or_the_new_ones(events in prop::collection::vec(event(), 1..12)) {
+        let mut node = Node::new();
+        for event in events {
+            match event {
+                Event::Service(number, wants) => {
+                    node.wanted[number] = desired(&wants);
+                    node.plan_and_write(number, usize::MAX);
+                }
+                Event::Killed(number, wants, writes) => {
+                    node.wanted[number] = desired(&wants);
+                    node.plan_and_write(number, writes);
+                    node.restart();
+                }
+                Event::Restart => node.restart(),
+            }
+        }
+        node.check_readers();
+        node.check_settled();
+    }
+
+    #[test]
+    fn an_endpoint_keeps_its_number(
+        rounds in prop::collection::vec((prop::collection::btree_set(0u8..6, 0..5), any::<bool>()), 2..8),
+    ) {
+        let mut node = Node::new();
+        let mut before: BTreeMap<Target, u32> = BTreeMap::new();
+        for (targets, restart) in rounds {
+            node.wanted[0] = desired(&[(7, 0, targets)]);
+            node.plan_and_write(0, usize::MAX);
+            if restart {
+                node.restart();
+            }
+            let now: BTreeMap<Target, u32> =
+                node.contents.backends.values().map(|backend| (backend.target, backend.endpoint)).collect();
+            for (target, endpoint) in &now {
+                prop_assert!(before.get(target).is_none_or(|number| number == endpoint), "{target}");
+            }
+            let numbers: BTreeSet<&u32> = now.values().collect();
+            prop_assert_eq!(numbers.len(), now.len());
+            before = now;
+        }
+    }
+}
