@@ -1,38 +1,107 @@
-//! `EndpointSlice`s: which addresses something in the cluster still sends to.
+//! `EndpointSlice`s: to whom the clients of a Service are sent, and which addresses something in the cluster still
+//! sends to.
 //!
 //! Source: Kubernetes API reference, EndpointSlice discovery.k8s.io/v1.
 
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+/// Names the Service that a slice is of.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Endpoints of a Service.
 #[derive(kube::Resource, Deserialize, Debug, Clone, PartialEq)]
 #[resource(inherit = k8s_openapi::api::discovery::v1::EndpointSlice)]
+#[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     /// Trimmed metadata.
     #[serde(deserialize_with = "super::metadata::trimmed")]
     pub metadata: ObjectMeta,
+    /// `IPv4`, `IPv6` or `FQDN`.
+    #[serde(default)]
+    pub address_type: String,
     /// The endpoints.
     #[serde(default)]
     pub endpoints: Option<Vec<Endpoint>>,
+    /// The ports that each of them has.
+    #[serde(default)]
+    pub ports: Option<Vec<EndpointPort>>,
 }
 
 /// One endpoint.
 #[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
-    /// Addresses, or host names where the slice is of type FQDN.
-    pub addresses: Vec<String>,
+    /// Addresses; host names, in a slice of type FQDN, are left out.
+    #[serde(deserialize_with = "addresses")]
+    pub addresses: Vec<IpAddr>,
+    /// In which state it is.
+    pub conditions: EndpointConditions,
+    /// The node it is on.
+    pub node_name: Option<Box<str>>,
+    /// For whom it is meant.
+    pub hints: Option<EndpointHints>,
+}
+
+/// In which state an endpoint is.
+#[derive(Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct EndpointConditions {
+    /// Whether it takes new clients; none means yes.
+    pub ready: Option<bool>,
+    /// Whether it answers; none means as `ready`.
+    pub serving: Option<bool>,
+    /// Whether it is about to go; none means no.
+    pub terminating: Option<bool>,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// Clients in these zones.
+    pub for_zones: Option<Vec<Named>>,
+    /// Clients on these nodes.
+    pub for_nodes: Option<Vec<Named>>,
+}
+
+/// A zone or node.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+}
+
+/// A port of endpoints.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct EndpointPort {
+    /// Name of the Service's port.
+    pub name: Option<String>,
+    /// `TCP`, `UDP` or `SCTP`; none means TCP.
+    pub protocol: Option<String>,
+    /// Number; none means no certain one.
+    pub port: Option<u16>,
 }
 
 impl EndpointSlice {
     /// All addresses; host names are left out.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let endpoints = self.endpoints.iter().flatten();
-        endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| address.parse().ok())
+        self.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.iter().copied())
     }
+
+    /// Name of the Service, in the same namespace.
+    #[must_use]
+    pub fn service_name(&self) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+    }
+}
+
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    let texts = Vec::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
 #[cfg(test)]
@@ -47,7 +116,30 @@ mod tests {
         assert_eq!(got, ["10.0.0.1", "fd00::1"]);
         for empty in [r#"{"metadata":{"name":"a"},"endpoints":null}"#, r#"{"metadata":{"name":"a"}}"#] {
             let slice: EndpointSlice = serde_json::from_str(empty).unwrap();
-            assert_eq!(slice.addresses().count(), 0);
+            assert_eq!((slice.addresses().count(), slice.service_name()), (0, None));
         }
+    }
+
+    #[test]
+    fn reads_what_a_proxy_has_to_know() {
+        let text = r#"{"metadata":{"name":"web-x","namespace":"d","labels":{"kubernetes.io/service-name":"web"}},
+            "addressType":"IPv4","ports":[{"name":"http","protocol":"TCP","port":8080},{"name":null,"port":null}],
+            "endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":false,"serving":true,"terminating":true},
+                "nodeName":"n1","zone":"a","targetRef":{"kind":"Pod","name":"web-0"},
+                "hints":{"forZones":[{"name":"a"}],"forNodes":[{"name":"n1"}]}},{"addresses":["10.0.0.2"]}]}"#;
+        let slice: EndpointSlice = serde_json::from_str(text).unwrap();
+        assert_eq!((slice.service_name(), slice.address_type.as_str()), (Some("web"), "IPv4"));
+        let ports = slice.ports.unwrap();
+        assert_eq!((ports[0].name.as_deref(), ports[0].port), (Some("http"), Some(8080)));
+        assert_eq!(ports[1], EndpointPort::default());
+        let endpoints = slice.endpoints.unwrap();
+        let expect = EndpointConditions { ready: Some(false), serving: Some(true), terminating: Some(true) };
+        assert_eq!((endpoints[0].conditions, endpoints[0].node_name.as_deref()), (expect, Some("n1")));
+        let hints = endpoints[0].hints.as_ref().unwrap();
+        assert_eq!(
+            (hints.for_zones.as_ref().unwrap()[0].name.as_str(), hints.for_nodes.as_ref().unwrap().len()),
+            ("a", 1)
+        );
+        assert_eq!((endpoints[1].conditions, &endpoints[1].hints), (EndpointConditions::default(), &None));
     }
 }

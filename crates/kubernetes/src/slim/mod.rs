@@ -7,7 +7,7 @@
 //! Every field beyond the metadata has a default, so that an object without it (a pod that is not scheduled
 //! yet, a bookmark) still reads. Unknown fields are skipped while reading.
 //!
-//! Sources: Kubernetes API reference, Pod v1, Node v1, Namespace v1,
+//! Sources: Kubernetes API reference, Pod v1, Node v1, Namespace v1, Service v1,
 //! `EndpointSlice` v1, and those of the workloads.
 
 mod metadata;
@@ -16,14 +16,16 @@ mod endpoint_slice;
 mod namespace;
 mod node;
 mod pod;
+mod service;
 mod workload;
 
 pub use metadata::controller_of;
 
-pub use endpoint_slice::{Endpoint, EndpointSlice};
+pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Named};
 pub use namespace::{Namespace, NamespacePhase, NamespaceStatus};
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
 pub use pod::{Pod, PodPhase, PodSpec, PodStatus};
+pub use service::{ClientIpConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 pub use workload::{
     Deployment, DeploymentSpec, DeploymentStatus, Job, JobSpec, JobStatus, ReplicaSet, ReplicaSetSpec,
     RollingUpdate, StatefulSet, StatefulSetSpec, Strategy, Template, TemplateSpec, Toleration, count,

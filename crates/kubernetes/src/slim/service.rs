@@ -1,0 +1,111 @@
+//! Services: where their clients send to, and how these are to be treated.
+//!
+//! Source: Kubernetes API reference, Service v1.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
+/// Says that another proxy than the cluster's own serves a Service.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// A Service.
+#[derive(kube::Resource, Deserialize, Debug, Clone, PartialEq)]
+#[resource(inherit = k8s_openapi::api::core::v1::Service)]
+pub struct Service {
+    /// Trimmed metadata.
+    #[serde(deserialize_with = "super::metadata::trimmed")]
+    pub metadata: ObjectMeta,
+    /// What was asked for, with the addresses that the API server gave.
+    #[serde(default)]
+    pub spec: ServiceSpec,
+}
+
+/// What was asked for, with the addresses that the API server gave.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Addresses of both families, or `None` for a headless Service.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    /// The ports.
+    pub ports: Vec<ServicePort>,
+    /// `None` or `ClientIP`.
+    pub session_affinity: String,
+    /// How long clients keep their endpoint.
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+    /// `Cluster` or `Local`.
+    pub internal_traffic_policy: String,
+}
+
+/// A port of a Service.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ServicePort {
+    /// Name; may be empty if there is only one.
+    pub name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Number.
+    pub port: u16,
+}
+
+/// How long clients keep their endpoint.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct SessionAffinityConfig {
+    /// Of clients told by address.
+    #[serde(rename = "clientIP")]
+    pub client_ip: ClientIpConfig,
+}
+
+/// How long clients told by address keep their endpoint.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    /// Seconds since the last use.
+    pub timeout_seconds: Option<u32>,
+}
+
+impl Service {
+    /// The proxy that a label names in the place of the cluster's own.
+    #[must_use]
+    pub fn proxy_name(&self) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(PROXY_NAME).map(String::as_str)
+    }
+
+    /// Seconds for which clients keep their endpoint, where it is said.
+    #[must_use]
+    pub fn affinity_seconds(&self) -> Option<u32> {
+        self.spec.session_affinity_config.as_ref()?.client_ip.timeout_seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_service_with_much_and_one_with_little() {
+        let service: Service = serde_json::from_str(
+            r#"{"metadata":{"name":"web","namespace":"d","labels":{"service.kubernetes.io/service-proxy-name":"x"}},
+                "spec":{"type":"ClusterIP","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7","fd00:96::7"],
+                        "ports":[{"name":"http","protocol":"TCP","port":80,"targetPort":"web","nodePort":30080}],
+                        "sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":60}},
+                        "internalTrafficPolicy":"Local","selector":{"app":"web"}},
+                "status":{"loadBalancer":{}}}"#,
+        )
+        .unwrap();
+        assert_eq!(service.spec.cluster_ips, ["10.96.0.7", "fd00:96::7"]);
+        let port = &service.spec.ports[0];
+        assert_eq!((port.name.as_str(), port.protocol.as_str(), port.port), ("http", "TCP", 80));
+        assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
+        assert_eq!(service.spec.internal_traffic_policy, "Local");
+
+        let bare: Service = serde_json::from_str(r#"{"metadata":{"name":"x"}}"#).unwrap();
+        assert_eq!((bare.spec.clone(), bare.proxy_name()), (ServiceSpec::default(), None));
+        assert_eq!(bare.affinity_seconds(), None);
+    }
+}
