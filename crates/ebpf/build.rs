@@ -1,4 +1,4 @@
-//! Compiles `programs/joint.bpf.c` with clang into an object that the crate embeds.
+//! Compiles each `programs/NAME.bpf.c` with clang into an object that the crate embeds.
 //!
 //! Needs clang (any version from 11 on, also as `clang-NN`) and libbpf's headers. `llvm-strip` is used if it is
 //! there: it takes the debug sections away and keeps BTF.
@@ -11,14 +11,19 @@ use std::{
     process::{Command, ExitCode},
 };
 
-const SOURCE: &str = "programs/joint.bpf.c";
-const HEADER: &str = "programs/joint.h";
+/// Each is one object.
+const PROGRAMS: [&str; 2] = ["joint", "service"];
+/// What they include of ours.
+const HEADERS: [&str; 3] = ["address", "joint", "service"];
 /// Newest first, so that a machine with several gets the best.
 const VERSIONS: std::ops::RangeInclusive<u32> = 11..=30;
 
 fn main() -> ExitCode {
-    for input in [SOURCE, HEADER] {
-        println!("cargo::rerun-if-changed={input}");
+    for name in PROGRAMS {
+        println!("cargo::rerun-if-changed={}", source(name));
+    }
+    for name in HEADERS {
+        println!("cargo::rerun-if-changed=programs/{name}.h");
     }
     for variable in ["CLANG", "LLVM_STRIP"] {
         println!("cargo::rerun-if-env-changed={variable}");
@@ -40,21 +45,28 @@ fn build() -> Result<(), String> {
          on Debian: apt-get install clang libbpf-dev; or set CLANG",
     )?;
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this by cargo")?;
-    let object = PathBuf::from(out).join("joint.bpf.o");
-    compile(&clang, &object)?;
-    if let Some(strip) = tool("LLVM_STRIP", "llvm-strip") {
-        run(Command::new(&strip).arg("--strip-debug").arg(&object))?;
+    let strip = tool("LLVM_STRIP", "llvm-strip");
+    for name in PROGRAMS {
+        let object = Path::new(&out).join(format!("{name}.bpf.o"));
+        compile(&clang, &source(name), &object)?;
+        if let Some(strip) = &strip {
+            run(Command::new(strip).arg("--strip-debug").arg(&object))?;
+        }
     }
     Ok(())
 }
 
-fn compile(clang: &str, object: &Path) -> Result<(), String> {
+fn source(name: &str) -> String {
+    format!("programs/{name}.bpf.c")
+}
+
+fn compile(clang: &str, source: &str, object: &Path) -> Result<(), String> {
     let mut command = Command::new(clang);
     command.args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]);
     if let Some(headers) = multiarch_headers() {
         command.arg("-idirafter").arg(headers);
     }
-    command.args(["-c", SOURCE, "-o"]).arg(object);
+    command.args(["-c", source, "-o"]).arg(object);
     run(&mut command).map_err(|why| {
         if why.contains("bpf/bpf_helpers.h") {
             format!("the eBPF programs need libbpf's headers; on Debian: apt-get install libbpf-dev\n{why}")

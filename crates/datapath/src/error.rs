@@ -208,6 +208,50 @@ pub enum Error {
         source: io::Error,
     },
 
+    // ---- cgroups
+    /// There is no hierarchy of version 2, on which programs see what processes connect to.
+    #[error(
+        "no cgroup2 file system is mounted, to which programs for Services are attached: mount one (mount -t cgroup2 cgroup2 \
+         DIRECTORY), or have the machine's /sys/fs/cgroup mounted in the agent's container"
+    )]
+    NoCgroup2,
+    /// The mounted hierarchy begins below the machine's root: it does not have the node's processes.
+    #[error(
+        "{} shows the cgroup of the agent's container only, not those of the node's processes: mount the machine's \
+         /sys/fs/cgroup there, or set [cni_daemon] cgroup_dir",
+        path.display()
+    )]
+    PrivateCgroups {
+        /// Where it is mounted.
+        path: PathBuf,
+    },
+    /// The directory that is configured is none of a hierarchy of version 2.
+    #[error("{} is no directory of a cgroup2 file system", path.display())]
+    NotCgroup2 {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A cgroup, or what lists the mounts, could not be read.
+    #[error("cannot read {}", path.display())]
+    Cgroup {
+        /// What was read.
+        path: PathBuf,
+        /// The operating system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be attached to a cgroup, replaced there or kept.
+    #[error("cannot {step} eBPF program {program}")]
+    CgroupLink {
+        /// What was tried.
+        step: &'static str,
+        /// Which program.
+        program: &'static str,
+        /// The operating system's error.
+        #[source]
+        source: io::Error,
+    },
+
     // ---- nftables
     /// The `nft` program could not be run.
     #[error("cannot run {}", program.display())]

@@ -5,8 +5,10 @@
 //! - [`netlink`], [`link`], [`address`], [`route`], [`neighbour`]: the kernel's network configuration;
 //! - [`sysctl`], [`offload`]: settings of links;
 //! - [`announce`]: telling a network where a pod's addresses are;
-//! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them;
+//! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them; `map_access` is
+//!   how maps are read and written;
 //! - [`guard`]: netfilter rules for when programs are missing;
+//! - [`service`], [`cgroup`], [`pinned_link`]: Services at the sockets of the node's processes;
 //! - [`ovsdb`]: ports of the integration bridge;
 //! - [`error`]: what can go wrong.
 //!
@@ -32,7 +34,12 @@ pub mod announce;
 pub mod classifier;
 pub mod guard;
 pub mod joint;
+mod map_access;
 pub mod trial;
+// Services
+pub mod cgroup;
+pub mod pinned_link;
+pub mod service;
 // the integration bridge
 pub mod ovsdb;
 // what can go wrong
@@ -48,4 +55,5 @@ pub use node::{
 };
 pub use ovsdb::{BridgeRow, InterfaceRow, Ovsdb, OvsdbConfig, PortSpec, SwitchRow, SwitchStart, SwitchState};
 pub use route::Route;
+pub use service::{Outcomes, ServiceContents, Services, ServicesConfig};
 pub use trial::Making;

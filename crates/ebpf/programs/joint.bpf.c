@@ -94,14 +94,6 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
 }
 
-static __always_inline void map_ipv4(struct address *to, __u32 ipv4)
-{
-	to->word[0] = 0;
-	to->word[1] = 0;
-	to->word[2] = bpf_htonl(0xffff);
-	to->word[3] = ipv4;
-}
-
 static __always_inline int is_unspecified(const struct address *address)
 {
 	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
@@ -436,8 +428,7 @@ static __always_inline int is_translated(struct __sk_buff *skb, const struct add
 		if (is_unspecified(&remote))
 			return 0;
 	}
-	return remote.word[0] != destination->word[0] || remote.word[1] != destination->word[1] ||
-	       remote.word[2] != destination->word[2] || remote.word[3] != destination->word[3];
+	return !same_address(&remote, destination);
 }
 
 SEC("classifier")

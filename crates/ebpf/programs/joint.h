@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Map layouts of the joint, the twins of the types in crates/ebpf-maps/src/joint.rs. A change here is a change
- * there and raises LAYOUT_VERSION. Integers are in host byte order, addresses in network byte order; an
- * address is 16 bytes, IPv4 as ::ffff:a.b.c.d.
+ * there and raises LAYOUT_VERSION. Integers are in host byte order, addresses in network byte order.
  */
 #ifndef KURYR_JOINT_H
 #define KURYR_JOINT_H
 
 #include <linux/types.h>
+
+#include "address.h"
 
 #define MAX_PODS 8192
 #define MAX_POD_ADDRESSES 65536
@@ -34,10 +35,6 @@ struct pod {
 	__u32 vlan;   /* 0: none */
 	__u8 mac[6];
 	__u8 host_mac[6];
-};
-
-struct address {
-	__u32 word[4];
 };
 
 struct pod_address {

@@ -1,11 +1,22 @@
-//! The eBPF programs of the node's datapath as one ELF object, compiled from `programs/` by clang when this
+//! The eBPF programs of the node's datapath as two ELF objects, compiled from `programs/` by clang when this
 //! crate is built.
+//!
+//! [`OBJECT`], the joint between pods and uplinks:
 //!
 //! | program | hook | what it does |
 //! |---|---|---|
 //! | [`UPLINK_IN`] | ingress of an uplink | hands a frame to the pod whose port it is for |
 //! | [`POD_OUT`] | ingress of a pod's host end | admits only what the pod may send, hands it to its uplink or, on the local path, to the node |
 //! | [`POD_IN`] | egress of a pod's host end | lets only packets of the node itself through |
+//!
+//! [`SERVICE_OBJECT`], Services at the socket, on the cgroup of the node's processes, [`SERVICE_PROGRAMS`]:
+//!
+//! | program | what it does |
+//! |---|---|
+//! | `connect4`, `connect6` | connects a socket to an endpoint in the place of a Service |
+//! | `sendmsg4`, `sendmsg6` | has a UDP socket that is not connected send to an endpoint |
+//! | `recvmsg4`, `recvmsg6` | says that what such a socket received came from the Service |
+//! | `getpeername4`, `getpeername6` | says that a socket is connected to the Service |
 //!
 //! The programs are C, because the stable Rust toolchain has no eBPF target. The map layouts are in
 //! `kuryr-ebpf-maps`. Loading, pinning and attaching is the datapath's business.
@@ -19,36 +30,56 @@ pub const POD_IN: &str = "pod_in";
 /// Name of the constant in the programs that holds the mark of the local path (`u32`); a loader may replace it.
 pub const LOCAL_MARK: &str = "local_mark";
 
-/// The object with all programs and maps, with BTF and without debug sections.
-pub static OBJECT: &[u8] = &ALIGNED.0;
+/// Names of the programs for Services. Each is also the name of its hook.
+pub const SERVICE_PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+/// Name of the constant in those programs that says whether the kernel lets them give a reason for refusing
+/// (`u32`, 1 or 0); a loader may replace it.
+pub const TELLS_REFUSAL: &str = "tells_refusal";
+
+/// The object with all programs and maps of the joint, with BTF and without debug sections.
+pub static OBJECT: &[u8] = &JOINT.0;
+/// The same of Services.
+pub static SERVICE_OBJECT: &[u8] = &SERVICE.0;
 
 /// ELF readers expect tables at their natural alignment, which `include_bytes!` does not promise.
 #[repr(align(8))]
 struct Aligned<T: ?Sized>(T);
 
-static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/joint.bpf.o")));
+static JOINT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/joint.bpf.o")));
+static SERVICE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/service.bpf.o")));
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_object_is_aligned_and_is_for_ebpf() {
+    fn objects_are_aligned_and_are_for_ebpf() {
         const EM_BPF: u16 = 247;
-        assert_eq!(OBJECT.as_ptr().align_offset(8), 0);
-        assert_eq!(&OBJECT[..4], b"\x7fELF");
-        assert_eq!(u16::from_ne_bytes([OBJECT[18], OBJECT[19]]), EM_BPF);
+        for object in [OBJECT, SERVICE_OBJECT] {
+            assert_eq!(object.as_ptr().align_offset(8), 0);
+            assert_eq!(&object[..4], b"\x7fELF");
+            assert_eq!(u16::from_ne_bytes([object[18], object[19]]), EM_BPF);
+        }
+    }
+
+    fn has(object: &[u8], name: &str) -> bool {
+        object.windows(name.len()).any(|window| window == name.as_bytes())
     }
 
     #[test]
-    fn the_object_holds_every_name_the_loader_asks_for() {
+    fn objects_hold_every_name_the_loader_asks_for() {
         for name in [UPLINK_IN, POD_OUT, POD_IN, LOCAL_MARK, "classifier", ".maps", ".BTF"] {
-            assert!(OBJECT.windows(name.len()).any(|window| window == name.as_bytes()), "{name}");
+            assert!(has(OBJECT, name), "{name}");
         }
+        for name in SERVICE_PROGRAMS {
+            assert!(has(SERVICE_OBJECT, &format!("cgroup/{name}")), "{name}");
+        }
+        assert!(has(SERVICE_OBJECT, TELLS_REFUSAL));
     }
 
     #[test]
     fn debug_sections_are_gone() {
-        assert!(!OBJECT.windows(11).any(|window| window == b".debug_info"));
+        assert!(!has(OBJECT, ".debug_info") && !has(SERVICE_OBJECT, ".debug_info"));
     }
 }

@@ -1,0 +1,641 @@
+//! Clients of Services at their sockets, on a real kernel: they reach endpoints and hear from the Service, in both
+//! families, whatever happens to tables and loader meanwhile.
+//!
+//! Needs root and a cgroup2 file system.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod world;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use kuryr_datapath::{Services, ServicesConfig, cgroup, pinned_link::PinnedLink};
+use kuryr_ebpf_maps::service::{Backend, BackendKey, MemberKey, Service, ServiceKey, TCP, UDP};
+use world::{Pins, SOON, Space, until};
+
+const VIP4: &str = "10.96.0.7";
+const VIP6: &str = "fd00:96::7";
+const MAPPED: &str = "::ffff:10.96.0.7";
+const PORT: u16 = 80;
+const TARGET: u16 = 8080;
+/// Names the cgroup that the process of a client is to run in.
+const CLIENT: &str = "KURYR_TEST_CLIENT_CGROUP";
+
+// ---- a cgroup and clients in it
+
+/// A cgroup that ends with its owner.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = cgroup::find(None).unwrap().join(format!("kdp{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A process that was killed leaves it some moments later.
+        for _ in 0..200 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A process in a cgroup and a network namespace that does with sockets what it is told.
+struct Client {
+    process: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Client {
+    fn new(space: &Space, cgroup: &Cgroup) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["the_process_of_a_client", "--exact", "--nocapture", "--ignored", "--test-threads=1"]);
+        command.env(CLIENT, &cgroup.0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = space.within(|| command.spawn().unwrap());
+        let (to, from) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let mut client = Self { process, to, from };
+        assert_eq!(client.answer(), "here");
+        client
+    }
+
+    /// Does one thing: see [`the_process_of_a_client`].
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.to, "{line}").unwrap();
+        self.answer()
+    }
+
+    fn answer(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.from.read_line(&mut line).unwrap() > 0, "the client has ended");
+            if let Some(answer) = line.trim_end().split("> ").nth(1) {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    /// The endpoints that so many new sockets reach.
+    fn reached(&mut self, how: &str, address: &str, times: usize) -> BTreeSet<String> {
+        (0..times).map(|_| self.ask(&format!("{how} {address} {PORT}"))).collect()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Not a test: what [`Client`] starts. Each line on standard input is one thing to do, each answer a line after `> `:
+/// `peer name` says whom the socket calls its peer, and who answered.
+///
+/// - `tcp ADDRESS PORT`: a new connection;
+/// - `udp ADDRESS PORT`: a new socket that is connected;
+/// - `send ADDRESS PORT`: a new socket that is not;
+/// - `again ADDRESS PORT`: the socket of the last `send`, or a new one;
+/// - `keep ADDRESS PORT`: a new connection that stays; `word`: a word over it.
+#[test]
+#[ignore = "it is the process of a client, started by the other tests"]
+fn the_process_of_a_client() {
+    let Ok(cgroup) = std::env::var(CLIENT) else { return };
+    fs::write(PathBuf::from(cgroup).join("cgroup.procs"), "0").unwrap();
+    println!("\n> here");
+    let (mut datagrams, mut kept): (Option<UdpSocket>, Option<TcpStream>) = (None, None);
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let verb = words.next().unwrap();
+        let to = || -> Option<SocketAddr> {
+            let mut words = line.split(' ').skip(1);
+            Some(SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        };
+        let done = match verb {
+            "tcp" => connect(to().unwrap()).and_then(|mut stream| exchange(&mut stream)),
+            "keep" => connect(to().unwrap()).and_then(|mut stream| {
+                let answer = exchange(&mut stream)?;
+                kept = Some(stream);
+                Ok(answer)
+            }),
+            "word" => exchange(kept.as_mut().unwrap()),
+            "udp" => new_datagrams(to().unwrap()).and_then(|socket| connected(&socket, to().unwrap())),
+            "send" | "again" => {
+                if verb == "send" || datagrams.is_none() {
+                    datagrams = new_datagrams(to().unwrap()).ok();
+                }
+                not_connected(datagrams.as_ref().unwrap(), to().unwrap())
+            }
+            _ => unreachable!("{line}"),
+        };
+        match done {
+            Ok(answer) => println!("> {answer}"),
+            Err(error) => println!("> {:?}", error.kind()),
+        }
+    }
+}
+
+fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(stream)
+}
+
+fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.write_all(b"x")?;
+    let mut name = [0; 1];
+    stream.read_exact(&mut name)?;
+    Ok(format!("{} {}", stream.peer_addr()?.ip(), char::from(name[0])))
+}
+
+fn new_datagrams(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(socket)
+}
+
+fn connected(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
+    socket.connect(to)?;
+    socket.send(b"x")?;
+    let mut name = [0; 1];
+    socket.recv(&mut name)?;
+    Ok(format!("{} {}", socket.peer_addr()?.ip(), char::from(name[0])))
+}
+
+fn not_connected(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
+    socket.send_to(b"x", to)?;
+    let mut name = [0; 1];
+    let (_, from) = socket.recv_from(&mut name)?;
+    Ok(format!("{} {}", from.ip(), char::from(name[0])))
+}
+
+// ---- a network of one client and two endpoints, which answer with their names
+
+struct Net {
+    client: Space,
+    endpoints: Vec<Endpoint>,
+    _switch: Space,
+}
+
+struct Endpoint {
+    _space: Space,
+    _servers: Servers,
+}
+
+/// Servers of one endpoint, until dropped.
+struct Servers(Arc<AtomicBool>);
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const NAMES: [char; 3] = ['a', 'b', 'c'];
+
+fn v4(number: usize) -> IpAddr {
+    format!("10.1.0.{}", number + 1).parse().unwrap()
+}
+
+fn v6(number: usize) -> IpAddr {
+    format!("fd00:1::{}", number + 1).parse().unwrap()
+}
+
+impl Net {
+    /// A client at number 9 and endpoints `a`, `b`, `c`. The addresses of Services are routed to nowhere.
+    fn new() -> Self {
+        let switch = Space::new("switch");
+        switch.sh("ip link add br0 type bridge; ip link set br0 up");
+        let plug = |space: &Space, number: usize| {
+            space.sh(&format!(
+                "ip link set lo up
+                 ip link add eth0 type veth peer name p{number} netns {}
+                 ip addr add {}/24 dev eth0; ip addr add {}/64 dev eth0 nodad; ip link set eth0 up
+                 ip route add 10.96.0.0/16 dev eth0; ip -6 route add fd00:96::/64 dev eth0",
+                switch.name,
+                v4(number),
+                v6(number)
+            ));
+            switch.sh(&format!("ip link set p{number} master br0 up"));
+        };
+        let client = Space::new("client");
+        plug(&client, 9);
+        let endpoint = |(number, name): (usize, &char)| {
+            let space = Space::new("endpoint");
+            plug(&space, number);
+            let servers = serve(&space, *name);
+            Endpoint { _space: space, _servers: servers }
+        };
+        let endpoints = NAMES.iter().enumerate().map(endpoint).collect();
+        let net = Self { client, endpoints, _switch: switch };
+        until("endpoints are reached", || {
+            (0..net.endpoints.len()).all(|n| net.client.ping(v4(n), 1) == 1 && net.client.ping(v6(n), 1) == 1)
+        });
+        net
+    }
+}
+
+fn serve(space: &Space, name: char) -> Servers {
+    let stop = Arc::new(AtomicBool::new(false));
+    let answer = [u8::try_from(name).unwrap()];
+    let any: IpAddr = "::".parse().unwrap();
+    let (tcp, udp) =
+        space.within(|| (TcpListener::bind((any, TARGET)).unwrap(), UdpSocket::bind((any, TARGET)).unwrap()));
+    tcp.set_nonblocking(true).unwrap();
+    udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let stopped = Arc::clone(&stop);
+    thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            let Ok((mut stream, _)) = tcp.accept() else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            thread::spawn(move || {
+                let mut word = [0; 1];
+                while stream.read_exact(&mut word).is_ok() && stream.write_all(&answer).is_ok() {}
+            });
+        }
+    });
+    let stopped = Arc::clone(&stop);
+    thread::spawn(move || {
+        let mut word = [0; 1];
+        while !stopped.load(Ordering::Relaxed) {
+            if let Ok((_, from)) = udp.recv_from(&mut word) {
+                let _ = udp.send_to(&answer, from);
+            }
+        }
+    });
+    Servers(stop)
+}
+
+// ---- tables, written as the agent does
+
+/// Tells the addresses of endpoints.
+type Family = fn(usize) -> IpAddr;
+
+/// Programs and tables of a node, with what stands behind the two addresses of one Service of TCP and UDP.
+struct Tables {
+    services: Services,
+    generation: u32,
+    count: u32,
+    affinity_seconds: u32,
+}
+
+impl Tables {
+    fn open(pins: &Pins, cgroup: &Cgroup) -> Self {
+        Self::with(pins, cgroup, |_| {})
+    }
+
+    fn with(pins: &Pins, cgroup: &Cgroup, change: impl FnOnce(&mut ServicesConfig)) -> Self {
+        let mut config = ServicesConfig::new(pins.path());
+        config.cgroup_dir = Some(cgroup.0.clone());
+        change(&mut config);
+        let services = Services::open(&config).unwrap();
+        Self { services, generation: 0, count: 0, affinity_seconds: 0 }
+    }
+
+    fn attached(pins: &Pins, cgroup: &Cgroup) -> Self {
+        let mut tables = Self::open(pins, cgroup);
+        tables.services.attach().unwrap();
+        tables
+    }
+
+    fn keys() -> impl Iterator<Item = (u32, ServiceKey, Family)> {
+        let families: [(&str, Family); 2] = [(VIP4, v4), (VIP6, v6)];
+        let keys = families.into_iter().flat_map(|(vip, of)| {
+            [TCP, UDP].map(|protocol| (ServiceKey::new(vip.parse().unwrap(), PORT, protocol), of))
+        });
+        keys.enumerate().map(|(id, (key, of))| (u32::try_from(id).unwrap() + 1, key, of))
+    }
+
+    /// Leads the Service to these endpoints, and deletes what was there before.
+    fn lead_to(&mut self, endpoints: &[usize]) {
+        let (old, old_count) = (self.generation, self.count);
+        self.generation += 1;
+        self.count = u32::try_from(endpoints.len()).unwrap();
+        for (id, key, of) in Self::keys() {
+            for (slot, number) in (0u32..).zip(endpoints) {
+                let endpoint = u32::try_from(*number).unwrap() + 1;
+                let backend = Backend::new(of(*number), TARGET, endpoint);
+                let place = BackendKey { service: id, generation: self.generation, slot };
+                self.services.put_backend(place, backend).unwrap();
+                let member = MemberKey { service: id, generation: self.generation, endpoint };
+                self.services.put_member(member, slot).unwrap();
+            }
+            let value = Service {
+                id,
+                generation: self.generation,
+                count: self.count,
+                affinity_seconds: self.affinity_seconds,
+            };
+            self.services.put_service(key, value).unwrap();
+            for slot in 0..old_count {
+                self.services.delete_backend(&BackendKey { service: id, generation: old, slot }).unwrap();
+            }
+            for number in 0..NAMES.len() {
+                let endpoint = u32::try_from(number).unwrap() + 1;
+                self.services.delete_member(&MemberKey { service: id, generation: old, endpoint }).unwrap();
+            }
+        }
+    }
+}
+
+fn both(address: &str) -> BTreeSet<String> {
+    ["a", "b"].map(|name| format!("{address} {name}")).into()
+}
+
+fn only(address: &str, name: char) -> BTreeSet<String> {
+    [format!("{address} {name}")].into()
+}
+
+/// Enough that one of two endpoints is missed once in a million times.
+const TIMES: usize = 20;
+
+#[test]
+fn clients_reach_every_endpoint_and_hear_from_the_service() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0, 1]);
+    let mut client = Client::new(&net.client, &cgroup);
+    for address in [VIP4, VIP6, MAPPED] {
+        for how in ["tcp", "udp", "send"] {
+            assert_eq!(client.reached(how, address, TIMES), both(address), "{how}");
+        }
+    }
+    let outcomes = tables.services.outcomes().unwrap();
+    assert_eq!(outcomes.chosen, 9 * TIMES as u64, "{outcomes:?}");
+    // What is no Service is reached as it is, also an endpoint by a socket that reached it by the Service before.
+    assert_eq!(client.ask(&format!("tcp 10.1.0.1 {TARGET}")), "10.1.0.1 a");
+    tables.lead_to(&[0]);
+    assert_eq!(client.ask(&format!("send {VIP4} {PORT}")), format!("{VIP4} a"));
+    assert_eq!(client.ask(&format!("again 10.1.0.1 {TARGET}")), "10.1.0.1 a");
+    assert_eq!(client.ask(&format!("again {VIP4} {PORT}")), format!("{VIP4} a"));
+}
+
+#[test]
+fn an_endpoint_reaches_itself_by_the_service() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0]);
+    let mut client = Client::new(&net.endpoints[0]._space, &cgroup);
+    for (how, address) in [("tcp", VIP4), ("udp", VIP6), ("send", VIP4)] {
+        assert_eq!(client.reached(how, address, 1), only(address, 'a'), "{how}");
+    }
+}
+
+#[test]
+fn other_cgroups_are_left_alone_and_two_nodes_stay_apart() {
+    let (net, cgroups) = (Net::new(), [Cgroup::new(), Cgroup::new(), Cgroup::new()]);
+    let pins = [Pins::new(), Pins::new()];
+    let mut one = Tables::attached(&pins[0], &cgroups[0]);
+    let mut two = Tables::attached(&pins[1], &cgroups[1]);
+    one.lead_to(&[0]);
+    two.lead_to(&[1]);
+    let mut clients = cgroups.each_ref().map(|cgroup| Client::new(&net.client, cgroup));
+    assert_eq!(clients[0].reached("tcp", VIP4, TIMES), only(VIP4, 'a'));
+    assert_eq!(clients[1].reached("tcp", VIP4, TIMES), only(VIP4, 'b'));
+    assert_ne!(clients[2].ask(&format!("tcp {VIP4} {PORT}")), format!("{VIP4} a"), "nobody translates");
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_at_once() {
+    let (net, cgroup) = (Net::new(), Cgroup::new());
+    for (tells_refusal, expect) in [(true, "ConnectionRefused"), (false, "PermissionDenied")] {
+        let pins = Pins::new();
+        let mut tables = Tables::with(&pins, &cgroup, |config| config.tells_refusal = tells_refusal);
+        assert_eq!(tables.services.tells_refusal(), tells_refusal);
+        tables.services.attach().unwrap();
+        tables.lead_to(&[]);
+        let mut client = Client::new(&net.client, &cgroup);
+        for address in [VIP4, VIP6, MAPPED] {
+            for how in ["tcp", "udp", "send"] {
+                assert_eq!(client.ask(&format!("{how} {address} {PORT}")), expect, "{how} {address}");
+            }
+        }
+        assert_eq!(tables.services.outcomes().unwrap().refused, 9);
+        tables.lead_to(&[2]);
+        assert_eq!(client.reached("tcp", VIP4, 1), only(VIP4, 'c'));
+        for (_, key, _) in Tables::keys() {
+            tables.services.delete_service(&key).unwrap();
+        }
+        assert_ne!(client.ask(&format!("tcp {VIP4} {PORT}")), expect, "it is no Service any more");
+    }
+}
+
+#[test]
+fn a_connection_stays_and_new_ones_follow_the_endpoints() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0]);
+    let mut client = Client::new(&net.client, &cgroup);
+    assert_eq!(client.ask(&format!("keep {VIP6} {PORT}")), format!("{VIP6} a"));
+    tables.lead_to(&[1]);
+    assert_eq!(client.ask("word"), format!("{VIP6} a"));
+    assert_eq!(client.reached("tcp", VIP6, TIMES), only(VIP6, 'b'));
+}
+
+#[test]
+fn a_socket_that_is_not_connected_keeps_its_endpoint_as_long_as_there_is_it() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    for address in [VIP4, VIP6, MAPPED] {
+        tables.lead_to(&[0, 1, 2]);
+        let mut client = Client::new(&net.client, &cgroup);
+        let first = client.ask(&format!("send {address} {PORT}"));
+        assert_eq!(client.reached("again", address, TIMES), [first.clone()].into());
+        let of = NAMES.iter().position(|name| first.ends_with(*name)).unwrap();
+        let others: Vec<usize> = (0..3).filter(|number| *number != of).collect();
+        // Other slots, the same endpoint.
+        tables.lead_to(&[others[0], of]);
+        assert_eq!(client.reached("again", address, TIMES), [first.clone()].into());
+        tables.lead_to(&others);
+        let next = client.reached("again", address, TIMES);
+        assert!(next.len() == 1 && !next.contains(&first), "{next:?}");
+    }
+    let outcomes = tables.services.outcomes().unwrap();
+    assert!(outcomes.kept > 3 * 2 * TIMES as u64, "{outcomes:?}");
+}
+
+#[test]
+fn clients_of_one_network_namespace_keep_their_endpoint_for_a_time() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.affinity_seconds = 60;
+    tables.lead_to(&[0, 1, 2]);
+    let mut clients = [Client::new(&net.client, &cgroup), Client::new(&net.client, &cgroup)];
+    let first = clients[0].reached("tcp", VIP4, TIMES);
+    assert_eq!(first.len(), 1);
+    assert_eq!(clients[1].reached("tcp", VIP4, TIMES), first, "another process there");
+    // Another client in another namespace chooses for itself; with three endpoints one of ten is another.
+    let chosen: BTreeSet<String> = (0..10)
+        .flat_map(|number| {
+            let space = Space::new("other");
+            space.sh(&format!(
+                "ip link set lo up; ip link add eth0 type veth peer name q{number} netns {}
+                 ip addr add 10.1.0.{}/24 dev eth0; ip link set eth0 up; ip route add 10.96.0.0/16 dev eth0",
+                net._switch.name,
+                100 + number
+            ));
+            net._switch.sh(&format!("ip link set q{number} master br0 up"));
+            Client::new(&space, &cgroup).reached("tcp", VIP4, 2)
+        })
+        .collect();
+    assert!(chosen.len() > 1, "{chosen:?}");
+    // Its endpoint goes: another, and then that one.
+    let of = NAMES.iter().position(|name| first.first().unwrap().ends_with(*name)).unwrap();
+    let others: Vec<usize> = (0..3).filter(|number| *number != of).collect();
+    tables.lead_to(&others);
+    let next = clients[0].reached("tcp", VIP4, TIMES);
+    assert!(next.len() == 1 && next != first, "{next:?}");
+    // After the time anew.
+    tables.affinity_seconds = 1;
+    tables.lead_to(&[0, 1, 2]);
+    let chosen: BTreeSet<String> = (0..8)
+        .map(|_| {
+            thread::sleep(Duration::from_millis(1100));
+            clients[0].ask(&format!("tcp {VIP4} {PORT}"))
+        })
+        .collect();
+    assert!(chosen.len() > 1, "{chosen:?}");
+}
+
+#[test]
+fn programs_outlive_their_loader_and_are_replaced_in_place() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0]);
+    let mut client = Client::new(&net.client, &cgroup);
+    assert_eq!(client.ask(&format!("keep {VIP4} {PORT}")), format!("{VIP4} a"));
+    assert_eq!(client.ask(&format!("send {VIP4} {PORT}")), format!("{VIP4} a"));
+    let link = |name: &str| {
+        let pin = pins.path().join("services/links").join(name);
+        PinnedLink::open(&pin).unwrap().unwrap().about().unwrap()
+    };
+    let first = link("connect4");
+    assert_eq!(first.program, tables.services.program_id("connect4").unwrap());
+    let contents = tables.services.read().unwrap();
+    assert_eq!((contents.services.len(), contents.backends.len(), contents.members.len()), (4, 4, 4));
+
+    drop(tables);
+    let goes_on = |client: &mut Client| {
+        assert_eq!(client.ask("word"), format!("{VIP4} a"));
+        assert_eq!(client.ask(&format!("again {VIP4} {PORT}")), format!("{VIP4} a"));
+        assert_eq!(client.reached("tcp", VIP6, 3), only(VIP6, 'a'));
+    };
+    goes_on(&mut client);
+    let mut next = Tables::open(&pins, &cgroup);
+    assert_eq!(next.services.read().unwrap(), contents);
+    assert_eq!(link("connect4"), first, "not before it is told to");
+    next.services.attach().unwrap();
+    goes_on(&mut client);
+    let second = link("connect4");
+    assert_eq!(second.program, next.services.program_id("connect4").unwrap());
+    assert_ne!(second.program, first.program);
+    assert_eq!(second.cgroup, first.cgroup);
+    next.services.attach().unwrap();
+    assert_eq!(link("connect4"), second);
+    drop(next);
+    Services::remove(pins.path()).unwrap();
+    assert_ne!(client.ask(&format!("tcp {VIP4} {PORT}")), format!("{VIP4} a"), "nobody translates any more");
+    assert!(!pins.path().join("services").exists());
+}
+
+#[test]
+fn maps_of_another_layout_are_removed_once_the_programs_are_ours() {
+    let (cgroup, pins) = (Cgroup::new(), Pins::new());
+    let other = pins.path().join("services/v0");
+    fs::create_dir_all(&other).unwrap();
+    let mut tables = Tables::open(&pins, &cgroup);
+    assert!(other.exists(), "programs that are attached may use them");
+    tables.services.attach().unwrap();
+    assert!(!other.exists());
+}
+
+#[test]
+fn a_cgroup_that_was_made_anew_gets_the_programs_again() {
+    let (net, pins) = (Net::new(), Pins::new());
+    let first = Cgroup::new();
+    drop(Tables::attached(&pins, &first));
+    drop(first);
+    let second = Cgroup::new();
+    let mut tables = Tables::attached(&pins, &second);
+    tables.lead_to(&[1]);
+    let mut client = Client::new(&net.client, &second);
+    assert_eq!(client.reached("tcp", VIP4, 1), only(VIP4, 'b'));
+}
+
+#[test]
+fn clients_never_miss_while_endpoints_change() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0]);
+    let stop = AtomicBool::new(false);
+    let (rounds, changes) = thread::scope(|scope| {
+        let talk = |how: &'static str, address: &'static str| {
+            let (net, cgroup, stop) = (&net, &cgroup, &stop);
+            scope.spawn(move || {
+                let mut client = Client::new(&net.client, cgroup);
+                let mut rounds = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = client.ask(&format!("{how} {address} {PORT}"));
+                    let whole = NAMES.iter().any(|name| answer == format!("{address} {name}"));
+                    assert!(whole, "{how} {address}: {answer}");
+                    rounds += 1;
+                }
+                rounds
+            })
+        };
+        let talks = [talk("tcp", VIP4), talk("tcp", MAPPED), talk("udp", VIP6), talk("again", VIP4)];
+        let end = std::time::Instant::now() + Duration::from_secs(3);
+        let mut changes = 0u32;
+        while std::time::Instant::now() < end && !talks.iter().any(thread::ScopedJoinHandle::is_finished) {
+            for endpoints in [&[1, 2][..], &[0], &[2], &[0, 1, 2]] {
+                tables.lead_to(endpoints);
+                changes += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        (talks.map(|talk| talk.join().unwrap()), changes)
+    });
+    assert!(rounds.iter().all(|rounds| *rounds > 50) && changes > 100, "{rounds:?} {changes}");
+    assert_eq!(tables.services.outcomes().unwrap().unsettled, 0);
+}
+
+#[test]
+fn the_probe_answers_only_where_programs_run() {
+    let (cgroup, pins) = (Cgroup::new(), Pins::new());
+    let tables = Tables::attached(&pins, &cgroup);
+    // This process is not in the cgroup.
+    let space = Space::new("probe");
+    space.sh("ip link set lo up");
+    assert!(!space.within(|| tables.services.answer()));
+    let mut client = Client::new(&space, &cgroup);
+    for probe in ["192.0.0.8", "100::8"] {
+        assert_eq!(client.ask(&format!("udp {probe} 9")), "ConnectionRefused");
+    }
+    assert!(!tables.services.read().unwrap().services.keys().any(|key| key.port() == 9), "not the caller's");
+}

@@ -1,0 +1,215 @@
+//! The maps by which clients of Services reach endpoints.
+//!
+//! | map | key | value | kind |
+//! |---|---|---|---|
+//! | `services` | [`ServiceKey`] | [`Service`] | hash |
+//! | `backends` | [`BackendKey`] | [`Backend`] | hash |
+//! | `members` | [`MemberKey`] | `u32`, the endpoint's slot | hash |
+//! | `affinities` | network namespace and service | endpoint and time | hash, the least recently used goes |
+//! | `sockets` | - | what a socket remembers | goes with its socket |
+//! | `outcomes` | number of an [`Outcome`] | `u64` | per-CPU array |
+//!
+//! `affinities` and `sockets` are the programs' own. Integers are in host byte order, addresses and ports in network
+//! byte order.
+//!
+//! A service's backends are those of its generation, in slots 0 to count - 1. Whoever changes them writes a new
+//! generation, then the service, then deletes the old generation: programs see one or the other.
+
+use core::net::{IpAddr, Ipv6Addr};
+
+use crate::joint::address_bytes;
+
+/// Greatest number of addresses and ports at which Services are served.
+pub const MAX_SERVICES: u32 = 65_536;
+/// Greatest number of backends of all Services, those of two generations while one is changed.
+pub const MAX_BACKENDS: u32 = 262_144;
+
+/// Number of TCP (IANA, protocol numbers).
+pub const TCP: u8 = 6;
+/// Number of UDP.
+pub const UDP: u8 = 17;
+
+/// Where clients send to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The address, see [`address_bytes`].
+    pub address: [u8; 16],
+    /// The port in network byte order.
+    pub port: [u8; 2],
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl ServiceKey {
+    /// The key of a port in host byte order.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16, protocol: u8) -> Self {
+        Self { address: address_bytes(address), port: port.to_be_bytes(), protocol, pad: 0 }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
+
+    /// The port in host byte order.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+}
+
+/// What clients find there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Number of the service, of this key only.
+    pub id: u32,
+    /// Generation of its backends.
+    pub generation: u32,
+    /// Number of its backends; with none clients are refused.
+    pub count: u32,
+    /// How long a client keeps its endpoint after the last use, in seconds; 0: not at all.
+    pub affinity_seconds: u32,
+}
+
+/// A place for a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// Number of the service.
+    pub service: u32,
+    /// Generation.
+    pub generation: u32,
+    /// Less than the service's count.
+    pub slot: u32,
+}
+
+/// An endpoint as clients reach it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// The address, see [`address_bytes`].
+    pub address: [u8; 16],
+    /// The port in network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// Number of the endpoint within the service, never 0, the same in every generation.
+    pub endpoint: u32,
+}
+
+impl Backend {
+    /// The value of a port in host byte order.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16, endpoint: u32) -> Self {
+        Self { address: address_bytes(address), port: port.to_be_bytes(), pad: [0; 2], endpoint }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
+
+    /// The port in host byte order.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+}
+
+/// An endpoint of a service whose clients keep theirs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberKey {
+    /// Number of the service.
+    pub service: u32,
+    /// Generation.
+    pub generation: u32,
+    /// Number of the endpoint.
+    pub endpoint: u32,
+}
+
+/// What became of a client's attempt; the number is the index of its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An endpoint was chosen.
+    Chosen = 0,
+    /// The client or its socket had an endpoint and kept it.
+    Kept = 1,
+    /// There was no endpoint.
+    Refused = 2,
+    /// The tables changed during every try to read them.
+    Unsettled = 3,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Chosen, Self::Kept, Self::Refused, Self::Unsettled];
+}
+
+#[cfg(feature = "aya")]
+mod loader {
+    //! Promises to the loader that any bytes of the right size are a value, and that a value has no
+    //! byte that is not initialised.
+    #![allow(unsafe_code)]
+
+    use super::{Backend, BackendKey, MemberKey, Service, ServiceKey};
+
+    // SAFETY: `repr(C)` of bytes only, any bit pattern is valid.
+    unsafe impl aya::Pod for ServiceKey {}
+    // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
+    unsafe impl aya::Pod for Service {}
+    // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
+    unsafe impl aya::Pod for BackendKey {}
+    // SAFETY: `repr(C)` of 20 bytes and a u32, no padding, any bit pattern is valid.
+    unsafe impl aya::Pod for Backend {}
+    // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
+    unsafe impl aya::Pod for MemberKey {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{offset_of, size_of};
+
+    use super::*;
+
+    /// The same figures stand as `_Static_assert` in `service.h`.
+    #[test]
+    fn layouts_are_those_of_the_programs() {
+        for (name, got, expect) in [
+            ("service_key", size_of::<ServiceKey>(), 20),
+            ("service_key.port", offset_of!(ServiceKey, port), 16),
+            ("service_key.protocol", offset_of!(ServiceKey, protocol), 18),
+            ("service", size_of::<Service>(), 16),
+            ("service.generation", offset_of!(Service, generation), 4),
+            ("service.count", offset_of!(Service, count), 8),
+            ("service.affinity_seconds", offset_of!(Service, affinity_seconds), 12),
+            ("backend_key", size_of::<BackendKey>(), 12),
+            ("backend_key.slot", offset_of!(BackendKey, slot), 8),
+            ("backend", size_of::<Backend>(), 24),
+            ("backend.port", offset_of!(Backend, port), 16),
+            ("backend.endpoint", offset_of!(Backend, endpoint), 20),
+            ("member_key", size_of::<MemberKey>(), 12),
+            ("member_key.endpoint", offset_of!(MemberKey, endpoint), 8),
+            ("outcomes", Outcome::ALL.len(), 4),
+        ] {
+            assert_eq!(got, expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn ports_are_in_network_byte_order_and_read_as_they_were_written() {
+        let address: IpAddr = [10, 96, 0, 1].into();
+        let key = ServiceKey::new(address, 443, TCP);
+        assert_eq!((key.port, key.port(), key.address()), ([1, 0xbb], 443, address));
+        let address: IpAddr = [0xfd00, 0, 0, 0, 0, 0, 0, 9].into();
+        let backend = Backend::new(address, 8080, 7);
+        assert_eq!((backend.port(), backend.address(), backend.endpoint), (8080, address, 7));
+    }
+}
