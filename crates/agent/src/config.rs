@@ -25,6 +25,9 @@ pub(crate) const BLOCKING_THREADS: usize = 4;
 /// Where distributions have Open vSwitch's database.
 const OVSDB_SOCKET: &str = "/var/run/openvswitch/db.sock";
 
+/// Upstream's name for what serves Services.
+const SERVICE_HANDLER: &str = "service";
+
 /// Everything the agent runs with.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -42,6 +45,10 @@ pub(crate) struct Config {
     pub(crate) bpf_dir: PathBuf,
     /// How pods are joined to their ports.
     pub(crate) joining: JoinChoice,
+    /// Whether Services are served here, and not by another proxy.
+    pub(crate) serves_services: bool,
+    /// Cgroup under which the node's processes run; all of the machine's if absent.
+    pub(crate) cgroup_dir: Option<PathBuf>,
     /// Folder in which the runtime looks for CNI configurations.
     pub(crate) cni_conf_dir: PathBuf,
     /// Folder in which the runtime keeps network namespaces.
@@ -91,6 +98,11 @@ impl Config {
                 "sub-interface" => JoinChoice::SubInterface,
                 _ => JoinChoice::Auto,
             },
+            serves_services: conf
+                .get(&kubernetes::ENABLED_HANDLERS)?
+                .iter()
+                .any(|name| name == SERVICE_HANDLER),
+            cgroup_dir: conf.get(&cni_daemon::CGROUP_DIR)?,
             cni_conf_dir: conf.get(&cni_daemon::CNI_CONF_DIR)?,
             netns_dir: conf.get(&cni_daemon::NETNS_DIR)?,
             ovsdb_socket: ovsdb_socket(conf)?,

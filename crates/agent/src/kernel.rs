@@ -1,9 +1,10 @@
 //! The node's kernel, as the agent uses it: what it may ask, and on which threads.
 //!
-//! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Three lanes: *urgent* work is
+//! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Lanes: *urgent* work is
 //! what somebody waits for (a millisecond or so), *patient* work is slow and nobody waits (deleting a link takes 17 ms),
 //! *short* work only touches maps. The first two change the kernel's configuration, which one may do at a time: while
-//! namespaces go, everybody waits for tens of milliseconds, and short work must not wait behind them. Each lane has few
+//! namespaces go, everybody waits for tens of milliseconds, and short work must not wait behind them. A fourth lane is
+//! that of Services, whose tables may have ten thousands of entries to be written. Each lane has few
 //! threads and a bounded queue, so that a burst cannot start a hundred threads.
 //!
 //! The kernel may not be usable when the agent starts (no bpffs, a tool missing). Until it is, every question is
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 const URGENT_THREADS: usize = 4;
 const PATIENT_THREADS: usize = 1;
 const SHORT_THREADS: usize = 1;
+const FORWARDING_THREADS: usize = 1;
 /// More than the requests that are served at once.
 const WAITING_MAX: usize = 512;
 
@@ -109,6 +111,7 @@ struct Shared {
     urgent: SyncSender<Job>,
     patient: SyncSender<Job>,
     short: SyncSender<Job>,
+    forwarding: SyncSender<Job>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -133,6 +136,7 @@ impl Kernel {
                 urgent: lane("kernel", URGENT_THREADS)?,
                 patient: lane("kernel-patient", PATIENT_THREADS)?,
                 short: lane("kernel-short", SHORT_THREADS)?,
+                forwarding: lane("kernel-services", FORWARDING_THREADS)?,
             }),
         })
     }
@@ -209,6 +213,20 @@ impl Kernel {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         run(&self.shared.patient, what, work).await
+    }
+
+    /// Does work on the tables and programs of Services, which need no opened kernel.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, or `Busy`, `BrokenOff`.
+    pub(crate) async fn forwarding<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> Answer<T> + Send + 'static,
+    ) -> Result<T> {
+        let answer = run(&self.shared.forwarding, what, work).await?;
+        answer.map_err(|source| Error::Kernel { what, source: Box::new(source) })
     }
 
     async fn ask<T: Send + 'static>(

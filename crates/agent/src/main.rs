@@ -6,6 +6,8 @@
 //! [`kernel`] and answers. After that [`node`] reports the claim and [`kuryrport`] posts the view of it; [`release`]
 //! ends the claim when the pod is gone.
 //!
+//! Beside that [`service`] brings clients on this node to the endpoints of Services.
+//!
 //! No OpenStack credentials come here, and nothing here talks to OpenStack.
 
 // Set up once.
@@ -18,6 +20,8 @@ mod kernel;
 mod node;
 // Offered ports -> ready ports.
 mod uplink;
+// Services -> tables of the programs at sockets.
+mod service;
 // ADD, DEL, CHECK, GC.
 mod pods;
 mod sandbox;

@@ -6,10 +6,14 @@
 //! `kuryr_agent_ports_taken_total` rose together.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use kuryr_datapath::Outcomes;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -41,6 +45,10 @@ struct Inner {
     waiting: Gauge,
     status_writes: Family<Write, Counter>,
     kuryrport_writes: Family<Write, Counter>,
+    service_frontends: Gauge,
+    service_backends: Gauge,
+    service_writes: Family<Write, Counter>,
+    service_sockets: Family<SocketOutcome, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +101,11 @@ struct PortState {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SocketOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Write {
     result: &'static str,
 }
@@ -112,6 +125,10 @@ impl Metrics {
             waiting: Gauge::default(),
             status_writes: Family::default(),
             kuryrport_writes: Family::default(),
+            service_frontends: Gauge::default(),
+            service_backends: Gauge::default(),
+            service_writes: Family::default(),
+            service_sockets: Family::default(),
         };
         registry.register_with_unit(
             "kuryr_cni_request_duration",
@@ -153,6 +170,21 @@ impl Metrics {
             "kuryr_agent_kuryrport_writes",
             "Writes of KuryrPorts, by result: ok or failed",
             inner.kuryrport_writes.clone(),
+        );
+        let help = "Addresses and ports at which Services are served on this node";
+        registry.register("kuryr_agent_service_frontends", help, inner.service_frontends.clone());
+        let help = "Endpoints behind those addresses and ports (`kuryr_agent_service_frontends`), each counted at each of them";
+        registry.register("kuryr_agent_service_backends", help, inner.service_backends.clone());
+        registry.register(
+            "kuryr_agent_service_writes",
+            "Writes to the tables of Services, by result: ok or failed",
+            inner.service_writes.clone(),
+        );
+        registry.register(
+            "kuryr_agent_service_sockets",
+            "Times that a socket was to be brought to an endpoint since the node's boot, by outcome: chosen, kept, refused or \
+             unsettled",
+            inner.service_sockets.clone(),
         );
         Self { inner: Arc::new(inner) }
     }
@@ -199,6 +231,30 @@ impl Metrics {
     /// Notes a write of a `KuryrPort`.
     pub(crate) fn kuryrport_written(&self, succeeded: bool) {
         self.inner.kuryrport_writes.get_or_create(&write(succeeded)).inc();
+    }
+
+    /// Notes how much the tables of Services hold.
+    pub(crate) fn service_tables(&self, frontends: usize, backends: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.inner.service_frontends.set(number(frontends));
+        self.inner.service_backends.set(number(backends));
+    }
+
+    /// Notes writes to the tables of Services.
+    pub(crate) fn service_written(&self, count: usize, succeeded: bool) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.inner.service_writes.get_or_create(&write(succeeded)).inc_by(count);
+    }
+
+    /// Notes what became of sockets, as the kernel has counted.
+    pub(crate) fn service_outcomes(&self, outcomes: Outcomes) {
+        let Outcomes { chosen, kept, refused, unsettled } = outcomes;
+        for (outcome, count) in
+            [("chosen", chosen), ("kept", kept), ("refused", refused), ("unsettled", unsettled)]
+        {
+            let counter = self.inner.service_sockets.get_or_create(&SocketOutcome { outcome });
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 }
 
@@ -256,6 +312,10 @@ mod tests {
             waiting,
             status_writes,
             kuryrport_writes,
+            service_frontends,
+            service_backends,
+            service_writes,
+            service_sockets,
         } = &*metrics.inner;
         upstream.get_or_create(&UpstreamRequest { command: "ADD", error: "False" }).observe(0.1);
         requests.get_or_create(&Request { verb: "ADD", code: 0 }).observe(0.1);
@@ -266,6 +326,10 @@ mod tests {
         waiting.set(1);
         status_writes.get_or_create(&write(true)).inc();
         kuryrport_writes.get_or_create(&write(true)).inc();
+        service_frontends.set(1);
+        service_backends.set(1);
+        service_writes.get_or_create(&write(true)).inc();
+        service_sockets.get_or_create(&SocketOutcome { outcome: "chosen" }).inc();
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

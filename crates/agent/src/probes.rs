@@ -1,6 +1,7 @@
 //! Health, as upstream's paths and ports show it.
 //!
-//! Ready: the right to configure networks, the API server heard from, the kernel usable, the checkpoint writable. Live:
+//! Ready: the right to configure networks, the API server heard from, the kernel usable, the checkpoint writable,
+//! Services served or somebody else's. Live:
 //! the agent's own loops turn, memory is within its bound, and ADDs do not fail by the node's fault one after another
 //! (upstream's `cni_failures_count`; a success starts the count anew, which upstream's never did).
 
@@ -24,6 +25,7 @@ struct Checks {
     kubernetes: Check,
     kernel: Check,
     checkpoint: Check,
+    services: Check,
     turning: Check,
     memory: Check,
     adds: Check,
@@ -36,6 +38,7 @@ pub(crate) async fn run(world: World, health: Health) {
         kubernetes: health.check("kubernetes", Purpose::Ready),
         kernel: health.check("kernel", Purpose::Ready),
         checkpoint: health.check("checkpoint", Purpose::Ready),
+        services: health.check("services", Purpose::Ready),
         turning: health.check("turning", Purpose::Live),
         memory: health.check("memory", Purpose::Live),
         adds: health.check("adds", Purpose::Live),
@@ -59,6 +62,8 @@ fn look(world: &World, checks: &Checks) {
     set(&checks.kernel, trouble.is_none(), || trouble.unwrap_or_default());
     let failure = world.checkpoint.watch().borrow().failure.clone();
     set(&checks.checkpoint, failure.is_none(), || failure.as_deref().unwrap_or_default().to_owned());
+    let services = &world.state.get().services;
+    set(&checks.services, services.good() == Some(true), || services.to_string());
     let used = resident_mib(&status);
     let bound = world.config.memory_max_mib;
     set(&checks.memory, bound.is_none_or(|bound| used <= bound), || {

@@ -49,7 +49,9 @@ use crate::{
     pods::Pods,
     probes, release,
     sandbox::Sandboxes,
-    server, uplink,
+    server,
+    service::{self, Services},
+    uplink,
 };
 
 /// Keys handled at the same time: uplinks, a few claims and views.
@@ -65,6 +67,8 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
 /// What no retry seems to help is a setting of the node, which somebody may change.
 const PARKED: Duration = Duration::from_secs(30);
+/// Label of the `EndpointSlice`s of headless Services.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// What has to be looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +101,7 @@ pub(crate) struct World {
     pub(crate) pods: Pods,
     pub(crate) views: Store<KuryrPort>,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) services: Services,
     pub(crate) queue: Queue<Work>,
     pub(crate) metrics: Metrics,
     pub(crate) client: Client,
@@ -218,7 +223,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let event_stop = stop.clone();
     let events = tokio::spawn(event_writer.run(event_stop));
     let queue = tokio::spawn(work_off(world.clone(), stop.clone()));
+    let services = tokio::spawn(service::reconcile::run(world.clone(), stop.clone()));
     running.until_stop(open_kernel(world.clone()));
+    running.until_stop(service::reconcile::open(world.clone()));
     running.until_stop(watch_switch(world.clone()));
     running.until_stop(uplink::shared::watch_interface(world.clone()));
     running.until_stop(uplink::observe::keep_local_path(world.clone()));
@@ -237,6 +244,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         tracing::warn!("requests under way were broken off");
     }
     let _ = tokio::time::timeout(STOP_WITHIN, queue).await;
+    let _ = tokio::time::timeout(STOP_WITHIN, services).await;
     let _ = tokio::time::timeout(STOP_WITHIN, events).await;
     running.tasks.shutdown().await;
     checkpoint.stop().await;
@@ -262,7 +270,14 @@ fn assemble(
     let of_node = WatchConfig::default().labels(format!("{}={name}", names::NODE_NAME_LABEL));
     let (views, view_watch) = watch::<KuryrPort>(Api::all(client.clone()), of_node);
 
-    let queue = Queue::new(QueueConfig { backoff: BACKOFF, parked: PARKED, ..QueueConfig::new("agent") });
+    let (services, service_watch) = watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
+    // Endpoints of headless Services are nobody's to be brought to.
+    let with_addresses = WatchConfig::default().labels(format!("!{HEADLESS_LABEL}"));
+    let (slices, slice_watch) = watch::<slim::EndpointSlice>(Api::all(client.clone()), with_addresses);
+
+    let queue = |name| QueueConfig { backoff: BACKOFF, parked: PARKED, ..QueueConfig::new(name) };
+    let services = Services::new(services, slices, queue("services"));
+    let queue = Queue::new(queue("agent"));
     let state = State::new();
     let pods = Pods::new(pod_store, client.clone(), name);
     let switch = Ovsdb::start(OvsdbConfig {
@@ -289,6 +304,7 @@ fn assemble(
         pods,
         views,
         sandboxes,
+        services,
         queue,
         metrics,
         client,
@@ -305,12 +321,25 @@ fn assemble(
     let of_pods = world.clone();
     running.tasks.spawn(pod_watch.run(stop.clone(), move |change| on_pod_change(&of_pods, change)));
     let of_views = world.clone();
-    running.tasks.spawn(view_watch.run(stop, move |change| on_view_change(&of_views, change)));
+    running.tasks.spawn(view_watch.run(stop.clone(), move |change| on_view_change(&of_views, change)));
+    if world.config.serves_services {
+        let of_services = world.services.clone();
+        running.tasks.spawn(service_watch.run(stop.clone(), move |change| of_services.on_service(change)));
+        let of_slices = world.services.clone();
+        running.tasks.spawn(slice_watch.run(stop, move |change| of_slices.on_slice(change)));
+    }
     world
 }
 
-/// The kubelet writes the Node's status every few seconds; only its life and its addresses matter here.
+/// The kubelet writes the Node's status every few seconds; only its life, its addresses and its zone matter here.
 fn on_node_change(world: &World, change: &Change<slim::Node>) {
+    let moved = match change {
+        Change::Applied { new, old: Some(old) } => service::zone(new) != service::zone(old),
+        _ => true,
+    };
+    if moved {
+        world.services.queue.add(service::Work::All);
+    }
     let matters = match change {
         Change::Applied { new, old: Some(old) } => {
             new.metadata.uid != old.metadata.uid || new.status.addresses != old.status.addresses
@@ -418,6 +447,7 @@ async fn count(world: World) {
         let ports =
             [("offered", offered), ("ready", free), ("claimed", claimed), ("stuck", state.stuck.len())];
         world.metrics.counts(ports, world.sandboxes.waiting());
+        service::status::count(&world).await;
         tokio::time::sleep(COUNT_EVERY).await;
     }
 }
@@ -521,6 +551,7 @@ pub(crate) mod fake {
                 pods,
                 views: Store::new(silence),
                 sandboxes,
+                services: Services::new(Store::new(silence), Store::new(silence), QueueConfig::new("test")),
                 queue,
                 metrics,
                 client,

@@ -359,7 +359,7 @@ pub enum Degradation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCondition {
-    /// Type, unique in the list: `Ready`, `PortsProvided`, `SwitchReady`.
+    /// Type, unique in the list: `Ready`, `PortsProvided`, `SwitchReady` or `UplinkReady`, `ServicesReady`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `True`, `False` or `Unknown`.

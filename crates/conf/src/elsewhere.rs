@@ -26,7 +26,7 @@ const fn known(section: &'static str, option: &'static str, instead: &'static st
     Elsewhere { section, option, instead }
 }
 
-const SERVICES: &str = "Services are not provided by this version";
+const SERVICES: &str = "ClusterIPs are served by the agents; load balancers are not provided by this version";
 const POLICIES: &str = "NetworkPolicies are not provided by this version";
 const NAMESPACES: &str = "all namespaces share the subnets of [neutron_defaults] pod_subnets in this version";
 const FOUND: &str =
@@ -75,7 +75,6 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "enable_manager", POOLED),
     known("kubernetes", "watch_retry_timeout", "a watch that fails is tried again until it works"),
     known("kubernetes", "watch_reconcile_period", WATCHES),
-    known("kubernetes", "enabled_handlers", "everything this version provides is on"),
     known("kubernetes", "controller_ha", LEASE),
     known("kubernetes", "controller_ha_elector_port", LEASE),
     known("kubernetes", "controller_ha_port", LEASE),

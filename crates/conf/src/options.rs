@@ -244,6 +244,12 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
         help("Seconds to wait for a connection to the API server.");
     WATCH_READ_TIMEOUT: Duration = "watch_read_timeout", "60", range(1, 600),
         help("Seconds to wait for an answer of the API server; watches are not bounded by this.");
+    ENABLED_HANDLERS: Vec<String> = "enabled_handlers", "vif,endpoints,service,kuryrloadbalancer,kuryrport",
+        reader(Reader::Agent),
+        help("Upstream's names of what is on. `service`: the agents bring clients on their nodes to the endpoints of \
+              Services; without it Services are left to another proxy. The others have no effect: what this version \
+              provides is on."),
+        why("Upstream serves Services by default; two proxies on one node would both serve them.");
     USE_EVENTS: bool = "use_events", "true",
         help("Whether Events are written to the objects that a problem concerns.");
     CLUSTER_ID: Option<String> = "cluster_id", "", new_here(), reader(Reader::Controller),
@@ -409,6 +415,10 @@ section!(cni_daemon, "cni_daemon", "The agent on each node.", {
         help("Folder of the agent's durable record. It must survive a restart of the node.");
     BPF_DIR: PathBuf = "bpf_dir", "/sys/fs/bpf/kuryr", new_here(), reader(Reader::Agent),
         help("Folder on a BPF file system in which programs and maps are pinned.");
+    CGROUP_DIR: Option<PathBuf> = "cgroup_dir", "", new_here(), reader(Reader::Agent),
+        help("Folder of a cgroup2 file system: the processes below it reach Services. Empty: the root, which has all \
+              processes of the machine."),
+        why("Only machines that are several nodes at once, as for tests, need another.");
     CNI_CONF_DIR: PathBuf = "cni_conf_dir", "/etc/cni/net.d", new_here(), reader(Reader::Agent),
         help("Folder in which the agent writes the CNI configuration when it first is ready.");
     NETNS_DIR: PathBuf = "netns_dir", "/run/netns", new_here(), reader(Reader::Agent),

@@ -20,6 +20,8 @@ use kuryr_planning::{
 use kuryr_types::PortId;
 use tokio::sync::watch;
 
+use crate::service::ServiceHealth;
+
 /// What is known now.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeState {
@@ -51,6 +53,8 @@ pub(crate) struct NodeState {
     pub(crate) host: Option<String>,
     /// Whether the watches are in sync with the API server.
     pub(crate) kubernetes_in_sync: bool,
+    /// Whether clients on this node reach Services.
+    pub(crate) services: ServiceHealth,
 }
 
 /// Whether ports can be plugged.

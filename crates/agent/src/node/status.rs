@@ -1,7 +1,7 @@
 //! What is reported of this node: a value composed of what is durable and what is known.
 //!
 //! Conditions: `Ready` (pods can be wired), `SwitchReady` (in nested modes `UplinkReady`), `PortsProvided` (what the
-//! controller says). The degradation level is the greatest that applies; that the API server is away can only be told
+//! controller says), `ServicesReady` (once it is known). The degradation level is the greatest that applies; that the API server is away can only be told
 //! afterwards, so it is in the agent's own health and log.
 
 use std::collections::BTreeMap;
@@ -151,9 +151,18 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
             (false, problems[0].reason.clone(), messages.join("; "))
         }
     };
-    [("Ready", ready), (kind, way), ("PortsProvided", provided)]
-        .map(|(kind, (is_true, reason, message))| condition(facts, kind, is_true, reason, message))
-        .into()
+    let health = &state.services;
+    let services = health.good().map(|good| (good, health.reason().to_owned(), health.to_string()));
+    [
+        ("Ready", Some(ready)),
+        (kind, Some(way)),
+        ("PortsProvided", Some(provided)),
+        ("ServicesReady", services),
+    ]
+    .into_iter()
+    .filter_map(|(kind, told)| Some((kind, told?)))
+    .map(|(kind, (is_true, reason, message))| condition(facts, kind, is_true, reason, message))
+    .collect()
 }
 
 /// The interface that is the uplink of all pods. A small MTU is told and no reason not to use it.
@@ -195,7 +204,7 @@ mod tests {
     use super::*;
     use std::{sync::Arc, time::Duration};
 
-    use crate::node::SharedUplink;
+    use crate::{node::SharedUplink, service::ServiceHealth};
     use kuryr_api::kuryrnode::KuryrNodeSpec;
     use kuryr_datapath::NodeInterface;
     use kuryr_planning::claim::{Ledger, Own, Ready, RecordFacts};
@@ -289,6 +298,21 @@ mod tests {
         check(&other, 0, 0, "NoOffer", Degradation::None);
         assert_eq!(compose_with(|state| state.ready.clear(), 1).degradation, Degradation::PoolEmpty);
         assert_eq!(compose_with(|state| state.ready.clear(), 0).degradation, Degradation::None);
+    }
+
+    #[test]
+    fn services_are_told_of_once_something_is_known() {
+        let check = |health: ServiceHealth, expect: Option<(&str, &str)>| {
+            let status = compose_with(|state| state.services = health.clone(), 0);
+            let told = status.conditions.iter().find(|condition| condition.kind == "ServicesReady");
+            assert_eq!(told.map(|told| (told.status.as_str(), told.reason.as_str())), expect);
+            assert_eq!(status.conditions[0].status, "True", "pods are wired all the same");
+        };
+        check(ServiceHealth::Starting, None);
+        check(ServiceHealth::Off, Some(("True", "LeftToOthers")));
+        check(ServiceHealth::NotUsable { why: "x".into() }, Some(("False", "KernelNotUsable")));
+        let served = ServiceHealth::Served { problems: vec![], tells_refusal: true };
+        check(served, Some(("True", "Served")));
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! Carries out steps, and reads what they have made, in the kernel's form.
+
+use kuryr_datapath::{ServiceContents, Services};
+use kuryr_ebpf_maps::service::{
+    Backend as KernelBackend, BackendKey, MemberKey, Service as KernelValue, ServiceKey, TCP, UDP,
+};
+use kuryr_planning::service::{Backend, Contents, Frontend, Member, Place, Protocol, Step, Target, Value};
+
+/// Carries out one step.
+pub(super) fn step(services: &mut Services, step: &Step) -> kuryr_datapath::Result<()> {
+    match step {
+        Step::PutBackend(place, backend) => services.put_backend(place_key(place), kernel_backend(backend)),
+        Step::PutMember(member, slot) => services.put_member(member_key(member), *slot),
+        Step::PutValue(frontend, value) => services.put_service(service_key(frontend), kernel_value(value)),
+        Step::DeleteValue(frontend) => services.delete_service(&service_key(frontend)),
+        Step::DeleteBackend(place) => services.delete_backend(&place_key(place)),
+        Step::DeleteMember(member) => services.delete_member(&member_key(member)),
+    }
+}
+
+fn service_key(frontend: &Frontend) -> ServiceKey {
+    let protocol = match frontend.protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    };
+    ServiceKey::new(frontend.address, frontend.port, protocol)
+}
+
+fn kernel_value(value: &Value) -> KernelValue {
+    KernelValue {
+        id: value.id,
+        generation: value.generation,
+        count: value.count,
+        affinity_seconds: value.affinity_seconds,
+    }
+}
+
+fn place_key(place: &Place) -> BackendKey {
+    BackendKey { service: place.id, generation: place.generation, slot: place.slot }
+}
+
+fn kernel_backend(backend: &Backend) -> KernelBackend {
+    KernelBackend::new(backend.target.address, backend.target.port, backend.endpoint)
+}
+
+fn member_key(member: &Member) -> MemberKey {
+    MemberKey { service: member.id, generation: member.generation, endpoint: member.endpoint }
+}
+
+/// What the kernel holds, as planning has it.
+pub(super) fn contents(read: ServiceContents) -> Contents {
+    let values =
+        read.services.iter().filter_map(|(key, value)| Some((frontend(key)?, kernel_to_value(value))));
+    let backends = read.backends.iter().map(|(key, backend)| {
+        let place = Place { id: key.service, generation: key.generation, slot: key.slot };
+        let target = Target { address: backend.address(), port: backend.port() };
+        (place, Backend { target, endpoint: backend.endpoint })
+    });
+    let members = read.members.iter().map(|(key, slot)| {
+        (Member { id: key.service, generation: key.generation, endpoint: key.endpoint }, *slot)
+    });
+    Contents { values: values.collect(), backends: backends.collect(), members: members.collect() }
+}
+
+fn frontend(key: &ServiceKey) -> Option<Frontend> {
+    let protocol = match key.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(Frontend { address: key.address(), port: key.port(), protocol })
+}
+
+fn kernel_to_value(value: &KernelValue) -> Value {
+    Value {
+        id: value.id,
+        generation: value.generation,
+        count: value.count,
+        affinity_seconds: value.affinity_seconds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_reads_as_what_was_meant() {
+        let frontends = [
+            Frontend { address: "10.96.0.1".parse().unwrap(), port: 443, protocol: Protocol::Tcp },
+            Frontend { address: "fd00:96::a".parse().unwrap(), port: 53, protocol: Protocol::Udp },
+        ];
+        let value = Value { id: 7, generation: 3, count: 1, affinity_seconds: 60 };
+        let place = Place { id: 7, generation: 3, slot: 0 };
+        let target = Target { address: "10.1.0.4".parse().unwrap(), port: 6443 };
+        let (backend, member) =
+            (Backend { target, endpoint: 9 }, Member { id: 7, generation: 3, endpoint: 9 });
+        let read = ServiceContents {
+            services: frontends.iter().map(|one| (service_key(one), kernel_value(&value))).collect(),
+            backends: [(place_key(&place), kernel_backend(&backend))].into(),
+            members: [(member_key(&member), 0)].into(),
+        };
+        let expect = Contents {
+            values: frontends.iter().map(|one| (*one, value)).collect(),
+            backends: [(place, backend)].into(),
+            members: [(member, 0)].into(),
+        };
+        assert_eq!(contents(read), expect);
+    }
+}

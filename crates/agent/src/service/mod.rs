@@ -1,0 +1,126 @@
+//! Clients on this node, pods and host processes, reach Services: the tables of the programs at their sockets follow the
+//! cluster's Services and `EndpointSlice`s.
+//!
+//! What the tables should hold is [`kuryr_planning::service`]'s. Nothing is attached, and nothing that an earlier agent
+//! wrote is deleted, before both lists are complete; what that agent attached goes on meanwhile.
+//!
+//! This room has a queue of its own, of one key at a time: a change of the tables is short, and pods do not wait for it.
+
+// What is asked of the kernel.
+pub(crate) mod forwarder;
+// Services and slices -> what planning looks at.
+mod observe;
+// Steps -> the kernel's tables.
+mod apply;
+// The story.
+pub(crate) mod reconcile;
+// What is told.
+pub(crate) mod status;
+
+use std::sync::{Arc, OnceLock};
+
+use kuryr_kubernetes::{
+    index::Index,
+    queue::{Queue, QueueConfig},
+    slim,
+    store::{ObjectKey, Store},
+    watch::Change,
+};
+use kuryr_planning::service::Tables;
+
+use forwarder::Forwarder;
+pub(crate) use observe::zone;
+pub(crate) use status::ServiceHealth;
+
+/// What has to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    /// All Services, and what is left of others; the programs.
+    All,
+    /// One Service.
+    Service(ObjectKey),
+}
+
+/// The parts of this room; clones share them.
+#[derive(Clone)]
+pub(crate) struct Services {
+    services: Store<slim::Service>,
+    slices: Store<slim::EndpointSlice>,
+    by_service: Index<ObjectKey, slim::EndpointSlice>,
+    forwarder: Arc<OnceLock<Arc<dyn Forwarder>>>,
+    held: Arc<tokio::sync::Mutex<Held>>,
+    pub(crate) queue: Queue<Work>,
+}
+
+/// What is remembered between two looks; all of it can be found out anew.
+#[derive(Debug, Default)]
+struct Held {
+    /// What the tables hold; none before they were read, and after a write failed.
+    tables: Option<Tables>,
+    /// Whether the programs have been attached by this process.
+    attached: bool,
+    /// What of a Service is not served.
+    problems: std::collections::BTreeMap<ObjectKey, Vec<String>>,
+}
+
+impl Services {
+    /// A room that follows these stores.
+    pub(crate) fn new(
+        services: Store<slim::Service>,
+        slices: Store<slim::EndpointSlice>,
+        queue: QueueConfig,
+    ) -> Self {
+        Self {
+            services,
+            slices,
+            by_service: Index::new(|slice| service_of(slice).into_iter().collect()),
+            forwarder: Arc::default(),
+            held: Arc::default(),
+            queue: Queue::new(queue),
+        }
+    }
+
+    /// Follows a change of a Service.
+    pub(crate) fn on_service(&self, change: &Change<slim::Service>) {
+        if matches!(change, Change::Reset { .. }) {
+            self.queue.add(Work::All);
+            return;
+        }
+        for service in change.touched() {
+            self.queue.add(Work::Service(ObjectKey::of(&**service)));
+        }
+    }
+
+    /// Follows a change of a slice.
+    pub(crate) fn on_slice(&self, change: &Change<slim::EndpointSlice>) {
+        self.by_service.update(change);
+        if matches!(change, Change::Reset { .. }) {
+            self.queue.add(Work::All);
+            return;
+        }
+        for key in change.touched().filter_map(|slice| service_of(slice)) {
+            self.queue.add(Work::Service(key));
+        }
+    }
+
+    /// Takes the programs that were loaded.
+    pub(crate) fn opened(&self, forwarder: Arc<dyn Forwarder>) {
+        // Only the first counts; there is one opener.
+        let _ = self.forwarder.set(forwarder);
+        self.queue.add(Work::All);
+    }
+
+    fn forwarder(&self) -> Option<Arc<dyn Forwarder>> {
+        self.forwarder.get().map(Arc::clone)
+    }
+
+    /// Whether both lists have arrived.
+    fn synced(&self) -> bool {
+        self.services.synced() && self.slices.synced()
+    }
+}
+
+fn service_of(slice: &slim::EndpointSlice) -> Option<ObjectKey> {
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    Some(ObjectKey::namespaced(namespace, slice.service_name()?))
+}

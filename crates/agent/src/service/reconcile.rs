@@ -1,0 +1,457 @@
+//! The story of Services on this node, on one screen.
+//!
+//! 1. The programs are loaded; what the tables hold is read.
+//! 2. When both lists are complete, each Service is written, and what no Service asks for is deleted.
+//! 3. The programs are attached, in the place of those of an earlier agent, and asked whether they answer.
+//! 4. From then on each Service is written when it changes. A write that fails has the tables read anew.
+
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kuryr_datapath::ServicesConfig;
+use kuryr_kubernetes::{Outcome, store::ObjectKey};
+use kuryr_planning::service::{Change, Plan, ServiceRef, Step, Tables, desired, diff, leftovers};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Held, Services, Work,
+    forwarder::Forwarder,
+    observe,
+    status::{ServiceHealth, publish},
+};
+use crate::{
+    error::{Error, Result, WithCauses, with_causes},
+    wiring::World,
+};
+
+/// Between attempts to load the programs: what is missing is a setting of the node.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
+/// What is awaited is told by watches; this is for the case that it is not.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often the programs are looked after, which somebody may take away.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
+/// A frontend that another Service has is tried again after this.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Writes of one job: about a millisecond.
+const WRITES_AT_ONCE: usize = 1000;
+
+/// Loads the programs, again and again until that succeeds; or takes them away where Services are not ours.
+pub(crate) async fn open(world: World) {
+    loop {
+        let bpf_dir = world.config.bpf_dir.clone();
+        if !world.config.serves_services {
+            let remove = move || kuryr_datapath::Services::remove(&bpf_dir);
+            match world.kernel.forwarding("take the programs for Services away", remove).await {
+                Ok(()) => return publish(&world, ServiceHealth::Off),
+                Err(error) => not_usable(&world, &error),
+            }
+        } else {
+            let config = ServicesConfig {
+                cgroup_dir: world.config.cgroup_dir.clone(),
+                ..ServicesConfig::new(bpf_dir)
+            };
+            let open = move || kuryr_datapath::Services::open(&config);
+            match world.kernel.forwarding("load the programs for Services", open).await {
+                Ok(services) => {
+                    tracing::info!(cgroup = %services.cgroup().display(), "programs for Services are loaded");
+                    return world.services.opened(Arc::new(Mutex::new(services)));
+                }
+                Err(error) => not_usable(&world, &error),
+            }
+        }
+        tokio::time::sleep(OPEN_AGAIN).await;
+    }
+}
+
+fn not_usable(world: &World, error: &Error) {
+    publish(world, ServiceHealth::NotUsable { why: with_causes(error) });
+}
+
+/// Works the queue off until `stop`.
+pub(crate) async fn run(world: World, stop: CancellationToken) {
+    let queue = world.services.queue.clone();
+    queue
+        .run(NonZeroUsize::MIN, stop, move |work| {
+            let world = world.clone();
+            async move { reconcile(&world, work).await.map_err(WithCauses) }
+        })
+        .await;
+}
+
+async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
+    let room = &world.services;
+    if !world.config.serves_services {
+        return Ok(Outcome::Done);
+    }
+    let Some(forwarder) = room.forwarder() else {
+        return Ok(Outcome::wait(LOOK_AGAIN, "the programs for Services"));
+    };
+    if !room.synced() {
+        return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services and EndpointSlices"));
+    }
+    let mut held = room.held.lock().await;
+    let done = match work {
+        Work::All => all(world, &forwarder, &mut held).await,
+        Work::Service(key) => one(world, &forwarder, &mut held, &key).await,
+    };
+    if done.is_err() {
+        // How much of it was written is not known.
+        held.tables = None;
+        room.queue.add(Work::All);
+    }
+    if let Some(tables) = &held.tables {
+        world.metrics.service_tables(tables.frontends(), tables.backends());
+    }
+    done
+}
+
+async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> Result<Outcome> {
+    let room = &world.services;
+    let mut tables = match held.tables.take() {
+        Some(tables) => tables,
+        None => read(world, forwarder).await?,
+    };
+    let mut pending = Pending::new(world, forwarder);
+    let known: BTreeSet<ObjectKey> = room.services.keys().into_iter().chain(owners(&tables)).collect();
+    held.problems.retain(|key, _| known.contains(key));
+    for key in &known {
+        let plan = plan(world, key, &tables, held);
+        pending.take(plan.changes, &mut tables);
+        pending.write_some().await?;
+    }
+    let rest = leftovers(&tables);
+    for change in &rest {
+        tracing::info!(frontend = %change.frontend, "no Service asks for it any more");
+    }
+    pending.take(rest, &mut tables);
+    pending.write().await?;
+    held.tables = Some(tables);
+    attach(world, forwarder, held).await?;
+    Ok(Outcome::again(LOOK_AFTER, "programs that somebody takes away"))
+}
+
+async fn one(
+    world: &World,
+    forwarder: &Arc<dyn Forwarder>,
+    held: &mut Held,
+    key: &ObjectKey,
+) -> Result<Outcome> {
+    // All of them are going to be looked at.
+    let Some(mut tables) = held.tables.take() else { return Ok(Outcome::Done) };
+    let told_before = held.problems.get(key).cloned();
+    let plan = plan(world, key, &tables, held);
+    let is_taken = !plan.problems.is_empty();
+    let mut pending = Pending::new(world, forwarder);
+    pending.take(plan.changes, &mut tables);
+    pending.write().await?;
+    held.tables = Some(tables);
+    if held.attached && held.problems.get(key) != told_before.as_ref() {
+        publish_served(world, forwarder, held);
+    }
+    Ok(if is_taken {
+        Outcome::again(TRY_AGAIN, "a frontend that another Service has")
+    } else {
+        Outcome::Done
+    })
+}
+
+/// Plans one Service, and notes what of it is not served.
+fn plan(world: &World, key: &ObjectKey, tables: &Tables, held: &mut Held) -> Plan {
+    let look = observe::look(&world.services, key);
+    let node = world.watched.node();
+    let facts = observe::node_facts(&world.config.node_name, node.as_deref());
+    let desired = desired(look.service().as_ref(), &look.slices(), facts);
+    let name = Arc::new(ServiceRef { namespace: key.namespace.clone(), name: key.name.clone() });
+    let plan = diff(tables, &name, &desired);
+    tracing::debug!(service = %key, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
+    let problems: Vec<String> = desired
+        .problems
+        .iter()
+        .chain(&plan.problems)
+        .map(|problem| format!("Service {key}: {problem}"))
+        .collect();
+    if problems.is_empty() {
+        held.problems.remove(key);
+    } else {
+        held.problems.insert(key.clone(), problems);
+    }
+    plan
+}
+
+/// Services that have frontends.
+fn owners(tables: &Tables) -> Vec<ObjectKey> {
+    tables.owners().map(|owner| ObjectKey::namespaced(&owner.namespace, &owner.name)).collect()
+}
+
+async fn read(world: &World, forwarder: &Arc<dyn Forwarder>) -> Result<Tables> {
+    let reader = Arc::clone(forwarder);
+    let contents = world.kernel.forwarding("read the tables of Services", move || reader.read()).await?;
+    let (tables, strays) = Tables::read(&contents);
+    tracing::info!(frontends = tables.frontends(), strays = strays.len(), "read the tables of Services");
+    let writer = Arc::clone(forwarder);
+    world.kernel.forwarding("tidy the tables of Services", move || writer.write(&strays)).await?;
+    Ok(tables)
+}
+
+async fn attach(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> Result<()> {
+    let attached = Arc::clone(forwarder);
+    let attach = move || attached.attach().map(|()| attached.answer());
+    let answers = match world.kernel.forwarding("attach the programs for Services", attach).await {
+        Ok(answers) => answers,
+        Err(error) => {
+            not_usable(world, &error);
+            return Err(error);
+        }
+    };
+    held.attached = answers;
+    if answers {
+        publish_served(world, forwarder, held);
+    } else {
+        let cgroup = world.config.cgroup_dir.as_ref().map_or_else(
+            || "the root of the machine's cgroups".to_owned(),
+            |path| path.display().to_string(),
+        );
+        publish(world, ServiceHealth::NoAnswer { cgroup });
+    }
+    Ok(())
+}
+
+fn publish_served(world: &World, forwarder: &Arc<dyn Forwarder>, held: &Held) {
+    let problems = held.problems.values().flatten().cloned().collect();
+    publish(world, ServiceHealth::Served { problems, tells_refusal: forwarder.tells_refusal() });
+}
+
+/// Writes that are planned and not carried out yet.
+struct Pending<'a> {
+    world: &'a World,
+    forwarder: &'a Arc<dyn Forwarder>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Pending<'a> {
+    fn new(world: &'a World, forwarder: &'a Arc<dyn Forwarder>) -> Self {
+        Self { world, forwarder, steps: Vec::new() }
+    }
+
+    /// Takes changes; the tables are as if they were written.
+    fn take(&mut self, changes: Vec<Change>, tables: &mut Tables) {
+        for change in changes {
+            self.steps.extend(&change.steps);
+            tables.note(change);
+        }
+    }
+
+    /// Writes, if there is enough for a job.
+    async fn write_some(&mut self) -> Result<()> {
+        if self.steps.len() < WRITES_AT_ONCE { Ok(()) } else { self.write().await }
+    }
+
+    /// Writes everything, in jobs of a bounded length.
+    async fn write(&mut self) -> Result<()> {
+        while !self.steps.is_empty() {
+            let rest = self.steps.split_off(self.steps.len().min(WRITES_AT_ONCE));
+            let (job, writer) = (std::mem::replace(&mut self.steps, rest), Arc::clone(self.forwarder));
+            let count = job.len();
+            let write = move || writer.write(&job);
+            let written = self.world.kernel.forwarding("write the tables of Services", write).await;
+            self.world.metrics.service_written(count, written.is_ok());
+            written?;
+        }
+        Ok(())
+    }
+}
+
+impl Services {
+    /// Whether everything there is to know has been written; for tests.
+    #[cfg(test)]
+    async fn is_written(&self) -> bool {
+        self.held.lock().await.tables.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{super::forwarder::fake::FakeForwarder, *};
+    use crate::{checkpoint::tests::in_memory, kernel::fake::FakeKernel, wiring::fake::FakeWorld};
+    use kuryr_kubernetes::{slim, watch};
+    use serde_json::json;
+
+    struct Agent {
+        fake: FakeWorld,
+        forwarder: Arc<FakeForwarder>,
+    }
+
+    impl Agent {
+        fn new(forwarder: Arc<FakeForwarder>) -> Self {
+            let fake = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
+            let dynamic: Arc<dyn Forwarder> = Arc::clone(&forwarder) as Arc<dyn Forwarder>;
+            fake.world.services.opened(dynamic);
+            Self { fake, forwarder }
+        }
+
+        fn started() -> Self {
+            let forwarder = Arc::new(FakeForwarder::default());
+            forwarder.0.lock().unwrap().answers = true;
+            Self::new(forwarder)
+        }
+
+        fn list(&self, services: Vec<slim::Service>, slices: Vec<slim::EndpointSlice>) {
+            let room = &self.fake.world.services;
+            room.on_service(&room.services.reset(services, BTreeMap::new()));
+            room.on_slice(&room.slices.reset(slices, BTreeMap::new()));
+        }
+
+        fn apply(&self, slice: slim::EndpointSlice) -> watch::Change<slim::EndpointSlice> {
+            let room = &self.fake.world.services;
+            let change = room.slices.apply(slice);
+            room.on_slice(&change);
+            change
+        }
+
+        async fn reconcile(&self, work: Work) -> Result<Outcome> {
+            reconcile(&self.fake.world, work).await
+        }
+
+        /// Values and backends, written as `10.96.0.7:80/TCP -> 10.1.0.4:8080`.
+        fn told(&self) -> Vec<String> {
+            let kernel = self.forwarder.0.lock().unwrap();
+            let contents = &kernel.contents;
+            let values = contents.values.iter().map(|(frontend, value)| {
+                let of_value = contents.backends.iter().filter(|(place, _)| {
+                    (place.id, place.generation) == (value.id, value.generation) && place.slot < value.count
+                });
+                let targets: Vec<String> = of_value.map(|(_, backend)| backend.target.to_string()).collect();
+                format!("{frontend} -> {}", targets.join(", "))
+            });
+            values.collect()
+        }
+
+        fn health(&self) -> &'static str {
+            self.fake.world.state.get().services.reason()
+        }
+    }
+
+    fn service(name: &str, address: &str) -> slim::Service {
+        let object = json!({
+            "metadata": {"namespace": "d", "name": name},
+            "spec": {"clusterIPs": [address], "ports": [{"name": "http", "protocol": "TCP", "port": 80}]},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn slice(name: &str, addresses: &[&str]) -> slim::EndpointSlice {
+        let endpoint = |address: &&str| json!({"addresses": [address], "conditions": {"ready": true}});
+        let object = json!({
+            "metadata": {"namespace": "d", "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+            "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn web() -> Work {
+        Work::Service(ObjectKey::namespaced("d", "web"))
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_before_both_lists_are_complete() {
+        let agent = Agent::started();
+        let room = &agent.fake.world.services;
+        for _ in 0..2 {
+            assert!(matches!(agent.reconcile(Work::All).await.unwrap(), Outcome::Wait { .. }));
+            room.services.reset(vec![service("web", "10.96.0.7")], BTreeMap::new());
+        }
+        assert_eq!((agent.forwarder.0.lock().unwrap().writes, agent.health()), (0, "Starting"));
+        agent.list(vec![service("web", "10.96.0.7")], vec![slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"]);
+        assert_eq!((agent.forwarder.0.lock().unwrap().attached, agent.health()), (1, "Served"));
+    }
+
+    #[tokio::test]
+    async fn changes_of_slices_and_services_are_followed() {
+        let agent = Agent::started();
+        agent.list(vec![service("web", "10.96.0.7")], vec![slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        agent.apply(slice("web", &["10.1.0.4", "10.1.0.5"]));
+        agent.reconcile(web()).await.unwrap();
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080, 10.1.0.5:8080"]);
+        agent.apply(slice("web", &[]));
+        agent.reconcile(web()).await.unwrap();
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> "]);
+        let room = &agent.fake.world.services;
+        room.services.delete(&ObjectKey::namespaced("d", "web"));
+        agent.reconcile(web()).await.unwrap();
+        assert_eq!(agent.told(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn the_next_agent_writes_only_what_differs() {
+        let first = Agent::started();
+        let slices = || vec![slice("web", &["10.1.0.4"]), slice("old", &["10.1.0.9"])];
+        first.list(vec![service("web", "10.96.0.7"), service("old", "10.96.0.9")], slices());
+        first.reconcile(Work::All).await.unwrap();
+        let writes = first.forwarder.0.lock().unwrap().writes;
+        let next = Agent::new(Arc::clone(&first.forwarder));
+        next.list(vec![service("web", "10.96.0.7")], slices());
+        next.reconcile(Work::All).await.unwrap();
+        assert_eq!(next.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"]);
+        assert_eq!(
+            next.forwarder.0.lock().unwrap().writes,
+            writes + 2,
+            "the value and the backend of the other"
+        );
+    }
+
+    #[tokio::test]
+    async fn after_a_write_that_failed_the_tables_are_read_anew() {
+        let agent = Agent::started();
+        agent.list(vec![service("web", "10.96.0.7")], vec![slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        agent.forwarder.0.lock().unwrap().room = Some(1);
+        agent.apply(slice("web", &["10.1.0.5", "10.1.0.6"]));
+        assert!(agent.reconcile(web()).await.is_err());
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"], "as before");
+        assert!(!agent.fake.world.services.is_written().await);
+        assert!(
+            matches!(agent.reconcile(web()).await.unwrap(), Outcome::Done),
+            "all of them are looked at anyway"
+        );
+        agent.forwarder.0.lock().unwrap().room = None;
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080, 10.1.0.6:8080"]);
+        assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_frontend_passes_to_another_service_when_the_first_has_gone() {
+        let agent = Agent::started();
+        let slices = || vec![slice("a", &["10.1.0.4"]), slice("b", &["10.1.0.5"])];
+        agent.list(vec![service("a", "10.96.0.7"), service("b", "10.96.0.7")], slices());
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"]);
+        assert_eq!(agent.health(), "PartlyServed");
+        let b = || Work::Service(ObjectKey::namespaced("d", "b"));
+        assert!(matches!(agent.reconcile(b()).await.unwrap(), Outcome::Again { .. }));
+        agent.fake.world.services.services.delete(&ObjectKey::namespaced("d", "a"));
+        agent.reconcile(Work::Service(ObjectKey::namespaced("d", "a"))).await.unwrap();
+        assert!(matches!(agent.reconcile(b()).await.unwrap(), Outcome::Done));
+        assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080"]);
+        assert_eq!(agent.health(), "Served");
+    }
+
+    #[tokio::test]
+    async fn programs_that_do_not_answer_are_told() {
+        let agent = Agent::started();
+        agent.forwarder.0.lock().unwrap().answers = false;
+        agent.list(vec![], vec![]);
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.health(), "NoAnswer");
+    }
+}
