@@ -1,7 +1,7 @@
 """The control plane of Kubernetes: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 The API server listens on the LAN, so that a pod reaches it by that address through its router. Service addresses of
-both families are allocated, but nothing serves them: there is no kube-proxy. Every finished request leaves a line in
+both families are allocated; there is no kube-proxy, Kuryr's agents serve them. Every finished request leaves a line in
 the audit log.
 """
 

@@ -67,14 +67,15 @@ def without_credentials(text: str) -> str:
 
 
 def paths_of_node(machine: NodeMachine) -> str:
-    """Return what an agent must be told because its node shares a disk with others: its records, the runtime's
-    directory, its OVS if it has one.
+    """Return what an agent must be told because its node shares disk and kernel with others: its records, the runtime's
+    directory, the cgroup of its processes, its OVS if it has one.
     """
     switch = "" if machine.n.nested else f"ovsdb_connection = unix:{machine.run}/ovs/db.sock\n"
     return f"""
 [cni_daemon]
 state_dir = {machine.state}/kuryr
 cni_conf_dir = {machine.cni_configuration}
+cgroup_dir = {cgroups.tracking() / machine.settings.node_cgroup(machine.n)}
 {switch}"""
 
 

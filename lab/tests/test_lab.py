@@ -193,9 +193,15 @@ class NodesTest(Scratch):
     def test_only_an_agent_beside_a_switch_is_told_where_it_is(self):
         for kind, told in ((settings.OVS, True), (settings.NESTED_VLAN, False)):
             machine = SimpleNamespace(
-                n=settings.Node(1, kind), state=Path("/s"), run=Path("/r"), cni_configuration=Path("/c")
+                n=settings.Node(1, kind),
+                settings=settings.Settings("x"),
+                state=Path("/s"),
+                run=Path("/r"),
+                cni_configuration=Path("/c"),
             )
-            self.assertEqual("ovsdb_connection" in kuryr.paths_of_node(machine), told, kind)
+            told_of_node = kuryr.paths_of_node(machine)
+            self.assertEqual("ovsdb_connection" in told_of_node, told, kind)
+            self.assertIn("/kuryr-lab-x/node1\n", told_of_node)
 
 
 class Ml2OvsTest(Scratch):
