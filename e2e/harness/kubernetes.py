@@ -15,6 +15,7 @@ from .lab import Lab
 # kind -> (prefix, plural, namespaced)
 KINDS = {
     "Pod": ("/api/v1", "pods", True), "Namespace": ("/api/v1", "namespaces", False), "Node": ("/api/v1", "nodes", False),
+    "Service": ("/api/v1", "services", True), "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True),
     "Event": ("/api/v1", "events", True), "ServiceAccount": ("/api/v1", "serviceaccounts", True), "Lease": ("/apis/coordination.k8s.io/v1", "leases", True),
     "Deployment": ("/apis/apps/v1", "deployments", True), "ReplicaSet": ("/apis/apps/v1", "replicasets", True),
     "KuryrNode": ("/apis/kuryr.openstack.org/v1alpha1", "kuryrnodes", False), "KuryrPort": ("/apis/openstack.org/v1", "kuryrports", True),

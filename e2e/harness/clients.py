@@ -1,0 +1,241 @@
+"""Clients of Services, and endpoints that answer with their names.
+
+Programs at the sockets of a node's processes bring clients to endpoints, and whose process it is is told by its cgroup.
+So a client is a process of its own: in the cgroup of a pod's container, or of a node's other processes, and in that network namespace.
+"""
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from kuryrlab import cgroups
+from kuryrlab.wire import inside
+
+from .expect import Unmet
+from .lab import Lab
+from .pods import Pod
+from .traffic import new_socket
+
+ECHO_PORT = 9100
+# Beyond what a client waits for by itself.
+ANSWER_SECONDS = 20
+
+# Reads a line with a verb and its arguments, does it, and writes a line with what came of it.
+PROGRAM = r"""
+import json, socket, ssl, sys
+
+kept = {}
+
+def new(address, kind, seconds):
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    made.settimeout(seconds)
+    return made
+
+def http(address, port, path="/", tls=False, seconds=3):
+    with new(address, socket.SOCK_STREAM, seconds) as plain:
+        plain.connect((address, port))
+        client = ssl._create_unverified_context().wrap_socket(plain) if tls else plain
+        client.sendall(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+        parts = []
+        while part := client.recv(65536):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+
+def keep(name, address, port, seconds=3):
+    kept[name] = new(address, socket.SOCK_STREAM, seconds)
+    kept[name].connect((address, port))
+    return word(name)
+
+def word(name):
+    kept[name].sendall(b"x\n")
+    return [kept[name].getpeername()[0], kept[name].recv(100).decode().strip()]
+
+def connected(address, port, seconds=2):
+    with new(address, socket.SOCK_DGRAM, seconds) as client:
+        client.connect((address, port))
+        client.send(b"x")
+        return [client.getpeername()[0], client.recv(100).decode().strip()]
+
+def send(address, port, name=None, seconds=2):
+    client = kept.get(name) or new(address, socket.SOCK_DGRAM, seconds)
+    if name:
+        kept[name] = client
+    client.sendto(b"x", (address, port))
+    answer, peer = client.recvfrom(100)
+    return [peer[0], answer.decode().strip()]
+
+for line in sys.stdin:
+    verb, arguments = json.loads(line)
+    try:
+        told = {"answer": globals()[verb](**arguments)}
+    except TimeoutError:
+        told = {"error": "timeout"}
+    except ConnectionRefusedError:
+        told = {"error": "refused"}
+    except OSError as error:
+        told = {"error": repr(error)}
+    print(json.dumps(told), flush=True)
+"""
+
+
+class Failed(Unmet):
+    """A client did not get through; `how` is `refused`, `timeout` or the error."""
+
+    def __init__(self, what: str, how: str):
+        super().__init__(f"{what}: {how}")
+        self.how = how
+
+
+class Client:
+    """A process that does with sockets what it is told; to be closed before its pod is deleted."""
+
+    def __init__(self, name: str, cgroup: Path, netns: str):
+        self.name, self.lock = name, threading.Lock()
+        join = ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup / "cgroup.procs")]
+        words = join + ["nsenter", f"--net={netns}", "--", sys.executable, "-u", "-c", PROGRAM]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @classmethod
+    def in_pod(cls, pod: Pod) -> "Client":
+        """Return a client that is one of a pod's processes."""
+        return cls(pod.name, cgroup_of_pod(pod), pod.netns)
+
+    @classmethod
+    def on_node(cls, lab: Lab, node: str) -> "Client":
+        """Return a client that is one of a node's own processes."""
+        cgroup = cgroups.tracking() / lab.settings.node_cgroup(lab.node(node)) / cgroups.RUN_LEAF
+        return cls(node, cgroup, lab.netns(node))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, verb: str, **arguments):
+        """Have something done and return what came of it.
+
+        Raises Failed if it did not succeed.
+        """
+        with self.lock:
+            self.process.stdin.write(json.dumps([verb, arguments]) + "\n")
+            self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], ANSWER_SECONDS)[0]:
+                raise Failed(f"{self.name}: {verb} {arguments}", f"no answer within {ANSWER_SECONDS} s")
+            line = self.process.stdout.readline()
+        told = json.loads(line) if line else {"error": "the client has ended"}
+        if "error" in told:
+            raise Failed(f"{self.name}: {verb} {arguments}", told["error"])
+        return told["answer"]
+
+    def how(self, verb: str, **arguments) -> str:
+        """Return how an attempt fails, or `succeeds`."""
+        try:
+            self.ask(verb, **arguments)
+            return "succeeds"
+        except Failed as failed:
+            return failed.how
+
+
+def cgroup_of_pod(pod: Pod) -> Path:
+    """Return the cgroup of one of a pod's containers."""
+    wanted = os.stat(pod.netns).st_ino
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and os.stat(folder / "ns/net").st_ino == wanted:
+                lines = (folder / "cgroup").read_text().splitlines()
+                inside_pod = next(line for line in lines if line.startswith("0::"))[3:]
+                if "kubepods" in inside_pod:
+                    return cgroups.tracking() / inside_pod.lstrip("/")
+        except (OSError, StopIteration):
+            continue
+    raise Unmet(f"no process of {pod} is found")
+
+
+class Echo:
+    """Answers words by TCP and datagrams with a name, inside a pod, until closed."""
+
+    def __init__(self, pod: Pod, port: int = ECHO_PORT):
+        self.name, self.stopping = pod.name.encode() + b"\n", threading.Event()
+
+        def make(kind: int) -> socket.socket:
+            made = new_socket("::", kind)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            made.bind(("::", port))
+            return made
+        netns = pod.netns
+        self.tcp, self.udp = (inside(netns, lambda kind=kind: make(kind)) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+        self.tcp.listen(64)
+        for made in (self.tcp, self.udp):
+            made.settimeout(0.2)
+        for serve in (self.accept, self.answer):
+            threading.Thread(target=serve, daemon=True).start()
+
+    def accept(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                accepted, _ = self.tcp.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            threading.Thread(target=self.talk, args=(accepted,), daemon=True).start()
+
+    def talk(self, accepted: socket.socket) -> None:
+        accepted.settimeout(120)
+        try:
+            with accepted:
+                while accepted.recv(100):
+                    accepted.sendall(self.name)
+        except OSError:
+            return
+
+    def answer(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                _, peer = self.udp.recvfrom(100)
+                self.udp.sendto(self.name, peer)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self.stopping.set()
+        for made in (self.tcp, self.udp):
+            made.close()
+
+
+class Asking:
+    """Asks something again and again in the background, and counts what failed."""
+
+    def __init__(self, client: Client, verb: str, **arguments):
+        self.client, self.verb, self.arguments = client, verb, arguments
+        self.stopping, self.answers, self.failures = threading.Event(), [], []
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> "Asking":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stopping.set()
+        self.thread.join(timeout=ANSWER_SECONDS)
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                self.answers.append(self.client.ask(self.verb, **self.arguments))
+            except Unmet as failed:
+                self.failures.append(str(failed))
+            self.stopping.wait(0.01)
