@@ -168,7 +168,7 @@ impl Auth {
     /// `POST /v3/auth/tokens`.
     async fn authenticate(&self) -> Result<Arc<Session>, Error> {
         let asked = Instant::now();
-        let base = without_version(&self.credentials.auth_url, "/v3");
+        let base = without_version(&self.credentials.auth_url, &["/v3"]);
         let call = Call {
             operation: CREATE_TOKEN,
             method: Method::POST,

@@ -10,16 +10,27 @@ use serde::Deserialize;
 
 use crate::{credentials::Credentials, error::Error};
 
-/// Neutron's type in the catalogue.
-pub(crate) const NETWORK: &str = "network";
+/// A service of the cloud.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// Its type in the catalogue.
+    pub(crate) kind: &'static str,
+    /// With which an endpoint's URL may end.
+    versions: &'static [&'static str],
+}
+
+/// Neutron.
+pub(crate) static NETWORK: Service = Service { kind: "network", versions: &["/v2.0"] };
+/// Octavia.
+pub(crate) static LOAD_BALANCER: Service = Service { kind: "load-balancer", versions: &["/v2.0", "/v2"] };
 
 /// Services and their endpoints, as Keystone told them.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Catalogue(Vec<Service>);
+pub(crate) struct Catalogue(Vec<Entry>);
 
 #[derive(Debug, Clone, Deserialize)]
-struct Service {
+struct Entry {
     #[serde(rename = "type", default)]
     kind: String,
     #[serde(default)]
@@ -52,15 +63,18 @@ impl Catalogue {
     /// [`Error::EndpointMissing`], which lists what there is.
     pub(crate) fn endpoint(
         &self,
-        service: &'static str,
-        version: &str,
+        service: &'static Service,
         credentials: &Credentials,
     ) -> Result<String, Error> {
-        if let Some(url) = credentials.endpoint_overrides.get(service) {
-            return Ok(without_version(url, version));
+        if let Some(url) = credentials.endpoint_overrides.get(service.kind) {
+            return Ok(without_version(url, service.versions));
         }
-        let offered: Vec<&Endpoint> =
-            self.0.iter().filter(|found| found.kind == service).flat_map(|found| &found.endpoints).collect();
+        let offered: Vec<&Endpoint> = self
+            .0
+            .iter()
+            .filter(|found| found.kind == service.kind)
+            .flat_map(|found| &found.endpoints)
+            .collect();
         let wanted = |endpoint: &&Endpoint| {
             credentials.region.as_deref().is_none_or(|region| region == endpoint.region())
         };
@@ -72,8 +86,8 @@ impl Catalogue {
         let found = names.clone().find_map(of_interface);
         // An endpoint that is no URL is as good as none; the message shows it.
         let url = found.and_then(|endpoint| endpoint.url.parse::<Uri>().ok());
-        url.map(|url| without_version(&url, version)).ok_or_else(|| Error::EndpointMissing {
-            service,
+        url.map(|url| without_version(&url, service.versions)).ok_or_else(|| Error::EndpointMissing {
+            service: service.kind,
             interfaces: names.map(str::to_owned).collect(),
             region: credentials.region.clone(),
             offered: offered
@@ -85,10 +99,11 @@ impl Catalogue {
 }
 
 /// `http://cloud:9696/v2.0/` -> `http://cloud:9696`.
-pub(crate) fn without_version(url: &Uri, version: &str) -> String {
+pub(crate) fn without_version(url: &Uri, versions: &[&str]) -> String {
     let text = url.to_string();
     let text = text.trim_end_matches('/');
-    text.strip_suffix(version).unwrap_or(text).trim_end_matches('/').to_owned()
+    let shortened = versions.iter().find_map(|version| text.strip_suffix(version));
+    shortened.unwrap_or(text).trim_end_matches('/').to_owned()
 }
 
 #[cfg(test)]
@@ -101,6 +116,17 @@ mod tests {
         let base = [("auth_url", "http://k"), ("user_id", "u"), ("password", "p"), ("project_id", "t")];
         let pairs = base.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Credentials::from_options(&BTreeMap::from_iter(pairs)).unwrap()
+    }
+
+    #[test]
+    fn versions_at_the_end_of_an_endpoint_are_cut_off() {
+        for (url, expect) in [
+            ("http://o:9876", "http://o:9876"),
+            ("http://o:9876/v2.0/", "http://o:9876"),
+            ("http://o/load-balancer/v2", "http://o/load-balancer"),
+        ] {
+            assert_eq!(without_version(&url.parse().unwrap(), LOAD_BALANCER.versions), expect);
+        }
     }
 
     #[test]
@@ -128,7 +154,7 @@ mod tests {
                 ),
             ),
         ] {
-            let found = catalogue.endpoint(NETWORK, "/v2.0", &credentials(&options));
+            let found = catalogue.endpoint(&NETWORK, &credentials(&options));
             let found = found.map_err(|error| error.to_string());
             assert_eq!(found.as_deref().map_err(String::as_str), expect, "{options:?}");
         }

@@ -22,11 +22,12 @@ use tokio::{
 pub use crate::exchange::Observe;
 use crate::{
     auth::{Auth, Session},
-    catalogue::NETWORK,
+    catalogue::{LOAD_BALANCER, NETWORK, Service},
     credentials::Credentials,
     error::{Call, Error},
     exchange::{Answer, Exchange, Outgoing},
     neutron::extension::Extensions,
+    octavia::Octavia,
     query::Query,
     transport::{HyperTransport, Transport},
 };
@@ -44,6 +45,7 @@ struct Inner {
     places: Semaphore,
     page_size: usize,
     extensions: OnceCell<Arc<Extensions>>,
+    octavia: OnceCell<Arc<Octavia>>,
 }
 
 /// Bounds and surroundings of a [`Client`].
@@ -105,6 +107,7 @@ impl Client {
             places: Semaphore::new(options.concurrency.clamp(1, Semaphore::MAX_PERMITS)),
             page_size: options.page_size.max(1),
             extensions: OnceCell::new(),
+            octavia: OnceCell::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -125,8 +128,12 @@ impl Client {
         &self.inner.extensions
     }
 
-    /// Calls Neutron; anything but 2xx is an error.
-    pub(crate) async fn neutron(&self, request: NeutronRequest) -> Result<Answer, Error> {
+    pub(crate) fn octavia_cell(&self) -> &OnceCell<Arc<Octavia>> {
+        &self.inner.octavia
+    }
+
+    /// Calls a service; anything but 2xx is an error.
+    pub(crate) async fn call(&self, request: Request) -> Result<Answer, Error> {
         let _place = self.place(request.operation).await?;
         let session = self.inner.auth.session().await?;
         let answer = self.send(&session, &request).await?;
@@ -148,12 +155,12 @@ impl Client {
         timeout(after, self.inner.places.acquire()).await.ok().and_then(Result::ok).ok_or(busy)
     }
 
-    async fn send(&self, session: &Session, request: &NeutronRequest) -> Result<Answer, Error> {
-        let base = session.catalogue.endpoint(NETWORK, "/v2.0", self.inner.auth.credentials())?;
+    async fn send(&self, session: &Session, request: &Request) -> Result<Answer, Error> {
+        let base = session.catalogue.endpoint(request.service, self.inner.auth.credentials())?;
         let call = Call {
             operation: request.operation,
             method: request.method.clone(),
-            url: format!("{base}/v2.0/{}", request.path),
+            url: format!("{base}{}", request.path),
             request_id: None,
         };
         let headers = request.headers(session);
@@ -166,12 +173,13 @@ impl Client {
     }
 }
 
-/// What to ask of Neutron.
+/// What to ask of a service.
 #[derive(Debug, Clone)]
-pub(crate) struct NeutronRequest {
+pub(crate) struct Request {
+    service: &'static Service,
     operation: &'static str,
     method: Method,
-    /// Below `/v2.0/`, encoded.
+    /// Below the endpoint without its version, encoded.
     path: String,
     query: Query,
     body: Bytes,
@@ -180,10 +188,24 @@ pub(crate) struct NeutronRequest {
 
 const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
-impl NeutronRequest {
-    pub(crate) fn new(operation: &'static str, method: Method, path: impl Into<String>) -> Self {
-        let path = path.into();
-        Self { operation, method, path, query: Query::default(), body: Bytes::new(), revision: None }
+impl Request {
+    /// Asks Neutron for what is below `/v2.0/`.
+    pub(crate) fn new(operation: &'static str, method: Method, path: impl AsRef<str>) -> Self {
+        Self::of(&NETWORK, operation, method, format!("/v2.0/{}", path.as_ref()))
+    }
+
+    /// Asks Octavia for what is below `/v2/lbaas/`.
+    pub(crate) fn octavia(operation: &'static str, method: Method, path: impl AsRef<str>) -> Self {
+        Self::of(&LOAD_BALANCER, operation, method, format!("/v2/lbaas/{}", path.as_ref()))
+    }
+
+    /// Asks Octavia which versions of its API there are.
+    pub(crate) fn octavia_versions(operation: &'static str) -> Self {
+        Self::of(&LOAD_BALANCER, operation, Method::GET, "/".to_owned())
+    }
+
+    fn of(service: &'static Service, operation: &'static str, method: Method, path: String) -> Self {
+        Self { service, operation, method, path, query: Query::default(), body: Bytes::new(), revision: None }
     }
 
     pub(crate) fn query(self, query: Query) -> Self {

@@ -54,6 +54,22 @@ pub enum Error {
         /// The cloud's words.
         message: String,
     },
+    /// A load balancer is being changed and takes no other change before that is done (409).
+    #[error("{call}: immutable while it is being changed: {message}")]
+    Immutable {
+        /// The call that was refused.
+        call: Box<Call>,
+        /// Octavia's words; they name the load balancer.
+        message: String,
+    },
+    /// The provider of a load balancer cannot do this, or there is no such provider (501).
+    #[error("{call}: not supported by the provider: {message}")]
+    Unsupported {
+        /// The call that was refused.
+        call: Box<Call>,
+        /// The provider's words.
+        message: String,
+    },
     /// The resource has changed since it was read: its revision number is another (412).
     #[error("{call}: changed since it was read: {message}")]
     Stale {
@@ -299,6 +315,7 @@ impl Error {
             Self::OverLimit { retry_after: Some(after), .. } => Retry::After(*after),
             Self::Unauthorized { .. }
             | Self::Conflict { .. }
+            | Self::Immutable { .. }
             | Self::Stale { .. }
             | Self::AddressInUse { .. }
             | Self::NoFreeAddress { .. }
@@ -317,6 +334,7 @@ impl Error {
             Self::Untagged { source, .. } => source.retry(),
             Self::Forbidden { .. }
             | Self::NotFound { .. }
+            | Self::Unsupported { .. }
             | Self::BadRequest { .. }
             | Self::Foreign { .. }
             | Self::Mark { .. }
@@ -377,6 +395,8 @@ impl Error {
             | Self::Forbidden { call, .. }
             | Self::NotFound { call, .. }
             | Self::Conflict { call, .. }
+            | Self::Immutable { call, .. }
+            | Self::Unsupported { call, .. }
             | Self::Stale { call, .. }
             | Self::AddressInUse { call, .. }
             | Self::NoFreeAddress { call, .. }

@@ -1,11 +1,13 @@
 //! From an answer that is no success to an error.
 //!
 //! Neutron tells the kind of an error by the name of its exception in `NeutronError.type`, so a full subnet, a
-//! taken address, a quota and a group in use are all 409 and are told apart by that name. Keystone and the
-//! token check in front of each service use `error`, other services `message` or `faultstring`, proxies HTML.
+//! taken address, a quota and a group in use are all 409 and are told apart by that name. Octavia has no names: its
+//! `faultstring` is told apart by its English text, which it does not translate, beside a `faultcode`. Keystone and the
+//! token check in front of each service use `error`, other services `message`, proxies HTML.
 //!
 //! Sources: Networking API v2.0, "Faults"; names and texts of exceptions: neutron-lib `exceptions`, neutron
-//! `ipam/exceptions.py`, `extensions/securitygroup.py` and `services/trunk/exceptions.py`; Identity API v3, "Errors".
+//! `ipam/exceptions.py`, `extensions/securitygroup.py` and `services/trunk/exceptions.py`; octavia
+//! `common/exceptions.py`; Identity API v3, "Errors".
 
 use std::time::Duration;
 
@@ -26,6 +28,10 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
     let Words { kind, message } = Words::of(body);
     match status.as_u16() {
         401 => Error::Unauthorized { call, message },
+        403 if message.starts_with(OCTAVIA_QUOTA) => {
+            let resources = vec![message.trim_start_matches(OCTAVIA_QUOTA).trim_end_matches('.').to_owned()];
+            Error::QuotaExceeded { call, resources, message }
+        }
         403 => Error::Forbidden { call, message },
         404 => Error::NotFound { call, kind, message },
         409 | 400 if NO_FREE_ADDRESS.contains(&kind.as_str()) => {
@@ -39,6 +45,9 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
         409 if kind == "OverQuota" => {
             Error::QuotaExceeded { call, resources: resources_in(&message), message }
         }
+        409 if OCTAVIA_IMMUTABLE.iter().any(|words| message.contains(words)) => {
+            Error::Immutable { call, message }
+        }
         409 => match trunk_conflict(&kind) {
             Some(conflict) => Error::Trunk { call, conflict, message },
             None => Error::Conflict { call, kind, message },
@@ -46,6 +55,7 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
         412 => Error::Stale { call, message },
         413 | 429 => Error::OverLimit { call, retry_after: retry_after(headers) },
         400..=499 => Error::BadRequest { call, kind, message },
+        501 => Error::Unsupported { call, message },
         500..=599 => Error::Server { call, status: status.as_u16(), message },
         other => Error::Protocol { call, problem: format!("status {other}") },
     }
@@ -54,6 +64,11 @@ pub(crate) fn classify(call: Call, status: StatusCode, headers: &HeaderMap, body
 const NO_FREE_ADDRESS: [&str; 3] =
     ["IpAddressGenerationFailure", "IpAddressGenerationFailureAllSubnets", "ExternalIpAddressExhausted"];
 const ADDRESS_IN_USE: [&str; 2] = ["IpAddressInUse", "IpAddressAlreadyAllocated"];
+
+/// Octavia's `QuotaException`, `ImmutableObject`, `LBPendingStateError` and `NotFound`.
+const OCTAVIA_QUOTA: &str = "Quota has been met for resources: ";
+const OCTAVIA_IMMUTABLE: [&str; 2] = ["is immutable and cannot be updated", "of loadbalancer resource"];
+const OCTAVIA_NOT_FOUND: &str = " not found.";
 
 /// Neutron's exceptions of `services/trunk/exceptions.py`.
 fn trunk_conflict(kind: &str) -> Option<TrunkConflict> {
@@ -96,10 +111,10 @@ impl Words {
         let fault = fault.unwrap_or(json);
         let message =
             ["message", "faultstring", "title"].iter().find_map(|name| fault.get(name).and_then(text));
-        Self {
-            kind: fault.get("type").and_then(text).unwrap_or_default(),
-            message: message.or_else(|| text(fault)).unwrap_or_else(|| json.to_string()),
-        }
+        let message = message.or_else(|| text(fault)).unwrap_or_else(|| json.to_string());
+        let is_missing = json.get("faultcode").is_some() && message.ends_with(OCTAVIA_NOT_FOUND);
+        let octavias = if is_missing { "NotFound" } else { "" };
+        Self { kind: fault.get("type").and_then(text).unwrap_or_else(|| octavias.to_owned()), message }
     }
 }
 
@@ -241,7 +256,27 @@ mod tests {
                 "bad request InvalidIpForSubnet: ::1 does not",
             ),
             (400, r#"{"NeutronError": "Unrecognized attribute"}"#, "bad request : Unrecognized attribute"),
-            (409, r#"{"faultcode": "Client", "faultstring": "is immutable"}"#, "conflict : is immutable"),
+            (409, r#"{"faultcode": "Client", "faultstring": "already exists"}"#, "conflict : already exists"),
+            (
+                409,
+                r#"{"faultcode": "Client", "faultstring": "Load Balancer b is immutable and cannot be updated.", "debuginfo": null}"#,
+                "immutable while it is being changed: Load Balancer b is immutable and cannot be updated.",
+            ),
+            (
+                409,
+                r#"{"faultcode": "Client", "faultstring": "Invalid state PENDING_UPDATE of loadbalancer resource b"}"#,
+                "immutable while it is being changed: Invalid state PENDING_UPDATE of loadbalancer resource b",
+            ),
+            (
+                403,
+                r#"{"faultcode": "Client", "faultstring": "Quota has been met for resources: load_balancer"}"#,
+                "quota exceeded for load_balancer: Quota has been met for resources: load_balancer",
+            ),
+            (
+                501,
+                r#"{"faultcode": "Server", "faultstring": "Provider 'ovn' does not support a requested option"}"#,
+                "not supported by the provider: Provider 'ovn' does not support a requested option",
+            ),
             (422, "", "bad request : "),
             (429, "", "the cloud asks for fewer calls"),
             (500, &neutron("HTTPInternalServerError", "Failed"), "the cloud failed with status 500: Failed"),
@@ -266,6 +301,8 @@ mod tests {
                 false,
             ),
             ("<html>404 Not Found</html>".to_owned(), false),
+            (r#"{"faultcode": "Client", "faultstring": "load_balancer b not found."}"#.to_owned(), true),
+            (r#"{"faultstring": "load_balancer b not found."}"#.to_owned(), false),
             (String::new(), false),
         ] {
             assert_eq!(error(404, &body).is_not_found(), missing, "{body}");

@@ -1,4 +1,5 @@
-//! Talks to the cloud: Keystone for tokens, Neutron for networks, subnets, ports and security groups.
+//! Talks to the cloud: Keystone for tokens, Neutron for networks, subnets, ports, security groups and floating IPs,
+//! Octavia for load balancers.
 //!
 //! It knows HTTP, JSON and the rules of these APIs, and decides nothing: which port to create or delete is
 //! the caller's business. It makes no second attempt either, with one exception: a call that is answered
@@ -12,7 +13,7 @@
 //! that it is ours, because the role `service`, which binding ports to hosts needs, shows and may change
 //! the ports of all tenants.
 //!
-//! Sources: Identity API v3, Networking API v2.0, "Keystone authentication" options of keystoneauth,
+//! Sources: Identity API v3, Networking API v2.0, Load Balancer API v2, "Keystone authentication" options of keystoneauth,
 //! `clouds.yaml` of openstacksdk.
 
 // From the outside in: who we are, how a request travels, what came back.
@@ -30,6 +31,8 @@ pub mod error; // what can fail
 
 // What Neutron offers, one file per resource.
 pub mod neutron;
+// What Octavia offers, the same.
+pub mod octavia;
 
 #[cfg(test)]
 mod recorded; // a transport that answers from a list and remembers what was asked

@@ -8,6 +8,7 @@
 //! Source: Networking API v2.0.
 
 pub mod extension;
+pub mod floating_ip;
 pub mod network;
 pub mod port;
 pub mod quota;
@@ -16,6 +17,7 @@ pub mod subnet;
 pub mod trunk;
 
 pub use extension::Extensions;
+pub use floating_ip::{FloatingIp, FloatingIpCreate, FloatingIpFilter, OwnedFloatingIp};
 pub use network::{Network, NetworkFilter};
 pub use port::{
     AddressPair, FixedIp, FixedIpRequest, OwnedPort, Port, PortCreate, PortFilter, PortStatus, PortUpdate,
@@ -35,15 +37,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     query::segment,
 };
 
 impl Client {
     /// Sends a DELETE; what does not exist any more counts as deleted.
-    async fn gone(&self, request: NeutronRequest) -> Result<(), Error> {
-        match self.neutron(request).await {
+    pub(crate) async fn gone(&self, request: Request) -> Result<(), Error> {
+        match self.call(request).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }
@@ -59,12 +61,12 @@ impl Client {
     ) -> Result<(), Error> {
         let path = format!("{resource}/{}/tags", segment(id));
         let body = BTreeMap::from([("tags", tags)]);
-        self.neutron(NeutronRequest::new(operation, Method::PUT, path).body(&body)).await.map(drop)
+        self.call(Request::new(operation, Method::PUT, path).body(&body)).await.map(drop)
     }
 }
 
 /// Reads `null` like a field that is missing.
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

@@ -1,6 +1,6 @@
 //! Lists that come in pages.
 //!
-//! Neutron orders pages by id, and a page begins after the element whose id is the *marker*; a `next` link says
+//! Neutron and Octavia order pages by id, and a page begins after the element whose id is the *marker*; a `next` link says
 //! that there may be one more, and its marker. Nothing else of the link is used: behind a proxy it often names
 //! a host or scheme that leads nowhere, and our token would follow it. A page may be empty though others follow,
 //! because policy hides elements after the page was cut. If the marker's element was deleted meanwhile, Neutron
@@ -17,7 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     exchange::Answer,
     query::Query,
@@ -36,15 +36,25 @@ impl Client {
         collection: &'static str,
         query: Query,
     ) -> Result<Vec<T>, Error> {
-        let query = query.with("limit", &self.page_size().to_string());
         let path = collection.replace('_', "-");
+        self.pages(Request::new(operation, Method::GET, path), collection, query).await
+    }
+
+    /// Reads all pages of a list.
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        collection: &'static str,
+        query: Query,
+    ) -> Result<Vec<T>, Error> {
+        let query = query.with("limit", &self.page_size().to_string());
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
         let mut marker: Option<String> = None;
         for number in 1.. {
             let query = query.clone().with_some("marker", marker.as_deref());
-            let request = NeutronRequest::new(operation, Method::GET, path.as_str()).query(query);
-            let answer = self.neutron(request).await.map_err(|error| page_error(error, number))?;
+            let answer =
+                self.call(request.clone().query(query)).await.map_err(|error| page_error(error, number))?;
             let page = Page::read(&answer, collection)?;
             for (id, element) in page.elements {
                 if seen.insert(id) {
@@ -86,6 +96,10 @@ impl Client {
 fn page_error(error: Error, number: usize) -> Error {
     match error {
         Error::NotFound { call, .. } if number > 1 => Error::ListChanged { call },
+        // Octavia's word for it.
+        Error::BadRequest { call, message, .. } if number > 1 && message.contains("pagination marker") => {
+            Error::ListChanged { call }
+        }
         other => other,
     }
 }

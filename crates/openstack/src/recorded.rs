@@ -1,7 +1,8 @@
 //! A transport for tests: answers as told, remembers what was asked.
 //!
 //! Keystone's tokens are answered here unless the test does it: `token-1`, `token-2`, ..., each valid for an
-//! hour, for project `ours`, with a catalogue that has Neutron at `http://neutron:9696`.
+//! hour, for project `ours`, with a catalogue that has Neutron at `http://neutron:9696` and Octavia at
+//! `http://octavia:9876`.
 
 use std::{
     collections::BTreeMap,
@@ -124,9 +125,14 @@ impl Recorded {
             "issued_at": "2026-11-20T10:00:00.000000Z",
             "expires_at": "2026-11-20T11:00:00.000000Z",
             "project": {"id": "ours", "name": "k8s"},
-            "catalog": [{"type": "network", "endpoints": [
-                {"interface": "public", "region_id": "RegionOne", "url": "http://neutron:9696/"}
-            ]}],
+            "catalog": [
+                {"type": "network", "endpoints": [
+                    {"interface": "public", "region_id": "RegionOne", "url": "http://neutron:9696/"}
+                ]},
+                {"type": "load-balancer", "endpoints": [
+                    {"interface": "public", "region_id": "RegionOne", "url": "http://octavia:9876/v2.0"}
+                ]},
+            ],
         }});
         let builder = Response::builder().status(201).header("x-subject-token", format!("token-{number}"));
         builder.body(body.to_string().into()).unwrap()

@@ -78,6 +78,22 @@ id!(
     TrunkId
 );
 id!(
+    /// A floating IP of Neutron.
+    FloatingIpId
+);
+id!(
+    /// A load balancer of Octavia.
+    LoadBalancerId
+);
+id!(
+    /// A listener of a load balancer.
+    ListenerId
+);
+id!(
+    /// A pool of a load balancer; not a pool of ports.
+    LbPoolId
+);
+id!(
     /// A Keystone project.
     ProjectId
 );

@@ -19,7 +19,10 @@ pub mod causes;
 
 pub use causes::with_causes;
 pub use generation::{Epoch, Generation};
-pub use ids::{ClassId, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId, TrunkId};
+pub use ids::{
+    ClassId, FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, NetworkId, PortId, ProjectId,
+    SecurityGroupId, SubnetId, TrunkId,
+};
 pub use mac::MacAddr;
 pub use pod::{PodIdentity, PodRef};
 pub use retry::{Blame, Retry};

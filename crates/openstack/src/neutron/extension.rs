@@ -11,7 +11,7 @@ use http::Method;
 use serde::Deserialize;
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
 };
 
@@ -45,8 +45,8 @@ impl Client {
     /// What the cloud answers; the next call asks again.
     pub async fn extensions(&self) -> Result<Arc<Extensions>, Error> {
         let ask = || async {
-            let request = NeutronRequest::new("list_extensions", Method::GET, "extensions");
-            let found: Vec<Extension> = self.neutron(request).await?.member("extensions")?;
+            let request = Request::new("list_extensions", Method::GET, "extensions");
+            let found: Vec<Extension> = self.call(request).await?.member("extensions")?;
             Ok(Arc::new(Extensions(found.into_iter().map(|extension| extension.alias).collect())))
         };
         self.extensions_cell().get_or_try_init(ask).await.cloned()

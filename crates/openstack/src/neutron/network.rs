@@ -7,7 +7,7 @@ use kuryr_types::{NetworkId, ProjectId, SubnetId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     neutron::null_is_default,
     query::{Query, segment},
@@ -76,7 +76,7 @@ impl Client {
     /// [`Error::NotFound`], or what else the cloud answers.
     pub async fn network(&self, id: &NetworkId) -> Result<Network, Error> {
         let path = format!("networks/{}", segment(id.as_str()));
-        self.neutron(NeutronRequest::new("get_network", Method::GET, path)).await?.member("network")
+        self.call(Request::new("get_network", Method::GET, path)).await?.member("network")
     }
 
     /// Lists networks that we may see: own, shared and external ones. "List networks", `GET /v2.0/networks`.

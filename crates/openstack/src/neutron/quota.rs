@@ -9,7 +9,7 @@ use kuryr_types::ProjectId;
 use serde::Deserialize;
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     query::segment,
 };
@@ -64,14 +64,14 @@ impl Client {
     /// What the cloud answers.
     pub async fn quotas(&self, project_id: &ProjectId) -> Result<BTreeMap<String, Quota>, Error> {
         let path = format!("quotas/{}", segment(project_id.as_str()));
-        let details = NeutronRequest::new("get_quota_details", Method::GET, format!("{path}/details"));
-        match self.neutron(details).await {
+        let details = Request::new("get_quota_details", Method::GET, format!("{path}/details"));
+        match self.call(details).await {
             Ok(answer) => {
                 let quotas: BTreeMap<String, Details> = answer.member("quota")?;
                 Ok(quotas.into_iter().map(|(name, details)| (name, details.into())).collect())
             }
             Err(Error::NotFound { .. }) => {
-                let answer = self.neutron(NeutronRequest::new("get_quota", Method::GET, path)).await?;
+                let answer = self.call(Request::new("get_quota", Method::GET, path)).await?;
                 let limits: BTreeMap<String, i64> = answer.member("quota")?;
                 let quota = |limit| Details { limit, used: None, reserved: None }.into();
                 Ok(limits.into_iter().map(|(name, limit)| (name, quota(limit))).collect())

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     neutron::{address_or_prefix, null_is_default},
     ownership::Ownership,
@@ -218,9 +218,8 @@ impl Client {
         let fields =
             [("name", name), ("description", description), ("project_id", owner.project_id().as_str())];
         let body = BTreeMap::from([("security_group", BTreeMap::from(fields))]);
-        let request =
-            NeutronRequest::new("create_security_group", Method::POST, "security-groups").body(&body);
-        let group: SecurityGroup = self.neutron(request).await?.member("security_group")?;
+        let request = Request::new("create_security_group", Method::POST, "security-groups").body(&body);
+        let group: SecurityGroup = self.call(request).await?.member("security_group")?;
         self.adopt_security_group(owner, group).await
     }
 
@@ -251,7 +250,7 @@ impl Client {
     /// [`Error::Conflict`] with kind `SecurityGroupInUse` while a port has it; what else the cloud answers.
     pub async fn delete_security_group(&self, group: &OwnedSecurityGroup) -> Result<(), Error> {
         let path = format!("security-groups/{}", segment(group.id.as_str()));
-        let request = NeutronRequest::new("delete_security_group", Method::DELETE, path);
+        let request = Request::new("delete_security_group", Method::DELETE, path);
         self.gone(request).await
     }
 
@@ -272,8 +271,8 @@ impl Client {
         let new: Vec<_> = rules.iter().map(|spec| NewRule { security_group_id: &group.id, spec }).collect();
         let body = BTreeMap::from([(RULES, new)]);
         let operation = "create_security_group_rules";
-        let request = NeutronRequest::new(operation, Method::POST, "security-group-rules").body(&body);
-        self.neutron(request).await?.member(RULES)
+        let request = Request::new(operation, Method::POST, "security-group-rules").body(&body);
+        self.call(request).await?.member(RULES)
     }
 
     /// Lists the rules of a group. "List security group rules", `GET /v2.0/security-group-rules`.
@@ -306,7 +305,7 @@ impl Client {
             return Err(foreign(operation, &rule.security_group_id, reason));
         }
         let path = format!("security-group-rules/{}", segment(&rule.id));
-        self.gone(NeutronRequest::new(operation, Method::DELETE, path)).await
+        self.gone(Request::new(operation, Method::DELETE, path)).await
     }
 }
 

@@ -10,7 +10,7 @@ use kuryr_types::{NetworkId, ProjectId, SubnetId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     neutron::null_is_default,
     query::{Query, segment},
@@ -133,7 +133,7 @@ impl Client {
     /// [`Error::NotFound`], or what else the cloud answers.
     pub async fn subnet(&self, id: &SubnetId) -> Result<Subnet, Error> {
         let path = format!("subnets/{}", segment(id.as_str()));
-        self.neutron(NeutronRequest::new("get_subnet", Method::GET, path)).await?.member("subnet")
+        self.call(Request::new("get_subnet", Method::GET, path)).await?.member("subnet")
     }
 
     /// Lists subnets that we may see. "List subnets", `GET /v2.0/subnets`.

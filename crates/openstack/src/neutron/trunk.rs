@@ -14,7 +14,7 @@ use kuryr_types::{PortId, ProjectId, TrunkId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     exchange::Answer,
     neutron::{OwnedPort, null_is_default},
@@ -141,7 +141,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], or what else the cloud answers.
     pub async fn trunk(&self, id: &TrunkId) -> Result<Trunk, Error> {
-        self.neutron(NeutronRequest::new("get_trunk", Method::GET, path(id))).await?.member("trunk")
+        self.call(Request::new("get_trunk", Method::GET, path(id))).await?.member("trunk")
     }
 
     /// Puts ports of ours on a trunk of our project, each under its VLAN id, all or none; returns the trunk as
@@ -197,7 +197,7 @@ impl Client {
         }
         let body = BTreeMap::from([("sub_ports", subports)]);
         let path = format!("{}/{operation}", path(&trunk.id));
-        let answer = self.neutron(NeutronRequest::new(operation, Method::PUT, path).body(&body)).await?;
+        let answer = self.call(Request::new(operation, Method::PUT, path).body(&body)).await?;
         changed(&answer, trunk)
     }
 }

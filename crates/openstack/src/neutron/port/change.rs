@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{AddressPair, FixedIpRequest, OwnedPort, path};
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
 };
 
@@ -70,8 +70,8 @@ impl Client {
             Precondition::Unchanged => Some(port.revision_number),
         };
         let body = BTreeMap::from([("port", update)]);
-        let request = NeutronRequest::new(operation, Method::PUT, path(&port.id)).body(&body);
-        let updated = self.neutron(request.if_revision(revision)).await?.member("port")?;
+        let request = Request::new(operation, Method::PUT, path(&port.id)).body(&body);
+        let updated = self.call(request.if_revision(revision)).await?.member("port")?;
         OwnedPort::prove(operation, &port.owner, updated)
     }
 
@@ -82,7 +82,7 @@ impl Client {
     /// [`Error::Forbidden`] for a device owner that begins with `compute:`, unless we have role `service` or
     /// `admin` (default policy of Neutron 29); what else the cloud answers.
     pub async fn delete_port(&self, port: &OwnedPort) -> Result<(), Error> {
-        self.gone(NeutronRequest::new("delete_port", Method::DELETE, path(&port.id))).await
+        self.gone(Request::new("delete_port", Method::DELETE, path(&port.id))).await
     }
 }
 

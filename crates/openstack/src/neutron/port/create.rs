@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::{AddressPair, OwnedPort, Port, PortFilter};
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     exchange::Answer,
     ownership::Ownership,
@@ -115,8 +115,8 @@ impl Client {
         let operation = "create_ports";
         let new: Vec<_> = ports.iter().map(|port| NewPort::new(owner, port)).collect();
         let body = BTreeMap::from([("ports", &new)]);
-        let request = NeutronRequest::new(operation, Method::POST, "ports").body(&body);
-        let answer = self.neutron(request).await?;
+        let request = Request::new(operation, Method::POST, "ports").body(&body);
+        let answer = self.call(request).await?;
         let created = created(&answer, owner, ports.len())?;
 
         let untagged = |port: &Port, new: &NewPort<'_>| {

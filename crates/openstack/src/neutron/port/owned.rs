@@ -7,7 +7,7 @@ use kuryr_types::PortId;
 
 use super::{Port, path};
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     ownership::Ownership,
 };
@@ -53,8 +53,8 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], or what else the cloud answers.
     pub async fn port(&self, id: &PortId) -> Result<Port, Error> {
-        let request = NeutronRequest::new("get_port", Method::GET, path(id));
-        self.neutron(request).await?.member("port")
+        let request = Request::new("get_port", Method::GET, path(id));
+        self.call(request).await?.member("port")
     }
 }
 

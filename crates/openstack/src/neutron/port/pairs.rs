@@ -15,7 +15,7 @@ use kuryr_types::ProjectId;
 
 use super::{AddressPair, Port, PortUpdate, path};
 use crate::{
-    client::{Client, NeutronRequest},
+    client::{Client, Request},
     error::Error,
     ownership::Ownership,
     query::Query,
@@ -43,8 +43,8 @@ impl Client {
         let pairs = Some(changed(&port.allowed_address_pairs, add, remove));
         let update = PortUpdate { allowed_address_pairs: pairs, ..PortUpdate::default() };
         let body = BTreeMap::from([("port", update)]);
-        let request = NeutronRequest::new(operation, Method::PUT, path(&port.id)).body(&body);
-        let answer = self.neutron(request.if_revision(Some(port.revision_number))).await?;
+        let request = Request::new(operation, Method::PUT, path(&port.id)).body(&body);
+        let answer = self.call(request.if_revision(Some(port.revision_number))).await?;
         let updated: Port = answer.member("port")?;
         if updated.id == port.id { Ok(updated) } else { Err(answer.unexpected("another port was changed")) }
     }

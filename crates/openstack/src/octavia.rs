@@ -1,0 +1,25 @@
+//! Octavia's resources, one file each: the fields we use, the calls we make.
+//!
+//! A load balancer and all below it is one thing to Octavia: while one part is being changed (`PENDING_*`), every other
+//! change is refused ([`Error::Immutable`]). So a load balancer is made whole by one call, the members of a pool are
+//! replaced by one call, and everything is deleted by one call.
+//!
+//! What is ours is told of load balancers only, as of ports: by project *and* tags ([`OwnedLoadBalancer`]). Listeners,
+//! pools and members belong to theirs, and a call that changes one takes the load balancer as well.
+//!
+//! Source: Load Balancer API v2 (Octavia).
+
+pub mod api;
+pub mod listener;
+pub mod load_balancer;
+pub mod member;
+pub mod pool;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use api::{ApiVersion, Octavia};
+pub use listener::{Listener, ListenerCreate, ListenerUpdate};
+pub use load_balancer::{LoadBalancer, LoadBalancerCreate, OwnedLoadBalancer, ProvisioningStatus};
+pub use member::{Member, MemberCreate};
+pub use pool::{LbPool, PoolCreate, PoolUpdate, SessionPersistence};

@@ -1,0 +1,342 @@
+//! Load balancers: made whole, found by name and tags, deleted with all that is below them.
+//!
+//! Sources: Load Balancer API v2, "Load Balancers", "Creating a Fully Populated Load Balancer", "Provisioning Status
+//! Codes".
+
+use std::{collections::BTreeMap, net::IpAddr, ops::Deref, sync::Arc};
+
+use http::Method;
+use kuryr_types::{LoadBalancerId, PortId, ProjectId, SubnetId};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::listener::ListenerCreate;
+use crate::{
+    client::{Client, Request},
+    error::Error,
+    neutron::null_is_default,
+    ownership::Ownership,
+    query::{Query, segment},
+};
+
+/// A load balancer as Octavia shows it, whoever owns it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LoadBalancer {
+    /// Its id.
+    pub id: LoadBalancerId,
+    /// Its name; need not be unique.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub name: String,
+    /// The project that it belongs to.
+    pub project_id: ProjectId,
+    /// Its address.
+    #[serde(default)]
+    pub vip_address: Option<IpAddr>,
+    /// The port with that address.
+    #[serde(default)]
+    pub vip_port_id: Option<PortId>,
+    /// The subnet that the address is from.
+    #[serde(default)]
+    pub vip_subnet_id: Option<SubnetId>,
+    /// What implements it, such as `amphora` or `ovn`.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub provider: String,
+    /// Whether it can be changed.
+    pub provisioning_status: ProvisioningStatus,
+    /// Its tags.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+}
+
+/// Whether something can be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum ProvisioningStatus {
+    /// Provisioned; it can be changed.
+    Active,
+    /// The last change failed; it can only be deleted or failed over.
+    Error,
+    /// Being created; nothing of it can be changed.
+    PendingCreate,
+    /// Being changed; nothing else of it can be.
+    PendingUpdate,
+    /// Being deleted.
+    PendingDelete,
+    /// Deleted.
+    Deleted,
+    /// A status that the API does not list.
+    Other(String),
+}
+
+impl From<String> for ProvisioningStatus {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "ACTIVE" => Self::Active,
+            "ERROR" => Self::Error,
+            "PENDING_CREATE" => Self::PendingCreate,
+            "PENDING_UPDATE" => Self::PendingUpdate,
+            "PENDING_DELETE" => Self::PendingDelete,
+            "DELETED" => Self::Deleted,
+            _ => Self::Other(text),
+        }
+    }
+}
+
+impl From<ProvisioningStatus> for String {
+    fn from(status: ProvisioningStatus) -> Self {
+        match status {
+            ProvisioningStatus::Active => "ACTIVE".to_owned(),
+            ProvisioningStatus::Error => "ERROR".to_owned(),
+            ProvisioningStatus::PendingCreate => "PENDING_CREATE".to_owned(),
+            ProvisioningStatus::PendingUpdate => "PENDING_UPDATE".to_owned(),
+            ProvisioningStatus::PendingDelete => "PENDING_DELETE".to_owned(),
+            ProvisioningStatus::Deleted => "DELETED".to_owned(),
+            ProvisioningStatus::Other(text) => text,
+        }
+    }
+}
+
+/// A load balancer that was compared with an [`Ownership`] and is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedLoadBalancer {
+    load_balancer: LoadBalancer,
+    owner: Arc<Ownership>,
+}
+
+impl OwnedLoadBalancer {
+    fn prove(
+        operation: &'static str,
+        owner: &Arc<Ownership>,
+        load_balancer: LoadBalancer,
+    ) -> Result<Self, Error> {
+        match owner.difference(&load_balancer.project_id, &load_balancer.tags) {
+            None => Ok(Self { load_balancer, owner: owner.clone() }),
+            Some(reason) => {
+                let id = load_balancer.id.to_string();
+                Err(Error::Foreign { operation, resource: "load balancer", id, reason })
+            }
+        }
+    }
+
+    /// Tags of everything below it.
+    pub(super) fn tags_below(&self) -> &[String] {
+        self.owner.tags()
+    }
+}
+
+impl Deref for OwnedLoadBalancer {
+    type Target = LoadBalancer;
+
+    fn deref(&self) -> &LoadBalancer {
+        &self.load_balancer
+    }
+}
+
+/// A load balancer to be, with all that is below it. Its project and the tags of its owner are added when it is
+/// created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoadBalancerCreate {
+    /// Its name, by which it can be found again.
+    pub name: String,
+    /// The subnet that its address is from.
+    pub vip_subnet_id: SubnetId,
+    /// Its address; else Octavia has Neutron choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vip_address: Option<IpAddr>,
+    /// What implements it.
+    pub provider: String,
+    /// Its flavor, which a provider's administrator offers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavor_id: Option<String>,
+    /// Its availability zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<String>,
+    /// Its listeners, each with its pool.
+    pub listeners: Vec<ListenerCreate>,
+}
+
+#[derive(Serialize)]
+struct NewLoadBalancer<'a> {
+    #[serde(flatten)]
+    load_balancer: &'a LoadBalancerCreate,
+    project_id: &'a ProjectId,
+    tags: &'a [String],
+}
+
+const COLLECTION: &str = "loadbalancers";
+
+impl Client {
+    /// Lists our load balancers, those of one name if one is given. "List Load Balancers",
+    /// `GET /v2/lbaas/loadbalancers`.
+    ///
+    /// # Errors
+    /// What the cloud answers; [`Error::ListChanged`] if it must be read again.
+    pub async fn load_balancers(
+        &self,
+        owner: &Ownership,
+        name: Option<&str>,
+    ) -> Result<Vec<OwnedLoadBalancer>, Error> {
+        let operation = "list_load_balancers";
+        let query = Query::default()
+            .with("project_id", owner.project_id().as_str())
+            .with("tags", &owner.tags().join(","))
+            .with_some("name", name);
+        let request = Request::octavia(operation, Method::GET, COLLECTION);
+        let found: Vec<LoadBalancer> = self.pages(request, COLLECTION, query).await?;
+        let owner = Arc::new(owner.clone());
+        let mut owned = Vec::with_capacity(found.len());
+        for found in found.into_iter().filter(|found| name.is_none_or(|name| name == found.name)) {
+            match OwnedLoadBalancer::prove(operation, &owner, found) {
+                Ok(found) => owned.push(found),
+                Err(error) => warn!(%error, "Octavia listed a load balancer that was not asked for"),
+            }
+        }
+        Ok(owned)
+    }
+
+    /// Creates a load balancer with listeners, pools and members, in our project and with our tags. "Create a Load
+    /// Balancer", `POST /v2/lbaas/loadbalancers`.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`], [`Error::Unsupported`], what else the cloud answers.
+    pub async fn create_load_balancer(
+        &self,
+        owner: &Ownership,
+        create: &LoadBalancerCreate,
+    ) -> Result<OwnedLoadBalancer, Error> {
+        let operation = "create_load_balancer";
+        let mut tagged = create.clone();
+        tagged.listeners.iter_mut().for_each(|listener| listener.tag(owner.tags()));
+        let (project_id, tags) = (owner.project_id(), owner.tags());
+        let new = NewLoadBalancer { load_balancer: &tagged, project_id, tags };
+        let body = BTreeMap::from([("loadbalancer", &new)]);
+        let request = Request::octavia(operation, Method::POST, COLLECTION).body(&body);
+        let created = self.call(request).await?.member("loadbalancer")?;
+        OwnedLoadBalancer::prove(operation, &Arc::new(owner.clone()), created)
+    }
+
+    /// Deletes a load balancer of ours with all that is below it; one that does not exist any more counts as deleted.
+    /// "Remove a Load Balancer", `DELETE /v2/lbaas/loadbalancers/{id}?cascade=true`.
+    ///
+    /// # Errors
+    /// [`Error::Immutable`]; what else the cloud answers.
+    pub async fn delete_load_balancer(&self, load_balancer: &OwnedLoadBalancer) -> Result<(), Error> {
+        let path = format!("{COLLECTION}/{}", segment(load_balancer.id.as_str()));
+        let query = Query::default().with("cascade", "true");
+        self.gone(Request::octavia("delete_load_balancer", Method::DELETE, path).query(query)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{fixtures::*, member::MemberCreate, pool::PoolCreate};
+    use super::*;
+    use crate::recorded::Reply;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_tree_is_made_by_one_call() {
+        let (client, recorded) = octavia(|_| {
+            Some(Reply::Json(201, json!({"loadbalancer": load_balancer("b", "PENDING_CREATE", OURS)})))
+        });
+        let member = MemberCreate {
+            name: "d/web-0:8080".to_owned(),
+            address: "10.1.0.7".parse().unwrap(),
+            protocol_port: 8080,
+            subnet_id: Some("s4".into()),
+            tags: vec![],
+        };
+        let pool = PoolCreate::new("d/web:TCP:80", "TCP", "SOURCE_IP_PORT").with_members(vec![member]);
+        let listener = ListenerCreate::new("d/web:TCP:80", "TCP", 80).with_pool(pool);
+        let create = LoadBalancerCreate {
+            name: "d/web".to_owned(),
+            vip_subnet_id: "s4".into(),
+            vip_address: None,
+            provider: "ovn".to_owned(),
+            flavor_id: None,
+            availability_zone: None,
+            listeners: vec![listener],
+        };
+        let made = client.create_load_balancer(&owner(), &create).await.unwrap();
+        assert_eq!((made.id.as_str(), &made.provisioning_status), ("b", &ProvisioningStatus::PendingCreate));
+        let asked = recorded.asked();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(
+            (asked[0].line().as_str(), asked[0].host.as_str()),
+            ("POST /v2/lbaas/loadbalancers", "octavia:9876")
+        );
+        let tags = json!(["kuryr:cluster=a"]);
+        assert_eq!(
+            asked[0].body,
+            json!({"loadbalancer": {
+                "name": "d/web", "vip_subnet_id": "s4", "provider": "ovn", "project_id": "ours", "tags": tags,
+                "listeners": [{
+                    "name": "d/web:TCP:80", "protocol": "TCP", "protocol_port": 80, "tags": tags,
+                    "default_pool": {
+                        "name": "d/web:TCP:80", "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT", "tags": tags,
+                        "members": [{"name": "d/web-0:8080", "address": "10.1.0.7", "protocol_port": 8080,
+                                     "subnet_id": "s4", "tags": tags}]
+                    }
+                }]
+            }})
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_asks_for_project_tags_and_name_and_believes_none_of_them() {
+        let (client, recorded) = octavia(|_| {
+            let mut other_name = load_balancer("b4", "ACTIVE", OURS);
+            other_name["name"] = json!("d/other");
+            let mut hostile = load_balancer("b3", "ACTIVE", OURS);
+            hostile["project_id"] = json!("hostile");
+            let found = [
+                load_balancer("b1", "ACTIVE", OURS),
+                load_balancer("b2", "ACTIVE", &[]),
+                hostile,
+                other_name,
+            ];
+            Some(Reply::Json(200, json!({"loadbalancers": found, "loadbalancers_links": []})))
+        });
+        let found = client.load_balancers(&owner(), Some("d/web")).await.unwrap();
+        assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["b1"]);
+        assert_eq!(
+            recorded.lines(),
+            ["GET /v2/lbaas/loadbalancers?project_id=ours&tags=kuryr%3Acluster%3Da&name=d%2Fweb&limit=500"]
+        );
+        let found = client.load_balancers(&owner(), None).await.unwrap();
+        assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["b1", "b4"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deleting_takes_all_with_it_and_says_when_it_has_to_wait() {
+        let fault = |words: &str| json!({"faultcode": "Client", "faultstring": words, "debuginfo": null});
+        for (status, words, deleted) in [
+            (204, "", true),
+            (404, "load_balancer b not found.", true),
+            (409, "Invalid state PENDING_UPDATE of loadbalancer resource b", false),
+        ] {
+            let body = fault(words);
+            let (client, recorded) = octavia(move |asked| match asked.method {
+                Method::DELETE => Some(Reply::Json(status, body.clone())),
+                _ => Some(Reply::Json(200, json!({"loadbalancers": [load_balancer("b", "ACTIVE", OURS)]}))),
+            });
+            let found = client.load_balancers(&owner(), None).await.unwrap().remove(0);
+            let outcome = client.delete_load_balancer(&found).await;
+            assert_eq!(outcome.is_ok(), deleted, "{status}");
+            if let Err(error) = outcome {
+                assert!(matches!(error, Error::Immutable { .. }) && !error.outcome_unknown(), "{error}");
+            }
+            assert_eq!(recorded.lines()[1], "DELETE /v2/lbaas/loadbalancers/b?cascade=true");
+        }
+    }
+
+    #[test]
+    fn every_status_survives() {
+        for text in
+            ["ACTIVE", "ERROR", "PENDING_CREATE", "PENDING_UPDATE", "PENDING_DELETE", "DELETED", "ALLOCATED"]
+        {
+            assert_eq!(String::from(ProvisioningStatus::from(text.to_owned())), text);
+        }
+    }
+}

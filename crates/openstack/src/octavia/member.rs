@@ -1,0 +1,130 @@
+//! Members of a pool, replaced all at once.
+//!
+//! Octavia compares them by address and port: what is on both sides is updated, the rest made or deleted, in one change
+//! of the load balancer.
+//!
+//! Sources: Load Balancer API v2, "List Members", "Batch Update Members".
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use http::Method;
+use kuryr_types::{LbPoolId, SubnetId};
+use serde::{Deserialize, Serialize};
+
+use super::{load_balancer::OwnedLoadBalancer, pool::path};
+use crate::{
+    client::{Client, Request},
+    error::Error,
+    query::Query,
+};
+
+/// A member as Octavia shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub protocol_port: u16,
+    /// The subnet by which it is reached; none: that of the load balancer's address.
+    #[serde(default)]
+    pub subnet_id: Option<SubnetId>,
+}
+
+/// A member to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberCreate {
+    /// Its name, for people.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub protocol_port: u16,
+    /// The subnet by which it is reached; none: that of the load balancer's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet_id: Option<SubnetId>,
+    /// Its tags; those of the load balancer's owner are put here when it is created.
+    pub tags: Vec<String>,
+}
+
+impl Client {
+    /// Lists the members of a pool. "List Members", `GET /v2/lbaas/pools/{pool_id}/members`.
+    ///
+    /// # Errors
+    /// What the cloud answers.
+    pub async fn members(&self, pool: &LbPoolId) -> Result<Vec<Member>, Error> {
+        let path = format!("{}/members", path(pool));
+        let request = Request::octavia("list_members", Method::GET, path);
+        self.pages(request, "members", Query::default()).await
+    }
+
+    /// Replaces all members of a pool of a load balancer of ours. "Batch Update Members",
+    /// `PUT /v2/lbaas/pools/{pool_id}/members`.
+    ///
+    /// # Errors
+    /// [`Error::Immutable`], [`Error::QuotaExceeded`], [`Error::Unsupported`], [`Error::NotFound`], what else the cloud
+    /// answers.
+    pub async fn replace_members(
+        &self,
+        of: &OwnedLoadBalancer,
+        pool: &LbPoolId,
+        members: &[MemberCreate],
+    ) -> Result<(), Error> {
+        let tagged: Vec<MemberCreate> = members
+            .iter()
+            .map(|member| MemberCreate { tags: of.tags_below().to_vec(), ..member.clone() })
+            .collect();
+        let path = format!("{}/members", path(pool));
+        let body = BTreeMap::from([("members", &tagged)]);
+        self.call(Request::octavia("replace_members", Method::PUT, path).body(&body)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixtures::*;
+    use super::*;
+    use crate::recorded::Reply;
+
+    #[tokio::test(start_paused = true)]
+    async fn members_are_replaced_by_one_call() {
+        let (client, recorded, of) = with_one(|asked| match asked.method {
+            Method::GET => Some(Reply::Json(
+                200,
+                json!({"members": [{"id": "m", "name": "d/web-0:80", "address": "fd00::7", "protocol_port": 80,
+                    "weight": 1, "subnet_id": null, "backup": false, "tags": []}], "members_links": []}),
+            )),
+            _ if asked.path.contains("busy") => Some(Reply::Json(
+                409,
+                json!({"faultcode": "Client", "faultstring": "Load Balancer b is immutable and cannot be updated."}),
+            )),
+            _ => Some(Reply::Json(202, json!({}))),
+        })
+        .await;
+        let found = client.members(&"p".into()).await.unwrap();
+        assert_eq!((found[0].address.to_string().as_str(), &found[0].subnet_id), ("fd00::7", &None));
+        let member = MemberCreate {
+            name: "d/web-1:80".to_owned(),
+            address: "fd00::8".parse().unwrap(),
+            protocol_port: 80,
+            subnet_id: None,
+            tags: vec![],
+        };
+        client.replace_members(&of, &"p".into(), &[member]).await.unwrap();
+        client.replace_members(&of, &"p".into(), &[]).await.unwrap();
+        let error = client.replace_members(&of, &"busy".into(), &[]).await.unwrap_err();
+        assert!(matches!(error, Error::Immutable { .. }), "{error}");
+        let asked = recorded.asked();
+        assert_eq!(
+            recorded.lines()[1..3],
+            ["GET /v2/lbaas/pools/p/members?limit=500", "PUT /v2/lbaas/pools/p/members"]
+        );
+        let tags = ["kuryr:cluster=a"];
+        assert_eq!(
+            asked[2].body,
+            json!({"members": [{"name": "d/web-1:80", "address": "fd00::8", "protocol_port": 80, "tags": tags}]})
+        );
+        assert_eq!(asked[3].body, json!({"members": []}));
+    }
+}
