@@ -444,7 +444,7 @@ impl Query {
 
 /// A collection path ends in a plural, an object path in a name after one.
 fn is_collection(path: &str) -> bool {
-    const PLURALS: [&str; 13] = [
+    const PLURALS: [&str; 14] = [
         "pods",
         "nodes",
         "namespaces",
@@ -452,6 +452,7 @@ fn is_collection(path: &str) -> bool {
         "events",
         "configmaps",
         "endpointslices",
+        "services",
         "deployments",
         "replicasets",
         "statefulsets",

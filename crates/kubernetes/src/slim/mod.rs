@@ -25,7 +25,10 @@ pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointHints, EndpointPo
 pub use namespace::{Namespace, NamespacePhase, NamespaceStatus};
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
 pub use pod::{Pod, PodPhase, PodSpec, PodStatus};
-pub use service::{ClientIpConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
+pub use service::{
+    ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
+    ServiceStatus, SessionAffinityConfig,
+};
 pub use workload::{
     Deployment, DeploymentSpec, DeploymentStatus, Job, JobSpec, JobStatus, ReplicaSet, ReplicaSetSpec,
     RollingUpdate, StatefulSet, StatefulSetSpec, Strategy, Template, TemplateSpec, Toleration, count,

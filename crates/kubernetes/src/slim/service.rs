@@ -18,6 +18,9 @@ pub struct Service {
     /// What was asked for, with the addresses that the API server gave.
     #[serde(default)]
     pub spec: ServiceSpec,
+    /// What load balancers tell.
+    #[serde(default)]
+    pub status: ServiceStatus,
 }
 
 /// What was asked for, with the addresses that the API server gave.
@@ -30,6 +33,15 @@ pub struct ServiceSpec {
     /// Addresses of both families, or `None` for a headless Service.
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
+    /// `IPv4` and `IPv6`, the primary one first.
+    pub ip_families: Vec<String>,
+    /// The address that a load balancer is asked to have.
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: Option<String>,
+    /// Who makes the load balancer; none means whoever does by default.
+    pub load_balancer_class: Option<String>,
+    /// The only clients of the load balancer; empty: all.
+    pub load_balancer_source_ranges: Vec<String>,
     /// The ports.
     pub ports: Vec<ServicePort>,
     /// `None` or `ClientIP`.
@@ -38,6 +50,32 @@ pub struct ServiceSpec {
     pub session_affinity_config: Option<SessionAffinityConfig>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: String,
+}
+
+/// What load balancers tell.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// Where clients outside send to.
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// Where clients outside send to.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    /// Each way.
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// One way by which clients outside come.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct LoadBalancerIngress {
+    /// An address.
+    pub ip: Option<String>,
+    /// A host name.
+    pub hostname: Option<String>,
 }
 
 /// A port of a Service.
@@ -95,7 +133,7 @@ mod tests {
                         "ports":[{"name":"http","protocol":"TCP","port":80,"targetPort":"web","nodePort":30080}],
                         "sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":60}},
                         "internalTrafficPolicy":"Local","selector":{"app":"web"}},
-                "status":{"loadBalancer":{}}}"#,
+                "status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7","ipMode":"VIP"}]}}}"#,
         )
         .unwrap();
         assert_eq!(service.spec.cluster_ips, ["10.96.0.7", "fd00:96::7"]);
@@ -103,6 +141,7 @@ mod tests {
         assert_eq!((port.name.as_str(), port.protocol.as_str(), port.port), ("http", "TCP", 80));
         assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
         assert_eq!(service.spec.internal_traffic_policy, "Local");
+        assert_eq!(service.status.load_balancer.ingress[0].ip.as_deref(), Some("203.0.113.7"));
 
         let bare: Service = serde_json::from_str(r#"{"metadata":{"name":"x"}}"#).unwrap();
         assert_eq!((bare.spec.clone(), bare.proxy_name()), (ServiceSpec::default(), None));
