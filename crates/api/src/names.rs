@@ -11,6 +11,19 @@ pub const POD_FINALIZER: &str = "kuryr.openstack.org/pod-finalizer";
 /// Finalizer that upstream's controller put on `KuryrPort`s. Recognised and removed, never added.
 pub const KURYRPORT_FINALIZER: &str = "kuryr.openstack.org/kuryrport-finalizer";
 
+/// Finalizer of Services that have a load balancer; upstream's.
+pub const SERVICE_FINALIZER: &str = "kuryr.openstack.org/service-finalizer";
+
+/// Annotation of a Service by which a release of upstream's before Victoria marked its load balancer; such a Service is
+/// left alone.
+pub const LBAAS_SPEC_ANNOTATION: &str = "openstack.org/kuryr-lbaas-spec";
+
+/// `spec.loadBalancerClass` of Services that are Kuryr's, besides those that name no class; new here.
+pub const LOAD_BALANCER_CLASS: &str = "openstack.org/kuryr";
+
+/// Description of floating IPs that were made for Services; upstream's.
+pub const FLOATING_IP_DESCRIPTION: &str = "kuryr_lb";
+
 /// `device_owner` of pod ports in Neutron.
 pub const POD_DEVICE_OWNER: &str = "compute:kuryr";
 

@@ -11,6 +11,8 @@ pub mod ownership;
 pub mod pool;
 // Controller: how many ports a node is going to need, and whose turn it is to make some.
 pub mod demand;
+// Controller: a Service of type LoadBalancer -> a load balancer of Octavia with pods as members.
+pub mod loadbalancer;
 // Agent: offered ports and switch state -> what to plug, what is ready.
 pub mod uplink;
 // Agent: which port a pod takes, when it gives it back.

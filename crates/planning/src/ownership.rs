@@ -22,6 +22,9 @@ const NAME_MAX: usize = 255;
 /// Characters of the cluster's id in names that people read.
 const SHORT_ID: usize = 8;
 
+/// Begin of the tag that names the Service of a floating IP.
+pub const SERVICE_TAG: &str = "kuryr-service:";
+
 const CLUSTER_TAG: &str = "kuryr-cluster:";
 const POOL_PORT: &str = "kuryr-pool/";
 const OWN_PORT: &str = "kuryr-node/";
@@ -57,6 +60,33 @@ pub fn condemned_name(former: &str) -> String {
 pub fn allow_all_group_name(cluster: &str) -> String {
     let short: String = cluster.chars().take(SHORT_ID).collect();
     format!("kuryr-{short}-allow-all")
+}
+
+/// Name of the load balancer of a Service; upstream's.
+#[must_use]
+pub fn load_balancer_name(namespace: &str, service: &str) -> String {
+    format!("{namespace}/{service}")
+}
+
+/// Name of a listener and of its pool; upstream's.
+#[must_use]
+pub fn listener_name(load_balancer: &str, protocol: &str, port: u16) -> String {
+    format!("{load_balancer}:{protocol}:{port}")
+}
+
+/// Name of a member, for people; upstream's, cut to what Octavia takes.
+#[must_use]
+pub fn member_name(namespace: &str, pod_or_service: &str, port: u16) -> String {
+    let tail = format!(":{port}");
+    let room = NAME_MAX - tail.len();
+    let name: String = format!("{namespace}/{pod_or_service}").chars().take(room).collect();
+    name + &tail
+}
+
+/// The tag that names the Service of a floating IP: a floating IP that lost its port is found by it.
+#[must_use]
+pub fn service_tag(uid: &str) -> String {
+    format!("{SERVICE_TAG}{uid}")
 }
 
 fn named(prefix: &str, rest: &str) -> String {

@@ -1,0 +1,290 @@
+//! The load balancer as it should be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use kuryr_api::kuryrnode::Problem;
+use kuryr_types::SubnetId;
+
+use super::{
+    from_kubernetes::Intent,
+    inputs::{EndpointFacts, Settings},
+    provider::MemberMode,
+};
+use crate::ownership::{listener_name, member_name};
+
+/// Members that a problem names at most.
+const NAMED: usize = 3;
+
+/// A protocol that Services have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The protocol of this name, as Kubernetes and Octavia spell it alike.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "TCP" | "" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+/// A load balancer with all that is below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalancerSpec {
+    /// Its name.
+    pub name: String,
+    /// What implements it.
+    pub provider: String,
+    /// Subnet of its VIP.
+    pub vip_subnet: SubnetId,
+    /// Its VIP, if a certain one is wanted.
+    pub vip_address: Option<IpAddr>,
+    /// Flavor, which counts when it is made.
+    pub flavor: Option<String>,
+    /// Availability zone, which counts when it is made.
+    pub zone: Option<String>,
+    /// Listeners by protocol and port.
+    pub listeners: BTreeMap<(Protocol, u16), ListenerSpec>,
+}
+
+/// A listener with its pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Its name.
+    pub name: String,
+    /// Most connections at a time; `None` is no bound.
+    pub connection_limit: Option<u32>,
+    /// Milliseconds: client data, connect, member data, inspection; `None`: whatever it is.
+    pub timeouts: [Option<u32>; 4],
+    /// The only clients; empty: all.
+    pub allowed: BTreeSet<IpNet>,
+    /// Its pool, of the same name and protocol.
+    pub pool: PoolSpec,
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// How a member is chosen.
+    pub algorithm: String,
+    /// Clients keep their member by their address.
+    pub is_persistent: bool,
+    /// Its members, by address and port.
+    pub members: BTreeMap<(IpAddr, u16), MemberSpec>,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberSpec {
+    /// Its name, for people.
+    pub name: String,
+    /// The subnet by which it is reached.
+    pub subnet: Option<SubnetId>,
+}
+
+/// The load balancer that an intent means with these endpoints, and the endpoints that it cannot have.
+#[must_use]
+pub fn desired(
+    intent: &Intent,
+    endpoints: &[EndpointFacts],
+    settings: &Settings,
+) -> (BalancerSpec, Vec<Problem>) {
+    let mut strangers = BTreeSet::new();
+    let listeners = intent.ports.iter().map(|(name, protocol, port)| {
+        let pool = PoolSpec {
+            algorithm: intent.algorithm.clone(),
+            is_persistent: intent.is_persistent,
+            members: members(name, *protocol, intent, endpoints, settings, &mut strangers),
+        };
+        let listener = ListenerSpec {
+            name: listener_name(&intent.name, protocol.name(), *port),
+            connection_limit: intent.connection_limit,
+            timeouts: intent.timeouts,
+            allowed: intent.allowed.clone(),
+            pool,
+        };
+        ((*protocol, *port), listener)
+    });
+    let spec = BalancerSpec {
+        name: intent.name.clone(),
+        provider: intent.provider.clone(),
+        vip_subnet: intent.vip_subnet.0.clone(),
+        vip_address: intent.vip_address,
+        flavor: intent.flavor.clone(),
+        zone: intent.zone.clone(),
+        listeners: listeners.collect(),
+    };
+    (spec, skipped(&strangers, intent))
+}
+
+/// Endpoints that take new clients; where none does, those that answer until they are gone.
+fn members(
+    port_name: &str,
+    protocol: Protocol,
+    intent: &Intent,
+    endpoints: &[EndpointFacts],
+    settings: &Settings,
+    strangers: &mut BTreeSet<IpAddr>,
+) -> BTreeMap<(IpAddr, u16), MemberSpec> {
+    let is_ready = |endpoint: &&EndpointFacts| endpoint.is_ready;
+    let chosen: Vec<&EndpointFacts> = match endpoints.iter().any(|endpoint| endpoint.is_ready) {
+        true => endpoints.iter().filter(is_ready).collect(),
+        false => endpoints.iter().filter(|endpoint| endpoint.is_last_resort).collect(),
+    };
+    let mut members = BTreeMap::new();
+    for endpoint in chosen {
+        if endpoint.address.is_ipv6() != matches!(intent.vip_subnet.1, IpNet::V6(_)) {
+            continue;
+        }
+        let fits = |port: &&super::PortFacts| {
+            port.name == port_name && Protocol::named(&port.protocol) == Some(protocol)
+        };
+        let Some(port) = endpoint.ports.iter().find(fits).map(|port| port.port) else { continue };
+        let Ok(subnet) = subnet_of(endpoint.address, intent, settings) else {
+            strangers.insert(endpoint.address);
+            continue;
+        };
+        let owner = endpoint.pod.as_deref().unwrap_or(&intent.service);
+        let name = member_name(&intent.namespace, owner, port);
+        members.insert((endpoint.address, port), MemberSpec { name, subnet });
+    }
+    members
+}
+
+/// An address of no known subnet that the provider would need to know.
+struct Stranger;
+
+fn subnet_of(address: IpAddr, intent: &Intent, settings: &Settings) -> Result<Option<SubnetId>, Stranger> {
+    if let Some(subnet) = &intent.member_subnet {
+        return Ok(Some(subnet.clone()));
+    }
+    if intent.member_mode == MemberMode::L3 {
+        return Ok(Some(intent.vip_subnet.0.clone()));
+    }
+    let known = settings.subnets.iter().chain(&settings.vip_subnets);
+    match known.into_iter().find(|(_, prefix)| prefix.contains(&address)) {
+        Some((subnet, _)) => Ok(Some(subnet.clone())),
+        None if intent.capabilities.needs_member_subnet => Err(Stranger),
+        None => Ok(Some(intent.vip_subnet.0.clone())),
+    }
+}
+
+fn skipped(strangers: &BTreeSet<IpAddr>, intent: &Intent) -> Vec<Problem> {
+    if strangers.is_empty() {
+        return vec![];
+    }
+    let named: Vec<String> = strangers.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = strangers.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let message = format!(
+        "endpoints {}{more} are in no subnet of the pods' network, and provider {} has to know the subnet: they get nothing \
+         from the load balancer; name it by loadbalancer.openstack.org/member-subnet-id",
+        named.join(", "),
+        intent.provider
+    );
+    vec![Problem { reason: "KuryrSkipMember".to_owned(), message }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Wish,
+        fixtures::{endpoint, service, settings},
+        from_kubernetes::read,
+        inputs::ServiceFacts,
+    };
+    use super::*;
+
+    fn members_of(
+        service: &ServiceFacts,
+        provider: &str,
+        endpoints: &[EndpointFacts],
+    ) -> (Vec<String>, usize) {
+        let settings = settings(provider);
+        let (Wish::Balancer(intent), _) = read(service, &settings) else { panic!() };
+        let (spec, problems) = desired(&intent, endpoints, &settings);
+        let listener = spec.listeners.values().next().unwrap();
+        let shown = listener.pool.members.iter().map(|((address, port), member)| {
+            let subnet = member.subnet.as_ref().map_or("-", SubnetId::as_str);
+            format!("{} {address}:{port} {subnet}", member.name)
+        });
+        (shown.collect(), problems.len())
+    }
+
+    #[test]
+    fn members_are_ready_endpoints_of_the_vips_family() {
+        let mut pods = vec![endpoint("10.1.0.7"), endpoint("10.1.0.8"), endpoint("fd00::7")];
+        pods[1].is_ready = false;
+        pods[0].pod = Some("web-0".to_owned());
+        assert_eq!(
+            members_of(&service(), "ovn", &pods),
+            (vec!["d/web-0:8080 10.1.0.7:8080 s4".to_owned()], 0)
+        );
+        let mut v6 = service();
+        v6.families = vec!["IPv6".to_owned(), "IPv4".to_owned()];
+        assert_eq!(members_of(&v6, "ovn", &pods), (vec!["d/web:8080 fd00::7:8080 s6".to_owned()], 0));
+    }
+
+    #[test]
+    fn endpoints_that_go_are_used_when_no_other_is_left() {
+        let mut pods = vec![endpoint("10.1.0.7"), endpoint("10.1.0.8")];
+        for pod in &mut pods {
+            (pod.is_ready, pod.is_last_resort) = (false, true);
+        }
+        assert_eq!(members_of(&service(), "ovn", &pods).0.len(), 2);
+        pods[0].is_ready = true;
+        assert_eq!(members_of(&service(), "ovn", &pods).0, ["d/web:8080 10.1.0.7:8080 s4"]);
+        pods[0].is_ready = false;
+        pods[1].is_last_resort = false;
+        assert_eq!(members_of(&service(), "ovn", &pods).0, ["d/web:8080 10.1.0.7:8080 s4"]);
+    }
+
+    #[test]
+    fn a_member_of_no_known_subnet_is_told_or_routed() {
+        let pods = [endpoint("192.0.2.7")];
+        assert_eq!(members_of(&service(), "ovn", &pods), (vec![], 1));
+        assert_eq!(
+            members_of(&service(), "amphora", &pods),
+            (vec!["d/web:8080 192.0.2.7:8080 s4".to_owned()], 0)
+        );
+        let mut named = service();
+        let annotation = "loadbalancer.openstack.org/member-subnet-id";
+        named.annotations.insert(annotation.to_owned(), "s9".to_owned());
+        assert_eq!(members_of(&named, "ovn", &pods), (vec!["d/web:8080 192.0.2.7:8080 s9".to_owned()], 0));
+    }
+
+    #[test]
+    fn ports_are_matched_by_name_and_protocol() {
+        let mut pod = endpoint("10.1.0.7");
+        pod.ports[0].protocol = "UDP".to_owned();
+        assert_eq!(members_of(&service(), "ovn", &[pod.clone()]).0, Vec::<String>::new());
+        pod.ports[0] =
+            super::super::PortFacts { name: "other".to_owned(), protocol: "TCP".to_owned(), port: 1 };
+        assert_eq!(members_of(&service(), "ovn", &[pod]).0, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,514 @@
+//! From the load balancer as it is to the load balancer as it should be: the next legal steps.
+
+use std::net::IpAddr;
+
+use kuryr_api::kuryrnode::Problem;
+
+use super::{
+    Plan,
+    desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
+    floating,
+    from_kubernetes::{FloatingWish, Intent, keeps_floating},
+    inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State},
+    memory::Memory,
+    step::Step,
+};
+use crate::pool::Millis;
+
+/// Towards a load balancer.
+pub(super) fn towards(
+    desired: &BalancerSpec,
+    intent: &Intent,
+    inputs: &Inputs<'_>,
+    memory: &mut Memory,
+) -> Plan {
+    if !inputs.service.has_finalizer {
+        return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
+    }
+    let Some(found) = choose(inputs) else { return create(desired, inputs, memory) };
+    let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
+    match found.state {
+        State::Active => memory.settled(State::Active),
+        State::Pending | State::Deleting => return wait(plan, found, inputs, memory),
+        State::Error => {
+            memory.failed(inputs.now);
+            memory.settled(State::Error);
+            plan.steps.push(delete(found));
+            plan.problems.push(in_error(found));
+            return plan;
+        }
+    }
+    if !can_become(found, desired) {
+        plan.steps.push(delete(found));
+        return plan;
+    }
+    if let Some(vip) = &found.vip_port {
+        let (steps, problems) = floating::towards(&intent.floating, vip, inputs.actual);
+        plan.steps.extend(steps);
+        plan.problems.extend(problems);
+    }
+    let members_wait = memory.members_wait(inputs.now, inputs.settings.coalesce);
+    match next(desired, found, members_wait) {
+        Next::Step(step) => {
+            if matches!(*step, Step::SetMembers { .. }) {
+                memory.replaced_members(inputs.now);
+            }
+            plan.steps.push(*step);
+        }
+        Next::Wait(after) => plan.wake_after = Some(after),
+        Next::Done => {}
+    }
+    plan.tell = tell(intent, found, inputs);
+    plan
+}
+
+/// Towards no load balancer at all.
+pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    let Inputs { service, actual, .. } = inputs;
+    let mut plan = Plan { steps: floating::release(actual, keeps_floating(service)), ..Plan::default() };
+    // Later the port that a floating IP leads to is gone.
+    if !plan.steps.is_empty() {
+        return plan;
+    }
+    let is_deletable = |balancer: &&Balancer| matches!(balancer.state, State::Active | State::Error);
+    plan.steps.extend(actual.balancers.iter().filter(is_deletable).map(delete));
+    if let Some(busy) = actual.balancers.iter().find(|balancer| !is_deletable(balancer)) {
+        return wait(plan, busy, inputs, memory);
+    }
+    memory.settled(State::Active);
+    if actual.balancers.is_empty() {
+        if !service.told.is_empty() && !service.is_leaving {
+            plan.tell = Some(vec![]);
+        }
+        if service.has_finalizer {
+            plan.steps.push(Step::RemoveFinalizer);
+        }
+    }
+    plan
+}
+
+/// Towards a load balancer that lets nobody in, if there is one.
+pub(super) fn towards_closed(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    let Some(found) = choose(inputs) else {
+        let leaving = inputs.actual.balancers.first();
+        return leaving.map_or_else(Plan::default, |leaving| wait(Plan::default(), leaving, inputs, memory));
+    };
+    let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
+    match (found.state, found.listeners.first()) {
+        (State::Pending | State::Deleting, _) => return wait(plan, found, inputs, memory),
+        (State::Active, Some(listener)) => plan
+            .steps
+            .push(Step::DeleteListener { balancer: found.id.clone(), listener: listener.id.clone() }),
+        // It takes no change.
+        (State::Error, _) => plan.steps.push(delete(found)),
+        (State::Active, None) => memory.settled(State::Active),
+    }
+    plan
+}
+
+/// The load balancer to go on with: one that clients know, if there are several.
+fn choose<'a>(inputs: &Inputs<'a>) -> Option<&'a Balancer> {
+    let usable = |balancer: &&Balancer| balancer.state != State::Deleting;
+    let rank = |balancer: &&Balancer| {
+        (balancer.state == State::Error, !is_told(balancer, inputs), balancer.state, balancer.id.clone())
+    };
+    inputs.actual.balancers.iter().filter(usable).min_by_key(rank)
+}
+
+fn is_told(balancer: &Balancer, inputs: &Inputs<'_>) -> bool {
+    let told = |address: IpAddr| inputs.service.told.iter().any(|ingress| ingress.ip == Some(address));
+    let leads_here =
+        |floating: &&super::Floating| balancer.vip_port.is_some() && floating.port == balancer.vip_port;
+    balancer.vip_address.is_some_and(told)
+        || inputs.actual.floating.iter().filter(leads_here).any(|floating| told(floating.address))
+}
+
+/// Others of the name, which a lost answer left.
+fn delete_doubles(kept: &Balancer, actual: &Actual) -> Vec<Step> {
+    let others = actual.balancers.iter().filter(|other| other.id != kept.id);
+    others.filter(|other| matches!(other.state, State::Active | State::Error)).map(delete).collect()
+}
+
+fn delete(balancer: &Balancer) -> Step {
+    Step::DeleteBalancer { balancer: balancer.id.clone() }
+}
+
+fn create(desired: &BalancerSpec, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    // What is left is being deleted; its name and address become free then.
+    if let Some(leaving) = inputs.actual.balancers.first() {
+        return wait(Plan::default(), leaving, inputs, memory);
+    }
+    // They follow a new Service within a moment; a tree that is made without them needs a second call.
+    let endpoints = if inputs.endpoints.is_empty() { memory.endpoints_wait(inputs.now) } else { 0 };
+    match memory.recreate_wait(inputs.now).max(endpoints) {
+        0 => {
+            memory.settled(State::Error);
+            let steps = vec![Step::CreateBalancer(Box::new(desired.clone()))];
+            Plan { steps, ..Plan::default() }
+        }
+        after => Plan { wake_after: Some(after), ..Plan::default() },
+    }
+}
+
+/// Nothing is asked of what is being changed.
+fn wait(plan: Plan, busy: &Balancer, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    let (after, is_stuck) = memory.pending(inputs.now, inputs.settings.activation);
+    let mut plan = Plan { wake_after: Some(after), ..plan };
+    if is_stuck {
+        plan.problems.push(Problem {
+            reason: STUCK.to_owned(),
+            message: format!(
+                "load balancer {} has been pending for more than {} s: see `openstack loadbalancer status show`; its \
+                 provider has to finish or give up before anything else can be done",
+                busy.id,
+                inputs.settings.activation / 1000
+            ),
+        });
+    }
+    plan
+}
+
+/// Reason of Events about a load balancer that does not become usable; upstream's.
+const STUCK: &str = "KuryrEnsureLBError";
+
+fn in_error(found: &Balancer) -> Problem {
+    let message = format!(
+        "load balancer {} is in state ERROR: it is deleted and made anew; if that goes on, look for its id in the log of \
+         provider {}",
+        found.id, found.provider
+    );
+    Problem { reason: STUCK.to_owned(), message }
+}
+
+/// Whether changes can make it what is wanted.
+fn can_become(found: &Balancer, desired: &BalancerSpec) -> bool {
+    // The older name of the same.
+    let provider = |name: &str| if name == "octavia" { "amphora".to_owned() } else { name.to_owned() };
+    provider(&found.provider) == provider(&desired.provider)
+        && found.vip_subnet.as_ref().is_none_or(|subnet| *subnet == desired.vip_subnet)
+        && desired.vip_address.is_none_or(|address| found.vip_address == Some(address))
+}
+
+enum Next {
+    Step(Box<Step>),
+    Wait(Millis),
+    Done,
+}
+
+/// The one next change of a load balancer that is active.
+fn next(desired: &BalancerSpec, found: &Balancer, members_wait: Millis) -> Next {
+    let mut waits = false;
+    for (key, listener) in &desired.listeners {
+        let Some(pool) = pool_of(*key, listener, found) else { continue };
+        if members_differ(&listener.pool, pool) {
+            if members_wait == 0 {
+                let (balancer, to) = (found.id.clone(), listener.pool.clone());
+                let step = Step::SetMembers { balancer, pool: pool.id.clone(), to };
+                return Next::Step(Box::new(step));
+            }
+            waits = true;
+        }
+    }
+    let wanted = desired.listeners.iter().find_map(|(key, listener)| towards_listener(*key, listener, found));
+    match wanted.or_else(|| stale(desired, found)) {
+        Some(step) => Next::Step(Box::new(step)),
+        None if waits => Next::Wait(members_wait),
+        None => Next::Done,
+    }
+}
+
+fn towards_listener(key: (Protocol, u16), wanted: &ListenerSpec, found: &Balancer) -> Option<Step> {
+    let balancer = found.id.clone();
+    let Some(pool) = pool_of(key, wanted, found) else {
+        let (name, pool) = (wanted.name.clone(), wanted.pool.clone());
+        return Some(Step::CreatePool { balancer, name, protocol: key.0, pool });
+    };
+    if pool.algorithm != wanted.pool.algorithm || pool.is_persistent != wanted.pool.is_persistent {
+        return Some(Step::UpdatePool { balancer, pool: pool.id.clone(), to: wanted.pool.clone() });
+    }
+    match listener_at(key, found) {
+        // Members first: they come with the next plan.
+        None if members_differ(&wanted.pool, pool) => None,
+        None => {
+            Some(Step::CreateListener { balancer, at: key, pool: pool.id.clone(), listener: wanted.clone() })
+        }
+        Some(listener) if differs(listener, pool, wanted) => Some(Step::UpdateListener {
+            balancer,
+            listener: listener.id.clone(),
+            pool: pool.id.clone(),
+            to: wanted.clone(),
+        }),
+        Some(_) => None,
+    }
+}
+
+/// What nobody wants any more; listeners first, since a pool in use cannot go.
+fn stale(desired: &BalancerSpec, found: &Balancer) -> Option<Step> {
+    let is_wanted = |listener: &&FoundListener| {
+        let protocol = Protocol::named(&listener.protocol);
+        protocol.is_some_and(|protocol| desired.listeners.contains_key(&(protocol, listener.port)))
+    };
+    if let Some(listener) = found.listeners.iter().find(|listener| !is_wanted(listener)) {
+        return Some(Step::DeleteListener { balancer: found.id.clone(), listener: listener.id.clone() });
+    }
+    let wanted: Vec<_> =
+        desired.listeners.iter().filter_map(|(key, listener)| pool_of(*key, listener, found)).collect();
+    let pool = found.pools.iter().find(|pool| wanted.iter().all(|wanted| wanted.id != pool.id))?;
+    Some(Step::DeletePool { balancer: found.id.clone(), pool: pool.id.clone() })
+}
+
+fn listener_at((protocol, port): (Protocol, u16), found: &Balancer) -> Option<&FoundListener> {
+    found.listeners.iter().find(|listener| listener.protocol == protocol.name() && listener.port == port)
+}
+
+/// The pool of a listener: of its name and protocol; of several, the one that it has.
+fn pool_of<'a>(key: (Protocol, u16), wanted: &ListenerSpec, found: &'a Balancer) -> Option<&'a FoundPool> {
+    let current = listener_at(key, found).and_then(|listener| listener.pool.as_ref());
+    let named = found.pools.iter().filter(|pool| pool.name == wanted.name && pool.protocol == key.0.name());
+    named.min_by_key(|pool| (Some(&pool.id) != current, &pool.id))
+}
+
+fn members_differ(wanted: &PoolSpec, found: &FoundPool) -> bool {
+    if wanted.members.len() != found.members.len() {
+        return true;
+    }
+    // A provider need not tell the subnet.
+    let is_wanted = |member: &super::FoundMember| {
+        wanted.members.get(&(member.address, member.port)).is_some_and(|spec| {
+            member.subnet.is_none() || spec.subnet.is_none() || member.subnet == spec.subnet
+        })
+    };
+    !found.members.iter().all(is_wanted)
+}
+
+fn differs(found: &FoundListener, pool: &FoundPool, wanted: &ListenerSpec) -> bool {
+    let mut timeouts = found.timeouts.iter().zip(wanted.timeouts);
+    found.pool.as_ref() != Some(&pool.id)
+        || found.connection_limit != wanted.connection_limit
+        || timeouts.any(|(found, wanted)| wanted.is_some() && *found != wanted)
+        || found.allowed != wanted.allowed
+}
+
+/// What the status should tell, if it tells something else.
+fn tell(intent: &Intent, found: &Balancer, inputs: &Inputs<'_>) -> Option<Vec<Ingress>> {
+    let address = match (&intent.floating, &found.vip_port) {
+        (FloatingWish::None, _) => found.vip_address,
+        (wish, Some(vip)) => floating::address(wish, vip, inputs.actual),
+        (_, None) => None,
+    };
+    let address = address?;
+    let ingress = match &intent.hostname {
+        Some(hostname) => Ingress { ip: None, hostname: Some(hostname.clone()) },
+        None => Ingress { ip: Some(address), hostname: None },
+    };
+    differs_from(inputs.service, vec![ingress])
+}
+
+fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingress>> {
+    (service.told != wanted).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        External, Settings,
+        fixtures::{balancer, endpoint, service, settings},
+        plan,
+    };
+    use super::*;
+
+    struct Look {
+        service: ServiceFacts,
+        settings: Settings,
+        actual: Actual,
+        pods: Vec<super::super::EndpointFacts>,
+    }
+
+    fn look() -> Look {
+        let mut service = service();
+        service.has_finalizer = true;
+        let settings = Settings { external: None, ..settings("ovn") };
+        let actual = Actual { balancers: vec![balancer("b")], floating: vec![] };
+        Look { service, settings, actual, pods: vec![endpoint("10.1.0.7")] }
+    }
+
+    fn planned(look: &Look, now: Millis, memory: &mut Memory) -> Plan {
+        let Look { service, settings, actual, pods } = look;
+        plan(&Inputs { now, service, endpoints: pods, settings, actual }, memory)
+    }
+
+    fn names(plan: &Plan) -> Vec<&'static str> {
+        plan.steps.iter().map(Step::name).collect()
+    }
+
+    fn steps(change: impl FnOnce(&mut Look)) -> Vec<&'static str> {
+        let mut look = look();
+        change(&mut look);
+        names(&planned(&look, 1000, &mut Memory::default()))
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_left_alone() {
+        let mut look = look();
+        look.service.told = vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None }];
+        assert_eq!(planned(&look, 0, &mut Memory::default()), Plan::default());
+    }
+
+    #[test]
+    fn next_steps() {
+        type Change = fn(&mut Look);
+        let table: [(&str, Change, &[&str]); 16] = [
+            ("no finalizer yet", |look| look.service.has_finalizer = false, &["add_finalizer"]),
+            ("nothing there", |look| look.actual.balancers.clear(), &["create_load_balancer"]),
+            ("another member", |look| look.pods.push(endpoint("10.1.0.8")), &["replace_members"]),
+            ("no member", |look| look.pods.clear(), &["replace_members"]),
+            ("pending", |look| look.actual.balancers[0].state = State::Pending, &[]),
+            ("failed", |look| look.actual.balancers[0].state = State::Error, &["delete_load_balancer"]),
+            ("being deleted", |look| look.actual.balancers[0].state = State::Deleting, &[]),
+            ("another provider", |look| look.settings = settings("amphora"), &["delete_load_balancer"]),
+            ("a double", |look| look.actual.balancers.push(balancer("c")), &["delete_load_balancer"]),
+            ("no listener", |look| look.actual.balancers[0].listeners.clear(), &["create_listener"]),
+            (
+                "neither listener nor pool",
+                |look| {
+                    look.actual.balancers[0].listeners.clear();
+                    look.actual.balancers[0].pools.clear();
+                },
+                &["create_pool"],
+            ),
+            (
+                "sticky clients",
+                |look| look.service.session_affinity = "ClientIP".to_owned(),
+                &["update_pool"],
+            ),
+            (
+                "limited by hand",
+                |look| look.actual.balancers[0].listeners[0].connection_limit = Some(1),
+                &["update_listener"],
+            ),
+            ("no port", |look| look.service.ports.clear(), &["delete_listener"]),
+            (
+                "a pool of nobody",
+                |look| {
+                    look.service.ports.clear();
+                    look.actual.balancers[0].listeners.clear();
+                },
+                &["delete_pool"],
+            ),
+            (
+                "a floating IP beside members",
+                |look| {
+                    look.settings.external = Some(External { network: "ext".into(), subnet: None });
+                    look.pods.clear();
+                },
+                &["create_floating_ip", "replace_members"],
+            ),
+        ];
+        for (name, change, expect) in table {
+            assert_eq!(steps(change), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_closed() {
+        let ranges = |look: &mut Look| look.service.source_ranges = vec!["10.0.0.0/8".to_owned()];
+        assert_eq!(steps(ranges), ["delete_listener"]);
+        let nothing_there = steps(|look| {
+            ranges(look);
+            look.actual.balancers.clear();
+        });
+        assert!(nothing_there.is_empty());
+    }
+
+    #[test]
+    fn leaving_takes_everything_and_the_finalizer_last() {
+        let floating = || super::super::Floating {
+            id: "f".into(),
+            address: "203.0.113.7".parse().unwrap(),
+            port: Some("vip-b".into()),
+            is_ours: true,
+            is_made: true,
+        };
+        let leaving = |change: fn(&mut Look)| {
+            steps(|look| {
+                look.service.is_leaving = true;
+                change(look);
+            })
+        };
+        assert_eq!(leaving(|_| {}), ["delete_load_balancer"]);
+        assert_eq!(leaving(|look| look.actual.balancers.clear()), ["remove_finalizer"]);
+        assert!(leaving(|look| look.actual.balancers[0].state = State::Pending).is_empty());
+        let mut look = look();
+        (look.service.is_leaving, look.actual.floating) = (true, vec![floating()]);
+        assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["delete_floating_ip"]);
+        let keep = "loadbalancer.openstack.org/keep-floatingip";
+        look.service.annotations.insert(keep.to_owned(), "true".to_owned());
+        assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["keep_floating_ip"]);
+        look.actual.floating[0].is_ours = false;
+        assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["delete_load_balancer"]);
+    }
+
+    #[test]
+    fn a_service_of_another_type_is_told_nothing_any_more() {
+        let mut look = look();
+        look.service.kind = "ClusterIP".to_owned();
+        look.service.told = vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None }];
+        look.actual.balancers.clear();
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.tell), (vec!["remove_finalizer"], Some(vec![])));
+    }
+
+    #[test]
+    fn the_first_change_of_members_is_sent_at_once_and_others_together() {
+        let (mut look, mut memory) = (look(), Memory::default());
+        look.settings.coalesce = 250;
+        look.pods.push(endpoint("10.1.0.8"));
+        assert_eq!(names(&planned(&look, 1000, &mut memory)), ["replace_members"]);
+        let plan = planned(&look, 1100, &mut memory);
+        assert_eq!((names(&plan), plan.wake_after), (vec![], Some(150)));
+        assert_eq!(names(&planned(&look, 1250, &mut memory)), ["replace_members"]);
+    }
+
+    #[test]
+    fn the_address_is_told_when_clients_can_use_it() {
+        let mut look = look();
+        let vip = Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None };
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![vip]));
+        look.settings.external = Some(External { network: "ext".into(), subnet: None });
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, None);
+        look.actual.floating.push(super::super::Floating {
+            id: "f".into(),
+            address: "203.0.113.7".parse().unwrap(),
+            port: Some("vip-b".into()),
+            is_ours: true,
+            is_made: true,
+        });
+        let outside = Ingress { ip: Some("203.0.113.7".parse().unwrap()), hostname: None };
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![outside]));
+        let hostname = "loadbalancer.openstack.org/hostname";
+        look.service.annotations.insert(hostname.to_owned(), "web.test".to_owned());
+        let named = Ingress { ip: None, hostname: Some("web.test".to_owned()) };
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![named]));
+    }
+
+    #[test]
+    fn endpoints_of_a_new_service_are_waited_for_a_moment() {
+        let (mut look, mut memory) = (look(), Memory::default());
+        (look.actual, look.pods) = (Actual::default(), vec![]);
+        assert_eq!(planned(&look, 0, &mut memory).wake_after, Some(1000));
+        assert_eq!(names(&planned(&look, 1000, &mut memory)), ["create_load_balancer"]);
+        look.pods.push(endpoint("10.1.0.7"));
+        assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["create_load_balancer"]);
+    }
+
+    #[test]
+    fn one_that_is_stuck_is_told() {
+        let (mut look, mut memory) = (look(), Memory::default());
+        look.actual.balancers[0].state = State::Pending;
+        look.settings.activation = 300_000;
+        let plan = planned(&look, 0, &mut memory);
+        assert_eq!((plan.wake_after, plan.problems.len()), (Some(250), 0));
+        let plan = planned(&look, 300_000, &mut memory);
+        assert_eq!((plan.wake_after, plan.problems[0].reason.as_str()), (Some(60_000), STUCK));
+    }
+}

@@ -1,0 +1,180 @@
+//! The floating IP of a load balancer.
+//!
+//! 1. One that leads to the VIP already is taken, whoever made it, unless the user asks for another address.
+//! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again.
+//! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
+//!    it is taken off at most.
+
+use std::net::IpAddr;
+
+use kuryr_api::kuryrnode::Problem;
+use kuryr_types::PortId;
+
+use super::{
+    annotations::REASON,
+    from_kubernetes::FloatingWish,
+    inputs::{Actual, Floating},
+    step::Step,
+};
+
+/// What to do that `vip` has the floating IP that is wished.
+pub(super) fn towards(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> (Vec<Step>, Vec<Problem>) {
+    let on_vip: Vec<&Floating> = of_port(vip, actual).collect();
+    match wish {
+        FloatingWish::None => (release(actual, false), vec![]),
+        FloatingWish::Any(external) => {
+            if let Some(found) = on_vip.first() {
+                return (adopt(found).into_iter().collect(), vec![]);
+            }
+            let lost = actual.floating.iter().find(|floating| floating.is_ours);
+            let step = match lost {
+                Some(lost) => Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) },
+                None => Step::CreateFloating { port: vip.clone(), external: external.clone() },
+            };
+            (vec![step], vec![])
+        }
+        FloatingWish::Given(address) => given(*address, vip, &on_vip, actual),
+    }
+}
+
+fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -> (Vec<Step>, Vec<Problem>) {
+    if on_vip.iter().any(|floating| floating.address == address) {
+        return (vec![], vec![]);
+    }
+    let problem = |message: String| vec![Problem { reason: REASON.to_owned(), message }];
+    let Some(wanted) = actual.floating.iter().find(|floating| floating.address == address) else {
+        return (
+            vec![],
+            problem(format!(
+                "spec.loadBalancerIP: there is no floating IP {address} in the project: create it, or remove the field"
+            )),
+        );
+    };
+    if wanted.port.is_some() {
+        return (
+            vec![],
+            problem(format!(
+                "spec.loadBalancerIP: floating IP {address} leads to another port: disassociate it, or choose another"
+            )),
+        );
+    }
+    // A VIP has one floating IP.
+    let mut steps: Vec<Step> = on_vip.iter().map(|floating| take_off(floating)).collect();
+    if steps.is_empty() {
+        steps.push(Step::Associate { floating: wanted.id.clone(), port: Some(vip.clone()) });
+    }
+    (steps, vec![])
+}
+
+/// What to do about floating IPs of a Service that needs none any more.
+pub(super) fn release(actual: &Actual, keeps: bool) -> Vec<Step> {
+    let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, keeps) {
+        (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
+        (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
+        (false, true) => None,
+        (false, false) if leads_to_ours(floating, actual) => adopt(floating),
+        (false, false) => None,
+    });
+    steps.collect()
+}
+
+/// The address by which the VIP is reached from outside.
+pub(super) fn address(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> Option<IpAddr> {
+    let mut on_vip = of_port(vip, actual).map(|floating| floating.address);
+    match wish {
+        FloatingWish::None => None,
+        FloatingWish::Any(_) => on_vip.next(),
+        FloatingWish::Given(address) => on_vip.find(|found| found == address),
+    }
+}
+
+fn of_port<'a>(vip: &'a PortId, actual: &'a Actual) -> impl Iterator<Item = &'a Floating> {
+    actual.floating.iter().filter(move |floating| floating.port.as_ref() == Some(vip))
+}
+
+fn leads_to_ours(floating: &Floating, actual: &Actual) -> bool {
+    actual.balancers.iter().any(|balancer| balancer.vip_port.is_some() && balancer.vip_port == floating.port)
+}
+
+/// It was made for the Service, and could not be tagged.
+fn adopt(floating: &Floating) -> Option<Step> {
+    let was_not_tagged = floating.is_made && !floating.is_ours;
+    was_not_tagged.then(|| Step::AdoptFloating { floating: floating.id.clone() })
+}
+
+fn take_off(floating: &Floating) -> Step {
+    match floating.is_ours {
+        true => Step::DeleteFloating { floating: floating.id.clone() },
+        false => Step::Associate { floating: floating.id.clone(), port: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{fixtures::balancer, inputs::External};
+    use super::*;
+
+    fn floating(id: &str, port: Option<&str>, is_ours: bool, is_made: bool) -> Floating {
+        let address = format!("203.0.113.{}", id.len()).parse().unwrap();
+        Floating { id: id.into(), address, port: port.map(PortId::from), is_ours, is_made }
+    }
+
+    fn steps(wish: &FloatingWish, found: &[Floating]) -> (Vec<&'static str>, usize) {
+        let actual = Actual { balancers: vec![balancer("b")], floating: found.to_vec() };
+        let (steps, problems) = towards(wish, &"vip-b".into(), &actual);
+        (steps.iter().map(Step::name).collect(), problems.len())
+    }
+
+    #[test]
+    fn one_is_taken_again_or_made() {
+        let any = FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        for (found, expect) in [
+            (vec![], vec!["create_floating_ip"]),
+            (vec![floating("f", Some("vip-b"), true, true)], vec![]),
+            (vec![floating("f", Some("vip-b"), false, true)], vec!["adopt_floating_ip"]),
+            (vec![floating("f", Some("vip-b"), false, false)], vec![]),
+            (vec![floating("f", None, true, true)], vec!["associate_floating_ip"]),
+        ] {
+            assert_eq!(steps(&any, &found), (expect, 0), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_gave_is_never_deleted() {
+        let given = FloatingWish::Given("203.0.113.5".parse().unwrap());
+        for (found, expect) in [
+            (vec![], (vec![], 1)),
+            (vec![floating("given", None, false, false)], (vec!["associate_floating_ip"], 0)),
+            (vec![floating("given", Some("elsewhere"), false, false)], (vec![], 1)),
+            (vec![floating("given", Some("vip-b"), false, false)], (vec![], 0)),
+            (
+                vec![floating("given", None, false, false), floating("f", Some("vip-b"), true, true)],
+                (vec!["delete_floating_ip"], 0),
+            ),
+            (
+                vec![floating("given", None, false, false), floating("g", Some("vip-b"), false, false)],
+                (vec!["associate_floating_ip"], 0),
+            ),
+        ] {
+            assert_eq!(steps(&given, &found), expect, "{found:?}");
+        }
+        let theirs = [floating("given", Some("vip-b"), false, false)];
+        assert_eq!(steps(&FloatingWish::None, &theirs), (vec![], 0));
+    }
+
+    #[test]
+    fn at_the_end_it_goes_or_is_kept() {
+        let actual = |found| Actual { balancers: vec![balancer("b")], floating: vec![found] };
+        let names = |actual, keeps| release(&actual, keeps).iter().map(Step::name).collect::<Vec<_>>();
+        for (found, gone, kept) in [
+            (floating("f", Some("vip-b"), true, true), vec!["delete_floating_ip"], vec!["keep_floating_ip"]),
+            (floating("f", None, true, true), vec!["delete_floating_ip"], vec!["keep_floating_ip"]),
+            (floating("f", Some("vip-b"), false, true), vec!["adopt_floating_ip"], vec![]),
+            (floating("f", Some("elsewhere"), false, true), vec![], vec![]),
+            (floating("f", Some("vip-b"), false, false), vec![], vec![]),
+        ] {
+            assert_eq!(names(actual(found.clone()), false), gone, "{found:?}");
+            assert_eq!(names(actual(found), true), kept);
+        }
+    }
+}

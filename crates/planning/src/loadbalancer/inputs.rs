@@ -1,0 +1,239 @@
+//! What is looked at: the Service and its endpoints, the settings, what is in the cloud.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, NetworkId, PortId, SubnetId};
+
+use super::provider::MemberMode;
+use crate::pool::Millis;
+
+/// One look.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The time, from any fixed start.
+    pub now: Millis,
+    /// The Service; one that is gone is like one that is being deleted.
+    pub service: &'a ServiceFacts,
+    /// Its endpoints.
+    pub endpoints: &'a [EndpointFacts],
+    /// What the operator has set, and what the cloud can do.
+    pub settings: &'a Settings,
+    /// What is in the cloud.
+    pub actual: &'a Actual,
+}
+
+/// A Service, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceFacts {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID; empty if the Service is gone.
+    pub uid: String,
+    /// It is being deleted, or gone.
+    pub is_leaving: bool,
+    /// It has our finalizer.
+    pub has_finalizer: bool,
+    /// `spec.type`.
+    pub kind: String,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<String>,
+    /// `spec.loadBalancerIP`.
+    pub load_balancer_ip: Option<String>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<String>,
+    /// `spec.sessionAffinity`.
+    pub session_affinity: String,
+    /// `spec.ipFamilies`: `IPv4`, `IPv6`.
+    pub families: Vec<String>,
+    /// `spec.ports`.
+    pub ports: Vec<PortFacts>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// `status.loadBalancer.ingress`.
+    pub told: Vec<Ingress>,
+}
+
+/// A port of a Service, or of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortFacts {
+    /// Name; empty if it is the only one.
+    pub name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Number.
+    pub port: u16,
+}
+
+/// Where a Service is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ingress {
+    /// Address; absent where a host name is told.
+    pub ip: Option<IpAddr>,
+    /// Host name, in the place of an address.
+    pub hostname: Option<String>,
+}
+
+/// An endpoint of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointFacts {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its ports, by the names of the Service's.
+    pub ports: Vec<PortFacts>,
+    /// It takes new clients.
+    pub is_ready: bool,
+    /// It answers, though it is about to go.
+    pub is_last_resort: bool,
+    /// The one pod with this address, if there is one.
+    pub pod: Option<String>,
+}
+
+/// What the operator has set, and what the cloud can do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// `[kubernetes] endpoints_driver_octavia_provider`, unless it says `default`.
+    pub provider: Option<String>,
+    /// Providers that Octavia has.
+    pub providers: BTreeSet<String>,
+    /// Greatest version of Octavia's API: major, minor.
+    pub version: (u16, u16),
+    /// Subnets of the pods' network with their prefixes.
+    pub subnets: BTreeMap<SubnetId, IpNet>,
+    /// Subnets that VIPs are from, with their prefixes; empty: those of pods.
+    pub vip_subnets: BTreeMap<SubnetId, IpNet>,
+    /// Where floating IPs are from.
+    pub external: Option<External>,
+    /// `[octavia_defaults] lb_algorithm`; none: what suits the provider.
+    pub algorithm: Option<String>,
+    /// `[octavia_defaults] member_mode`; none: what suits the provider.
+    pub member_mode: Option<MemberMode>,
+    /// `[octavia_defaults] timeout_client_data`, in milliseconds.
+    pub timeout_client_data: Option<u32>,
+    /// `[octavia_defaults] timeout_member_data`, in milliseconds.
+    pub timeout_member_data: Option<u32>,
+    /// For how long changes of members are collected after one was sent.
+    pub coalesce: Millis,
+    /// For how long a load balancer may be pending before that is told.
+    pub activation: Millis,
+}
+
+/// Where floating IPs are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// Network.
+    pub network: NetworkId,
+    /// A subnet of it; none: Neutron chooses.
+    pub subnet: Option<SubnetId>,
+}
+
+/// What is in the cloud for a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Actual {
+    /// Our load balancers of its name; more than one after a lost answer.
+    pub balancers: Vec<Balancer>,
+    /// Floating IPs of our project that lead to their VIPs, are tagged with the Service, or have the address that it
+    /// asks for.
+    pub floating: Vec<Floating>,
+}
+
+/// A load balancer of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancer {
+    /// Its id.
+    pub id: LoadBalancerId,
+    /// Whether it can be changed.
+    pub state: State,
+    /// What implements it.
+    pub provider: String,
+    /// Subnet of its VIP.
+    pub vip_subnet: Option<SubnetId>,
+    /// Its VIP.
+    pub vip_address: Option<IpAddr>,
+    /// The port with the VIP.
+    pub vip_port: Option<PortId>,
+    /// Its listeners; not read unless it is active.
+    pub listeners: Vec<FoundListener>,
+    /// Its pools; not read unless it is active.
+    pub pools: Vec<FoundPool>,
+}
+
+/// Whether a load balancer can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It can.
+    Active,
+    /// It is being made or changed.
+    Pending,
+    /// The last change failed; it can only be deleted.
+    Error,
+    /// It is being deleted.
+    Deleting,
+}
+
+/// A listener as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundListener {
+    /// Its id.
+    pub id: ListenerId,
+    /// Such as `TCP`.
+    pub protocol: String,
+    /// Port.
+    pub port: u16,
+    /// Its pool.
+    pub pool: Option<LbPoolId>,
+    /// Most connections at a time; `None` is no bound.
+    pub connection_limit: Option<u32>,
+    /// Milliseconds: client data, connect, member data, inspection.
+    pub timeouts: [Option<u32>; 4],
+    /// The only clients; empty: all.
+    pub allowed: BTreeSet<IpNet>,
+}
+
+/// A pool as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundPool {
+    /// Its id.
+    pub id: LbPoolId,
+    /// Its name.
+    pub name: String,
+    /// Such as `TCP`.
+    pub protocol: String,
+    /// How a member is chosen.
+    pub algorithm: String,
+    /// Clients keep their member by their address.
+    pub is_persistent: bool,
+    /// Its members.
+    pub members: Vec<FoundMember>,
+}
+
+/// A member as it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FoundMember {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The subnet by which it is reached.
+    pub subnet: Option<SubnetId>,
+}
+
+/// A floating IP of our project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Floating {
+    /// Its id.
+    pub id: FloatingIpId,
+    /// The address.
+    pub address: IpAddr,
+    /// The port it leads to.
+    pub port: Option<PortId>,
+    /// It carries our tags and the Service's.
+    pub is_ours: bool,
+    /// Its description says that it was made for a Service.
+    pub is_made: bool,
+}

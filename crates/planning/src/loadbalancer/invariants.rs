@@ -1,0 +1,63 @@
+//! What must hold of every plan, whatever was found.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Plan,
+    inputs::{Actual, State},
+    step::Step,
+};
+
+/// Checks a plan.
+///
+/// # Panics
+/// If two steps change one load balancer, a step changes one that does not take changes, a load balancer is made beside
+/// one that is there, or a floating IP that is not ours is deleted.
+pub fn check(plan: &Plan, actual: &Actual) {
+    let mut changed = BTreeSet::new();
+    for step in &plan.steps {
+        if let Some(id) = step.balancer() {
+            assert!(changed.insert(id), "two steps change load balancer {id}");
+            let found = actual.balancers.iter().find(|balancer| balancer.id == *id);
+            let state = found.map(|found| found.state);
+            let takes_it = match step {
+                Step::DeleteBalancer { .. } => matches!(state, Some(State::Active | State::Error)),
+                _ => state == Some(State::Active),
+            };
+            assert!(takes_it, "a load balancer in state {state:?} is changed: {step:?}");
+        }
+        match step {
+            Step::CreateBalancer(_) => {
+                assert!(actual.balancers.is_empty(), "a load balancer is made beside another");
+            }
+            Step::DeleteFloating { floating } | Step::KeepFloating { floating } => {
+                let ours = actual.floating.iter().any(|found| found.id == *floating && found.is_ours);
+                assert!(ours, "floating IP {floating} is not ours");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::balancer;
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "is changed")]
+    fn a_step_on_a_pending_load_balancer_is_noticed() {
+        let mut busy = balancer("b");
+        busy.state = State::Pending;
+        let steps = vec![Step::DeleteBalancer { balancer: "b".into() }];
+        check(&Plan { steps, ..Plan::default() }, &Actual { balancers: vec![busy], floating: vec![] });
+    }
+
+    #[test]
+    #[should_panic(expected = "two steps")]
+    fn two_changes_at_a_time_are_noticed() {
+        let delete = || Step::DeleteBalancer { balancer: "b".into() };
+        let actual = Actual { balancers: vec![balancer("b")], floating: vec![] };
+        check(&Plan { steps: vec![delete(), delete()], ..Plan::default() }, &actual);
+    }
+}

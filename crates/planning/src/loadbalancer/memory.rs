@@ -1,0 +1,126 @@
+//! What has to be remembered of a Service between looks. Forgetting it costs a call or an Event, never correctness.
+
+use super::inputs::State;
+use crate::pool::Millis;
+
+/// First and greatest time between looks at a load balancer that is being changed.
+const LOOK_FIRST: Millis = 250;
+const LOOK_MOST: Millis = 5_000;
+/// Between looks at one that has been pending for longer than it should.
+const LOOK_STUCK: Millis = 60_000;
+/// First and greatest time between attempts to make a load balancer that ends in `ERROR`.
+const RECREATE_FIRST: Millis = 5_000;
+const RECREATE_MOST: Millis = 300_000;
+
+/// How long a new Service's endpoints may take to follow it before its load balancer is made without.
+const ENDPOINTS_WITHIN: Millis = 1_000;
+
+/// Memory of one Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Since when its load balancer has been pending.
+    pending_since: Option<Millis>,
+    /// When members were last replaced.
+    members_at: Option<Millis>,
+    /// When it was last found in `ERROR`, and how often in a row.
+    failed: Option<(Millis, u32)>,
+    /// Since when it could be made, but for its endpoints.
+    without_endpoints: Option<Millis>,
+}
+
+impl Memory {
+    /// Notes the state of a load balancer; tells when to look again if it is pending, and whether it has been for
+    /// longer than `activation`.
+    pub(super) fn pending(&mut self, now: Millis, activation: Millis) -> (Millis, bool) {
+        let since = *self.pending_since.get_or_insert(now);
+        let elapsed = now.saturating_sub(since);
+        if elapsed >= activation {
+            return (LOOK_STUCK, true);
+        }
+        ((elapsed / 2).clamp(LOOK_FIRST, LOOK_MOST), false)
+    }
+
+    /// Notes that nothing is pending.
+    pub(super) fn settled(&mut self, state: State) {
+        self.pending_since = None;
+        if state == State::Active {
+            self.failed = None;
+        }
+    }
+
+    /// How long members have to wait before they may be replaced again.
+    pub(super) fn members_wait(&self, now: Millis, coalesce: Millis) -> Millis {
+        self.members_at.map_or(0, |at| (at + coalesce).saturating_sub(now))
+    }
+
+    /// Notes that members are replaced now.
+    pub(super) fn replaced_members(&mut self, now: Millis) {
+        self.members_at = Some(now);
+    }
+
+    /// Notes that the load balancer is in `ERROR` and is about to be deleted.
+    pub(super) fn failed(&mut self, now: Millis) {
+        let times = self.failed.map_or(0, |(_, times)| times);
+        self.failed = Some((now, times.saturating_add(1)));
+    }
+
+    /// How long to wait for endpoints before one is made without.
+    pub(super) fn endpoints_wait(&mut self, now: Millis) -> Millis {
+        let since = *self.without_endpoints.get_or_insert(now);
+        (since + ENDPOINTS_WITHIN).saturating_sub(now)
+    }
+
+    /// How long to wait before another is made in the place of one that failed.
+    pub(super) fn recreate_wait(&self, now: Millis) -> Millis {
+        let Some((at, times)) = self.failed else { return 0 };
+        // The first failure may have been a passing one.
+        let Some(doublings) = times.checked_sub(2) else { return 0 };
+        let wait = RECREATE_FIRST.saturating_mul(1 << doublings.min(16)).min(RECREATE_MOST);
+        (at + wait).saturating_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_become_rare_while_a_change_lasts() {
+        let mut memory = Memory::default();
+        let mut look = |now| memory.pending(now, 300_000);
+        for (now, expect) in [
+            (1000, (250, false)),
+            (1300, (250, false)),
+            (5000, (2000, false)),
+            (100_000, (5000, false)),
+            (301_000, (60_000, true)),
+        ] {
+            assert_eq!(look(now), expect, "{now}");
+        }
+        memory.settled(State::Active);
+        assert_eq!(memory.pending(400_000, 300_000), (250, false));
+    }
+
+    #[test]
+    fn endpoints_are_waited_for_once() {
+        let mut memory = Memory::default();
+        assert_eq!([0, 400, 1000, 5000].map(|now| memory.endpoints_wait(now)), [1000, 600, 0, 0]);
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_made_ever_more_rarely() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.recreate_wait(0), 0);
+        for expect in [0, 5_000, 10_000, 20_000] {
+            memory.failed(0);
+            memory.settled(State::Error);
+            assert_eq!(memory.recreate_wait(0), expect);
+        }
+        for _ in 0..40 {
+            memory.failed(0);
+        }
+        assert_eq!(memory.recreate_wait(100_000), 200_000);
+        memory.settled(State::Active);
+        assert_eq!(memory.recreate_wait(0), 0);
+    }
+}

@@ -1,0 +1,222 @@
+//! A cloud in memory that keeps Octavia's rules: one change of a load balancer at a time, which lasts.
+
+use super::{
+    Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundPool, Ingress, ListenerSpec,
+    PoolSpec, Protocol, ServiceFacts, State, Step,
+};
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is done.
+    None,
+    /// It is refused.
+    Refused,
+    /// It is done, and nobody learns of it.
+    AnswerLost,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cloud {
+    pub(super) actual: Actual,
+    /// Rounds for which a change lasts.
+    pub(super) slowness: u8,
+    /// For each load balancer: rounds until it is done, and whether it ends in ERROR.
+    busy: Vec<(kuryr_types::LoadBalancerId, u8)>,
+    made: u32,
+}
+
+impl Cloud {
+    /// Time passes: changes come to their end.
+    pub(super) fn turn(&mut self, fails: bool) {
+        let mut busy = std::mem::take(&mut self.busy);
+        for (id, rounds) in &mut busy {
+            *rounds = rounds.saturating_sub(1);
+            let Some(at) = self.actual.balancers.iter().position(|balancer| balancer.id == *id) else {
+                continue;
+            };
+            if *rounds > 0 {
+                continue;
+            }
+            match self.actual.balancers[at].state {
+                State::Pending if fails => self.actual.balancers[at].state = State::Error,
+                State::Pending => self.actual.balancers[at].state = State::Active,
+                State::Deleting => {
+                    let gone = self.actual.balancers.remove(at);
+                    self.drop_port(gone.vip_port.as_ref());
+                }
+                State::Active | State::Error => {}
+            }
+        }
+        busy.retain(|(_, rounds)| *rounds > 0);
+        self.busy = busy;
+    }
+
+    /// Somebody deletes a load balancer behind our back.
+    pub(super) fn lose(&mut self, which: usize) {
+        if which < self.actual.balancers.len() {
+            let gone = self.actual.balancers.remove(which);
+            self.drop_port(gone.vip_port.as_ref());
+        }
+    }
+
+    fn drop_port(&mut self, port: Option<&kuryr_types::PortId>) {
+        let leads = |floating: &&mut Floating| floating.port.is_some() && floating.port.as_ref() == port;
+        self.actual.floating.iter_mut().filter(leads).for_each(|floating| floating.port = None);
+    }
+
+    fn id(&mut self, kind: &str) -> String {
+        self.made += 1;
+        format!("{kind}{}", self.made)
+    }
+
+    /// Carries a step out; tells whether the caller learns of it.
+    pub(super) fn apply(&mut self, step: &Step, service: &mut ServiceFacts, fault: Fault) -> bool {
+        if fault == Fault::Refused {
+            return false;
+        }
+        self.carry_out(step, service);
+        fault == Fault::None
+    }
+
+    fn carry_out(&mut self, step: &Step, service: &mut ServiceFacts) {
+        match step {
+            Step::AddFinalizer => service.has_finalizer = true,
+            Step::RemoveFinalizer => service.has_finalizer = false,
+            Step::CreateBalancer(spec) => self.create(spec),
+            Step::CreateFloating { port, .. } => {
+                let id = self.id("f");
+                let address = format!("203.0.113.{}", self.made % 250).parse().unwrap();
+                let taken = self.actual.floating.iter().any(|floating| floating.port.as_ref() == Some(port));
+                assert!(!taken, "a port has one floating IP");
+                let port = Some(port.clone());
+                self.actual.floating.push(Floating {
+                    id: id.into(),
+                    address,
+                    port,
+                    is_ours: true,
+                    is_made: true,
+                });
+            }
+            Step::AdoptFloating { floating } => self.floating(floating).is_ours = true,
+            Step::KeepFloating { floating } => self.floating(floating).is_ours = false,
+            Step::Associate { floating, port } => self.floating(floating).port.clone_from(port),
+            Step::DeleteFloating { floating } => self.actual.floating.retain(|found| found.id != *floating),
+            step => self.change(step),
+        }
+    }
+
+    fn floating(&mut self, id: &kuryr_types::FloatingIpId) -> &mut Floating {
+        self.actual.floating.iter_mut().find(|floating| floating.id == *id).unwrap()
+    }
+
+    fn create(&mut self, spec: &BalancerSpec) {
+        let id = self.id("b");
+        let mut made = Balancer {
+            id: id.as_str().into(),
+            state: State::Pending,
+            provider: spec.provider.clone(),
+            vip_subnet: Some(spec.vip_subnet.clone()),
+            vip_address: Some(
+                spec.vip_address.unwrap_or_else(|| format!("10.1.9.{}", self.made % 250).parse().unwrap()),
+            ),
+            vip_port: Some(format!("vip-{id}").into()),
+            listeners: vec![],
+            pools: vec![],
+        };
+        for ((protocol, port), listener) in &spec.listeners {
+            let pool = self.pool(&listener.name, *protocol, &listener.pool, true);
+            made.listeners.push(self.listener((*protocol, *port), &pool, listener));
+            made.pools.push(pool);
+        }
+        self.busy.push((made.id.clone(), self.slowness + 1));
+        self.actual.balancers.push(made);
+    }
+
+    fn pool(&mut self, name: &str, protocol: Protocol, spec: &PoolSpec, members: bool) -> FoundPool {
+        let members = if members { found(spec) } else { vec![] };
+        FoundPool {
+            id: self.id("p").into(),
+            name: name.to_owned(),
+            protocol: protocol.name().to_owned(),
+            algorithm: spec.algorithm.clone(),
+            is_persistent: spec.is_persistent,
+            members,
+        }
+    }
+
+    fn listener(&mut self, at: (Protocol, u16), pool: &FoundPool, spec: &ListenerSpec) -> FoundListener {
+        FoundListener {
+            id: self.id("l").into(),
+            protocol: at.0.name().to_owned(),
+            port: at.1,
+            pool: Some(pool.id.clone()),
+            connection_limit: spec.connection_limit,
+            timeouts: spec.timeouts,
+            allowed: spec.allowed.clone(),
+        }
+    }
+
+    /// A change of one load balancer, which must take it.
+    fn change(&mut self, step: &Step) {
+        let id = step.balancer().unwrap().clone();
+        let Some(at) = self.actual.balancers.iter().position(|balancer| balancer.id == id) else { return };
+        let mut of = self.actual.balancers.remove(at);
+        let deletes = matches!(step, Step::DeleteBalancer { .. });
+        let takes_it = of.state == State::Active || deletes && of.state == State::Error;
+        assert!(takes_it, "Octavia would refuse this with 409: {step:?} in state {:?}", of.state);
+        of.state = if deletes { State::Deleting } else { State::Pending };
+        match step {
+            Step::CreatePool { name, protocol, pool, .. } => {
+                let made = self.pool(name, *protocol, pool, false);
+                of.pools.push(made);
+            }
+            Step::UpdatePool { pool, to, .. } => {
+                let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
+                (pool.algorithm, pool.is_persistent) = (to.algorithm.clone(), to.is_persistent);
+            }
+            Step::DeletePool { pool, .. } => {
+                let in_use = of.listeners.iter().any(|listener| listener.pool.as_ref() == Some(pool));
+                assert!(!in_use, "a pool in use is deleted");
+                of.pools.retain(|found| found.id != *pool);
+            }
+            Step::SetMembers { pool, to, .. } => {
+                of.pools.iter_mut().find(|found| found.id == *pool).unwrap().members = found(to);
+            }
+            Step::CreateListener { at, pool, listener, .. } => {
+                let taken =
+                    of.listeners.iter().any(|found| found.port == at.1 && found.protocol == at.0.name());
+                assert!(!taken, "a second listener at {at:?}");
+                let pool = of.pools.iter().find(|found| found.id == *pool).unwrap().clone();
+                let made = self.listener(*at, &pool, listener);
+                of.listeners.push(made);
+            }
+            Step::UpdateListener { listener, pool, to, .. } => {
+                let found = of.listeners.iter_mut().find(|found| found.id == *listener).unwrap();
+                found.pool = Some(pool.clone());
+                (found.connection_limit, found.allowed) = (to.connection_limit, to.allowed.clone());
+                found.timeouts = to.timeouts;
+            }
+            Step::DeleteListener { listener, .. } => of.listeners.retain(|found| found.id != *listener),
+            _ => {}
+        }
+        self.busy.push((of.id.clone(), self.slowness + 1));
+        self.actual.balancers.push(of);
+    }
+}
+
+fn found(spec: &PoolSpec) -> Vec<FoundMember> {
+    let found = spec.members.iter().map(|((address, port), member)| FoundMember {
+        address: *address,
+        port: *port,
+        subnet: member.subnet.clone(),
+    });
+    found.collect()
+}
+
+/// The status as told.
+pub(super) fn tell(service: &mut ServiceFacts, told: Option<Vec<Ingress>>) {
+    if let Some(told) = told {
+        service.told = told;
+    }
+}

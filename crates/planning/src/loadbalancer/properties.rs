@@ -1,0 +1,232 @@
+//! Plans held against a model of the cloud: whatever happens in whatever order, no step is one that Octavia refuses, and
+//! when nothing happens any more, everything comes to rest as it should be, in a bounded number of steps.
+
+use proptest::prelude::*;
+
+use super::{
+    Inputs, Memory, PortFacts, Settings, State, Wish, desired,
+    fixtures::{endpoint, service, settings},
+    from_kubernetes::read,
+    inputs::{EndpointFacts, ServiceFacts},
+    model::{Cloud, Fault, tell},
+    plan,
+};
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+enum Event {
+    Look(Fault),
+    TimePasses(u64),
+    ChangeEnds { fails: bool },
+    PodComes(u8),
+    PodGoes(u8),
+    PortsAre(Vec<(bool, u16)>),
+    Affinity(bool),
+    Provider(bool),
+    Internal(bool),
+    Ranges(bool),
+    Kind(bool),
+    Slowness(u8),
+    SomebodyDeletes(usize),
+    SomebodyChanges(usize),
+    ControllerRestarts,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let fault = prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Refused), 1 => Just(Fault::AnswerLost)];
+    prop_oneof![
+        10 => fault.prop_map(Event::Look),
+        4 => (0u64..2000).prop_map(Event::TimePasses),
+        6 => prop::bool::weighted(0.15).prop_map(|fails| Event::ChangeEnds { fails }),
+        3 => (0u8..6).prop_map(Event::PodComes),
+        3 => (0u8..6).prop_map(Event::PodGoes),
+        2 => prop::collection::vec((any::<bool>(), 80u16..84), 0..4).prop_map(Event::PortsAre),
+        1 => any::<bool>().prop_map(Event::Affinity),
+        1 => any::<bool>().prop_map(Event::Provider),
+        1 => any::<bool>().prop_map(Event::Internal),
+        1 => any::<bool>().prop_map(Event::Ranges),
+        1 => any::<bool>().prop_map(Event::Kind),
+        1 => (0u8..4).prop_map(Event::Slowness),
+        1 => (0usize..2).prop_map(Event::SomebodyDeletes),
+        1 => (0usize..2).prop_map(Event::SomebodyChanges),
+        1 => Just(Event::ControllerRestarts),
+    ]
+}
+
+struct World {
+    now: u64,
+    service: ServiceFacts,
+    settings: Settings,
+    pods: Vec<EndpointFacts>,
+    cloud: Cloud,
+    memory: Memory,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: 0,
+            service: service(),
+            settings: Settings { coalesce: 250, ..settings("ovn") },
+            pods: vec![],
+            cloud: Cloud::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    /// One reconcile; tells whether anything was to be done.
+    fn look(&mut self, fault: Fault) -> bool {
+        let Self { now, service, settings, pods, cloud, memory } = self;
+        let actual = cloud.actual.clone();
+        let planned =
+            plan(&Inputs { now: *now, service, endpoints: pods, settings, actual: &actual }, memory);
+        for step in &planned.steps {
+            if !cloud.apply(step, service, fault) {
+                break;
+            }
+        }
+        if fault == Fault::None {
+            tell(service, planned.tell.clone());
+        }
+        !planned.is_empty() || planned.wake_after.is_some()
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Look(fault) => drop(self.look(fault)),
+            Event::TimePasses(millis) => self.now += millis,
+            Event::ChangeEnds { fails } => self.cloud.turn(fails),
+            Event::PodComes(number) => {
+                let pod = endpoint(&format!("10.1.0.{number}"));
+                if !self.pods.contains(&pod) {
+                    self.pods.push(pod);
+                }
+            }
+            Event::PodGoes(number) => {
+                let address = format!("10.1.0.{number}").parse::<std::net::IpAddr>().unwrap();
+                self.pods.retain(|pod| pod.address != address);
+            }
+            Event::PortsAre(ports) => self.set_ports(ports),
+            Event::Affinity(sticky) => {
+                self.service.session_affinity = if sticky { "ClientIP" } else { "None" }.to_owned();
+            }
+            Event::Provider(amphora) => {
+                self.settings.provider = Some(if amphora { "amphora" } else { "ovn" }.to_owned());
+            }
+            Event::Internal(internal) => {
+                let name = "service.beta.kubernetes.io/openstack-internal-load-balancer";
+                self.service.annotations.insert(name.to_owned(), internal.to_string());
+            }
+            Event::Ranges(some) => {
+                self.service.source_ranges = some.then(|| "10.0.0.0/8".to_owned()).into_iter().collect();
+            }
+            Event::Kind(balanced) => {
+                self.service.kind = if balanced { "LoadBalancer" } else { "ClusterIP" }.to_owned();
+            }
+            Event::Slowness(rounds) => self.cloud.slowness = rounds,
+            Event::SomebodyDeletes(which) => self.cloud.lose(which),
+            Event::SomebodyChanges(which) => self.meddle(which),
+            Event::ControllerRestarts => self.memory = Memory::default(),
+        }
+    }
+
+    fn set_ports(&mut self, ports: Vec<(bool, u16)>) {
+        let named = |(udp, port): (bool, u16)| PortFacts {
+            name: "http".to_owned(),
+            protocol: if udp { "UDP" } else { "TCP" }.to_owned(),
+            port,
+        };
+        self.service.ports.clear();
+        for port in ports.into_iter().map(named) {
+            if !self.service.ports.contains(&port) {
+                self.service.ports.push(port);
+            }
+        }
+    }
+
+    fn meddle(&mut self, which: usize) {
+        let Some(found) = self.cloud.actual.balancers.get_mut(which) else { return };
+        found.listeners.pop();
+        if let Some(pool) = found.pools.last_mut() {
+            pool.members.clear();
+        }
+    }
+
+    /// Lets everything come to rest without faults; returns how many looks that took.
+    fn settle(&mut self) -> usize {
+        for looks in 0..200 {
+            self.cloud.turn(false);
+            self.now += 10_000;
+            if !self.look(Fault::None) {
+                return looks;
+            }
+        }
+        panic!("does not come to rest: {:?}", self.cloud.actual);
+    }
+
+    /// What is in the cloud is what the Service asks for.
+    fn check(&self) {
+        let (wish, _) = read(&self.service, &self.settings);
+        let found = &self.cloud.actual;
+        match wish {
+            Wish::Untouched => {}
+            Wish::Nothing => {
+                assert!(found.balancers.is_empty() && found.floating.is_empty(), "left: {found:?}");
+                assert!(!self.service.has_finalizer && self.service.told.is_empty());
+            }
+            Wish::Closed => {
+                assert!(found.balancers.iter().all(|balancer| balancer.listeners.is_empty()), "{found:?}");
+            }
+            Wish::Balancer(intent) => {
+                let (wanted, _) = desired::desired(&intent, &self.pods, &self.settings);
+                let [balancer] = &found.balancers[..] else { panic!("{found:?}") };
+                assert_eq!((balancer.state, &balancer.provider), (State::Active, &wanted.provider));
+                assert_eq!(balancer.listeners.len(), wanted.listeners.len());
+                assert_eq!(balancer.pools.len(), wanted.listeners.len());
+                for ((protocol, port), listener) in &wanted.listeners {
+                    let at = balancer
+                        .listeners
+                        .iter()
+                        .find(|found| found.port == *port && found.protocol == protocol.name());
+                    let pool = at.unwrap().pool.clone().unwrap();
+                    let pool = balancer.pools.iter().find(|found| found.id == pool).unwrap();
+                    let members: Vec<_> =
+                        pool.members.iter().map(|member| (member.address, member.port)).collect();
+                    assert_eq!(members.len(), listener.pool.members.len());
+                    assert!(members.iter().all(|member| listener.pool.members.contains_key(member)));
+                    assert_eq!(pool.is_persistent, listener.pool.is_persistent);
+                }
+                assert_eq!(self.service.told.len(), 1, "{found:?}");
+                let outside = intent.floating != super::from_kubernetes::FloatingWish::None;
+                assert_eq!(found.floating.len(), usize::from(outside), "{found:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn everything_comes_to_rest_as_it_should_be(events in prop::collection::vec(event(), 1..60)) {
+        let mut world = World::new();
+        for event in events {
+            world.happens(event);
+        }
+        // A tree of three ports takes at most: delete, wait, create, wait, tell; or three steps with a wait for each port.
+        let looks = world.settle();
+        prop_assert!(looks <= 150, "{looks} looks");
+        world.check();
+        // What is as it should be is left alone, also by a controller that remembers nothing.
+        world.memory = Memory::default();
+        let before = world.cloud.actual.clone();
+        prop_assert!(!world.look(Fault::None));
+        prop_assert_eq!(&before, &world.cloud.actual);
+        // And nothing is left when the Service goes.
+        world.service.is_leaving = true;
+        world.service.annotations.clear();
+        world.settle();
+        prop_assert!(world.cloud.actual.balancers.is_empty() && world.cloud.actual.floating.is_empty());
+        prop_assert!(!world.service.has_finalizer);
+    }
+}

@@ -1,0 +1,110 @@
+//! What providers can do, as a table.
+//!
+//! Sources: Octavia, "Provider feature support matrix"; ovn-octavia-provider 11.0, `driver.py` (no `allowed_cidrs`, no
+//! other algorithm than `SOURCE_IP_PORT`, a member's subnet is required) and `common/constants.py`.
+
+use super::desired::Protocol;
+
+/// Octavia's API from which on a request may name SCTP (2.23), or a port twice with different protocols (2.13).
+const SCTP: (u16, u16) = (2, 23);
+const SHARED_PORT: (u16, u16) = (2, 13);
+/// From which on a listener may be restricted to clients (2.12).
+const ALLOWED_CIDRS: (u16, u16) = (2, 12);
+
+/// By which subnet a member is said to be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberMode {
+    /// The subnet of the member itself.
+    L2,
+    /// The subnet of the VIP, from which members are reached through a router.
+    L3,
+}
+
+/// What a provider can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Algorithms that it takes, best first; empty: all.
+    pub algorithms: &'static [&'static str],
+    /// Clients can be restricted.
+    pub source_ranges: bool,
+    /// Timeouts and limits of connections have an effect.
+    pub timeouts: bool,
+    /// A member must be given with its own subnet.
+    pub needs_member_subnet: bool,
+}
+
+const AMPHORA: Capabilities =
+    Capabilities { algorithms: &[], source_ranges: true, timeouts: true, needs_member_subnet: false };
+const OVN: Capabilities = Capabilities {
+    algorithms: &["SOURCE_IP_PORT"],
+    source_ranges: false,
+    timeouts: false,
+    needs_member_subnet: true,
+};
+
+/// What the provider of this name can do. One that is not known here is taken for one like amphora: what it cannot do
+/// Octavia says.
+#[must_use]
+pub fn capabilities(provider: &str) -> Capabilities {
+    match provider {
+        "ovn" => OVN,
+        _ => AMPHORA,
+    }
+}
+
+/// The provider to use where none is named: the only one that there is, else amphora, as upstream has it.
+#[must_use]
+pub fn choose(named: Option<&str>, offered: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    if let Some(named) = named {
+        return named.to_owned();
+    }
+    let mut offered = offered.into_iter();
+    match (offered.next(), offered.next()) {
+        (Some(only), None) => only.as_ref().to_owned(),
+        _ => "amphora".to_owned(),
+    }
+}
+
+/// Whether Octavia's API of this version knows the protocol.
+#[must_use]
+pub fn knows(version: (u16, u16), protocol: Protocol) -> bool {
+    protocol != Protocol::Sctp || version >= SCTP
+}
+
+/// Whether two listeners may have one port with different protocols.
+#[must_use]
+pub fn shares_ports(version: (u16, u16)) -> bool {
+    version >= SHARED_PORT
+}
+
+/// Whether clients of a listener can be restricted.
+#[must_use]
+pub fn restricts(version: (u16, u16), capabilities: Capabilities) -> bool {
+    capabilities.source_ranges && version >= ALLOWED_CIDRS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_provider_is_taken_else_amphora() {
+        for (named, offered, expect) in [
+            (Some("octavia"), &["ovn"][..], "octavia"),
+            (None, &["ovn"], "ovn"),
+            (None, &["amphora", "ovn"], "amphora"),
+            (None, &[], "amphora"),
+        ] {
+            assert_eq!(choose(named, offered.iter()), expect, "{named:?} {offered:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(
+            knows((2, 30), Protocol::Sctp) && !knows((2, 9), Protocol::Sctp) && knows((2, 0), Protocol::Udp)
+        );
+        assert!(shares_ports((2, 13)) && !shares_ports((2, 9)));
+        assert!(restricts((2, 12), capabilities("amphora")) && !restricts((2, 30), capabilities("ovn")));
+    }
+}

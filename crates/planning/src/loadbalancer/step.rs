@@ -1,0 +1,166 @@
+//! The steps.
+
+use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, PortId};
+
+use super::{
+    desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
+    inputs::External,
+};
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Puts our finalizer on the Service.
+    AddFinalizer,
+    /// Takes it off.
+    RemoveFinalizer,
+    /// Makes a load balancer with all below it.
+    CreateBalancer(Box<BalancerSpec>),
+    /// Deletes a load balancer with all below it.
+    DeleteBalancer {
+        /// Which.
+        balancer: LoadBalancerId,
+    },
+    /// Makes a pool, without members and of no listener yet.
+    CreatePool {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Its name.
+        name: String,
+        /// Its protocol.
+        protocol: Protocol,
+        /// The rest.
+        pool: PoolSpec,
+    },
+    /// Changes how a pool chooses members.
+    UpdatePool {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        pool: LbPoolId,
+        /// How it should be.
+        to: PoolSpec,
+    },
+    /// Deletes a pool.
+    DeletePool {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        pool: LbPoolId,
+    },
+    /// Replaces the members of a pool.
+    SetMembers {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Of which pool.
+        pool: LbPoolId,
+        /// How it should be.
+        to: PoolSpec,
+    },
+    /// Makes a listener for a pool that is there.
+    CreateListener {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Protocol and port.
+        at: (Protocol, u16),
+        /// For which pool.
+        pool: LbPoolId,
+        /// The rest.
+        listener: ListenerSpec,
+    },
+    /// Changes a listener.
+    UpdateListener {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        listener: ListenerId,
+        /// Its pool.
+        pool: LbPoolId,
+        /// How it should be.
+        to: ListenerSpec,
+    },
+    /// Deletes a listener.
+    DeleteListener {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        listener: ListenerId,
+    },
+    /// Makes a floating IP that leads to a port.
+    CreateFloating {
+        /// The port.
+        port: PortId,
+        /// From where.
+        external: External,
+    },
+    /// Tags a floating IP that was made and could not be tagged.
+    AdoptFloating {
+        /// Which.
+        floating: FloatingIpId,
+    },
+    /// Has a floating IP lead to a port, or to none.
+    Associate {
+        /// Which.
+        floating: FloatingIpId,
+        /// Where to.
+        port: Option<PortId>,
+    },
+    /// Takes our tags off a floating IP, which the user keeps.
+    KeepFloating {
+        /// Which.
+        floating: FloatingIpId,
+    },
+    /// Deletes a floating IP of ours.
+    DeleteFloating {
+        /// Which.
+        floating: FloatingIpId,
+    },
+}
+
+impl Step {
+    /// What it is called in metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "add_finalizer",
+            Self::RemoveFinalizer => "remove_finalizer",
+            Self::CreateBalancer(_) => "create_load_balancer",
+            Self::DeleteBalancer { .. } => "delete_load_balancer",
+            Self::CreatePool { .. } => "create_pool",
+            Self::UpdatePool { .. } => "update_pool",
+            Self::DeletePool { .. } => "delete_pool",
+            Self::SetMembers { .. } => "replace_members",
+            Self::CreateListener { .. } => "create_listener",
+            Self::UpdateListener { .. } => "update_listener",
+            Self::DeleteListener { .. } => "delete_listener",
+            Self::CreateFloating { .. } => "create_floating_ip",
+            Self::AdoptFloating { .. } => "adopt_floating_ip",
+            Self::Associate { .. } => "associate_floating_ip",
+            Self::KeepFloating { .. } => "keep_floating_ip",
+            Self::DeleteFloating { .. } => "delete_floating_ip",
+        }
+    }
+
+    /// The load balancer that it changes.
+    #[must_use]
+    pub const fn balancer(&self) -> Option<&LoadBalancerId> {
+        match self {
+            Self::DeleteBalancer { balancer }
+            | Self::CreatePool { balancer, .. }
+            | Self::UpdatePool { balancer, .. }
+            | Self::DeletePool { balancer, .. }
+            | Self::SetMembers { balancer, .. }
+            | Self::CreateListener { balancer, .. }
+            | Self::UpdateListener { balancer, .. }
+            | Self::DeleteListener { balancer, .. } => Some(balancer),
+            Self::AddFinalizer
+            | Self::RemoveFinalizer
+            | Self::CreateBalancer(_)
+            | Self::CreateFloating { .. }
+            | Self::AdoptFloating { .. }
+            | Self::Associate { .. }
+            | Self::KeepFloating { .. }
+            | Self::DeleteFloating { .. } => None,
+        }
+    }
+}
