@@ -41,6 +41,7 @@ debug = false
 api_root = {s.API_URL}
 ssl_ca_crt_file = {lab.kubernetes.pki.file("ca.crt")}
 token_file = {token}
+endpoints_driver_octavia_provider = ovn
 
 [neutron]
 auth_url = {s.KEYSTONE_URL}
@@ -54,6 +55,7 @@ region_name = {s.REGION}
 [neutron_defaults]
 project = {facts["project"]}
 pod_subnets = {facts["pods_v4"]},{facts["pods_v6"]}
+external_svc_net = {facts["external_network"]}
 
 [vif_pool]
 ports_pool_min = 5

@@ -26,7 +26,7 @@ const fn known(section: &'static str, option: &'static str, instead: &'static st
     Elsewhere { section, option, instead }
 }
 
-const SERVICES: &str = "ClusterIPs are served by the agents; load balancers are not provided by this version";
+const SERVICES: &str = "ClusterIPs are served by the agents and get no load balancer in this version";
 const POLICIES: &str = "NetworkPolicies are not provided by this version";
 const NAMESPACES: &str = "all namespaces share the subnets of [neutron_defaults] pod_subnets in this version";
 const FOUND: &str =
@@ -67,9 +67,8 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "service_subnets_driver", SERVICES),
     known("kubernetes", "pod_security_groups_driver", "see [neutron_defaults] pod_security_groups"),
     known("kubernetes", "service_security_groups_driver", SERVICES),
-    known("kubernetes", "endpoints_lbaas_driver", SERVICES),
-    known("kubernetes", "endpoints_driver_octavia_provider", SERVICES),
-    known("kubernetes", "service_public_ip_driver", SERVICES),
+    known("kubernetes", "endpoints_lbaas_driver", "load balancers are always Octavia's"),
+    known("kubernetes", "service_public_ip_driver", "floating IPs are always Neutron's"),
     known("kubernetes", "nodes_subnets_driver", FOUND),
     known("kubernetes", "port_debug", "ports always carry the name of their node"),
     known("kubernetes", "enable_manager", POOLED),
@@ -83,9 +82,6 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "additional_ifname_prefix", MULTIPLE),
     known("neutron_defaults", "service_subnet", SERVICES),
     known("neutron_defaults", "service_subnets", SERVICES),
-    known("neutron_defaults", "external_svc_net", SERVICES),
-    known("neutron_defaults", "external_svc_subnet", SERVICES),
-    known("neutron_defaults", "lbaas_activation_timeout", SERVICES),
     known("neutron_defaults", "subnet_mapping", MULTIPLE),
     known(
         "vif_pool",
@@ -104,7 +100,8 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("cni_daemon", "netns_proc_dir", "see [cni_daemon] netns_dir"),
     known("cni_daemon", "daemon_enabled", "the agent is always used"),
     known("cni_health_server", "cg_path", "the memory of the agent's own control group is read"),
-    known("octavia_defaults", "*", SERVICES),
+    known("octavia_defaults", "enforce_sg_rules", POLICIES),
+    known("octavia_defaults", "sg_mode", POLICIES),
     known("pool_manager", "*", POOLED),
     known("namespace_subnet", "*", NAMESPACES),
     known("pod_vif_nested", "worker_nodes_subnets", FOUND),
@@ -147,7 +144,8 @@ mod tests {
         for known in ELSEWHERE {
             assert!(options::find(known.section, known.option).is_none(), "{known:?}");
         }
-        assert!(find("octavia_defaults", "lb_algorithm").is_some());
+        assert!(find("octavia_defaults", "enforce_sg_rules").is_some());
+        assert!(find("nested_dpdk", "any").is_some());
         assert!(find("kubernetes", "no_such").is_none());
     }
 }

@@ -169,6 +169,7 @@ pub static SECTIONS: &[&Section] = &[
     &kubernetes::SECTION,
     &neutron::SECTION,
     &neutron_defaults::SECTION,
+    &octavia_defaults::SECTION,
     &vif_pool::SECTION,
     &pod_vif_nested::SECTION,
     &binding::SECTION,
@@ -271,6 +272,10 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
         help("`noop`: no ports are kept ready; each is made when a pod waits for it, and deleted after the pod. All \
               others, and empty: every node has ready ports, whichever way they reach it."),
         why("Upstream's default is `noop`; a pod then waits for Neutron each time.");
+    OCTAVIA_PROVIDER: String = "endpoints_driver_octavia_provider", "default", reader(Reader::Controller),
+        help("Octavia's provider of load balancers, such as `ovn` or `amphora`. `default`: the only one that Octavia \
+              has, of several `amphora`."),
+        why("As upstream has it, but a cloud with one provider needs no setting.");
     LEASE_NAMESPACE: String = "lease_namespace", "kube-system", new_here(), reader(Reader::Controller),
         help("Namespace of the Lease `kuryr-controller`, by which one of several controllers is the active one.");
     NODE_GRACE: Duration = "node_grace", "60", new_here(), range(1, 86_400), reader(Reader::Controller),
@@ -327,6 +332,15 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
         help("Ids of the security groups of pods. Empty: one group of Kuryr's own that allows everything."),
         why("Neutron's own default group would refuse what comes from outside the group, and with it what \
              clients in the cloud send.");
+    EXTERNAL_SVC_NET: Option<String> = "external_svc_net", "", reader(Reader::Controller),
+        help("Id of the network that floating IPs of Services of type LoadBalancer are from. Empty: they get none, and \
+              are reached by the address in `[octavia_defaults] vip_subnets`.");
+    EXTERNAL_SVC_SUBNET: Option<String> = "external_svc_subnet", "", reader(Reader::Controller),
+        help("Id of a subnet of that network. Empty: Neutron chooses.");
+    LBAAS_ACTIVATION_TIMEOUT: Duration = "lbaas_activation_timeout", "300", range(1, 86_400),
+        reader(Reader::Controller),
+        help("Seconds that a load balancer may be in a state PENDING before an Event says so."),
+        why("Upstream's; an amphora takes about a minute to boot.");
     OVS_BRIDGE: String = "ovs_bridge", "br-int", reader(Reader::Agent),
         help("Integration bridge of Open vSwitch.");
     OVS_HOST: Option<String> = "ovs_host", "", new_here(), reader(Reader::Agent),
@@ -345,6 +359,29 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
         help("Seconds between full lists of the cluster's ports, and between looks at the pods' network, subnets and \
               groups while nothing is wrong with them. Between them the controller goes by its own writes."),
         why("A list finds what others deleted and what a lost answer created; of 5,000 ports it is ten pages.");
+});
+
+section!(octavia_defaults, "octavia_defaults", "Load balancers of Services of type LoadBalancer.", {
+    LB_ALGORITHM: Option<String> = "lb_algorithm", "", reader(Reader::Controller),
+        choices(&["ROUND_ROBIN", "LEAST_CONNECTIONS", "SOURCE_IP", "SOURCE_IP_PORT"]),
+        help("How the member of a new connection is chosen. Empty: ROUND_ROBIN, or what the provider knows instead."),
+        why("Upstream's ROUND_ROBIN is refused by provider ovn.");
+    MEMBER_MODE: Option<String> = "member_mode", "", choices(&["L2", "L3"]), reader(Reader::Controller),
+        help("The subnet by which members are said to be reached. `L2`: the subnet of the pod; `L3`: that of the load \
+              balancer's address, from which pods are reached through a router. Empty: L2."),
+        why("Provider ovn needs L2, and others do not mind.");
+    TIMEOUT_CLIENT_DATA: u32 = "timeout_client_data", "0", range(0, 86_400_000), reader(Reader::Controller),
+        help("Milliseconds that a client may be silent. 0: Octavia's default.");
+    TIMEOUT_MEMBER_DATA: u32 = "timeout_member_data", "0", range(0, 86_400_000), reader(Reader::Controller),
+        help("Milliseconds that a member may be silent. 0: Octavia's default.");
+    VIP_SUBNETS: Vec<String> = "vip_subnets", "", new_here(), reader(Reader::Controller),
+        help("Ids of the subnets that addresses of load balancers are from, one for each family. Empty: those of pods.");
+    MEMBER_UPDATE_INTERVAL: u32 = "member_update_interval", "250", new_here(), range(0, 60_000),
+        reader(Reader::Controller),
+        help("Milliseconds for which further changes of a Service's endpoints are collected after one was sent; the first \
+              is sent at once."),
+        why("A rollout changes endpoints several times a second, and each change of a load balancer costs Octavia about a \
+             tenth of a second.");
 });
 
 section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
@@ -494,7 +531,9 @@ mod tests {
         readable!(default::DEBUG default::LOG_FORMAT kubernetes::SSL_VERIFY_SERVER_CRT kubernetes::NODE_GRACE
             kubernetes::POD_VIF_DRIVER kubernetes::WATCH_READ_TIMEOUT neutron::AUTH_TYPE neutron::INSECURE
             neutron::TIMEOUT neutron_defaults::NETWORK_DEVICE_MTU neutron_defaults::LIST_PERIOD
-            kubernetes::POOL_DRIVER vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
+            kubernetes::POOL_DRIVER kubernetes::OCTAVIA_PROVIDER neutron_defaults::LBAAS_ACTIVATION_TIMEOUT
+            octavia_defaults::LB_ALGORITHM octavia_defaults::MEMBER_MODE octavia_defaults::TIMEOUT_CLIENT_DATA
+            octavia_defaults::MEMBER_UPDATE_INTERVAL vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
             vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::POOL_MAPPING vif_pool::PORT_RATE vif_pool::COOL_DOWN
             vif_pool::SHRINK_DELAY vif_pool::NODE_MAX pod_vif_nested::VLAN_RANGE binding::LINK_IFACE cni_daemon::VIF_ANNOTATION_TIMEOUT
             cni_daemon::CNI_FAILURES_COUNT cni_daemon::WORKER_NUM health_server::PORT cni_health_server::PORT

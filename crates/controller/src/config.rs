@@ -13,11 +13,15 @@ use std::{
 use kuryr_api::kuryrnode::Mode;
 use kuryr_conf::{
     Conf, Opt,
-    options::{health_server, kubernetes, neutron_defaults, pod_vif_nested, prometheus_exporter, vif_pool},
+    options::{
+        health_server, kubernetes, neutron_defaults, octavia_defaults, pod_vif_nested, prometheus_exporter,
+        vif_pool,
+    },
 };
 use kuryr_kubernetes::client::ClientConfig;
 use kuryr_planning::{
     demand::Rate,
+    loadbalancer::{External, MemberMode},
     pool::{
         Limits,
         targets::{Levels, Rule},
@@ -54,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) pods: PodDefaults,
     /// How to reach the cloud.
     pub(crate) cloud: CloudConfig,
+    /// Load balancers of Services.
+    pub(crate) balancers: BalancerConfig,
     /// How many ports.
     pub(crate) limits: Limits,
     /// Modes whose nodes keep none ready, and the limits that holds for them.
@@ -77,6 +83,27 @@ pub(crate) struct PodDefaults {
     pub(crate) tags: Vec<String>,
     /// The only project in which ports may be made, if the user named one.
     pub(crate) project: Option<ProjectId>,
+}
+
+/// Load balancers of Services.
+#[derive(Debug, Clone)]
+pub(crate) struct BalancerConfig {
+    /// What implements them; absent: what there is.
+    pub(crate) provider: Option<String>,
+    /// Subnets of their addresses; empty: those of pods.
+    pub(crate) vip_subnets: Vec<SubnetId>,
+    /// Where floating IPs are from.
+    pub(crate) external: Option<External>,
+    /// How members are chosen.
+    pub(crate) algorithm: Option<String>,
+    /// By which subnet members are reached.
+    pub(crate) member_mode: Option<MemberMode>,
+    /// Milliseconds that a client, and a member, may be silent; 0 for Octavia's default.
+    pub(crate) timeouts: (u32, u32),
+    /// For how long changes of members are collected, in milliseconds.
+    pub(crate) coalesce: u64,
+    /// For how long one may be pending before that is told, in milliseconds.
+    pub(crate) activation: u64,
 }
 
 /// How to reach the cloud.
@@ -126,6 +153,7 @@ impl Config {
             use_events: conf.get(&kubernetes::USE_EVENTS)?,
             cluster_id: conf.get(&kubernetes::CLUSTER_ID)?,
             pods: pod_defaults(conf)?,
+            balancers: balancers(conf)?,
             cloud: CloudConfig {
                 section: conf.section("neutron")?,
                 environment: conf.all_environment().clone(),
@@ -155,6 +183,26 @@ fn pod_defaults(conf: &Conf) -> Result<PodDefaults> {
             .collect(),
         tags: conf.get(&neutron_defaults::RESOURCE_TAGS)?,
         project: conf.get(&neutron_defaults::PROJECT)?.map(ProjectId::from),
+    })
+}
+
+fn balancers(conf: &Conf) -> Result<BalancerConfig> {
+    let provider: String = conf.get(&kubernetes::OCTAVIA_PROVIDER)?;
+    let subnet = conf.get(&neutron_defaults::EXTERNAL_SVC_SUBNET)?.map(SubnetId::from);
+    let network = conf.get(&neutron_defaults::EXTERNAL_SVC_NET)?;
+    let mode = conf.get(&octavia_defaults::MEMBER_MODE)?;
+    Ok(BalancerConfig {
+        provider: Some(provider).filter(|name| !name.is_empty() && name != "default"),
+        vip_subnets: conf.get(&octavia_defaults::VIP_SUBNETS)?.into_iter().map(SubnetId::from).collect(),
+        external: network.map(|network| External { network: network.into(), subnet }),
+        algorithm: conf.get(&octavia_defaults::LB_ALGORITHM)?,
+        member_mode: mode.map(|mode| if mode == "L3" { MemberMode::L3 } else { MemberMode::L2 }),
+        timeouts: (
+            conf.get(&octavia_defaults::TIMEOUT_CLIENT_DATA)?,
+            conf.get(&octavia_defaults::TIMEOUT_MEMBER_DATA)?,
+        ),
+        coalesce: conf.get(&octavia_defaults::MEMBER_UPDATE_INTERVAL)?.into(),
+        activation: millis(conf.get(&neutron_defaults::LBAAS_ACTIVATION_TIMEOUT)?),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
     cloud::{Facts, Known},
     config::COMPONENT,
     error::{Error, Result},
-    kuryrport,
+    kuryrport, loadbalancer,
     pool::{self, creations, listing},
     term::Term,
     wiring::World,
@@ -31,6 +31,8 @@ use crate::{
 /// Nodes that are reconciled at the same time. Calls to the cloud are bounded apart.
 const NODES_AT_ONCE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const PODS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+/// Services whose load balancers are reconciled at the same time; most of the time they wait for Octavia.
+const BALANCERS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// How long a new leader waits for complete watches before it says so; it goes on waiting.
 const SYNC_WITHIN: Duration = Duration::from_secs(30);
 /// How long work under way may take when a leadership ends.
@@ -50,6 +52,7 @@ pub(crate) async fn whenever_elected(world: &Arc<World>, leadership: &Leadership
         until_over(lead, ends, over).await;
         world.figures.leader.set(0);
         world.keys.clear();
+        world.balancers.clear();
     }
 }
 
@@ -108,6 +111,10 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
         let world = Arc::clone(&of);
         async move { kuryrport::reconcile(pod, &world).await }
     });
+    let (of, with) = (Arc::clone(world), Arc::clone(&term));
+    let balancers = world.balancers.run(BALANCERS_AT_ONCE, over.clone(), move |service| {
+        loadbalancer::reconcile(service, Arc::clone(&of), Arc::clone(&with))
+    });
     tokio::join!(
         facts.run(over.clone()),
         follow_cloud(world, known, over.clone()),
@@ -117,8 +124,10 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
         pool::servers::run(world, &term, over.clone()),
         creations::run(world, &term, wanted, over.clone()),
         world.forecast.run(world, over.clone()),
+        loadbalancer::listing::run(world, &term, over.clone()),
         nodes,
-        ended
+        ended,
+        balancers
     );
 }
 
@@ -150,4 +159,4 @@ async fn follow_cloud(world: &World, mut known: watch::Receiver<Arc<Known>>, ove
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

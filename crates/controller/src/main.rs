@@ -1,7 +1,7 @@
 //! `kuryr-controller`, the control-plane process.
 //!
 //! It keeps ports ready for every node, and takes them back. The way of a port: [`wiring`] watches nodes, pods and
-//! records; [`pool`] plans for one node at a time; [`cloud`] knows what pods get and which ports are ours. Only the
+//! records; [`pool`] plans for one node at a time; [`loadbalancer`] does for one Service; [`cloud`] knows what pods get and which ports are ours. Only the
 //! holder of the Lease writes, see [`lead`] and [`term`].
 
 // Set up once.
@@ -15,6 +15,8 @@ mod term;
 mod cloud;
 // Ports of nodes.
 mod pool;
+// Load balancers of Services.
+mod loadbalancer;
 // Pods that are about to come.
 mod demand;
 // Views of pods that have ended.

@@ -26,6 +26,8 @@ pub(crate) struct Figures {
     pub(crate) attached: Counter<u64, AtomicU64>,
     pub(crate) detached: Counter<u64, AtomicU64>,
     pub(crate) plans: Counter<u64, AtomicU64>,
+    pub(crate) balancers: Gauge,
+    balancer_steps: Family<StepLabels, Counter<u64, AtomicU64>>,
     calls: Family<CallLabels, Histogram>,
 }
 
@@ -41,7 +43,17 @@ struct CreateLabels {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
 impl Figures {
+    /// Notes a step of a plan for a load balancer that was carried out.
+    pub(crate) fn balancer_step(&self, step: &'static str) {
+        self.balancer_steps.get_or_create(&StepLabels { step }).inc();
+    }
+
     /// Notes a request for ports that has ended.
     pub(crate) fn asked_for_ports(&self, urgency: Urgency, ended: &Ended) {
         let urgency = match urgency {
@@ -68,6 +80,8 @@ impl Figures {
             attached: Counter::default(),
             detached: Counter::default(),
             plans: Counter::default(),
+            balancers: Gauge::default(),
+            balancer_steps: Family::default(),
             calls: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
         };
         metrics.register(|registry| {
@@ -86,6 +100,13 @@ impl Figures {
             registry.register("subports_added", "Ports put on trunks", figures.attached.clone());
             registry.register("subports_removed", "Ports taken off trunks", figures.detached.clone());
             registry.register("node_plans", "Plans for nodes that were not empty", figures.plans.clone());
+            registry.register(
+                "load_balancers",
+                "Our load balancers in Octavia, as last listed",
+                figures.balancers.clone(),
+            );
+            let help = "Steps of plans for load balancers that were carried out, by step";
+            registry.register("load_balancer_steps", help, figures.balancer_steps.clone());
             let help = "Calls to the cloud; status is that of HTTP, none without an answer";
             registry.register_with_unit("openstack_request", help, Unit::Seconds, figures.calls.clone());
         });
@@ -108,9 +129,21 @@ mod tests {
     fn the_reference_is_what_is_registered() {
         let metrics = Metrics::new();
         // Without `..`: a new figure has to be used here, or its family is not seen.
-        let Figures { leader, ports, created, create_requests, deleted, attached, detached, plans, calls } =
-            Figures::new(&metrics);
-        for gauge in [leader, ports] {
+        let Figures {
+            leader,
+            ports,
+            created,
+            create_requests,
+            deleted,
+            attached,
+            detached,
+            plans,
+            balancers,
+            balancer_steps,
+            calls,
+        } = Figures::new(&metrics);
+        balancer_steps.get_or_create(&StepLabels { step: "create_load_balancer" }).inc();
+        for gauge in [leader, ports, balancers] {
             gauge.set(1);
         }
         for counter in [created, deleted, attached, detached, plans] {

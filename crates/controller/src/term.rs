@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::{
     cloud::{PlugIndex, PortIndex, ServerIndex, TrunkIndex},
     error::{Error, Result},
+    loadbalancer::Balancers,
     pool::creations::Creation,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Term {
     pub(crate) plugs: PlugIndex,
     /// Ports of servers, the same.
     pub(crate) servers: ServerIndex,
+    /// What is remembered of load balancers.
+    pub(crate) balancers: Balancers,
     /// Takes creations that have their turn.
     pub(crate) creations: mpsc::UnboundedSender<Creation>,
     leadership: Leadership,
@@ -86,6 +89,7 @@ impl Term {
             trunks: TrunkIndex::default(),
             plugs: PlugIndex::default(),
             servers: ServerIndex::default(),
+            balancers: Balancers::default(),
             creations,
             leadership: leadership.clone(),
             number: lease.number,

@@ -12,7 +12,7 @@ use kuryr_kubernetes::{
     objects::Objects,
     queue::{Queue, QueueConfig},
     slim,
-    store::Store,
+    store::{ObjectKey, Store},
     watch::{Change, Watch, WatchConfig, watch},
 };
 use kuryr_openstack::Client as CloudClient;
@@ -36,7 +36,7 @@ use crate::{
     config::{COMPONENT, Config, millis},
     demand::{Forecast, Workloads, controllers},
     error::{Error, Result},
-    lead,
+    lead, loadbalancer,
     metrics::Figures,
     pool::{Key, UNREACHABLE_TAINT},
 };
@@ -65,6 +65,8 @@ pub(crate) struct World {
     pods_by_address: Index<IpAddr, slim::Pod>,
     slices: Store<slim::EndpointSlice>,
     slices_by_address: Index<IpAddr, slim::EndpointSlice>,
+    slices_by_service: Index<ObjectKey, slim::EndpointSlice>,
+    pub(crate) services: Store<slim::Service>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
     /// Asks for a full list of our ports.
@@ -77,6 +79,8 @@ pub(crate) struct World {
     pub(crate) known: state::Sender<Arc<Known>>,
     pub(crate) keys: Queue<Key>,
     pub(crate) ended_pods: Queue<PodRef>,
+    /// Services that have or had a load balancer.
+    pub(crate) balancers: Queue<ObjectKey>,
     start: Instant,
 }
 
@@ -94,6 +98,8 @@ impl World {
         let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), WatchConfig::default());
         let (slices, slice_watch) =
             watch::<slim::EndpointSlice>(Api::all(client.clone()), WatchConfig::default());
+        let (services, service_watch) =
+            watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
         let workloads = config.looks_ahead().then(|| workload_watches(&client));
         let (workloads, workload_watches) = workloads.unzip();
         let forecast = Forecast::new(workloads);
@@ -102,6 +108,7 @@ impl World {
             pods_by_node: Index::new(|pod: &slim::Pod| pod.spec.node_name.iter().cloned().collect()),
             pods_by_address: Index::new(|pod: &slim::Pod| pod.status.pod_ips.clone()),
             slices_by_address: Index::new(|slice: &slim::EndpointSlice| slice.addresses().collect()),
+            slices_by_service: Index::new(|slice| loadbalancer::service_of(slice).into_iter().collect()),
             list_soon: Notify::new(),
             trunks_soon: Notify::new(),
             servers_soon: Notify::new(),
@@ -109,6 +116,7 @@ impl World {
             known: state::Sender::default(),
             keys: Queue::new(QueueConfig::new("nodes")),
             ended_pods: Queue::new(QueueConfig::new("ended-pods")),
+            balancers: Queue::new(QueueConfig::new("load-balancers")),
             start: Instant::now(),
             config,
             client,
@@ -117,6 +125,7 @@ impl World {
             pods,
             records,
             slices,
+            services,
             events,
             figures,
         });
@@ -134,7 +143,12 @@ impl World {
             watches.spawn(tasks, &world, stop);
         }
         let of = Arc::clone(&world);
-        tasks.spawn(slice_watch.run(stop.clone(), move |change| of.slices_by_address.update(change)));
+        tasks.spawn(slice_watch.run(stop.clone(), move |change| follow_slices(change, &of)));
+        let of = Arc::clone(&world);
+        tasks.spawn(service_watch.run(stop.clone(), move |change| {
+            let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service));
+            concern_us.for_each(|service| of.balancers.add(ObjectKey::of(service.as_ref())));
+        }));
         world
     }
 
@@ -168,6 +182,19 @@ impl World {
             pods.iter().any(|pod| !pod.has_ended()) || !self.slices_by_address.get(address).is_empty()
         };
         addresses.filter(held).collect()
+    }
+
+    /// The slices of a Service, if all of them are known.
+    pub(crate) fn slices_of(&self, service: &ObjectKey) -> Option<Vec<Arc<slim::EndpointSlice>>> {
+        self.slices.synced().then(|| self.slices_by_service.get(service))
+    }
+
+    /// The name of the one pod with an address of its own.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<String> {
+        let pods = self.pods_by_address.get(&address);
+        let mut pods = pods.iter().filter(|pod| !pod.has_ended() && !pod.spec.host_network);
+        let only = pods.next().filter(|_| pods.next().is_none())?;
+        only.metadata.name.clone()
     }
 
     /// What is about to come to a node.
@@ -289,6 +316,17 @@ fn follow_nodes(change: &Change<slim::Node>, world: &World) {
         // What carries the node in the cloud may be why.
         world.trunks_soon.notify_one();
         world.servers_soon.notify_one();
+    }
+}
+
+fn follow_slices(change: &Change<slim::EndpointSlice>, world: &World) {
+    world.slices_by_address.update(change);
+    world.slices_by_service.update(change);
+    for service in change.touched().filter_map(|slice| loadbalancer::service_of(slice)) {
+        let known = world.services.get(&service);
+        if known.is_some_and(|service| loadbalancer::concerns_us(&service)) {
+            world.balancers.add(service);
+        }
     }
 }
 

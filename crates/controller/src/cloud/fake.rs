@@ -1,4 +1,4 @@
-//! A cloud for tests: Keystone with one user, and as much of Neutron as the controller calls, in memory.
+//! A cloud for tests: Keystone with one user, and as much of Neutron and Octavia as the controller calls, in memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,10 @@ use kuryr_openstack::{Client, Credentials, Options, Ownership, Transport, Transp
 use kuryr_planning::ownership::Owner;
 use serde_json::{Value, json};
 
-use super::facts::{Access, Connect};
+use super::{
+    facts::{Access, Connect},
+    fake_octavia::FakeOctavia,
+};
 use crate::config::Config;
 
 pub(crate) const PROJECT: &str = "k8s";
@@ -28,6 +31,7 @@ pub(crate) struct FakeCloud {
     pub(crate) is_down: Mutex<bool>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
+    pub(crate) octavia: Mutex<FakeOctavia>,
     pub(crate) calls: Mutex<Vec<String>>,
 }
 
@@ -93,7 +97,9 @@ impl FakeCloud {
                 lock(&self.ports).retain(|port| port["id"] != *id);
                 (204, Value::Null)
             }
-            _ => missing("HTTPNotFound"),
+            (method, path) => lock(&self.octavia)
+                .answer(method, if path == [""] { &[] } else { path }, body)
+                .unwrap_or_else(|| missing("HTTPNotFound")),
         }
     }
 
@@ -190,7 +196,8 @@ pub(crate) fn config(more: &str) -> Config {
 fn token() -> Value {
     let endpoint = json!({"interface": "public", "region": "R", "region_id": "R", "url": "http://cloud.test", "id": "e"});
     json!({"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2100-01-01T00:00:00.000000Z", "project": {"id": PROJECT},
-                     "catalog": [{"type": "network", "name": "neutron", "id": "n", "endpoints": [endpoint]}]}})
+                     "catalog": [{"type": "network", "name": "neutron", "id": "n", "endpoints": [endpoint.clone()]},
+                                 {"type": "load-balancer", "name": "octavia", "id": "o", "endpoints": [endpoint]}]}})
 }
 
 fn rules(body: &Value) -> Value {

@@ -20,6 +20,8 @@ pub(crate) mod problem;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fake_octavia;
 
 pub(crate) use facts::{Connect, Facts, Known};
 pub(crate) use plugs::PlugIndex;

@@ -62,6 +62,11 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
             "AddressPairsExhausted",
             "raise max_allowed_address_pair in neutron.conf, or run fewer pods on the node",
         ),
+        Error::Unsupported { .. } => (
+            "ProviderCannot",
+            "the provider of load balancers cannot do this: choose another in [kubernetes] endpoints_driver_octavia_provider, \
+             or change the Service",
+        ),
         _ => ("CloudFailed", "this is tried again; look for the request id in the log of the service"),
     };
     Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", with_causes(error)) }

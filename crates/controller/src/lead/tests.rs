@@ -24,10 +24,10 @@ use crate::{
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kuryr";
 const RECORDS: &str = "/apis/kuryr.openstack.org/v1alpha1/kuryrnodes";
-const OPTIONS: &str = "[kubernetes]\ncluster_id = c1\n[neutron_defaults]\npod_subnets = s4\n[vif_pool]\nports_pool_min = 2\nports_pool_batch = 2\n";
+pub(crate) const OPTIONS: &str = "[kubernetes]\ncluster_id = c1\n[neutron_defaults]\npod_subnets = s4\n[vif_pool]\nports_pool_min = 2\nports_pool_batch = 2\n";
 
 /// A controller that takes part in the election.
-struct Replica {
+pub(crate) struct Replica {
     world: Arc<World>,
     leadership: Leadership,
     /// Ends when this is dropped, as in a crash: the Lease is not given back.
@@ -35,7 +35,7 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(client: Client, cloud: &Arc<FakeCloud>, identity: &str) -> Self {
+    fn start(client: Client, cloud: &Arc<FakeCloud>, options: &str, identity: &str) -> Self {
         let outside = Outside {
             client: client.clone(),
             connect: cloud.connect(),
@@ -43,7 +43,7 @@ impl Replica {
             figures: Figures::new(&Metrics::new()),
         };
         let (mut tasks, never) = (JoinSet::new(), CancellationToken::new());
-        let world = World::watching(fake::config(OPTIONS), outside, &mut tasks, &never);
+        let world = World::watching(fake::config(options), outside, &mut tasks, &never);
         let (candidate, leadership) =
             elector(client, LeaseConfig::new("kube-system", "kuryr", identity)).unwrap();
         tasks.spawn(candidate.run(never));
@@ -58,14 +58,14 @@ impl Replica {
 }
 
 /// A cluster and a cloud.
-struct Outdoors {
-    api: ApiServer,
-    cloud: Arc<FakeCloud>,
+pub(crate) struct Outdoors {
+    pub(crate) api: ApiServer,
+    pub(crate) cloud: Arc<FakeCloud>,
 }
 
 impl Outdoors {
     /// Nodes whose agents have reported, with the epochs that their records and their agents know.
-    fn with_nodes(nodes: &[(&str, Epoch, Epoch)]) -> Self {
+    pub(crate) fn with_nodes(nodes: &[(&str, Epoch, Epoch)]) -> Self {
         let (api, cloud) = (ApiServer::new(Streaming::Allowed), Arc::new(FakeCloud::default()));
         lock(&cloud.subnets).push(fake::subnet("s4", "n"));
         for (name, epoch, epoch_seen) in nodes {
@@ -87,11 +87,15 @@ impl Outdoors {
         Self { api, cloud }
     }
 
-    fn replica(&self, identity: &str) -> Replica {
-        Replica::start(self.api.client(), &self.cloud, identity)
+    pub(crate) fn replica(&self, identity: &str) -> Replica {
+        self.replica_with(OPTIONS, identity)
     }
 
-    async fn pass(&self, seconds: u64) {
+    pub(crate) fn replica_with(&self, options: &str, identity: &str) -> Replica {
+        Replica::start(self.api.client(), &self.cloud, options, identity)
+    }
+
+    pub(crate) async fn pass(&self, seconds: u64) {
         for _ in 0..seconds {
             sleep(Duration::from_secs(1)).await;
             self.api.bookmark();
@@ -188,7 +192,7 @@ async fn nothing_is_written_once_the_lease_is_lost() {
 async fn what_a_former_leader_writes_late_is_refused() {
     let outdoors = Outdoors::with_nodes(&[("n1", 0, 0), ("n2", 0, 0)]);
     let cut = Arc::new(AtomicBool::new(false));
-    let a = Replica::start(outdoors.api.client_behind(Arc::clone(&cut)), &outdoors.cloud, "a");
+    let a = Replica::start(outdoors.api.client_behind(Arc::clone(&cut)), &outdoors.cloud, OPTIONS, "a");
     outdoors.pass(10).await;
     let b = outdoors.replica("b");
     outdoors.pass(20).await;

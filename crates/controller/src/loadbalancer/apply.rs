@@ -1,0 +1,202 @@
+//! Steps of a plan as calls. No choices are left: each step is one call.
+
+use kube::Api;
+use kuryr_api::names::{FLOATING_IP_DESCRIPTION, SERVICE_FINALIZER};
+use kuryr_kubernetes::{objects::Objects, slim};
+use kuryr_openstack::{
+    neutron::{FloatingIp, FloatingIpCreate, OwnedFloatingIp},
+    octavia::{
+        ListenerCreate, ListenerUpdate, LoadBalancerCreate, MemberCreate, OwnedLoadBalancer, PoolCreate,
+        PoolUpdate, SessionPersistence,
+    },
+};
+use kuryr_planning::{
+    loadbalancer::{BalancerSpec, ListenerSpec, PoolSpec, Protocol, Step},
+    ownership::{SERVICE_TAG, service_tag},
+};
+use kuryr_types::{FloatingIpId, LbPoolId, LoadBalancerId};
+use serde_json::json;
+
+use super::observe::Look;
+use crate::{cloud::facts::Access, config::COMPONENT, error::Result, wiring::World};
+
+/// Calls that patch Services of a namespace.
+pub(super) fn services(namespace: &str, world: &World) -> Objects<slim::Service> {
+    Objects::new(Api::namespaced(world.client.clone(), namespace), COMPONENT)
+}
+
+/// Carries one step out.
+pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &World) -> Result<()> {
+    let client = &access.client;
+    // What a step names was seen in the same look; if it was not, the next look corrects the plan.
+    let of = step.balancer().and_then(|id| balancer(id, look));
+    match (step, of) {
+        (Step::AddFinalizer, _) => finalizer(true, look, world).await?,
+        (Step::RemoveFinalizer, _) => finalizer(false, look, world).await?,
+        (Step::CreateBalancer(spec), _) => {
+            client.create_load_balancer(&access.ownership, &tree(spec)).await?;
+        }
+        (Step::DeleteBalancer { .. }, Some(of)) => client.delete_load_balancer(of).await?,
+        (Step::CreatePool { name, protocol, pool, .. }, Some(of)) => {
+            client.create_lb_pool(of, &pool_without_members(name, *protocol, pool)).await?;
+        }
+        (Step::UpdatePool { pool, to, .. }, Some(of)) => {
+            let update = PoolUpdate {
+                lb_algorithm: to.algorithm.clone(),
+                session_persistence: persistence(to.is_persistent),
+            };
+            client.update_lb_pool(of, pool, &update).await?;
+        }
+        (Step::DeletePool { pool, .. }, Some(of)) => client.delete_lb_pool(of, pool).await?,
+        (Step::SetMembers { pool, to, .. }, Some(of)) => {
+            client.replace_members(of, pool, &members(to)).await?;
+        }
+        (Step::CreateListener { at, pool, listener, .. }, Some(of)) => {
+            let mut create = ListenerCreate::new(&*listener.name, at.0.name(), at.1);
+            create.settings = ListenerUpdate { default_pool_id: Some(pool.clone()), ..made_with(listener) };
+            client.create_listener(of, &create).await?;
+        }
+        (Step::UpdateListener { listener, pool, to, .. }, Some(of)) => {
+            client.update_listener(of, listener, &changed_to(to, pool)).await?;
+        }
+        (Step::DeleteListener { listener, .. }, Some(of)) => client.delete_listener(of, listener).await?,
+        (Step::CreateFloating { port, external }, _) => {
+            let create = FloatingIpCreate {
+                floating_network_id: external.network.clone(),
+                subnet_id: external.subnet.clone(),
+                port_id: port.clone(),
+                description: FLOATING_IP_DESCRIPTION.to_owned(),
+                tags: vec![service_tag(&look.service.uid)],
+            };
+            client.create_floating_ip(&access.ownership, &create).await?;
+        }
+        (Step::AdoptFloating { floating }, _) => {
+            if let Some(found) = floating_ip(floating, look) {
+                let tags = [service_tag(&look.service.uid)];
+                let tags = if look.service.uid.is_empty() { &[][..] } else { &tags[..] };
+                client.adopt_floating_ip(&access.ownership, found.clone(), tags).await?;
+            }
+        }
+        (Step::Associate { floating, port }, _) => {
+            client.associate_floating_ip(floating, port.as_ref()).await?;
+        }
+        (Step::KeepFloating { floating }, _) => {
+            if let Some(found) = owned(floating, look, access)? {
+                client.disown_floating_ip(&found, SERVICE_TAG).await?;
+            }
+        }
+        (Step::DeleteFloating { floating }, _) => {
+            if let Some(found) = owned(floating, look, access)? {
+                client.delete_floating_ip(&found).await?;
+            }
+        }
+        (
+            Step::DeleteBalancer { .. }
+            | Step::CreatePool { .. }
+            | Step::UpdatePool { .. }
+            | Step::DeletePool { .. }
+            | Step::SetMembers { .. }
+            | Step::CreateListener { .. }
+            | Step::UpdateListener { .. }
+            | Step::DeleteListener { .. },
+            None,
+        ) => {}
+    }
+    Ok(())
+}
+
+fn balancer<'a>(id: &LoadBalancerId, look: &'a Look) -> Option<&'a OwnedLoadBalancer> {
+    look.balancers.iter().find(|balancer| balancer.id == *id)
+}
+
+fn floating_ip<'a>(id: &FloatingIpId, look: &'a Look) -> Option<&'a FloatingIp> {
+    look.floating.iter().find(|floating| floating.id == *id)
+}
+
+fn owned(id: &FloatingIpId, look: &Look, access: &Access) -> Result<Option<OwnedFloatingIp>> {
+    let owner = std::sync::Arc::new(access.ownership.clone());
+    let found = floating_ip(id, look).cloned();
+    Ok(found.map(|found| OwnedFloatingIp::prove(&owner, found)).transpose()?)
+}
+
+/// All finalizers with ours, or without; refused if somebody has changed the Service meanwhile.
+async fn finalizer(wanted: bool, look: &Look, world: &World) -> Result<()> {
+    let Some(service) = &look.object else { return Ok(()) };
+    let others = service.metadata.finalizers.iter().flatten().filter(|name| *name != SERVICE_FINALIZER);
+    let ours = wanted.then(|| SERVICE_FINALIZER.to_owned());
+    let finalizers: Vec<String> = others.cloned().chain(ours).collect();
+    let version = &service.metadata.resource_version;
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
+    match services(&look.service.namespace, world).merge(&look.service.name, &patch).await {
+        // Nobody waits for it any more.
+        Err(error) if error.is_not_found() => Ok(()),
+        done => Ok(done.map(drop)?),
+    }
+}
+
+fn tree(spec: &BalancerSpec) -> LoadBalancerCreate {
+    let listeners = spec.listeners.iter().map(|((protocol, port), listener)| {
+        let pool = pool_without_members(&listener.name, *protocol, &listener.pool);
+        let mut create = ListenerCreate::new(&*listener.name, protocol.name(), *port)
+            .with_pool(pool.with_members(members(&listener.pool)));
+        create.settings = made_with(listener);
+        create
+    });
+    LoadBalancerCreate {
+        name: spec.name.clone(),
+        vip_subnet_id: spec.vip_subnet.clone(),
+        vip_address: spec.vip_address,
+        provider: spec.provider.clone(),
+        flavor_id: spec.flavor.clone(),
+        availability_zone: spec.zone.clone(),
+        listeners: listeners.collect(),
+    }
+}
+
+fn pool_without_members(name: &str, protocol: Protocol, pool: &PoolSpec) -> PoolCreate {
+    let mut create = PoolCreate::new(name, protocol.name(), &*pool.algorithm);
+    create.session_persistence = persistence(pool.is_persistent);
+    create
+}
+
+fn persistence(wanted: bool) -> Option<SessionPersistence> {
+    wanted.then(|| SessionPersistence { kind: "SOURCE_IP".to_owned() })
+}
+
+fn members(pool: &PoolSpec) -> Vec<MemberCreate> {
+    let member =
+        |((address, port), member): (&(std::net::IpAddr, u16), &kuryr_planning::loadbalancer::MemberSpec)| {
+            MemberCreate {
+                name: member.name.clone(),
+                address: *address,
+                protocol_port: *port,
+                subnet_id: member.subnet.clone(),
+                tags: vec![],
+            }
+        };
+    pool.members.iter().map(member).collect()
+}
+
+/// A new listener is told only what is not Octavia's default: a provider may refuse the rest.
+fn made_with(listener: &ListenerSpec) -> ListenerUpdate {
+    let [client, connect, member, inspect] = listener.timeouts;
+    let allowed = || listener.allowed.iter().copied().collect();
+    ListenerUpdate {
+        default_pool_id: None,
+        connection_limit: listener.connection_limit.map(i64::from),
+        timeout_client_data: client,
+        timeout_member_connect: connect,
+        timeout_member_data: member,
+        timeout_tcp_inspect: inspect,
+        allowed_cidrs: (!listener.allowed.is_empty()).then(allowed),
+    }
+}
+
+fn changed_to(listener: &ListenerSpec, pool: &LbPoolId) -> ListenerUpdate {
+    ListenerUpdate {
+        default_pool_id: Some(pool.clone()),
+        connection_limit: Some(listener.connection_limit.map_or(-1, i64::from)),
+        allowed_cidrs: Some(listener.allowed.iter().copied().collect()),
+        ..made_with(listener)
+    }
+}

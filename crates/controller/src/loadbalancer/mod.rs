@@ -1,0 +1,68 @@
+//! Load balancers of Services of type `LoadBalancer`: one key per Service.
+//!
+//! The story is in [`reconcile`]: look ([`observe`]), plan (`kuryr_planning::loadbalancer`), act ([`apply`]), tell
+//! ([`status`]). A load balancer that is being changed parks its key; others go on.
+
+// The story.
+pub(crate) mod reconcile;
+// One look.
+mod observe;
+// Steps -> calls.
+mod apply;
+// Full lists of our load balancers.
+pub(crate) mod listing;
+// What people are told.
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use ipnet::IpNet;
+use kuryr_api::names::SERVICE_FINALIZER;
+use kuryr_kubernetes::{slim, store::ObjectKey};
+use kuryr_planning::loadbalancer::{self as planning, Memory};
+use kuryr_types::SubnetId;
+use tokio::sync::OnceCell;
+
+pub(crate) use reconcile::reconcile;
+
+/// What a leadership remembers of load balancers.
+#[derive(Debug, Default)]
+pub(crate) struct Balancers {
+    memories: Mutex<BTreeMap<ObjectKey, Memory>>,
+    /// Subnets of VIPs with their prefixes, as they were found.
+    vip_subnets: OnceCell<BTreeMap<SubnetId, IpNet>>,
+}
+
+impl Balancers {
+    /// Plans with the memory of a Service; never held across a call.
+    fn with_memory<T>(&self, service: &ObjectKey, plan: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        plan(memories.entry(service.clone()).or_default())
+    }
+
+    /// Forgets a Service of which nothing is left.
+    fn forget(&self, service: &ObjectKey) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+}
+
+/// Whether a Service has to be looked at: it has a load balancer, or had one.
+pub(crate) fn concerns_us(service: &slim::Service) -> bool {
+    planning::concerns_us(&service.spec.kind, has_finalizer(service))
+}
+
+fn has_finalizer(service: &slim::Service) -> bool {
+    service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == SERVICE_FINALIZER)
+}
+
+/// The Service that a slice is of.
+pub(crate) fn service_of(slice: &slim::EndpointSlice) -> Option<ObjectKey> {
+    let namespace = slice.metadata.namespace.clone()?;
+    Some(ObjectKey { namespace, name: slice.service_name()?.to_owned() })
+}

@@ -1,0 +1,297 @@
+//! One look at a Service: itself, its endpoints, its load balancer and floating IPs, what the operator has set.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use kuryr_api::names::FLOATING_IP_DESCRIPTION;
+use kuryr_kubernetes::{
+    slim,
+    store::{ObjectKey, Presence},
+};
+use kuryr_openstack::{
+    Error as CloudError,
+    neutron::{FloatingIp, FloatingIpFilter},
+    octavia::{Listener, OwnedLoadBalancer, ProvisioningStatus},
+};
+use kuryr_planning::{
+    loadbalancer::{
+        Actual, Balancer, EndpointFacts, Floating, FoundListener, FoundMember, FoundPool, Ingress, Inputs,
+        PortFacts, ServiceFacts, Settings, State,
+    },
+    ownership::{load_balancer_name, service_tag},
+    pool::Millis,
+};
+use kuryr_types::SubnetId;
+
+use crate::{
+    cloud::{Known, facts::Access},
+    error::Result,
+    term::Term,
+    wiring::World,
+};
+
+/// What was seen; owned, so that the world may go on.
+#[derive(Debug)]
+pub(super) struct Look {
+    now: Millis,
+    /// The object, if it is there.
+    pub(super) object: Option<Arc<slim::Service>>,
+    pub(super) service: ServiceFacts,
+    endpoints: Vec<EndpointFacts>,
+    settings: Settings,
+    actual: Actual,
+    /// The same as Octavia and Neutron showed them, for calls.
+    pub(super) balancers: Vec<OwnedLoadBalancer>,
+    pub(super) floating: Vec<FloatingIp>,
+}
+
+impl Look {
+    /// The look as planning takes it.
+    pub(super) fn inputs(&self) -> Inputs<'_> {
+        let Self { now, service, endpoints, settings, actual, .. } = self;
+        Inputs { now: *now, service, endpoints, settings, actual }
+    }
+
+    /// Whether neither the Service nor anything of it in the cloud is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.object.is_none() && self.balancers.is_empty()
+    }
+}
+
+/// Looks at a Service; `None` while something of the cluster, or the pods' subnets, are not known.
+pub(super) async fn look(
+    key: &ObjectKey,
+    known: &Known,
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> Result<Option<Look>> {
+    let object = match world.services.presence(key) {
+        Presence::Present(object) => Some(object),
+        Presence::Absent => None,
+        Presence::Unknown => return Ok(None),
+    };
+    let (Some(slices), Some(class)) = (world.slices_of(key), &known.class) else { return Ok(None) };
+    let service = object.as_deref().map_or_else(|| gone(key), facts);
+    let octavia = match access.client.octavia().await {
+        // A cloud without Octavia has nothing of ours.
+        Err(CloudError::EndpointMissing { .. })
+            if !service.has_finalizer && service.kind != "LoadBalancer" =>
+        {
+            Arc::default()
+        }
+        octavia => octavia?,
+    };
+    let balancers = match octavia.providers.is_empty() {
+        true => vec![],
+        false => {
+            let name = load_balancer_name(&key.namespace, &key.name);
+            access.client.load_balancers(&access.ownership, Some(&name)).await?
+        }
+    };
+    let mut found = Vec::with_capacity(balancers.len());
+    for balancer in &balancers {
+        found.push(read(balancer, access).await?);
+    }
+    let floating = floating(&service, &balancers, access).await?;
+    let config = &world.config.balancers;
+    let settings = Settings {
+        provider: config.provider.clone(),
+        providers: octavia.providers.clone(),
+        version: (octavia.version.major, octavia.version.minor),
+        subnets: class.subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect(),
+        vip_subnets: vip_subnets(access, world, term).await?.clone(),
+        external: config.external.clone(),
+        algorithm: config.algorithm.clone(),
+        member_mode: config.member_mode,
+        timeout_client_data: Some(config.timeouts.0),
+        timeout_member_data: Some(config.timeouts.1),
+        coalesce: config.coalesce,
+        activation: config.activation,
+    };
+    let tags = access.ownership.tags();
+    let service_tag = service_tag(&service.uid);
+    let floating_facts = |floating: &FloatingIp| Floating {
+        id: floating.id.clone(),
+        address: floating.floating_ip_address,
+        port: floating.port_id.clone(),
+        // Of a Service that is gone only the port tells.
+        is_ours: tags.iter().all(|tag| floating.tags.contains(tag))
+            && (service.uid.is_empty() || floating.tags.contains(&service_tag)),
+        is_made: floating.description == FLOATING_IP_DESCRIPTION,
+    };
+    let actual = Actual { balancers: found, floating: floating.iter().map(floating_facts).collect() };
+    let endpoints = endpoints(&slices, world);
+    Ok(Some(Look { now: world.now(), object, service, endpoints, settings, actual, balancers, floating }))
+}
+
+async fn vip_subnets<'a>(
+    access: &Access,
+    world: &World,
+    term: &'a Term,
+) -> Result<&'a BTreeMap<SubnetId, IpNet>> {
+    let find = || async {
+        let mut found = BTreeMap::new();
+        for id in &world.config.balancers.vip_subnets {
+            found.insert(id.clone(), access.client.subnet(id).await?.cidr);
+        }
+        Ok(found)
+    };
+    term.balancers.vip_subnets.get_or_try_init(find).await
+}
+
+fn gone(key: &ObjectKey) -> ServiceFacts {
+    ServiceFacts {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        is_leaving: true,
+        ..ServiceFacts::default()
+    }
+}
+
+fn facts(service: &slim::Service) -> ServiceFacts {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (metadata, spec) = (&service.metadata, &service.spec);
+    let port = |port: &slim::ServicePort| PortFacts {
+        name: port.name.clone(),
+        protocol: port.protocol.clone(),
+        port: port.port,
+    };
+    let ingress = |told: &slim::LoadBalancerIngress| Ingress {
+        ip: told.ip.as_deref().and_then(|ip| ip.parse().ok()),
+        hostname: told.hostname.clone().filter(|name| !name.is_empty()),
+    };
+    ServiceFacts {
+        namespace: text(&metadata.namespace),
+        name: text(&metadata.name),
+        uid: text(&metadata.uid),
+        is_leaving: metadata.deletion_timestamp.is_some(),
+        has_finalizer: super::has_finalizer(service),
+        kind: spec.kind.clone(),
+        class: spec.load_balancer_class.clone(),
+        load_balancer_ip: spec.load_balancer_ip.clone(),
+        source_ranges: spec.load_balancer_source_ranges.clone(),
+        session_affinity: spec.session_affinity.clone(),
+        families: spec.ip_families.clone(),
+        ports: spec.ports.iter().map(port).collect(),
+        annotations: metadata.annotations.clone().unwrap_or_default(),
+        told: service.status.load_balancer.ingress.iter().map(ingress).collect(),
+    }
+}
+
+fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<EndpointFacts> {
+    let mut endpoints = Vec::new();
+    for slice in slices {
+        let port = |port: &slim::EndpointPort| {
+            Some(PortFacts {
+                name: port.name.clone().unwrap_or_default(),
+                protocol: port.protocol.clone().unwrap_or_default(),
+                port: port.port?,
+            })
+        };
+        let ports: Vec<PortFacts> = slice.ports.iter().flatten().filter_map(port).collect();
+        for endpoint in slice.endpoints.iter().flatten() {
+            let conditions = endpoint.conditions;
+            let is_ready = conditions.ready.unwrap_or(true);
+            let is_serving = conditions.serving.unwrap_or(is_ready);
+            let of_address = |address: &IpAddr| EndpointFacts {
+                address: *address,
+                ports: ports.clone(),
+                is_ready,
+                is_last_resort: is_serving && conditions.terminating == Some(true),
+                pod: world.pod_at(*address),
+            };
+            endpoints.extend(endpoint.addresses.iter().map(of_address));
+        }
+    }
+    endpoints
+}
+
+/// A load balancer with what is below it, which only one that is active shows as it will stay.
+async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer> {
+    let state = match balancer.provisioning_status {
+        ProvisioningStatus::Active => State::Active,
+        ProvisioningStatus::Error => State::Error,
+        ProvisioningStatus::PendingDelete | ProvisioningStatus::Deleted => State::Deleting,
+        ProvisioningStatus::PendingCreate
+        | ProvisioningStatus::PendingUpdate
+        | ProvisioningStatus::Other(_) => State::Pending,
+    };
+    let mut found = Balancer {
+        id: balancer.id.clone(),
+        state,
+        provider: balancer.provider.clone(),
+        vip_subnet: balancer.vip_subnet_id.clone(),
+        vip_address: balancer.vip_address,
+        vip_port: balancer.vip_port_id.clone(),
+        listeners: vec![],
+        pools: vec![],
+    };
+    if state != State::Active {
+        return Ok(found);
+    }
+    found.listeners = access.client.listeners(balancer).await?.into_iter().map(listener).collect();
+    for pool in access.client.lb_pools(balancer).await? {
+        let members = access.client.members(&pool.id).await?.into_iter().map(|member| FoundMember {
+            address: member.address,
+            port: member.protocol_port,
+            subnet: member.subnet_id,
+        });
+        found.pools.push(FoundPool {
+            id: pool.id,
+            name: pool.name,
+            protocol: pool.protocol,
+            algorithm: pool.lb_algorithm,
+            is_persistent: pool.session_persistence.is_some(),
+            members: members.collect(),
+        });
+    }
+    Ok(found)
+}
+
+fn listener(listener: Listener) -> FoundListener {
+    FoundListener {
+        id: listener.id,
+        protocol: listener.protocol,
+        port: listener.protocol_port,
+        pool: listener.default_pool_id,
+        // -1 is no bound.
+        connection_limit: listener.connection_limit.and_then(|limit| limit.try_into().ok()),
+        timeouts: [
+            listener.timeout_client_data,
+            listener.timeout_member_connect,
+            listener.timeout_member_data,
+            listener.timeout_tcp_inspect,
+        ],
+        allowed: listener.allowed_cidrs.into_iter().collect(),
+    }
+}
+
+/// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for.
+async fn floating(
+    service: &ServiceFacts,
+    balancers: &[OwnedLoadBalancer],
+    access: &Access,
+) -> Result<Vec<FloatingIp>> {
+    let mut filters: Vec<FloatingIpFilter> = Vec::new();
+    for port in balancers.iter().filter_map(|balancer| balancer.vip_port_id.clone()) {
+        filters.push(FloatingIpFilter { port_id: Some(port), ..FloatingIpFilter::default() });
+    }
+    if !service.uid.is_empty() {
+        let mut tags = access.ownership.tags().to_vec();
+        tags.push(service_tag(&service.uid));
+        filters.push(FloatingIpFilter { tags, ..FloatingIpFilter::default() });
+    }
+    if let Some(Ok(address)) = service.load_balancer_ip.as_deref().map(str::parse) {
+        filters.push(FloatingIpFilter { address: Some(address), ..FloatingIpFilter::default() });
+    }
+    let mut found: Vec<FloatingIp> = Vec::new();
+    for filter in &filters {
+        for floating in access.client.floating_ips(access.owner.project(), filter).await? {
+            if found.iter().all(|known| known.id != floating.id) {
+                found.push(floating);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,79 @@
+//! The story of one Service, on one screen.
+
+use std::{sync::Arc, time::Duration};
+
+use kuryr_kubernetes::{Outcome, store::ObjectKey};
+use kuryr_openstack::Error as CloudError;
+use kuryr_planning::loadbalancer::plan;
+
+use super::{apply, observe, status};
+use crate::{
+    error::{Error, Result},
+    term::Term,
+    wiring::World,
+};
+
+/// After a change, until the next look at what came of it: about as long as Octavia needs at least.
+const LOOK_AFTER: Duration = Duration::from_millis(200);
+/// While something changes the load balancer that is not us.
+const BUSY: Duration = Duration::from_secs(1);
+/// While the cloud or the lists of the cluster are not known.
+const UNKNOWN: Duration = Duration::from_secs(2);
+
+/// Brings the load balancer of one Service closer to what it should be.
+///
+/// # Errors
+///
+/// A call failed, or the leadership is over.
+pub(crate) async fn reconcile(service: ObjectKey, world: Arc<World>, term: Arc<Term>) -> Result<Outcome> {
+    term.check()?;
+    let object = world.services.get(&service);
+    match look_and_act(&service, &world, &term).await {
+        Err(Error::OpenStack(CloudError::Immutable { .. })) => {
+            Ok(Outcome::again(BUSY, "the load balancer is being changed"))
+        }
+        Err(Error::Kubernetes(error)) if error.is_conflict() => {
+            Ok(Outcome::again(LOOK_AFTER, "somebody else changed the Service"))
+        }
+        Err(Error::OpenStack(error)) => {
+            status::tell_failure(object.as_deref(), &error, &world);
+            Err(Error::OpenStack(error))
+        }
+        other => other,
+    }
+}
+
+async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result<Outcome> {
+    let known = world.known();
+    let Some(access) = &known.access else {
+        return Ok(Outcome::again(UNKNOWN, "the cloud is not known yet"));
+    };
+    let Some(look) = observe::look(service, &known, access, world, term).await? else {
+        return Ok(Outcome::again(UNKNOWN, "lists of Services and endpoint slices, and the pods' subnets"));
+    };
+    let plan = term.balancers.with_memory(service, |memory| plan(&look.inputs(), memory));
+    status::tell(&look, &plan, world);
+    if plan.is_empty() {
+        return Ok(match plan.wake_after {
+            Some(after) => Outcome::again(Duration::from_millis(after.max(1)), "what is under way"),
+            None => {
+                if look.is_over() {
+                    term.balancers.forget(service);
+                }
+                Outcome::Done
+            }
+        });
+    }
+    tracing::debug!(%service, ?plan, "planned");
+    for step in &plan.steps {
+        term.check()?;
+        apply::step(step, &look, access, world).await?;
+        world.figures.balancer_step(step.name());
+        tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "done");
+    }
+    if let Some(ingress) = &plan.tell {
+        term.check()?;
+        status::write(&look, ingress, world).await?;
+    }
+    Ok(Outcome::again(LOOK_AFTER, "look at what came of it"))
+}

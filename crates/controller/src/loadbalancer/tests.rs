@@ -1,0 +1,98 @@
+//! A Service and its load balancer, against an API server and a cloud in memory, on paused time.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cloud::fake::lock,
+    lead::tests::{OPTIONS, Outdoors},
+};
+
+const SERVICE: &str = "/api/v1/namespaces/d/services/web";
+const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/d/endpointslices/web-1";
+const FINALIZER: &str = "kuryr.openstack.org/service-finalizer";
+
+fn with_service() -> Outdoors {
+    let outdoors = Outdoors::with_nodes(&[]);
+    let spec = json!({"type": "LoadBalancer", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+                      "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.7"]});
+    outdoors
+        .api
+        .put(SERVICE, json!({"metadata": {"uid": "u"}, "spec": spec, "status": {"loadBalancer": {}}}));
+    outdoors.api.put(SLICE, slice(&["10.0.0.7"]));
+    outdoors
+}
+
+fn slice(addresses: &[&str]) -> Value {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+           "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+}
+
+/// Calls since the last call that changed load balancers or floating IPs.
+fn changes(outdoors: &Outdoors) -> Vec<String> {
+    let mut calls = std::mem::take(&mut *lock(&outdoors.cloud.calls));
+    calls.retain(|call| {
+        (call.contains("/lbaas/") || call.contains("/floatingips")) && !call.starts_with("GET")
+    });
+    calls
+}
+
+fn told(outdoors: &Outdoors) -> Value {
+    outdoors.api.get(SERVICE).unwrap()["status"]["loadBalancer"]["ingress"].clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_gets_a_whole_load_balancer_and_leaves_nothing() {
+    let outdoors = with_service();
+    let external = "external_svc_net = ext\n";
+    let options = OPTIONS.replace("[neutron_defaults]\n", &format!("[neutron_defaults]\n{external}"));
+    let replica = outdoors.replica_with(&options, "a");
+    outdoors.pass(30).await;
+    let made = ["POST /v2/lbaas/loadbalancers", "POST /v2.0/floatingips", "PUT /v2.0/floatingips/f1/tags"];
+    assert_eq!(changes(&outdoors), made);
+    assert_eq!(told(&outdoors), json!([{"ip": "203.0.113.7", "ipMode": "VIP"}]));
+    assert_eq!(outdoors.api.get(SERVICE).unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+    let created = lock(&outdoors.cloud.octavia).balancers[0].clone();
+    assert_eq!((&created["name"], &created["provider"]), (&json!("d/web"), &json!("ovn")));
+    let member = &created["listeners"][0]["default_pool"]["members"][0];
+    assert_eq!((&member["address"], &member["subnet_id"]), (&json!("10.0.0.7"), &json!("s4")));
+
+    // A hundred endpoints: one change.
+    let many: Vec<String> = (1..=100).map(|number| format!("10.0.0.{number}")).collect();
+    outdoors.api.put(SLICE, slice(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    outdoors.pass(10).await;
+    assert_eq!(changes(&outdoors).len(), 1);
+
+    // Another controller, which remembers nothing: no change.
+    drop(replica);
+    let _replica = outdoors.replica_with(&options, "b");
+    outdoors.pass(60).await;
+    assert!(lock(&outdoors.cloud.calls).iter().any(|call| call.ends_with("/members")), "it has looked");
+    assert_eq!(changes(&outdoors), Vec::<String>::new());
+
+    // It is deleted: the floating IP, then everything.
+    let mut leaving = outdoors.api.get(SERVICE).unwrap();
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z");
+    outdoors.api.put(SERVICE, leaving);
+    outdoors.pass(20).await;
+    assert_eq!(changes(&outdoors), ["DELETE /v2.0/floatingips/f1", "DELETE /v2/lbaas/loadbalancers/b1"]);
+    assert!(lock(&outdoors.cloud.octavia).balancers.is_empty());
+    assert_eq!(outdoors.api.get(SERVICE).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_nobodys_is_deleted_and_what_is_not_ours_left_alone() {
+    let outdoors = Outdoors::with_nodes(&[]);
+    let balancer = |id: &str, tags: &[&str]| {
+        json!({"id": id, "name": "d/gone", "project_id": crate::cloud::fake::PROJECT, "provider": "ovn", "tags": tags,
+               "provisioning_status": "ACTIVE", "vip_port_id": "vip", "vip_address": "10.0.0.9"})
+    };
+    let ours = balancer("ours", &[crate::cloud::fake::TAG]);
+    lock(&outdoors.cloud.octavia).balancers = vec![ours];
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    assert_eq!(changes(&outdoors), ["DELETE /v2/lbaas/loadbalancers/ours"]);
+    lock(&outdoors.cloud.octavia).balancers = vec![balancer("theirs", &["other"])];
+    outdoors.pass(400).await;
+    assert_eq!(changes(&outdoors), Vec::<String>::new());
+}
