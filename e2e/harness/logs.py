@@ -7,12 +7,12 @@ from .lab import ROOT, Lab
 
 
 def keep_logs(lab: Lab, name: str) -> None:
-    """Copy the logs of Kuryr, the kubelets, ovn-controller and Neutron as they are now."""
+    """Copy the logs of Kuryr, the kubelets, ovn-controller and Neutron and Octavia as they are now."""
     target = Path(os.environ.get("KURYR_E2E_LOGS") or ROOT / "target" / "e2e-logs") / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     owner = ROOT.stat()
-    for log in [*lab.settings.log.glob("*kuryr*.log"), *lab.settings.log.glob("node*.log"), *lab.settings.log.glob("hv*.log"), *lab.settings.log.glob("neutron*.log"), lab.settings.log / "kube-apiserver.log"]:
+    for log in [*lab.settings.log.glob("*kuryr*.log"), *lab.settings.log.glob("node*.log"), *lab.settings.log.glob("hv*.log"), *lab.settings.log.glob("neutron*.log"), *lab.settings.log.glob("octavia*.log"), lab.settings.log / "kube-apiserver.log"]:
         if log.exists():
             shutil.copyfile(log, target / log.name)
     for kind in ("kuryrnodes", "pods -A -o wide", "events -A --sort-by=.lastTimestamp"):

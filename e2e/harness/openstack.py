@@ -1,4 +1,4 @@
-"""A small client of the lab's Neutron, as Kuryr's user, as a stranger in another project, or as the admin.
+"""A small client of the lab's Neutron and Octavia, as Kuryr's user, as a stranger in another project, or as the admin.
 
 A port of ours is of our project and carries the cluster's tag, whatever its device owner: Neutron itself changes that of a port which joins or leaves a trunk.
 """
@@ -16,15 +16,17 @@ POD_OWNER, NODE_OWNER, SUBPORT_OWNER, PAIR_OWNER = "compute:kuryr", "kuryr:node"
 
 
 class Refused(Unmet):
-    """Neutron answered with an error."""
+    """The cloud answered with an error."""
 
     def __init__(self, status: int, message: str):
-        super().__init__(f"Neutron: {status}: {message}")
+        super().__init__(f"the cloud: {status}: {message}")
         self.status = status
 
 
 class Neutron:
     """Neutron as one user; as Kuryr's if none is named."""
+
+    url = V
 
     def __init__(self, lab: Lab, user: str | None = None):
         user = user or lab.settings.user
@@ -40,11 +42,11 @@ class Neutron:
         return self.keystone.project_id
 
     def call(self, method: str, path: str, body=None, accept: tuple = (), headers: dict | None = None) -> dict:
-        """Send one request below /v2.0, with a new token if the old one has expired."""
+        """Send one request below the API's version, with a new token if the old one has expired."""
         for attempt in (1, 2):
             if not self.keystone.token:
                 self.keystone.authenticate()
-            answer = request(self.netns, method, V + path, body, {"X-Auth-Token": self.keystone.token, **(headers or {})})
+            answer = request(self.netns, method, self.url + path, body, {"X-Auth-Token": self.keystone.token, **(headers or {})})
             if answer.status == 401 and attempt == 1:
                 self.keystone.token = None
                 continue
@@ -116,6 +118,10 @@ class Neutron:
         """Delete a security group; one that is not there is deleted."""
         self.call("DELETE", f"/security-groups/{group}", accept=(404,))
 
+    def floating_ips(self) -> list[dict]:
+        """List the project's floating IPs."""
+        return self.call("GET", "/floatingips")["floatingips"]
+
     def quota(self, project: str, **limits: int) -> None:
         """Set quotas of a project, also below what it uses; the admin's right."""
         self.call("PUT", f"/quotas/{project}", {"quota": {**limits, "force": True}})
@@ -123,6 +129,20 @@ class Neutron:
     def reset_quota(self, project: str) -> None:
         """Give a project its default quotas again."""
         self.call("DELETE", f"/quotas/{project}", accept=(404,))
+
+
+class Octavia(Neutron):
+    """Octavia as one user; as Kuryr's if none is named."""
+
+    url = names.OCTAVIA_URL + "/v2/lbaas"
+
+    def load_balancers(self) -> list[dict]:
+        """List the project's load balancers."""
+        return self.call("GET", "/loadbalancers")["loadbalancers"]
+
+    def members(self, pool: str) -> set[tuple[str, int]]:
+        """Return the members of a pool: address and port."""
+        return {(member["address"], member["protocol_port"]) for member in self.call("GET", f"/pools/{pool}/members")["members"]}
 
 
 def pairs_of(port: dict) -> set[tuple[str, str]]:
