@@ -241,7 +241,7 @@ impl<'a> Draft<'a> {
             if let Some(claim) = status.claims.get(&port.id) {
                 self.offer_claimed(port, claim.generation);
             } else if !self.usable(Some(port), None)
-                || supply.spare() >= self.inputs.limits.levels.most(self.expected)
+                || self.inputs.limits.levels.is_full(*supply, self.expected)
             {
                 self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
             } else {

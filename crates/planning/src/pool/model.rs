@@ -791,6 +791,12 @@ impl World {
         );
     }
 
+    /// The controller is started with another rule about pools.
+    pub(super) fn change_rule(&mut self, rule: Rule) {
+        self.limits.levels.rule = rule;
+        self.change_leader();
+    }
+
     /// Fewest and most free ports of a node at rest.
     pub(super) fn bounds(&self) -> (usize, usize) {
         let levels = self.limits.levels;

@@ -199,6 +199,32 @@ fn thirty_pods_on_a_small_pool() {
     }
 }
 
+/// Without a pool each pod gets a port that is made for it, and nothing stays: neither that, nor what was ready before.
+#[test]
+fn a_pool_of_nothing_serves_every_pod() {
+    for (is_host, label) in [(true, None), (false, None), (false, Some(Mode::NestedMacvlan))] {
+        let mut world = World::new(Rule::Learned { least: 5, most: 9 }, is_host);
+        world.change_label(label);
+        world.settle();
+        let ports = |world: &World| world.record.as_ref().unwrap().0.ports.len();
+        assert_eq!(ports(&world), 5);
+        world.change_rule(Rule::Learned { least: 0, most: 0 });
+        world.settle();
+        assert_eq!(ports(&world), 0, "nothing is ready");
+        for _ in 0..3 {
+            world.make_pod();
+        }
+        world.serve_at_once(3);
+        world.settle();
+        assert_eq!(ports(&world), 3, "one for each");
+        while let Some(identity) = world.pod_number(0) {
+            world.delete_pod(&identity);
+        }
+        world.settle();
+        assert_eq!(ports(&world), 0, "nothing stays");
+    }
+}
+
 /// What others take off a server's port comes back, and what is theirs stays.
 #[test]
 fn a_pair_that_is_taken_off_comes_back() {

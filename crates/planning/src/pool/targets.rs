@@ -166,6 +166,12 @@ impl Levels {
         }
     }
 
+    /// Whether one more port would be surplus at once: pods that wait want theirs also where nothing is kept.
+    #[must_use]
+    pub fn is_full(&self, supply: Supply, expected: Expected) -> bool {
+        supply.free >= supply.waiting.saturating_add(self.most(expected))
+    }
+
     /// How many ports to withdraw.
     #[must_use]
     pub fn surplus(&self, supply: Supply, expected: Expected) -> usize {
@@ -342,6 +348,7 @@ mod tests {
         ] {
             assert_eq!(on_demand.refill(supply(free, waiting), CALM), expect, "{free} {waiting}");
             assert_eq!(on_demand.surplus(supply(free, waiting), CALM), surplus, "{free} {waiting}");
+            assert_eq!(on_demand.is_full(supply(free, waiting), CALM), free >= waiting, "{free} {waiting}");
         }
         assert_eq!((on_demand.keep(CALM), on_demand.peak_of(100)), (0, 0));
     }
