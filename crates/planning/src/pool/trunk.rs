@@ -76,7 +76,7 @@ pub struct Trunk {
     pub parent: PortId,
     /// Whether the parent port may carry packets: it is administratively up.
     pub parent_enabled: bool,
-    /// Whether it may, and Neutron shows it ACTIVE. With ML2/OVN one that may not is ACTIVE all the same.
+    /// Whether it may, and Neutron shows it ACTIVE. Status and administrative state do not change in one moment.
     pub parent_active: bool,
     /// Whether Neutron lets the trunk be changed.
     pub enabled: bool,
