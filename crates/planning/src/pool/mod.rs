@@ -51,7 +51,7 @@ mod wired;
 // Of a node that is a server of the cloud without.
 mod pairs;
 // Of a node that nobody hears of.
-mod cut_off;
+mod unreachable;
 // Of a node that is gone.
 mod gone;
 // From the record as it is to the record as it should be.
