@@ -35,6 +35,11 @@ class Settled(of_lab.Kuryr):
         for node in parts.machines:
             self.base[node] = {"DEFAULT": {"debug": True}}
         self.changes: dict[str, dict] = {}
+        self.environment: dict[str, dict[str, str]] = {}
+
+    def variables(self, part: str) -> dict[str, str]:
+        """Return the environment variables that a scenario gives to a part."""
+        return self.environment.get(part, {})
 
     def configure(self, part: str, token: Path) -> Path:
         """Write a part's configuration as the lab does, then with the options that differ."""
@@ -76,9 +81,14 @@ class Kuryr:
         for section, values in sections.items():
             self.of_lab.changes.setdefault(name, {}).setdefault(section, {}).update(values)
 
+    def set_environment(self, name: str, variables: dict[str, str]) -> None:
+        """Give the controller or a node's agent these environment variables instead of former ones; they hold from its next start."""
+        self.of_lab.environment[name] = variables
+
     def restore(self) -> bool:
         """Take all changes back and start whatever is not running; tell whether anything had to be done."""
-        changed, self.of_lab.changes = list(self.of_lab.changes), {}
+        changed = {*self.of_lab.changes, *self.of_lab.environment}
+        self.of_lab.changes, self.of_lab.environment = {}, {}
         for name in changed:
             self.stop(name)
         down = [name for name in self.everyone() if not self.alive(name)]
@@ -101,7 +111,7 @@ class Kuryr:
         log = self.log_file(name)
         if not self.alive(name) and log.exists():
             # A start begins a new log: keep what was said before.
-            with open(log.with_suffix(".before.log"), "ab") as all_before:
+            with open(self.earlier_log_file(name), "ab") as all_before:
                 all_before.write(log.read_bytes())
         start = self.of_lab.start_controller if name == "controller" else lambda: self.of_lab.start_agent(self.lab.node(name))
         self.lab.guarded(start)
@@ -126,6 +136,10 @@ class Kuryr:
     def log_file(self, name: str) -> Path:
         """Return the log of a process since its last start."""
         return self.lab.processes.log(self.process(name))
+
+    def earlier_log_file(self, name: str) -> Path:
+        """Return the log of all earlier starts of a process; a new start adds to it."""
+        return self.log_file(name).with_suffix(".before.log")
 
     def log(self, name: str) -> str:
         """Return what a process has logged since its last start."""

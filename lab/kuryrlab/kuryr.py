@@ -143,6 +143,10 @@ class Kuryr:
         target.write_text(text)
         return target
 
+    def variables(self, part: str) -> dict[str, str]:
+        """Return what a part has in its environment besides what the lab gives it: nothing."""
+        return {}
+
     def token(self, name: str, account: str, n: Node | None = None) -> Path:
         """Fetch a service account token, bound to the Node if there is one, and return the file it is in."""
         words = ["create", "token", account, "-n", NAMESPACE, f"--duration={TOKEN_LIFE}"]
@@ -173,6 +177,7 @@ class Kuryr:
             self.name(CONTROLLER),
             places.control(self.lab.settings),
             [self.binary("kuryr-controller"), "--config-file", config],
+            self.variables(CONTROLLER),
         )
 
     def start_agent(self, n: Node) -> bool:
@@ -188,7 +193,8 @@ class Kuryr:
             self.name(n.name),
             machine.place(cgroups.KURYR_LEAF),
             [self.binary("kuryr-daemon"), "--config-file", config],
-            {"KUBERNETES_NODE_NAME": n.name, "PATH": f"{self.lab.settings.run}/bin:{places.PATH}"},
+            {"KUBERNETES_NODE_NAME": n.name, "PATH": f"{self.lab.settings.run}/bin:{places.PATH}"}
+            | self.variables(n.name),
         )
 
     def stop(self, parts: tuple[str, ...], how: int = signal.SIGTERM, seconds: float = 20) -> list[str]:
