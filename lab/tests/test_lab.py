@@ -644,7 +644,7 @@ class SmallThingsTest(Scratch):
             self.assertEqual(golang.recent(version), good, version)
 
     def test_agents_get_no_openstack_credentials(self):
-        facts = {"project": "p", "pods_v4": "s4", "pods_v6": "s6"}
+        facts = {"project": "p", "pods_v4": "s4", "pods_v6": "s6", "external_network": "e"}
         pki = SimpleNamespace(file=lambda name: Path("/pki", name))
         lab = SimpleNamespace(settings=self.lab(), kubernetes=SimpleNamespace(pki=pki))
         full = kuryr.configuration(lab, Path("/token"), facts)
