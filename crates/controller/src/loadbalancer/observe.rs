@@ -232,7 +232,9 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
     }
     found.listeners = access.client.listeners(balancer).await?.into_iter().map(listener).collect();
     for pool in access.client.lb_pools(balancer).await? {
-        let members = access.client.members(&pool.id).await?.into_iter().map(|member| FoundMember {
+        let members = access.client.members(&pool.id).await?.into_iter();
+        // What Octavia is about to delete is not there any more: asking for it twice helps nobody.
+        let members = members.filter(|member| !member.is_leaving()).map(|member| FoundMember {
             address: member.address,
             port: member.protocol_port,
             subnet: member.subnet_id,

@@ -11,7 +11,10 @@ use http::Method;
 use kuryr_types::{LbPoolId, SubnetId};
 use serde::{Deserialize, Serialize};
 
-use super::{load_balancer::OwnedLoadBalancer, pool::path};
+use super::{
+    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    pool::path,
+};
 use crate::{
     client::{Client, Request},
     error::Error,
@@ -28,6 +31,18 @@ pub struct Member {
     /// The subnet by which it is reached; none: that of the load balancer's address.
     #[serde(default)]
     pub subnet_id: Option<SubnetId>,
+    /// What becomes of it; `None` where it is not told.
+    #[serde(default)]
+    pub provisioning_status: Option<ProvisioningStatus>,
+}
+
+impl Member {
+    /// Says whether it is on its way out: provider ovn may call the load balancer `ACTIVE` before that is done.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let status = self.provisioning_status.as_ref();
+        matches!(status, Some(ProvisioningStatus::PendingDelete | ProvisioningStatus::Deleted))
+    }
 }
 
 /// A member to be.
@@ -93,7 +108,9 @@ mod tests {
             Method::GET => Some(Reply::Json(
                 200,
                 json!({"members": [{"id": "m", "name": "d/web-0:80", "address": "fd00::7", "protocol_port": 80,
-                    "weight": 1, "subnet_id": null, "backup": false, "tags": []}], "members_links": []}),
+                    "weight": 1, "subnet_id": null, "backup": false, "tags": [], "provisioning_status": "ACTIVE"},
+                    {"id": "o", "address": "fd00::9", "protocol_port": 80, "provisioning_status": "PENDING_DELETE"}],
+                    "members_links": []}),
             )),
             _ if asked.path.contains("busy") => Some(Reply::Json(
                 409,
@@ -104,6 +121,7 @@ mod tests {
         .await;
         let found = client.members(&"p".into()).await.unwrap();
         assert_eq!((found[0].address.to_string().as_str(), &found[0].subnet_id), ("fd00::7", &None));
+        assert!(!found[0].is_leaving() && found[1].is_leaving());
         let member = MemberCreate {
             name: "d/web-1:80".to_owned(),
             address: "fd00::8".parse().unwrap(),
