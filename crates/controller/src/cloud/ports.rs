@@ -132,20 +132,30 @@ impl PortIndex {
         Listing(self.lock().tick())
     }
 
+    /// Ports that are known and not in a list, unless they were written since it was begun.
+    pub(crate) fn vanished(&self, listing: &Listing, ports: &[OwnedPort]) -> Vec<PortId> {
+        let state = self.lock();
+        let listed: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
+        state
+            .ports
+            .keys()
+            .filter(|id| !listed.contains(id) && !state.is_newer(id, listing))
+            .cloned()
+            .collect()
+    }
+
     /// Takes a list over.
     pub(crate) fn end(&self, listing: Listing, owner: &Owner, ports: Vec<OwnedPort>) {
+        let vanished = self.vanished(&listing, &ports);
         let mut state = self.lock();
-        let newer = |state: &State, id: &PortId| state.written.get(id).is_some_and(|at| *at > listing.0);
-        let listed: BTreeSet<PortId> = ports.iter().map(|port| port.id.clone()).collect();
-        let vanished: Vec<PortId> = state.ports.keys().filter(|id| !listed.contains(*id)).cloned().collect();
         for id in vanished {
-            if !newer(&state, &id) {
+            if !state.is_newer(&id, &listing) {
                 state.erase(&id);
                 state.fresh.remove(&id);
             }
         }
         for port in ports {
-            if !newer(&state, &port.id) {
+            if !state.is_newer(&port.id, &listing) {
                 state.write(owner, port);
             }
         }
@@ -162,6 +172,11 @@ impl State {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    /// Whether a port was written since a list was begun.
+    fn is_newer(&self, id: &PortId, listing: &Listing) -> bool {
+        self.written.get(id).is_some_and(|at| *at > listing.0)
     }
 
     fn named_for(&self, node: &str) -> impl Iterator<Item = &PortId> {

@@ -5,14 +5,26 @@
 //!
 //! Before each list the ports are looked for that were made and not tagged, by us or by a leader before us that ended
 //! in between; with their tags the list shows them, and planning finds a use or an end for them.
+//!
+//! A list in which a known port is missing is believed if that port, asked for by its id, is not there either: a Neutron
+//! server that had just been started was seen to answer 200 with no ports at all.
 
 use std::time::Duration;
 
-use kuryr_openstack::neutron::port::PortFilter;
+use kuryr_openstack::neutron::port::{OwnedPort, PortFilter};
+use kuryr_types::PortId;
 use tokio_util::sync::CancellationToken;
 
 use super::Key;
-use crate::{cloud::facts::Access, error::Result, term::Term, wiring::World};
+use crate::{
+    cloud::{
+        facts::Access,
+        ports::{Listing, PortIndex},
+    },
+    error::Result,
+    term::Term,
+    wiring::World,
+};
 
 /// Distance between lists that fail.
 const LIST_AGAIN: Duration = Duration::from_secs(5);
@@ -55,11 +67,32 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
         tracing::warn!(%error, "could not tag ports that were made without their tags");
     }
     let ports = access.client.owned_ports(&PortFilter::new(&access.ownership)).await?;
+    if let Some(port) = left_out(access, &term.ports, &listing, &ports).await? {
+        tracing::warn!(%port, listed = ports.len(), "Neutron's list of our ports leaves out one that is there");
+        return Ok(false);
+    }
     term.ports.end(listing, &access.owner, ports);
     world.figures.ports.set(i64::try_from(term.ports.len()).unwrap_or(i64::MAX));
     world.add_all_nodes();
     world.look_at(Key::Orphans);
     Ok(true)
+}
+
+/// A port that is there and ours and not in the list. One is asked for: of those that somebody deleted there may be many.
+async fn left_out(
+    access: &Access,
+    known: &PortIndex,
+    listing: &Listing,
+    ports: &[OwnedPort],
+) -> Result<Option<PortId>> {
+    let Some(id) = known.vanished(listing, ports).into_iter().next() else { return Ok(None) };
+    match access.client.owned_port(&access.ownership, &id).await {
+        Ok(_) => Ok(Some(id)),
+        Err(error) if error.is_not_found() || matches!(error, kuryr_openstack::Error::Foreign { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Tags what was made and not tagged.
@@ -79,7 +112,38 @@ async fn tag(access: &Access, term: &Term) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use kuryr_openstack::neutron::port::PortCreate;
+
     use super::*;
+    use crate::cloud::fake::{FakeCloud, lock};
+
+    #[tokio::test]
+    async fn a_list_that_leaves_out_what_is_there_is_not_believed() {
+        let cloud = Arc::new(FakeCloud::default());
+        let (access, known) = (cloud.access(), PortIndex::new());
+        let name = kuryr_planning::ownership::pool_port_name("w1");
+        let wanted = PortCreate {
+            device_owner: kuryr_api::names::POD_DEVICE_OWNER.into(),
+            ..PortCreate::on("n".into(), name)
+        };
+        let made = access.client.create_ports(&access.ownership, &[wanted]).await.unwrap();
+        let id = made[0].id.clone();
+        known.end(known.begin(), &access.owner, made);
+        let listing = known.begin();
+        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), Some(id.clone()));
+        let all = access.client.owned_ports(&PortFilter::new(&access.ownership)).await.unwrap();
+        assert_eq!(left_out(&access, &known, &listing, &all).await.unwrap(), None);
+        // Somebody took our tags off it, or deleted it.
+        lock(&cloud.ports)[0]["tags"] = serde_json::json!([]);
+        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), None);
+        lock(&cloud.ports).clear();
+        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), None);
+        // What was written since says nothing about the list.
+        known.remove(&id);
+        assert_eq!(known.vanished(&listing, &[]), []);
+    }
 
     #[test]
     fn a_new_leader_lists_again_until_no_request_of_the_last_one_can_be_under_way() {
