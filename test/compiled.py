@@ -7,6 +7,7 @@
 Only what belongs to crates from the registry is kept, a folder per set of inputs: the lock file, all manifests, the compiler
 and its flags. Cargo looks at whatever is restored as at its own: what does not fit is compiled again. It runs as the builder.
 """
+import argparse
 import hashlib
 import json
 import os
@@ -93,25 +94,24 @@ def keep(root: Path, only: str | None = None) -> None:
     kept, target = cache() / name(root), root / "target"
     own = members(root)
     for profile in profiles(target):
-        if str(profile) == (only or str(profile)) and not (kept / profile).exists():
+        if only in (None, str(profile)) and not (kept / profile).exists():
             copy(target / profile, kept / profile, third_party(target / profile, own))
     sets = sorted((path for path in cache().iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in sets[MOST:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
     """Do what is asked; a disk that is full costs time and nothing else."""
-    todo = {("restore",): lambda: restore(ROOT), ("keep",): lambda: keep(ROOT)}.get(tuple(words))
-    if words[:1] == ["keep"] and len(words) == 2:
-        todo = lambda: keep(ROOT, words[1])  # noqa: E731
-    if todo is None:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("restore", "keep"))
+    parser.add_argument("profile", nargs="?", help="keep no other; all if none is named")
+    asked = parser.parse_args()
     try:
-        todo()
+        restore(ROOT) if asked.what == "restore" else keep(ROOT, asked.profile)
     except OSError as error:
         print(f"compiled crates are not shared: {error}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -216,7 +216,7 @@ class Echo:
             made.close()
 
 
-# Between two questions. Hundreds of connections a second make Open vSwitch 3.1 die of its assertion (see `e2e/README.md`).
+# Between two questions. At sixty connections a second Open vSwitch 3.1 died of its assertion (see `e2e/README.md`).
 PAUSE_SECONDS = 0.1
 
 
