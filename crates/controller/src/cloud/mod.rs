@@ -3,7 +3,8 @@
 //! [`facts`] asks for what the configuration names and goes on asking: a cloud that is down or a subnet that does not
 //! exist is a problem that nodes are told of, never the end of the process. [`ports`] holds our ports as the last list
 //! and our own writes since tell them. [`trunks`] and [`servers`] do the same for what carries ports to nodes that are
-//! servers of the cloud. [`plugs`] holds what Neutron is to call ACTIVE. [`problem`] puts errors into words for people.
+//! servers of the cloud, with [`hold_ups`] after changes that failed. [`plugs`] holds what Neutron is to call ACTIVE.
+//! [`problem`] puts errors into words for people.
 
 // What pods get.
 pub(crate) mod facts;
@@ -15,6 +16,8 @@ pub(crate) mod trunks;
 pub(crate) mod plugs;
 // Ports of such nodes themselves.
 pub(crate) mod servers;
+// What is left alone after a change that failed.
+mod hold_ups;
 // Errors for people.
 pub(crate) mod problem;
 

@@ -11,7 +11,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
-    time::Duration,
 };
 
 use kuryr_api::kuryrnode::Problem;
@@ -24,19 +23,15 @@ use kuryr_planning::{
     pool::{
         Millis, Servers,
         server::{Limit, Pair, ServerPort, pairs_of},
-        trunk::{self, Candidate, HeldUp},
+        trunk::{self, Candidate},
     },
 };
 use kuryr_types::{PortId, ProjectId};
 
-use super::trunks::{Asked, candidate};
-use crate::config::millis;
-
-/// Distances between changes of a port that fail. Another user of the port that was faster is done by then.
-const AGAIN_FIRST: Duration = Duration::from_millis(200);
-const AGAIN_MOST: Duration = Duration::from_secs(20);
-/// How often in a row another user may be faster before that is told.
-const TOLD_AFTER: u32 = 3;
+use super::{
+    hold_ups::HoldUps,
+    trunks::{Asked, candidate},
+};
 
 /// Ports of servers.
 #[derive(Debug, Default)]
@@ -55,7 +50,7 @@ struct State {
     /// Ports of which nothing is known, since when.
     doubted: BTreeMap<PortId, u64>,
     /// Ports whose last change failed, and how often in a row.
-    held_up: BTreeMap<PortId, (HeldUp, u32)>,
+    held_up: HoldUps<PortId>,
     /// How many pairs Neutron lets a port have, where that was hit.
     limits: BTreeMap<PortId, Limit>,
 }
@@ -139,7 +134,7 @@ impl ServerIndex {
         }
         state.doubted.retain(|_, since| *since > look.0);
         let is_there = |id: &PortId| looked.ports.contains_key(id);
-        state.held_up.retain(|id, _| is_there(id));
+        state.held_up.retain(is_there);
         state.limits.retain(|id, _| is_there(id));
         state.looked = Some(looked);
     }
@@ -147,7 +142,7 @@ impl ServerIndex {
     /// Notes a port as Neutron answered to a change that began with `look`.
     pub(crate) fn changed(&self, look: Look, port: Port) {
         let mut state = self.lock();
-        state.held_up.remove(&port.id);
+        state.held_up.end(&port.id);
         // More than the bound is proof that it was raised.
         let count = port.allowed_address_pairs.len();
         state.limits.retain(|id, limit| *id != port.id || count <= limit.pairs);
@@ -201,12 +196,7 @@ impl ServerIndex {
     /// Notes that a change failed. `shared` tells that another user of the port was faster, which is no problem unless it
     /// goes on.
     pub(crate) fn hold_up(&self, id: &PortId, now: Millis, shared: bool, problem: Problem) {
-        let mut state = self.lock();
-        let times = state.held_up.get(id).map_or(0, |(_, times)| *times);
-        let wait = (AGAIN_FIRST * 2u32.saturating_pow(times.min(16))).min(AGAIN_MOST);
-        let problem = Some(problem).filter(|_| !shared || times + 1 >= TOLD_AFTER);
-        let held_up = HeldUp { until: now + millis(wait), problem };
-        state.held_up.insert(id.clone(), (held_up, times + 1));
+        self.lock().held_up.add(id, now, shared, problem);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -258,8 +248,7 @@ impl State {
         if ports.keys().any(|id| self.doubted.contains_key(id)) {
             return None;
         }
-        let held_up = self.held_up.iter().filter(|(id, _)| ports.contains_key(*id));
-        let held_up = held_up.map(|(id, (held_up, _))| (id.clone(), held_up.clone())).collect();
+        let held_up = self.held_up.of(|id| ports.contains_key(id));
         Some(Servers { node, ports, held_up })
     }
 }

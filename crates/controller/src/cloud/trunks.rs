@@ -11,7 +11,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Mutex,
-    time::Duration,
 };
 
 use kuryr_api::kuryrnode::Problem;
@@ -21,17 +20,11 @@ use kuryr_openstack::{
 };
 use kuryr_planning::pool::{
     Millis, Trunks,
-    trunk::{self, Attachment, Candidate, HeldUp, Sight, TrunkCondition},
+    trunk::{self, Attachment, Candidate, Sight, TrunkCondition},
 };
 use kuryr_types::{MacAddr, PortId, ProjectId, TrunkId};
 
-use crate::config::millis;
-
-/// Distances between changes of a trunk that fail. Another user of the trunk that was faster is done by then.
-const AGAIN_FIRST: Duration = Duration::from_millis(200);
-const AGAIN_MOST: Duration = Duration::from_secs(20);
-/// How often in a row another user may be faster before that is told.
-const TOLD_AFTER: u32 = 3;
+use super::hold_ups::HoldUps;
 
 /// Trunks of our project.
 #[derive(Debug, Default)]
@@ -50,7 +43,7 @@ struct State {
     /// Trunks of which nothing is known, since when.
     doubted: BTreeMap<TrunkId, u64>,
     /// Trunks whose last change failed, and how often in a row.
-    held_up: BTreeMap<TrunkId, (HeldUp, u32)>,
+    held_up: HoldUps<TrunkId>,
 }
 
 #[derive(Debug)]
@@ -108,7 +101,7 @@ impl TrunkIndex {
         if concerned.iter().any(|trunk| state.doubted.contains_key(trunk)) {
             return None;
         }
-        let held_up = state.held_up_of(&concerned);
+        let held_up = state.held_up.of(|id| concerned.contains(id));
         Some(Trunks { node, attached, held_up })
     }
 
@@ -116,8 +109,9 @@ impl TrunkIndex {
     pub(crate) fn of_ports(&self, ids: impl Iterator<Item = PortId>) -> Option<Trunks> {
         let state = self.lock();
         let attached = state.looked.as_ref().filter(|_| state.doubted.is_empty())?.attached(&ids.collect());
-        let concerned = attached.values().map(|at| at.trunk.clone()).collect();
-        Some(Trunks { node: Sight::NoPort, attached, held_up: state.held_up_of(&concerned) })
+        let concerned: BTreeSet<&TrunkId> = attached.values().map(|at| &at.trunk).collect();
+        let held_up = state.held_up.of(|id| concerned.contains(id));
+        Some(Trunks { node: Sight::NoPort, attached, held_up })
     }
 
     /// The trunk, as calls need it.
@@ -148,7 +142,7 @@ impl TrunkIndex {
         state.doubted.retain(|_, since| *since > look.0);
         state.written.retain(|_, at| *at > look.0);
         let known = looked.trunks.keys().cloned().collect::<BTreeSet<_>>();
-        state.held_up.retain(|id, _| known.contains(id));
+        state.held_up.retain(|id| known.contains(id));
         state.looked = Some(looked);
     }
 
@@ -156,7 +150,7 @@ impl TrunkIndex {
     /// moment, and the answer is from within: its status is kept.
     pub(crate) fn changed(&self, look: Look, trunk: Trunk) {
         let status = self.get(&trunk.id).map_or_else(|| trunk.status.clone(), |before| before.status);
-        self.held_up_no_more(&trunk.id);
+        self.lock().held_up.end(&trunk.id);
         self.insert(look, Trunk { status, ..trunk });
     }
 
@@ -210,30 +204,14 @@ impl TrunkIndex {
         self.lock().looked = None;
     }
 
-    fn held_up_no_more(&self, id: &TrunkId) {
-        self.lock().held_up.remove(id);
-    }
-
     /// Notes that a change failed. `shared` tells that another user of the trunk was faster, which is no problem unless
     /// it goes on.
     pub(crate) fn hold_up(&self, id: &TrunkId, now: Millis, shared: bool, problem: Problem) {
-        let mut state = self.lock();
-        let times = state.held_up.get(id).map_or(0, |(_, times)| *times);
-        let wait = (AGAIN_FIRST * 2u32.saturating_pow(times.min(16))).min(AGAIN_MOST);
-        let problem = Some(problem).filter(|_| !shared || times + 1 >= TOLD_AFTER);
-        let held_up = HeldUp { until: now + millis(wait), problem };
-        state.held_up.insert(id.clone(), (held_up, times + 1));
+        self.lock().held_up.add(id, now, shared, problem);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn held_up_of(&self, trunks: &BTreeSet<TrunkId>) -> BTreeMap<TrunkId, HeldUp> {
-        let held_up = self.held_up.iter().filter(|(id, _)| trunks.contains(*id));
-        held_up.map(|(id, (held_up, _))| (id.clone(), held_up.clone())).collect()
     }
 }
 

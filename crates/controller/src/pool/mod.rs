@@ -15,6 +15,8 @@ pub(crate) mod creations;
 pub(crate) mod listing;
 // Looks at ports that Neutron is to call ACTIVE.
 pub(crate) mod plugs;
+// When trunks and ports of servers are looked at.
+mod looks;
 // Trunks: looks at them, and changes.
 pub(crate) mod trunks;
 // Ports of servers: looks at them, and changes of their pairs.

@@ -4,7 +4,7 @@
 //! port's revision number; then the port is read again, planned anew, and left alone for a while, longer each time in a
 //! row.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use kuryr_api::kuryrnode::{KuryrNode, Problem};
@@ -17,7 +17,7 @@ use kuryr_planning::{
 use kuryr_types::PortId;
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, trunks};
+use super::{Key, looks, trunks};
 use crate::{
     cloud::{
         facts::Access,
@@ -30,12 +30,6 @@ use crate::{
     term::Term,
     wiring::World,
 };
-
-/// Distance between looks that fail.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// While a node's port is missing or does not work, or nobody hears of the node: first and greatest distance between looks.
-const MISSING_FIRST: Duration = Duration::from_secs(5);
-const MISSING_MOST: Duration = Duration::from_secs(30);
 
 /// Ports with their pairs, as steps name them.
 pub(super) type Ports = [(PortId, Vec<Pair>)];
@@ -89,33 +83,8 @@ fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World
 /// Looks at ports of servers while something depends on them: when it begins to, when a change leaves doubt, and every
 /// few minutes; more often while one is missing or does not work, or Kubernetes has lost a node.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
-    let mut distance = MISSING_FIRST;
-    loop {
-        let wait = match look(world, term).await {
-            Ok(true) => {
-                distance = MISSING_FIRST;
-                world.config.cloud.list_period
-            }
-            Ok(false) => {
-                let now = distance;
-                distance = (distance * 2).min(MISSING_MOST);
-                now
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not look at ports of servers");
-                tokio::select! {
-                    () = over.cancelled() => return,
-                    // Whoever asks meanwhile does not make a cloud that fails be asked more often.
-                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
-                }
-            }
-        };
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = world.servers_soon.notified() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
+    let look = || look(world, term);
+    looks::run("ports of servers", look, &world.servers_soon, world.config.cloud.list_period, over).await;
 }
 
 /// One look. Tells whether everything was found that was looked for, of nodes that are heard of.

@@ -3,7 +3,7 @@
 //! A trunk has other users. Whatever one of them did meanwhile makes Neutron refuse a change as a whole; then the trunk
 //! is read again, planned anew, and left alone for a while, longer each time in a row.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use futures::FutureExt;
 use kuryr_api::{kuryrnode::KuryrNode, names::MODE_LABEL};
@@ -19,7 +19,7 @@ use kuryr_planning::{
 use kuryr_types::{PortId, TrunkId};
 use tokio_util::sync::CancellationToken;
 
-use super::Key;
+use super::{Key, looks};
 use crate::{
     cloud::{
         facts::Access,
@@ -33,11 +33,6 @@ use crate::{
 
 /// What Kubernetes sets on a Node of which it has not heard for a while.
 pub(crate) const UNREACHABLE_TAINT: &str = "node.kubernetes.io/unreachable";
-/// Distance between looks that fail.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// While a node's trunk is missing, or nobody hears of the node: first and greatest distance between looks.
-const MISSING_FIRST: Duration = Duration::from_secs(5);
-const MISSING_MOST: Duration = Duration::from_secs(30);
 
 /// What a Node says of how ports reach it.
 pub(super) fn facts(node: Option<&slim::Node>) -> NodeFacts {
@@ -94,33 +89,8 @@ fn asked(record: &KuryrNode, facts: &NodeFacts, ports: &[OurPort], world: &World
 /// Looks at trunks while something depends on them: when it begins to, when a change leaves doubt, when Kubernetes has lost
 /// a node, and every few minutes; more often while one is missing or a node is lost, as its parent port may be why.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
-    let mut distance = MISSING_FIRST;
-    loop {
-        let wait = match look(world, term).await {
-            Ok(true) => {
-                distance = MISSING_FIRST;
-                world.config.cloud.list_period
-            }
-            Ok(false) => {
-                let now = distance;
-                distance = (distance * 2).min(MISSING_MOST);
-                now
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not look at trunks");
-                tokio::select! {
-                    () = over.cancelled() => return,
-                    // Whoever asks meanwhile does not make a cloud that fails be asked more often.
-                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
-                }
-            }
-        };
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = world.trunks_soon.notified() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
+    let look = || look(world, term);
+    looks::run("trunks", look, &world.trunks_soon, world.config.cloud.list_period, over).await;
 }
 
 /// One look. Tells whether everything was found that was looked for, of nodes that are heard of.
