@@ -35,6 +35,11 @@ class CountsTest(unittest.TestCase):
         self.assertEqual(run.summary("0 passed, 0 failed\n"), (0, 1))
         self.assertEqual(run.summary("4 passed, 0 failed\n"), (4, 0))
 
+    def test_what_failed_is_named_first_few_of_it(self):
+        text = "ok 1\nfailed: first-pod: pings: lost\ntest joint::far ... FAILED\ntest joint::near ... ok\nFAIL: test_x (a.B)\n1 passed, 2 failed\n"
+        self.assertEqual(run.named(text), ["    first-pod: pings: lost", "    test joint::far ... FAILED", "    FAIL: test_x (a.B)"])
+        self.assertEqual(len(run.named("failed: x\n" * 50)), run.NAMED_LINES)
+
 
 if __name__ == "__main__":
     unittest.main()
