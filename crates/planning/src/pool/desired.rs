@@ -170,7 +170,7 @@ impl<'a> Draft<'a> {
             self.own_port(class);
             self.create(class, supply);
         }
-        self.delete_condemned();
+        self.delete_condemned(status);
         self.describe();
     }
 
@@ -400,9 +400,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Deletes condemned ports that have rested.
-    pub(super) fn delete_condemned(&mut self) {
+    pub(super) fn delete_condemned(&mut self, status: &KuryrNodeStatus) {
         for port in self.unpublished(Purpose::Condemned) {
-            if self.detach(port) && self.has_rested(port, RestReason::Condemned) {
+            if let Some(claim) = status.claims.get(&port.id) {
+                // Condemned by a call that came late, after the port was offered, and somebody deleted the record.
+                self.offer_claimed(port, claim.generation);
+            } else if self.detach(port) && self.has_rested(port, RestReason::Condemned) {
                 self.deletable.push(port.id.clone());
             }
         }

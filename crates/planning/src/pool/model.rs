@@ -746,7 +746,9 @@ impl World {
     /// Everything arrives and nothing goes wrong, until nothing is left to do. Panics if that does not happen.
     pub(super) fn settle(&mut self) {
         self.all_late_calls_arrive();
-        self.segments.heal(&mut self.neutron);
+        // A port that is alone on its trunk is not replaced: nothing shows that another would do.
+        let troubled = usize::from(self.bounds().1 > 0);
+        self.segments.heal(troubled, &mut self.neutron);
         self.pairs.heal();
         for round in 0..900 {
             self.leader_lists();

@@ -162,6 +162,7 @@ fn meddle(
 fn rule() -> impl Strategy<Value = Rule> {
     prop_oneof![
         Just(Rule::Learned { least: 3, most: 9 }),
+        Just(Rule::Learned { least: 0, most: 0 }),
         Just(Rule::Upstream { min: 2, batch: 3, max: 0 }),
         Just(Rule::Upstream { min: 2, batch: 3, max: 6 }),
     ]
