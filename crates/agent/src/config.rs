@@ -13,6 +13,7 @@ use kuryr_conf::{
 };
 use kuryr_datapath::JoinChoice;
 use kuryr_kubernetes::client::ClientConfig;
+use kuryr_planning::service::ExternalRanges;
 
 use crate::error::{Error, Result};
 
@@ -47,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) joining: JoinChoice,
     /// Whether Services are served here, and not by another proxy.
     pub(crate) serves_services: bool,
+    /// Where Services may have external addresses.
+    pub(crate) external_ranges: ExternalRanges,
     /// Cgroup under which the node's processes run; all of the machine's if absent.
     pub(crate) cgroup_dir: Option<PathBuf>,
     /// Folder in which the runtime looks for CNI configurations.
@@ -102,6 +105,7 @@ impl Config {
                 .get(&kubernetes::ENABLED_HANDLERS)?
                 .iter()
                 .any(|name| name == SERVICE_HANDLER),
+            external_ranges: external_ranges(conf)?,
             cgroup_dir: conf.get(&cni_daemon::CGROUP_DIR)?,
             cni_conf_dir: conf.get(&cni_daemon::CNI_CONF_DIR)?,
             netns_dir: conf.get(&cni_daemon::NETNS_DIR)?,
@@ -127,6 +131,13 @@ fn node_name(conf: &Conf) -> Result<String> {
     let host = || machine().map(|name| name.to_lowercase());
     let named = |name: &String| !name.is_empty();
     written.filter(named).or_else(|| environment().filter(named)).or_else(host).ok_or(Error::NoNodeName)
+}
+
+fn external_ranges(conf: &Conf) -> Result<ExternalRanges> {
+    let option = &kubernetes::SERVICE_EXTERNAL_IP_RANGES;
+    let expected = "expected prefixes such as 203.0.113.0/24, those that are left out with `!` in front";
+    let wrong = |element: String| conf.invalid(option, expected, format!("correct `{element}`"));
+    Ok(ExternalRanges::read(&conf.get(option)?).map_err(wrong)?)
 }
 
 fn machine() -> Option<String> {
@@ -171,6 +182,18 @@ mod tests {
         let got = got.map(|config| (config.node_name, config.ovsdb_socket.display().to_string()));
         let expect = expect.map(|(node, socket)| (node.to_owned(), socket.to_owned()));
         assert_eq!(got, expect, "{text}");
+    }
+
+    #[test]
+    fn external_addresses_are_in_prefixes_or_nowhere() {
+        for (ranges, expect) in [("", Some(true)), ("203.0.113.0/24, !203.0.113.1", Some(false)), ("x", None)]
+        {
+            let text =
+                format!("[cni_daemon]\nnode_name = n\n[kubernetes]\nservice_external_ip_ranges = {ranges}\n");
+            let conf = Conf::from_texts(&[("kuryr.conf", text.as_str())]).unwrap();
+            let read = Config::resolve(&conf).map(|config| config.external_ranges.is_empty());
+            assert_eq!(read.ok(), expect, "{ranges}");
+        }
     }
 
     #[test]

@@ -276,7 +276,9 @@ fn assemble(
     let (slices, slice_watch) = watch::<slim::EndpointSlice>(Api::all(client.clone()), with_addresses);
 
     let queue = |name| QueueConfig { backoff: BACKOFF, parked: PARKED, ..QueueConfig::new(name) };
-    let services = Services::new(services, slices, queue("services"));
+    let (all_nodes, all_node_watch) = watch::<slim::Node>(Api::all(client.clone()), WatchConfig::default());
+    let ranges = config.external_ranges.clone();
+    let services = Services::new(services, slices, all_nodes, ranges, queue("services"));
     let queue = Queue::new(queue("agent"));
     let state = State::new();
     let pods = Pods::new(pod_store, client.clone(), name);
@@ -312,7 +314,8 @@ fn assemble(
     };
     let stop = running.stop.clone();
     let of_record = world.clone();
-    running.tasks.spawn(record_watch.run(stop.clone(), move |_| {
+    running.tasks.spawn(record_watch.run(stop.clone(), move |change| {
+        of_record.services.on_record(change);
         of_record.queue.add(Work::Start);
         of_record.queue.add(Work::Uplinks);
     }));
@@ -326,7 +329,9 @@ fn assemble(
         let of_services = world.services.clone();
         running.tasks.spawn(service_watch.run(stop.clone(), move |change| of_services.on_service(change)));
         let of_slices = world.services.clone();
-        running.tasks.spawn(slice_watch.run(stop, move |change| of_slices.on_slice(change)));
+        running.tasks.spawn(slice_watch.run(stop.clone(), move |change| of_slices.on_slice(change)));
+        let of_nodes = world.services.clone();
+        running.tasks.spawn(all_node_watch.run(stop, move |change| of_nodes.on_node(change)));
     }
     world
 }
@@ -500,6 +505,7 @@ pub(crate) mod fake {
     use std::{collections::BTreeMap, path::Path};
 
     use kuryr_conf::Conf;
+    use kuryr_planning::service::ExternalRanges;
 
     use super::*;
     use crate::{
@@ -551,7 +557,13 @@ pub(crate) mod fake {
                 pods,
                 views: Store::new(silence),
                 sandboxes,
-                services: Services::new(Store::new(silence), Store::new(silence), QueueConfig::new("test")),
+                services: Services::new(
+                    Store::new(silence),
+                    Store::new(silence),
+                    Store::new(silence),
+                    ExternalRanges::default(),
+                    QueueConfig::new("test"),
+                ),
                 queue,
                 metrics,
                 client,

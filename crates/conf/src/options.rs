@@ -251,6 +251,11 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
               Services; without it Services are left to another proxy. The others have no effect: what this version \
               provides is on."),
         why("Upstream serves Services by default; two proxies on one node would both serve them.");
+    SERVICE_EXTERNAL_IP_RANGES: Vec<String> = "service_external_ip_ranges", "", new_here(), reader(Reader::Agent),
+        help("Prefixes in which Services may have `spec.externalIPs`, and with `!` in front what is left out of them, such as \
+              `203.0.113.0/24, !203.0.113.1`. Addresses of nodes, of pods and of the API server are refused in any case; \
+              leave out what else must not be taken from its clients, such as OpenStack's own services."),
+        why("Whoever may write a Service could take the traffic to any address (CVE-2020-8554).");
     USE_EVENTS: bool = "use_events", "true",
         help("Whether Events are written to the objects that a problem concerns.");
     CLUSTER_ID: Option<String> = "cluster_id", "", new_here(), reader(Reader::Controller),

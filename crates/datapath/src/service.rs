@@ -29,7 +29,7 @@ use aya::{
 };
 use kuryr_ebpf_maps::{
     SERVICE_LAYOUT_VERSION,
-    service::{Backend, BackendKey, MemberKey, Outcome, Service, ServiceKey, UDP},
+    service::{Backend, BackendKey, MemberKey, NodeKey, Outcome, Service, ServiceKey, UDP},
 };
 
 use crate::{
@@ -82,6 +82,8 @@ pub struct ServiceContents {
     pub backends: BTreeMap<BackendKey, Backend>,
     /// Slots of endpoints.
     pub members: BTreeMap<MemberKey, u32>,
+    /// Whose addresses of nodes are, as numbers of [`NodeKind`](kuryr_ebpf_maps::service::NodeKind).
+    pub nodes: BTreeMap<NodeKey, u32>,
 }
 
 /// How often what became of clients' attempts.
@@ -255,6 +257,7 @@ impl Services {
             services,
             backends: pairs(&self.maps.backends, "backends")?.into_iter().collect(),
             members: pairs(&self.maps.members, "members")?.into_iter().collect(),
+            nodes: pairs(&self.maps.nodes, "nodes")?.into_iter().collect(),
         })
     }
 
@@ -312,6 +315,24 @@ impl Services {
         take(&mut self.maps.members, "members", key)
     }
 
+    /// Writes whose an address of a node is: a number of [`NodeKind`](kuryr_ebpf_maps::service::NodeKind).
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn put_node(&mut self, key: NodeKey, kind: u32) -> Result<()> {
+        put(&mut self.maps.nodes, "nodes", key, kind)
+    }
+
+    /// Deletes an address of a node: ports of nodes are not served there any more.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn delete_node(&mut self, key: &NodeKey) -> Result<()> {
+        take(&mut self.maps.nodes, "nodes", key)
+    }
+
     /// Reads how often what became of clients' attempts, since the maps were made.
     ///
     /// # Errors
@@ -336,6 +357,7 @@ struct Maps {
     services: HashMap<MapData, ServiceKey, Service>,
     backends: HashMap<MapData, BackendKey, Backend>,
     members: HashMap<MapData, MemberKey, u32>,
+    nodes: HashMap<MapData, NodeKey, u32>,
     outcomes: PerCpuArray<MapData, u64>,
 }
 
@@ -350,11 +372,12 @@ impl Maps {
         let mut map =
             |name: &'static str| programs.take_map(name).ok_or(Error::ObjectIncomplete { what: name });
         let (services, backends) = (map("services")?, map("backends")?);
-        let (members, outcomes) = (map("members")?, map("outcomes")?);
+        let (members, nodes, outcomes) = (map("members")?, map("nodes")?, map("outcomes")?);
         Ok(Self {
             services: services.try_into().map_err(map_failed("services"))?,
             backends: backends.try_into().map_err(map_failed("backends"))?,
             members: members.try_into().map_err(map_failed("members"))?,
+            nodes: nodes.try_into().map_err(map_failed("nodes"))?,
             outcomes: outcomes.try_into().map_err(map_failed("outcomes"))?,
         })
     }

@@ -12,6 +12,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
@@ -23,7 +24,9 @@ use std::{
 };
 
 use kuryr_datapath::{Services, ServicesConfig, cgroup, pinned_link::PinnedLink};
-use kuryr_ebpf_maps::service::{Backend, BackendKey, MemberKey, Service, ServiceKey, TCP, UDP};
+use kuryr_ebpf_maps::service::{
+    Backend, BackendKey, MemberKey, NodeKey, NodeKind, Scope, Service, ServiceKey, TCP, UDP,
+};
 use world::{Pins, SOON, Space, until};
 
 const VIP4: &str = "10.96.0.7";
@@ -31,6 +34,7 @@ const VIP6: &str = "fd00:96::7";
 const MAPPED: &str = "::ffff:10.96.0.7";
 const PORT: u16 = 80;
 const TARGET: u16 = 8080;
+const NODE_PORT: u16 = 30080;
 /// Names the cgroup that the process of a client is to run in.
 const CLIENT: &str = "KURYR_TEST_CLIENT_CGROUP";
 
@@ -364,6 +368,41 @@ impl Tables {
     }
 }
 
+/// Addresses of this node and of another, in each family.
+const NODES: [(&str, NodeKind); 4] = [
+    ("192.0.2.1", NodeKind::Own),
+    ("2001:db8::1", NodeKind::Own),
+    ("192.0.2.2", NodeKind::Other),
+    ("2001:db8::2", NodeKind::Other),
+];
+
+impl Tables {
+    fn put_nodes(&mut self) {
+        for (address, kind) in NODES {
+            self.services.put_node(NodeKey::new(address.parse().unwrap()), kind as u32).unwrap();
+        }
+    }
+
+    /// Leads keys, one for each of [`Self::keys`], to what the Service leads to.
+    fn share(&mut self, key: impl Fn(&ServiceKey) -> ServiceKey) {
+        for (id, of_service, _) in Self::keys() {
+            let (generation, count) = (self.generation, self.count);
+            let value = Service { id, generation, count, affinity_seconds: self.affinity_seconds };
+            self.services.put_service(key(&of_service), value).unwrap();
+        }
+    }
+
+    /// Leads a key to one endpoint, or to none, under a number of its own.
+    fn lead_one(&mut self, key: ServiceKey, id: u32, endpoint: Option<IpAddr>) {
+        if let Some(address) = endpoint {
+            let place = BackendKey { service: id, generation: 1, slot: 0 };
+            self.services.put_backend(place, Backend::new(address, TARGET, 1)).unwrap();
+        }
+        let value = Service { id, generation: 1, count: u32::from(endpoint.is_some()), affinity_seconds: 0 };
+        self.services.put_service(key, value).unwrap();
+    }
+}
+
 fn both(address: &str) -> BTreeSet<String> {
     ["a", "b"].map(|name| format!("{address} {name}")).into()
 }
@@ -638,4 +677,133 @@ fn the_probe_answers_only_where_programs_run() {
         assert_eq!(client.ask(&format!("udp {probe} 9")), "ConnectionRefused");
     }
     assert!(!tables.services.read().unwrap().services.keys().any(|key| key.port() == 9), "not the caller's");
+}
+
+/// Kubernetes, "type: NodePort": each node proxies that port into your Service.
+#[test]
+fn a_port_of_nodes_is_reached_at_every_address_of_every_node() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.put_nodes();
+    tables.lead_to(&[0, 1]);
+    tables.share(|key| ServiceKey::of_nodes(Scope::Nodes, key.address().is_ipv4(), NODE_PORT, key.protocol));
+    let mut client = Client::new(&net.client, &cgroup);
+    for address in ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2", "::ffff:192.0.2.2"] {
+        for how in ["tcp", "udp", "send"] {
+            let reached: BTreeSet<String> =
+                (0..TIMES).map(|_| client.ask(&format!("{how} {address} {NODE_PORT}"))).collect();
+            assert_eq!(reached, both(address), "{how}");
+        }
+    }
+    // A socket that is not connected keeps its endpoint, and is told the address that it sent to.
+    let first = client.ask(&format!("send 192.0.2.2 {NODE_PORT}"));
+    for _ in 0..TIMES {
+        assert_eq!(client.ask(&format!("again 192.0.2.2 {NODE_PORT}")), first);
+    }
+    // Another port, an address of no node, and those that mean the client itself are not served.
+    assert_eq!(tables.services.outcomes().unwrap().refused, 0);
+    for (address, port) in [
+        ("192.0.2.1", PORT),
+        ("192.0.2.3", NODE_PORT),
+        ("127.0.0.1", NODE_PORT),
+        ("::1", NODE_PORT),
+        ("0.0.0.0", NODE_PORT),
+        ("::", NODE_PORT),
+    ] {
+        let answer = client.ask(&format!("tcp {address} {port}"));
+        assert!(!NAMES.iter().any(|name| answer.ends_with(&format!(" {name}"))), "{address}: {answer}");
+    }
+    assert_eq!(tables.services.outcomes().unwrap().refused, 0, "by nobody of ours");
+}
+
+/// Kubernetes, "externalTrafficPolicy: Local": at another node only its own endpoints; kube-proxy 1.36: at one's own any.
+#[test]
+fn an_address_comes_before_the_own_node_and_that_before_all_nodes() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.put_nodes();
+    let mut client = Client::new(&net.client, &cgroup);
+    let families: [(&str, &str, Family); 2] =
+        [("192.0.2.1", "192.0.2.2", v4), ("2001:db8::1", "2001:db8::2", v6)];
+    for (own, other, of) in families {
+        let is_ipv4 = of(0).is_ipv4();
+        let of_nodes = |scope| ServiceKey::of_nodes(scope, is_ipv4, NODE_PORT, TCP);
+        let exact = ServiceKey::new(other.parse().unwrap(), NODE_PORT, TCP);
+        let mut ask = |address: &str| client.ask(&format!("tcp {address} {NODE_PORT}"));
+        tables.lead_one(of_nodes(Scope::Nodes), 10, None);
+        assert_eq!((ask(own), ask(other)), ("ConnectionRefused".into(), "ConnectionRefused".into()));
+        tables.lead_one(of_nodes(Scope::OwnNode), 11, Some(of(1)));
+        tables.lead_one(exact, 12, Some(of(2)));
+        assert_eq!((ask(own), ask(other)), (format!("{own} b"), format!("{other} c")));
+        tables.services.delete_service(&exact).unwrap();
+        assert_eq!((ask(own), ask(other)), (format!("{own} b"), "ConnectionRefused".into()));
+        tables.services.delete_service(&of_nodes(Scope::OwnNode)).unwrap();
+        assert_eq!(ask(own), "ConnectionRefused");
+        tables.services.delete_node(&NodeKey::new(own.parse().unwrap())).unwrap();
+        assert_ne!(ask(own), "ConnectionRefused", "it is no node's any more");
+    }
+    assert_eq!(tables.services.read().unwrap().nodes.len(), 2);
+}
+
+#[test]
+fn addresses_of_a_service_share_its_endpoints_and_change_with_them() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    let mut client = Client::new(&net.client, &cgroup);
+    let external = |key: &ServiceKey| {
+        let address = if key.address().is_ipv4() { "203.0.113.9" } else { "2001:db8:ffff::9" };
+        ServiceKey::new(address.parse().unwrap(), PORT, key.protocol)
+    };
+    for (endpoint, name) in [(0, 'a'), (2, 'c')] {
+        tables.lead_to(&[endpoint]);
+        tables.share(external);
+        for address in [VIP4, VIP6, "203.0.113.9", "::ffff:203.0.113.9", "2001:db8:ffff::9"] {
+            for how in ["tcp", "udp", "send"] {
+                assert_eq!(client.reached(how, address, 1), only(address, name), "{how}");
+            }
+        }
+    }
+    let read = tables.services.read().unwrap();
+    assert_eq!((read.services.len(), read.backends.len()), (8, 4), "one backend for two addresses");
+}
+
+/// What the maps take of the kernel's memory, as the kernel counts it.
+fn map_bytes(pins: &Pins) -> u64 {
+    let layout = format!("services/v{}", kuryr_ebpf_maps::SERVICE_LAYOUT_VERSION);
+    let maps = fs::read_dir(pins.path().join(layout)).unwrap();
+    let bytes = maps.map(|entry| {
+        let map = aya::maps::MapData::from_pin(entry.unwrap().path()).unwrap();
+        let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let text = fs::read_to_string(info).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    });
+    bytes.sum()
+}
+
+/// The arithmetic is in `docs/services.md`.
+#[test]
+fn ten_thousand_dual_stack_services_with_a_hundred_thousand_endpoints_take_less_than_32_mib() {
+    const SERVICES: u32 = 10_000;
+    const ENDPOINTS: u32 = 10;
+    let (cgroup, pins) = (Cgroup::new(), Pins::new());
+    let mut tables = Tables::open(&pins, &cgroup);
+    let empty = map_bytes(&pins);
+    let mut id = 0;
+    for number in 0..SERVICES {
+        let (vip4, vip6) = (0x0a60_0000 + number, 0xfd00_0096_u128 << 96 | u128::from(number));
+        for vip in [IpAddr::V4(vip4.into()), IpAddr::V6(vip6.into())] {
+            id += 1;
+            for slot in 0..ENDPOINTS {
+                let place = BackendKey { service: id, generation: 1, slot };
+                tables.services.put_backend(place, Backend::new(vip, TARGET, slot + 1)).unwrap();
+            }
+            let value = Service { id, generation: 1, count: ENDPOINTS, affinity_seconds: 0 };
+            tables.services.put_service(ServiceKey::new(vip, PORT, TCP), value).unwrap();
+        }
+    }
+    let full = map_bytes(&pins);
+    println!("{empty} bytes without Services, {full} with them");
+    assert!(full - empty >= 96 * 22 * u64::from(SERVICES), "the kernel counts what is in the maps");
+    assert!(full <= 32 << 20, "{full}");
 }

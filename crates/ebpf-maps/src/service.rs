@@ -3,6 +3,7 @@
 //! | map | key | value | kind |
 //! |---|---|---|---|
 //! | `services` | [`ServiceKey`] | [`Service`] | hash |
+//! | `nodes` | [`NodeKey`], an address of a node | `u32`, a [`NodeKind`] | hash |
 //! | `backends` | [`BackendKey`] | [`Backend`] | hash |
 //! | `members` | [`MemberKey`] | `u32`, the endpoint's slot | hash |
 //! | `affinities` | network namespace and service | endpoint and time | hash, the least recently used goes |
@@ -13,9 +14,14 @@
 //! byte order.
 //!
 //! A service's backends are those of its generation, in slots 0 to count - 1. Whoever changes them writes a new
-//! generation, then the service, then deletes the old generation: programs see one or the other.
+//! generation, then the service, then deletes the old generation: programs see one or the other. Keys whose values
+//! have the same number and generation share them.
+//!
+//! A destination is looked for as it is. Where there is nothing, and its address is in `nodes`, it is looked for as a
+//! port of this node ([`Scope::OwnNode`], if it is one), and then of every node ([`Scope::Nodes`]): a port on every node
+//! costs one entry, however many nodes there are.
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::joint::address_bytes;
 
@@ -23,6 +29,10 @@ use crate::joint::address_bytes;
 pub const MAX_SERVICES: u32 = 65_536;
 /// Greatest number of backends of all Services, those of two generations while one is changed.
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Greatest number of endpoints whose clients keep them: those of UDP and those with affinity.
+pub const MAX_MEMBERS: u32 = 131_072;
+/// Greatest number of addresses of nodes.
+pub const MAX_NODES: u32 = 32_768;
 
 /// Number of TCP (IANA, protocol numbers).
 pub const TCP: u8 = 6;
@@ -39,15 +49,70 @@ pub struct ServiceKey {
     pub port: [u8; 2],
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Number of a [`Scope`].
+    pub scope: u8,
+}
+
+/// What the address of a key stands for; the number is that in the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Itself.
+    #[default]
+    Address = 0,
+    /// Every address of every node, of the family of the unspecified address that stands there.
+    Nodes = 1,
+    /// The same of this node only.
+    OwnNode = 2,
+}
+
+/// Whose an address in `nodes` is; the number is the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// Another node's.
+    Other = 0,
+    /// This node's.
+    Own = 1,
+}
+
+/// An address of a node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey {
+    /// The address, see [`address_bytes`].
+    pub address: [u8; 16],
+}
+
+impl NodeKey {
+    /// The key of an address.
+    #[must_use]
+    pub const fn new(address: IpAddr) -> Self {
+        Self { address: address_bytes(address) }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
 }
 
 impl ServiceKey {
-    /// The key of a port in host byte order.
+    /// The key of an address and a port in host byte order.
     #[must_use]
     pub const fn new(address: IpAddr, port: u16, protocol: u8) -> Self {
-        Self { address: address_bytes(address), port: port.to_be_bytes(), protocol, pad: 0 }
+        Self {
+            address: address_bytes(address),
+            port: port.to_be_bytes(),
+            protocol,
+            scope: Scope::Address as u8,
+        }
+    }
+
+    /// The key of a port, in host byte order, of nodes.
+    #[must_use]
+    pub const fn of_nodes(scope: Scope, is_ipv4: bool, port: u16, protocol: u8) -> Self {
+        let any = if is_ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        Self { address: address_bytes(any), port: port.to_be_bytes(), protocol, scope: scope as u8 }
     }
 
     /// The address.
@@ -67,7 +132,7 @@ impl ServiceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Number of the service, of this key only.
+    /// Number of what is found; keys of one number lead to the same.
     pub id: u32,
     /// Generation of its backends.
     pub generation: u32,
@@ -159,7 +224,7 @@ mod loader {
     //! byte that is not initialised.
     #![allow(unsafe_code)]
 
-    use super::{Backend, BackendKey, MemberKey, Service, ServiceKey};
+    use super::{Backend, BackendKey, MemberKey, NodeKey, Service, ServiceKey};
 
     // SAFETY: `repr(C)` of bytes only, any bit pattern is valid.
     unsafe impl aya::Pod for ServiceKey {}
@@ -171,6 +236,8 @@ mod loader {
     unsafe impl aya::Pod for Backend {}
     // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
     unsafe impl aya::Pod for MemberKey {}
+    // SAFETY: `repr(C)` of bytes only, any bit pattern is valid.
+    unsafe impl aya::Pod for NodeKey {}
 }
 
 #[cfg(test)]
@@ -186,6 +253,8 @@ mod tests {
             ("service_key", size_of::<ServiceKey>(), 20),
             ("service_key.port", offset_of!(ServiceKey, port), 16),
             ("service_key.protocol", offset_of!(ServiceKey, protocol), 18),
+            ("service_key.scope", offset_of!(ServiceKey, scope), 19),
+            ("node_key", size_of::<NodeKey>(), 16),
             ("service", size_of::<Service>(), 16),
             ("service.generation", offset_of!(Service, generation), 4),
             ("service.count", offset_of!(Service, count), 8),
@@ -211,5 +280,22 @@ mod tests {
         let address: IpAddr = [0xfd00, 0, 0, 0, 0, 0, 0, 9].into();
         let backend = Backend::new(address, 8080, 7);
         assert_eq!((backend.port(), backend.address(), backend.endpoint), (8080, address, 7));
+    }
+
+    #[test]
+    fn ports_of_nodes_are_keys_of_their_own() {
+        let scopes = [Scope::Nodes, Scope::OwnNode];
+        let of_nodes =
+            scopes.map(|scope| [true, false].map(|v4| ServiceKey::of_nodes(scope, v4, 30080, TCP)));
+        let [[nodes4, nodes6], [own4, own6]] = of_nodes;
+        assert_eq!(
+            (nodes4.address(), nodes6.address()),
+            (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
+        );
+        // Whoever connects to the unspecified address itself means something else.
+        let itself = ServiceKey::new(Ipv4Addr::UNSPECIFIED.into(), 30080, TCP);
+        for (one, other) in [(nodes4, own4), (nodes6, own6), (nodes4, nodes6), (nodes4, itself)] {
+            assert_ne!(one, other);
+        }
     }
 }

@@ -22,6 +22,19 @@ static __always_inline void map_ipv4(struct address *to, __u32 ipv4)
 	to->word[3] = ipv4;
 }
 
+static __always_inline int is_ipv4(const struct address *one)
+{
+	return !(one->word[0] | one->word[1]) && one->word[2] == bpf_htonl(0xffff);
+}
+
+/* Makes it the unspecified address of its family. */
+static __always_inline void unspecify(struct address *one)
+{
+	if (!is_ipv4(one))
+		one->word[0] = one->word[1] = one->word[2] = 0;
+	one->word[3] = 0;
+}
+
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
 	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |

@@ -10,6 +10,8 @@
  * IPv4 by a socket of family IPv6 arrives as a mapped address, in connect at the program for IPv6, in sendmsg at the
  * one for IPv4: addresses are kept mapped, so it is the same to the maps.
  *
+ * A port of a node is a Service, too, at every address of the node: see find_service.
+ *
  * Tables change under the programs. User space writes backends of a new generation, then the service's value that
  * names the generation, then deletes the old ones. A reader takes what it read only if the service still has the
  * generation afterwards: then nothing of it was deleted, or replaced by something else, in the meantime.
@@ -47,7 +49,8 @@
 
 HASH(services, struct service_key, struct service, MAX_SERVICES);
 HASH(backends, struct backend_key, struct backend, MAX_BACKENDS);
-HASH(members, struct member_key, __u32, MAX_BACKENDS);
+HASH(members, struct member_key, __u32, MAX_MEMBERS);
+HASH(nodes, struct node_key, __u32, MAX_NODES);
 
 /* One entry for each service and network namespace, so no pod can have many. */
 struct {
@@ -92,6 +95,32 @@ static __always_inline int refuse(int error)
 	if (tells_refusal)
 		bpf_set_retval(-error);
 	return REFUSE;
+}
+
+/* ---- which service ---- */
+
+/*
+ * Finds where a destination is served: as it is, else as a port of this node, else as a port of every node. Makes the
+ * key the one under which it is.
+ */
+static __always_inline int find_service(struct service_key *key)
+{
+	struct node_key node = { .address = key->address };
+	__u32 *kind;
+
+	if (bpf_map_lookup_elem(&services, key))
+		return 1;
+	kind = bpf_map_lookup_elem(&nodes, &node);
+	if (!kind)
+		return 0;
+	unspecify(&key->address);
+	if (*kind == OWN_NODE) {
+		key->scope = SCOPE_OWN_NODE;
+		if (bpf_map_lookup_elem(&services, key))
+			return 1;
+	}
+	key->scope = SCOPE_NODES;
+	return bpf_map_lookup_elem(&services, key) != NULL;
 }
 
 /* ---- which endpoint ---- */
@@ -141,7 +170,7 @@ static __always_inline int find_slot(const struct service *service, __u32 endpoi
 }
 
 /* Tells the slot of the endpoint to which a socket sent what was for this service. */
-static __always_inline int find_own_slot(const struct socket_state *state, const struct service_key *key,
+static __always_inline int find_own_slot(const struct socket_state *state, const struct service_key *asked,
 					 const struct service *service, __u32 *slot)
 {
 	int i;
@@ -150,15 +179,16 @@ static __always_inline int find_own_slot(const struct socket_state *state, const
 	for (i = 0; i < TRANSLATIONS; i++) {
 		const struct translation *one = &state->translations[i];
 
-		if (one->backend_port && one->frontend_port == key->port && one->service == service->id &&
-		    same_address(&one->frontend, &key->address) && find_slot(service, one->endpoint, slot))
+		if (one->backend_port && one->frontend_port == asked->port && one->service == service->id &&
+		    same_address(&one->frontend, &asked->address) && find_slot(service, one->endpoint, slot))
 			return 1;
 	}
 	return 0;
 }
 
-static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const struct service_key *key,
-					    const struct socket_state *state, struct pick *pick)
+static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const struct service_key *asked,
+					    const struct service_key *key, const struct socket_state *state,
+					    struct pick *pick)
 {
 	struct backend_key backend_key = {};
 	struct service *service, *again;
@@ -172,7 +202,7 @@ static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const str
 	pick->kept = 0;
 	if (pick->service.count) {
 		if (state)
-			pick->kept = find_own_slot(state, key, &pick->service, &slot);
+			pick->kept = find_own_slot(state, asked, &pick->service, &slot);
 		if (!pick->kept && pick->service.affinity_seconds) {
 			__u32 endpoint = affine_endpoint(ctx, &pick->service);
 
@@ -195,15 +225,16 @@ static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const str
 	return backend ? FOUND : EMPTY;
 }
 
-static __always_inline enum found pick_endpoint(struct bpf_sock_addr *ctx, const struct service_key *key,
-						const struct socket_state *state, struct pick *pick)
+static __always_inline enum found pick_endpoint(struct bpf_sock_addr *ctx, const struct service_key *asked,
+						const struct service_key *key, const struct socket_state *state,
+						struct pick *pick)
 {
 	enum found found;
 	int i;
 
 #pragma unroll
 	for (i = 0; i < TRIES; i++) {
-		found = pick_once(ctx, key, state, pick);
+		found = pick_once(ctx, asked, key, state, pick);
 		if (found != CHANGED)
 			return found;
 	}
@@ -220,7 +251,7 @@ static __always_inline int is_backend(const struct translation *one, const struc
 /*
  * What comes from an endpoint can only be told to come from one Service: from the one that the socket sent to last.
  */
-static __always_inline void note_translation(struct socket_state *state, const struct service_key *key,
+static __always_inline void note_translation(struct socket_state *state, const struct service_key *asked,
 					     const struct pick *pick)
 {
 	struct translation *to = NULL;
@@ -240,8 +271,8 @@ static __always_inline void note_translation(struct socket_state *state, const s
 		state->next = next + 1;
 	}
 	to->backend_port = 0;
-	to->frontend = key->address;
-	to->frontend_port = key->port;
+	to->frontend = asked->address;
+	to->frontend_port = asked->port;
 	to->service = pick->service.id;
 	to->endpoint = pick->backend.endpoint;
 	to->backend = pick->backend.address;
@@ -294,14 +325,15 @@ static __always_inline __u8 protocol_of(struct bpf_sock_addr *ctx)
  */
 static __always_inline int to_endpoint(struct bpf_sock_addr *ctx, struct address *address, __be16 *port, int keep)
 {
-	struct service_key key = { .address = *address, .port = *port, .protocol = protocol_of(ctx) };
+	struct service_key asked = { .address = *address, .port = *port, .protocol = protocol_of(ctx) };
+	struct service_key key = asked;
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_state *state;
 	struct pick pick = {};
 
 	if (!key.protocol || !sk)
 		return 0;
-	if (!bpf_map_lookup_elem(&services, &key)) {
+	if (!find_service(&key)) {
 		if (!keep || !is_connected_to(sk, address, *port))
 			forget_translation(sk, address, *port);
 		return 0;
@@ -310,7 +342,7 @@ static __always_inline int to_endpoint(struct bpf_sock_addr *ctx, struct address
 	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!state)
 		return ENOBUFS;
-	switch (pick_endpoint(ctx, &key, keep ? state : NULL, &pick)) {
+	switch (pick_endpoint(ctx, &asked, &key, keep ? state : NULL, &pick)) {
 	case NOTHING:
 		return 0;
 	case EMPTY:
@@ -325,7 +357,7 @@ static __always_inline int to_endpoint(struct bpf_sock_addr *ctx, struct address
 	count(pick.kept ? KEPT : CHOSEN);
 	if (pick.service.affinity_seconds)
 		note_affinity(ctx, &pick);
-	note_translation(state, &key, &pick);
+	note_translation(state, &asked, &pick);
 	*address = pick.backend.address;
 	*port = pick.backend.port;
 	return 0;

@@ -13,6 +13,8 @@
 
 #define MAX_SERVICES 65536
 #define MAX_BACKENDS 262144
+#define MAX_MEMBERS 131072
+#define MAX_NODES 32768
 #define MAX_AFFINITIES 32768
 
 /* Where clients send to. */
@@ -20,9 +22,27 @@ struct service_key {
 	struct address address;
 	__be16 port;
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 pad;
+	__u8 scope; /* what the address stands for */
 };
 
+/* What the address of a service_key stands for. */
+enum scope {
+	SCOPE_ADDRESS,	/* itself */
+	SCOPE_NODES,	/* every address of every node, of the family of the unspecified address that stands there */
+	SCOPE_OWN_NODE, /* the same of this node only */
+};
+
+/* Whose an address of a node is. */
+enum node_kind {
+	OTHER_NODE,
+	OWN_NODE,
+};
+
+struct node_key {
+	struct address address;
+};
+
+/* Keys of one id and generation lead to the same backends. */
 struct service {
 	__u32 id;
 	__u32 generation; /* of its backends */
@@ -96,6 +116,8 @@ enum outcome {
 _Static_assert(sizeof(struct service_key) == 20, "layout");
 _Static_assert(__builtin_offsetof(struct service_key, port) == 16, "layout");
 _Static_assert(__builtin_offsetof(struct service_key, protocol) == 18, "layout");
+_Static_assert(__builtin_offsetof(struct service_key, scope) == 19, "layout");
+_Static_assert(sizeof(struct node_key) == 16, "layout");
 _Static_assert(sizeof(struct service) == 16, "layout");
 _Static_assert(__builtin_offsetof(struct service, generation) == 4, "layout");
 _Static_assert(__builtin_offsetof(struct service, count) == 8, "layout");

@@ -2,9 +2,12 @@
 
 use kuryr_datapath::{ServiceContents, Services};
 use kuryr_ebpf_maps::service::{
-    Backend as KernelBackend, BackendKey, MemberKey, Service as KernelValue, ServiceKey, TCP, UDP,
+    Backend as KernelBackend, BackendKey, MemberKey, NodeKey, NodeKind as KernelKind, Scope,
+    Service as KernelValue, ServiceKey, TCP, UDP,
 };
-use kuryr_planning::service::{Backend, Contents, Frontend, Member, Place, Protocol, Step, Target, Value};
+use kuryr_planning::service::{
+    At, Backend, Contents, Family, Frontend, Member, NodeKind, Place, Protocol, Step, Target, Value,
+};
 
 /// Carries out one step.
 pub(super) fn step(services: &mut Services, step: &Step) -> kuryr_datapath::Result<()> {
@@ -15,6 +18,8 @@ pub(super) fn step(services: &mut Services, step: &Step) -> kuryr_datapath::Resu
         Step::DeleteValue(frontend) => services.delete_service(&service_key(frontend)),
         Step::DeleteBackend(place) => services.delete_backend(&place_key(place)),
         Step::DeleteMember(member) => services.delete_member(&member_key(member)),
+        Step::PutNode(address, kind) => services.put_node(NodeKey::new(*address), kernel_kind(*kind)),
+        Step::DeleteNode(address) => services.delete_node(&NodeKey::new(*address)),
     }
 }
 
@@ -23,7 +28,19 @@ fn service_key(frontend: &Frontend) -> ServiceKey {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     };
-    ServiceKey::new(frontend.address, frontend.port, protocol)
+    let of_nodes = |scope, family| ServiceKey::of_nodes(scope, family == Family::V4, frontend.port, protocol);
+    match frontend.at {
+        At::Address(address) => ServiceKey::new(address, frontend.port, protocol),
+        At::Nodes(family) => of_nodes(Scope::Nodes, family),
+        At::OwnNode(family) => of_nodes(Scope::OwnNode, family),
+    }
+}
+
+fn kernel_kind(kind: NodeKind) -> u32 {
+    match kind {
+        NodeKind::Other => KernelKind::Other as u32,
+        NodeKind::Own => KernelKind::Own as u32,
+    }
 }
 
 fn kernel_value(value: &Value) -> KernelValue {
@@ -59,7 +76,16 @@ pub(super) fn contents(read: ServiceContents) -> Contents {
     let members = read.members.iter().map(|(key, slot)| {
         (Member { id: key.service, generation: key.generation, endpoint: key.endpoint }, *slot)
     });
-    Contents { values: values.collect(), backends: backends.collect(), members: members.collect() }
+    let nodes = read.nodes.iter().map(|(key, kind)| {
+        let own = *kind == KernelKind::Own as u32;
+        (key.address(), if own { NodeKind::Own } else { NodeKind::Other })
+    });
+    Contents {
+        values: values.collect(),
+        backends: backends.collect(),
+        members: members.collect(),
+        nodes: nodes.collect(),
+    }
 }
 
 fn frontend(key: &ServiceKey) -> Option<Frontend> {
@@ -68,7 +94,15 @@ fn frontend(key: &ServiceKey) -> Option<Frontend> {
         UDP => Protocol::Udp,
         _ => return None,
     };
-    Some(Frontend { address: key.address(), port: key.port(), protocol })
+    let address = key.address();
+    let at = if key.scope == Scope::Nodes as u8 {
+        At::Nodes(Family::of(address))
+    } else if key.scope == Scope::OwnNode as u8 {
+        At::OwnNode(Family::of(address))
+    } else {
+        At::Address(address)
+    };
+    Some(Frontend { at, port: key.port(), protocol })
 }
 
 fn kernel_to_value(value: &KernelValue) -> Value {
@@ -86,10 +120,17 @@ mod tests {
 
     #[test]
     fn what_was_written_reads_as_what_was_meant() {
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
         let frontends = [
-            Frontend { address: "10.96.0.1".parse().unwrap(), port: 443, protocol: Protocol::Tcp },
-            Frontend { address: "fd00:96::a".parse().unwrap(), port: 53, protocol: Protocol::Udp },
+            Frontend { at: At::Address("10.96.0.1".parse().unwrap()), port: 443, protocol: tcp },
+            Frontend { at: At::Address("fd00:96::a".parse().unwrap()), port: 53, protocol: udp },
+            Frontend { at: At::Nodes(Family::V4), port: 30080, protocol: tcp },
+            Frontend { at: At::Nodes(Family::V6), port: 30080, protocol: tcp },
+            Frontend { at: At::OwnNode(Family::V4), port: 30080, protocol: tcp },
+            Frontend { at: At::OwnNode(Family::V6), port: 30080, protocol: udp },
         ];
+        let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other)]
+            .map(|(address, kind)| (address.parse::<std::net::IpAddr>().unwrap(), kind));
         let value = Value { id: 7, generation: 3, count: 1, affinity_seconds: 60 };
         let place = Place { id: 7, generation: 3, slot: 0 };
         let target = Target { address: "10.1.0.4".parse().unwrap(), port: 6443 };
@@ -99,11 +140,13 @@ mod tests {
             services: frontends.iter().map(|one| (service_key(one), kernel_value(&value))).collect(),
             backends: [(place_key(&place), kernel_backend(&backend))].into(),
             members: [(member_key(&member), 0)].into(),
+            nodes: nodes.iter().map(|(one, kind)| (NodeKey::new(*one), kernel_kind(*kind))).collect(),
         };
         let expect = Contents {
             values: frontends.iter().map(|one| (*one, value)).collect(),
             backends: [(place, backend)].into(),
             members: [(member, 0)].into(),
+            nodes: nodes.into(),
         };
         assert_eq!(contents(read), expect);
     }

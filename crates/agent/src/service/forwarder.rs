@@ -96,6 +96,8 @@ pub(super) mod fake {
                     Step::DeleteValue(frontend) => drop(contents.values.remove(&frontend)),
                     Step::DeleteBackend(place) => drop(contents.backends.remove(&place)),
                     Step::DeleteMember(member) => drop(contents.members.remove(&member)),
+                    Step::PutNode(address, kind) => drop(contents.nodes.insert(address, kind)),
+                    Step::DeleteNode(address) => drop(contents.nodes.remove(&address)),
                 }
                 kernel.writes += 1;
             }

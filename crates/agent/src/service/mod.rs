@@ -1,8 +1,8 @@
 //! Clients on this node, pods and host processes, reach Services: the tables of the programs at their sockets follow the
-//! cluster's Services and `EndpointSlice`s.
+//! cluster's Services, `EndpointSlice`s and addresses of nodes.
 //!
 //! What the tables should hold is [`kuryr_planning::service`]'s. Nothing is attached, and nothing that an earlier agent
-//! wrote is deleted, before both lists are complete; what that agent attached goes on meanwhile.
+//! wrote is deleted, before all lists are complete; what that agent attached goes on meanwhile.
 //!
 //! This room has a queue of its own, of one key at a time: a change of the tables is short, and pods do not wait for it.
 
@@ -19,6 +19,7 @@ pub(crate) mod status;
 
 use std::sync::{Arc, OnceLock};
 
+use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::{
     index::Index,
     queue::{Queue, QueueConfig},
@@ -26,7 +27,7 @@ use kuryr_kubernetes::{
     store::{ObjectKey, Store},
     watch::Change,
 };
-use kuryr_planning::service::Tables;
+use kuryr_planning::service::{Cluster, ExternalRanges, Tables};
 
 use forwarder::Forwarder;
 pub(crate) use observe::zone;
@@ -46,6 +47,8 @@ pub(crate) enum Work {
 pub(crate) struct Services {
     services: Store<slim::Service>,
     slices: Store<slim::EndpointSlice>,
+    nodes: Store<slim::Node>,
+    external_ranges: ExternalRanges,
     by_service: Index<ObjectKey, slim::EndpointSlice>,
     forwarder: Arc<OnceLock<Arc<dyn Forwarder>>>,
     held: Arc<tokio::sync::Mutex<Held>>,
@@ -59,6 +62,8 @@ struct Held {
     tables: Option<Tables>,
     /// Whether the programs have been attached by this process.
     attached: bool,
+    /// What all Services have around them, as of the last look at all of them.
+    cluster: Cluster,
     /// What of a Service is not served.
     problems: std::collections::BTreeMap<ObjectKey, Vec<String>>,
 }
@@ -68,11 +73,15 @@ impl Services {
     pub(crate) fn new(
         services: Store<slim::Service>,
         slices: Store<slim::EndpointSlice>,
+        nodes: Store<slim::Node>,
+        external_ranges: ExternalRanges,
         queue: QueueConfig,
     ) -> Self {
         Self {
             services,
             slices,
+            nodes,
+            external_ranges,
             by_service: Index::new(|slice| service_of(slice).into_iter().collect()),
             forwarder: Arc::default(),
             held: Arc::default(),
@@ -87,7 +96,7 @@ impl Services {
             return;
         }
         for service in change.touched() {
-            self.queue.add(Work::Service(ObjectKey::of(&**service)));
+            self.look_at(ObjectKey::of(&**service));
         }
     }
 
@@ -99,8 +108,33 @@ impl Services {
             return;
         }
         for key in change.touched().filter_map(|slice| service_of(slice)) {
-            self.queue.add(Work::Service(key));
+            self.look_at(key);
         }
+    }
+
+    /// Follows a change of a Node, of any: ports of nodes are reached at its addresses.
+    pub(crate) fn on_node(&self, change: &Change<slim::Node>) {
+        // The kubelet writes the status every few minutes; only addresses matter here.
+        let stayed = matches!(change, Change::Applied { new, old: Some(old) }
+            if observe::node_addresses(new) == observe::node_addresses(old));
+        if !stayed {
+            self.queue.add(Work::All);
+        }
+    }
+
+    /// Follows a change of the node's record: external addresses are refused where pods have theirs.
+    pub(crate) fn on_record(&self, change: &Change<KuryrNode>) {
+        let stayed = matches!(change, Change::Applied { new, old: Some(old) }
+            if observe::pod_prefixes(new) == observe::pod_prefixes(old));
+        if !stayed && !self.external_ranges.is_empty() {
+            self.queue.add(Work::All);
+        }
+    }
+
+    fn look_at(&self, key: ObjectKey) {
+        // External addresses are refused where the API server is.
+        let concerns_all = !self.external_ranges.is_empty() && key == observe::api_service();
+        self.queue.add(if concerns_all { Work::All } else { Work::Service(key) });
     }
 
     /// Takes the programs that were loaded.
@@ -114,9 +148,9 @@ impl Services {
         self.forwarder.get().map(Arc::clone)
     }
 
-    /// Whether both lists have arrived.
+    /// Whether all lists have arrived.
     fn synced(&self) -> bool {
-        self.services.synced() && self.slices.synced()
+        self.services.synced() && self.slices.synced() && self.nodes.synced()
     }
 }
 

@@ -1,11 +1,21 @@
-//! One look at a Service and its slices.
+//! One look at a Service and its slices, and at what all Services have around them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use kuryr_kubernetes::{slim, store::ObjectKey};
-use kuryr_planning::service::{Endpoint, NodeFacts, Service, ServicePort, Slice, SlicePort};
+use ipnet::IpNet;
+use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_kubernetes::{
+    slim,
+    store::{ObjectKey, Presence},
+};
+use kuryr_planning::service::{Cluster, Endpoint, NodeFacts, Service, ServicePort, Slice, SlicePort};
 
 use super::Services;
+use crate::wiring::World;
 
 /// Label of a Node (Kubernetes, "Well-Known Labels, Annotations and Taints").
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -31,6 +41,49 @@ pub(crate) fn zone(node: &slim::Node) -> Option<&str> {
     node.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
 }
 
+/// The addresses by which others reach a node.
+pub(super) fn node_addresses(node: &slim::Node) -> Vec<IpAddr> {
+    let reached =
+        node.status.addresses.iter().filter(|one| matches!(one.kind.as_str(), "InternalIP" | "ExternalIP"));
+    reached.filter_map(|one| one.address.parse().ok()).collect()
+}
+
+/// The prefixes in which pods have their addresses.
+pub(super) fn pod_prefixes(record: &KuryrNode) -> BTreeSet<IpNet> {
+    record.spec.subnets.values().map(|subnet| subnet.cidr.trunc()).collect()
+}
+
+/// Names the API server's own Service.
+pub(super) fn api_service() -> ObjectKey {
+    ObjectKey::namespaced("default", "kubernetes")
+}
+
+/// What all Services have around them.
+pub(super) fn cluster(world: &World) -> Cluster {
+    let room = &world.services;
+    let node = |node: Arc<slim::Node>| (node.name().to_owned(), node_addresses(&node));
+    let nodes: BTreeMap<String, Vec<IpAddr>> = room.nodes.list().into_iter().map(node).collect();
+    let pod_prefixes = match world.watched.record() {
+        Presence::Present(record) => pod_prefixes(&record).into_iter().collect(),
+        Presence::Absent | Presence::Unknown => Vec::new(),
+    };
+    let Look { service, slices } = look(room, &api_service());
+    let clusterips =
+        service.iter().flat_map(|found| &found.spec.cluster_ips).filter_map(|text| text.parse().ok());
+    let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let api = clusterips
+        .chain(endpoints.flat_map(|endpoint| &endpoint.addresses).copied())
+        .chain(host(&world.config.client.api_root));
+    Cluster { nodes, external_ranges: room.external_ranges.clone(), api: api.collect(), pod_prefixes }
+}
+
+/// The address in the first of some URLs, if there is one in the place of a name.
+fn host(urls: &str) -> Option<IpAddr> {
+    let authority = urls.split(',').next()?.split("://").nth(1)?.split('/').next()?;
+    let with_port = authority.parse::<SocketAddr>().ok().map(|one| one.ip());
+    with_port.or_else(|| authority.trim_matches(['[', ']']).parse().ok())
+}
+
 impl Look {
     pub(super) fn service(&self) -> Option<Service<'_>> {
         let service = self.service.as_deref()?;
@@ -43,7 +96,16 @@ impl Look {
             session_affinity: &spec.session_affinity,
             affinity_seconds: service.affinity_seconds(),
             internal_traffic_policy: &spec.internal_traffic_policy,
+            external_traffic_policy: &spec.external_traffic_policy,
+            external_ips: spec.external_ips.iter().map(String::as_str).collect(),
+            load_balancer_ips: service.status.load_balancer.ingress.iter().filter_map(vip).collect(),
+            source_ranges: spec.load_balancer_source_ranges.iter().map(String::as_str).collect(),
         })
+    }
+
+    /// The Service as an object that Events are about.
+    pub(super) fn object(&self) -> Option<&slim::Service> {
+        self.service.as_deref()
     }
 
     pub(super) fn slices(&self) -> Vec<Slice<'_>> {
@@ -52,7 +114,12 @@ impl Look {
 }
 
 fn port(found: &slim::ServicePort) -> ServicePort<'_> {
-    ServicePort { name: &found.name, protocol: &found.protocol, port: found.port }
+    ServicePort { name: &found.name, protocol: &found.protocol, port: found.port, node_port: found.node_port }
+}
+
+/// The address of a load balancer that does not change what passes it.
+fn vip(found: &slim::LoadBalancerIngress) -> Option<&str> {
+    found.ip.as_deref().filter(|_| found.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
 }
 
 fn slice(found: &slim::EndpointSlice) -> Slice<'_> {
@@ -84,4 +151,37 @@ fn endpoint(found: &slim::Endpoint) -> Endpoint<'_> {
 
 fn names(named: Option<&Vec<slim::Named>>) -> Vec<&str> {
     named.into_iter().flatten().map(|one| one.name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_is_where_the_configuration_says() {
+        for (urls, expect) in [
+            ("https://10.0.0.1:6443", Some("10.0.0.1")),
+            ("https://[fd00::1]:6443/x,https://10.0.0.2", Some("fd00::1")),
+            ("https://[fd00::1]", Some("fd00::1")),
+            ("http://10.0.0.1/", Some("10.0.0.1")),
+            ("https://api.example.org:6443", None),
+            ("", None),
+        ] {
+            assert_eq!(host(urls), expect.map(|address| address.parse().unwrap()), "{urls}");
+        }
+    }
+
+    #[test]
+    fn load_balancers_that_change_what_passes_them_are_not_spared() {
+        for (mode, expect) in
+            [(None, true), (Some("VIP"), true), (Some("Proxy"), false), (Some("Later"), false)]
+        {
+            let ingress = slim::LoadBalancerIngress {
+                ip: Some("203.0.113.7".into()),
+                ip_mode: mode.map(str::to_owned),
+                hostname: None,
+            };
+            assert_eq!(vip(&ingress).is_some(), expect, "{mode:?}");
+        }
+    }
 }

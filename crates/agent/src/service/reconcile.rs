@@ -1,7 +1,7 @@
 //! The story of Services on this node, on one screen.
 //!
 //! 1. The programs are loaded; what the tables hold is read.
-//! 2. When both lists are complete, each Service is written, and what no Service asks for is deleted.
+//! 2. When all lists are complete, addresses of nodes and each Service are written, and what nobody asks for is deleted.
 //! 3. The programs are attached, in the place of those of an earlier agent, and asked whether they answer.
 //! 4. From then on each Service is written when it changes. A write that fails has the tables read anew.
 
@@ -13,8 +13,10 @@ use std::{
 };
 
 use kuryr_datapath::ServicesConfig;
-use kuryr_kubernetes::{Outcome, store::ObjectKey};
-use kuryr_planning::service::{Change, Plan, ServiceRef, Step, Tables, desired, diff, leftovers};
+use kuryr_kubernetes::{Outcome, event::reference, slim, store::ObjectKey};
+use kuryr_planning::service::{
+    Change, Plan, Problem, ServiceRef, Step, Tables, desired, diff, leftovers, nodes,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -36,6 +38,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_AFTER: Duration = Duration::from_secs(60);
 /// A frontend that another Service has is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Reason of Events about what of a Service is not served.
+const NOT_SERVED: &str = "KuryrServiceNotServed";
 /// Writes of one job: about a millisecond.
 const WRITES_AT_ONCE: usize = 1000;
 
@@ -91,7 +95,10 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
         return Ok(Outcome::wait(LOOK_AGAIN, "the programs for Services"));
     };
     if !room.synced() {
-        return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services and EndpointSlices"));
+        return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services, EndpointSlices and Nodes"));
+    }
+    if !room.external_ranges.is_empty() && !world.watched.records().synced() {
+        return Ok(Outcome::wait(LOOK_AGAIN, "the node's record, which says where pods have addresses"));
     }
     let mut held = room.held.lock().await;
     let done = match work {
@@ -115,7 +122,9 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
         Some(tables) => tables,
         None => read(world, forwarder).await?,
     };
+    held.cluster = observe::cluster(world);
     let mut pending = Pending::new(world, forwarder);
+    pending.take_nodes(held, &mut tables);
     let known: BTreeSet<ObjectKey> = room.services.keys().into_iter().chain(owners(&tables)).collect();
     held.problems.retain(|key, _| known.contains(key));
     for key in &known {
@@ -124,8 +133,8 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
         pending.write_some().await?;
     }
     let rest = leftovers(&tables);
-    for change in &rest {
-        tracing::info!(frontend = %change.frontend, "no Service asks for it any more");
+    for frontend in rest.iter().flat_map(Change::frontends) {
+        tracing::info!(%frontend, "no Service asks for it any more");
     }
     pending.take(rest, &mut tables);
     pending.write().await?;
@@ -164,22 +173,29 @@ fn plan(world: &World, key: &ObjectKey, tables: &Tables, held: &mut Held) -> Pla
     let look = observe::look(&world.services, key);
     let node = world.watched.node();
     let facts = observe::node_facts(&world.config.node_name, node.as_deref());
-    let desired = desired(look.service().as_ref(), &look.slices(), facts);
+    let desired = desired(look.service().as_ref(), &look.slices(), facts, &held.cluster);
     let name = Arc::new(ServiceRef { namespace: key.namespace.clone(), name: key.name.clone() });
     let plan = diff(tables, &name, &desired);
     tracing::debug!(service = %key, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
-    let problems: Vec<String> = desired
-        .problems
-        .iter()
-        .chain(&plan.problems)
-        .map(|problem| format!("Service {key}: {problem}"))
-        .collect();
+    let text = |problem: &Problem| format!("Service {key}: {problem}");
+    let told_before = held.problems.get(key).map_or(&[][..], Vec::as_slice);
+    let news = desired.problems.iter().filter(|problem| !told_before.contains(&text(problem)));
+    tell(world, look.object(), news);
+    let problems: Vec<String> = desired.problems.iter().chain(&plan.problems).map(text).collect();
     if problems.is_empty() {
         held.problems.remove(key);
     } else {
         held.problems.insert(key.clone(), problems);
     }
     plan
+}
+
+/// Says on a Service what of it is not served.
+fn tell<'a>(world: &World, service: Option<&slim::Service>, problems: impl Iterator<Item = &'a Problem>) {
+    let Some(service) = service else { return };
+    for problem in problems.filter(|problem| problem.is_the_authors()) {
+        world.sandboxes.events.warning(&reference(service), NOT_SERVED, problem.to_string());
+    }
 }
 
 /// Services that have frontends.
@@ -245,6 +261,13 @@ impl<'a> Pending<'a> {
         }
     }
 
+    /// Takes what differs of the addresses of nodes.
+    fn take_nodes(&mut self, held: &Held, tables: &mut Tables) {
+        let kinds = nodes::kinds(&held.cluster, &self.world.config.node_name);
+        self.steps.extend(nodes::diff(tables, &kinds));
+        tables.note_nodes(kinds);
+    }
+
     /// Writes, if there is enough for a job.
     async fn write_some(&mut self) -> Result<()> {
         if self.steps.len() < WRITES_AT_ONCE { Ok(()) } else { self.write().await }
@@ -305,6 +328,11 @@ mod tests {
             let room = &self.fake.world.services;
             room.on_service(&room.services.reset(services, BTreeMap::new()));
             room.on_slice(&room.slices.reset(slices, BTreeMap::new()));
+            room.on_node(
+                &room
+                    .nodes
+                    .reset(vec![node("node1", "192.0.2.1"), node("node2", "192.0.2.2")], BTreeMap::new()),
+            );
         }
 
         fn apply(&self, slice: slim::EndpointSlice) -> watch::Change<slim::EndpointSlice> {
@@ -355,6 +383,13 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
+    fn node(name: &str, address: &str) -> slim::Node {
+        let addresses =
+            json!([{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]);
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}}))
+            .unwrap()
+    }
+
     fn web() -> Work {
         Work::Service(ObjectKey::namespaced("d", "web"))
     }
@@ -372,6 +407,45 @@ mod tests {
         agent.reconcile(Work::All).await.unwrap();
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"]);
         assert_eq!((agent.forwarder.0.lock().unwrap().attached, agent.health()), (1, "Served"));
+    }
+
+    #[tokio::test]
+    async fn ports_of_nodes_and_the_addresses_of_nodes_are_followed() {
+        let agent = Agent::started();
+        let mut web = service("web", "10.96.0.7");
+        web.spec.ports[0].node_port = 30080;
+        agent.list(vec![web], vec![slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(
+            agent.told(),
+            ["10.96.0.7:80/TCP -> 10.1.0.4:8080", "30080/TCP at every node's IPv4 -> 10.1.0.4:8080"]
+        );
+        let room = &agent.fake.world.services;
+        let nodes = || {
+            let kernel = agent.forwarder.0.lock().unwrap();
+            kernel
+                .contents
+                .nodes
+                .iter()
+                .map(|(address, kind)| format!("{address} {kind:?}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(nodes(), ["192.0.2.1 Own", "192.0.2.2 Other"]);
+        room.on_node(&room.nodes.apply(node("node2", "192.0.2.3")));
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(nodes(), ["192.0.2.1 Own", "192.0.2.3 Other"]);
+    }
+
+    #[tokio::test]
+    async fn external_addresses_that_are_not_allowed_are_told() {
+        let agent = Agent::started();
+        let mut web = service("web", "10.96.0.7");
+        web.spec.external_ips = vec!["203.0.113.9".to_owned()];
+        agent.list(vec![web], vec![slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!((agent.told().len(), agent.health()), (1, "PartlyServed"));
+        let told = agent.fake.world.state.get().services.to_string();
+        assert!(told.starts_with("Service d/web: spec.externalIPs: 203.0.113.9 is not served"), "{told}");
     }
 
     #[tokio::test]

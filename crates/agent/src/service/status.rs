@@ -61,7 +61,7 @@ impl ServiceHealth {
 impl fmt::Display for ServiceHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Starting => f.write_str("the lists of Services and EndpointSlices are not complete yet"),
+            Self::Starting => f.write_str("the lists of Services, EndpointSlices and Nodes are not complete yet"),
             Self::Off => f.write_str("[kubernetes] enabled_handlers leaves Services to another proxy"),
             Self::Served { problems, .. } if !problems.is_empty() => {
                 write!(f, "{}", problems.iter().take(TOLD).cloned().collect::<Vec<_>>().join("; "))?;

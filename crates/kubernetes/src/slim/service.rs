@@ -50,6 +50,11 @@ pub struct ServiceSpec {
     pub session_affinity_config: Option<SessionAffinityConfig>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: String,
+    /// `Cluster` or `Local`.
+    pub external_traffic_policy: String,
+    /// Addresses that the author asks for, which the network brings to nodes.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
 }
 
 /// What load balancers tell.
@@ -70,17 +75,19 @@ pub struct LoadBalancerStatus {
 
 /// One way by which clients outside come.
 #[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     /// An address.
     pub ip: Option<String>,
+    /// `VIP` or `Proxy`: whether what arrives has that address still; none means `VIP`.
+    pub ip_mode: Option<String>,
     /// A host name.
     pub hostname: Option<String>,
 }
 
 /// A port of a Service.
 #[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Name; may be empty if there is only one.
     pub name: String,
@@ -88,6 +95,8 @@ pub struct ServicePort {
     pub protocol: String,
     /// Number.
     pub port: u16,
+    /// Number at the addresses of nodes; 0 if there is none.
+    pub node_port: u16,
 }
 
 /// How long clients keep their endpoint.
@@ -132,16 +141,23 @@ mod tests {
                 "spec":{"type":"ClusterIP","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7","fd00:96::7"],
                         "ports":[{"name":"http","protocol":"TCP","port":80,"targetPort":"web","nodePort":30080}],
                         "sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":60}},
-                        "internalTrafficPolicy":"Local","selector":{"app":"web"}},
+                        "internalTrafficPolicy":"Local","externalTrafficPolicy":"Cluster","externalIPs":["203.0.113.9"],
+                        "selector":{"app":"web"}},
                 "status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7","ipMode":"VIP"}]}}}"#,
         )
         .unwrap();
         assert_eq!(service.spec.cluster_ips, ["10.96.0.7", "fd00:96::7"]);
         let port = &service.spec.ports[0];
         assert_eq!((port.name.as_str(), port.protocol.as_str(), port.port), ("http", "TCP", 80));
+        assert_eq!(
+            (port.node_port, service.spec.external_ips.as_slice()),
+            (30080, &["203.0.113.9".to_owned()][..])
+        );
         assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
         assert_eq!(service.spec.internal_traffic_policy, "Local");
-        assert_eq!(service.status.load_balancer.ingress[0].ip.as_deref(), Some("203.0.113.7"));
+        assert_eq!(service.spec.external_traffic_policy, "Cluster");
+        let ingress = &service.status.load_balancer.ingress[0];
+        assert_eq!((ingress.ip.as_deref(), ingress.ip_mode.as_deref()), (Some("203.0.113.7"), Some("VIP")));
 
         let bare: Service = serde_json::from_str(r#"{"metadata":{"name":"x"}}"#).unwrap();
         assert_eq!((bare.spec.clone(), bare.proxy_name()), (ServiceSpec::default(), None));

@@ -1,4 +1,15 @@
 //! What the tables should hold of one Service.
+//!
+//! A port of a Service has, in each family, one set of targets for clients of its ClusterIP and one for those of its
+//! external addresses: externalIPs, load balancers' addresses, ports of nodes. Usually that is the same set.
+//!
+//! 1. For the ClusterIP `internalTrafficPolicy` counts.
+//! 2. A client in the cluster that sends to an external address, or to a port of its own node, gets any endpoint,
+//!    whatever `externalTrafficPolicy` says: as if it came from outside to a node that has one.
+//! 3. At a port of another node it is a client from outside: under `externalTrafficPolicy: Local` it gets endpoints of
+//!    that node, and is refused where there are none.
+//!
+//! Source: kube-proxy 1.36, `pkg/proxy/nftables/proxier.go` ("short-circuit pod traffic", "short-circuit local traffic").
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +18,10 @@ use std::{
 };
 
 use super::{
-    endpoints::targets,
-    from_kubernetes::{LeftAlone, intent},
-    inputs::{NodeFacts, Service, ServiceRef, Slice},
+    endpoints::{Port, targets},
+    external::Refusal,
+    from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
+    inputs::{Cluster, NodeFacts, Service, ServiceRef, Slice},
 };
 
 /// A protocol whose clients can be brought to endpoints at their sockets.
@@ -42,12 +54,49 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Its name in Kubernetes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// The address of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum At {
+    /// This one.
+    Address(IpAddr),
+    /// Every address of every node.
+    Nodes(Family),
+    /// Every address of this node; comes before [`At::Nodes`].
+    OwnNode(Family),
+}
+
 /// Where clients send to. Written as `10.96.0.1:443/TCP`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Frontend {
-    /// Address of the Service.
-    pub address: IpAddr,
-    /// Port of the Service.
+    /// Address.
+    pub at: At,
+    /// Port.
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
@@ -55,7 +104,12 @@ pub struct Frontend {
 
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+        let Self { at, port, protocol } = self;
+        match at {
+            At::Address(address) => write!(f, "{}/{protocol}", SocketAddr::new(*address, *port)),
+            At::Nodes(family) => write!(f, "{port}/{protocol} at every node's {}", family.name()),
+            At::OwnNode(family) => write!(f, "{port}/{protocol} at this node's {}", family.name()),
+        }
     }
 }
 
@@ -74,9 +128,11 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a frontend should lead to.
+/// What frontends should lead to: all of them to the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
+    /// The frontends, of one protocol and family.
+    pub frontends: BTreeSet<Frontend>,
     /// How long a client keeps its endpoint after the last use, in seconds; 0: not at all.
     pub affinity_seconds: u32,
     /// Targets; with none clients are refused.
@@ -86,12 +142,19 @@ pub struct Wanted {
 /// What the tables should hold of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Its frontends.
-    pub frontends: BTreeMap<Frontend, Wanted>,
+    /// Its sets of targets; no frontend is in two of them.
+    pub sets: Vec<Wanted>,
     /// What of it cannot be served.
     pub problems: Vec<Problem>,
     /// Why it is not served at all.
     pub left_alone: Option<LeftAlone>,
+}
+
+impl Desired {
+    /// All frontends.
+    pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.sets.iter().flat_map(|wanted| &wanted.frontends)
+    }
 }
 
 /// What of a Service cannot be served.
@@ -109,6 +172,13 @@ pub enum Problem {
         /// Its protocol.
         protocol: String,
     },
+    /// An external address that must not be served.
+    ExternalIp {
+        /// The address, as written.
+        text: String,
+        /// Why not.
+        why: Refusal,
+    },
     /// A frontend that another Service has.
     Taken {
         /// The frontend.
@@ -116,6 +186,14 @@ pub enum Problem {
         /// The other Service.
         by: ServiceRef,
     },
+}
+
+impl Problem {
+    /// Whether it is in what the author of the Service has written; else it passes.
+    #[must_use]
+    pub const fn is_the_authors(&self) -> bool {
+        !matches!(self, Self::Taken { .. })
+    }
 }
 
 impl fmt::Display for Problem {
@@ -128,6 +206,7 @@ impl fmt::Display for Problem {
                     "port {port}: clients of protocol {protocol} are not brought to endpoints; use TCP or UDP"
                 )
             }
+            Self::ExternalIp { text, why } => write!(f, "spec.externalIPs: {text} is not served: {why}"),
             Self::Taken { frontend, by } => write!(f, "{frontend} still belongs to Service {by}"),
         }
     }
@@ -135,20 +214,108 @@ impl fmt::Display for Problem {
 
 /// Tells what the tables should hold of a Service; of one that does not exist, nothing.
 #[must_use]
-pub fn desired(service: Option<&Service<'_>>, slices: &[Slice<'_>], node: NodeFacts<'_>) -> Desired {
+pub fn desired(
+    service: Option<&Service<'_>>,
+    slices: &[Slice<'_>],
+    node: NodeFacts<'_>,
+    cluster: &Cluster,
+) -> Desired {
     let mut desired = Desired::default();
     let Some(service) = service else { return desired };
-    match intent(service, &mut desired.problems) {
+    match intent(service, cluster, &mut desired.problems) {
         Ok(intent) => {
-            for (frontend, port_name) in intent.frontends {
-                let targets = targets(&frontend, port_name, slices, node, intent.local_only);
-                let wanted = Wanted { affinity_seconds: intent.affinity_seconds, targets };
-                desired.frontends.insert(frontend, wanted);
+            let look = Look { intent: &intent, slices, node, cluster };
+            let ports =
+                intent.addresses.iter().flat_map(|of| intent.ports.iter().map(move |port| (of, port)));
+            let mut taken = BTreeSet::new();
+            for ((family, addresses), port) in ports {
+                for mut wanted in look.sets(*family, addresses, port) {
+                    // The same address may be asked for in two ways.
+                    wanted.frontends.retain(|frontend| taken.insert(*frontend));
+                    if !wanted.frontends.is_empty() {
+                        desired.sets.push(wanted);
+                    }
+                }
             }
         }
         Err(why) => desired.left_alone = Some(why),
     }
     desired
+}
+
+struct Look<'a> {
+    intent: &'a Intent<'a>,
+    slices: &'a [Slice<'a>],
+    node: NodeFacts<'a>,
+    cluster: &'a Cluster,
+}
+
+impl Look<'_> {
+    /// The sets of a port in one family.
+    fn sets(&self, family: Family, addresses: &Addresses, port: &IntentPort<'_>) -> Vec<Wanted> {
+        let at = |at, number| Frontend { at, port: number, protocol: port.protocol };
+        let internal: BTreeSet<Frontend> = [at(At::Address(addresses.cluster), port.port)].into();
+        let mut external: BTreeSet<Frontend> =
+            addresses.external.iter().map(|address| at(At::Address(*address), port.port)).collect();
+        let mut elsewhere = Vec::new();
+        if let Some(number) = port.node_port {
+            if self.intent.external_local {
+                external.insert(at(At::OwnNode(family), number));
+                elsewhere = self.elsewhere(family, number, port);
+            } else {
+                external.insert(at(At::Nodes(family), number));
+            }
+        }
+        let any = self.targets(family, port, self.node, false);
+        let mut sets = if self.intent.internal_local {
+            let own = self.targets(family, port, self.node, true);
+            vec![self.wanted(internal, own), self.wanted(external, any)]
+        } else {
+            vec![self.wanted(&internal | &external, any)]
+        };
+        sets.append(&mut elsewhere);
+        sets
+    }
+
+    /// The port of other nodes, for clients who only get the endpoints there.
+    fn elsewhere(&self, family: Family, number: u16, port: &IntentPort<'_>) -> Vec<Wanted> {
+        let at = |at| Frontend { at, port: number, protocol: port.protocol };
+        let mut by_address: BTreeMap<IpAddr, BTreeSet<Target>> = BTreeMap::new();
+        let nodes =
+            self.slices.iter().flat_map(|slice| &slice.endpoints).filter_map(|endpoint| endpoint.node);
+        let others: BTreeSet<&str> = nodes.filter(|name| *name != self.node.name).collect();
+        let own = self.cluster.nodes.get(self.node.name);
+        for name in others {
+            let there = self.targets(family, port, NodeFacts { name, zone: None }, true);
+            let addresses = self.cluster.nodes.get(name).into_iter().flatten();
+            let reached = addresses.filter(|address| {
+                Family::of(**address) == family && !own.is_some_and(|own| own.contains(address))
+            });
+            for address in reached.filter(|_| !there.is_empty()) {
+                by_address.entry(*address).or_default().extend(&there);
+            }
+        }
+        let some = by_address
+            .into_iter()
+            .map(|(address, targets)| self.wanted([at(At::Address(address))].into(), targets));
+        // At all the others there is no endpoint.
+        some.chain([self.wanted([at(At::Nodes(family))].into(), BTreeSet::new())]).collect()
+    }
+
+    fn targets(
+        &self,
+        family: Family,
+        port: &IntentPort<'_>,
+        node: NodeFacts<'_>,
+        local_only: bool,
+    ) -> BTreeSet<Target> {
+        let port = Port { family, protocol: port.protocol, name: port.name };
+        targets(port, self.slices, node, local_only)
+    }
+
+    fn wanted(&self, frontends: BTreeSet<Frontend>, targets: BTreeSet<Target>) -> Wanted {
+        Wanted { frontends, affinity_seconds: self.intent.affinity_seconds, targets }
+    }
 }
 
 #[cfg(test)]
@@ -158,44 +325,185 @@ mod tests {
         *,
     };
 
-    #[test]
-    fn a_dual_stack_service_has_a_frontend_and_targets_in_each_family() {
-        let service = Service {
-            cluster_ips: vec!["10.96.0.7", "fd00:96::7"],
-            ports: vec![ServicePort { name: "http", protocol: "TCP", port: 80 }],
-            session_affinity: "ClientIP",
-            ..Service::default()
+    const NODE: NodeFacts<'static> = NodeFacts { name: "n1", zone: None };
+
+    /// Nodes `n1` (this one), `n2`, `n3`.
+    fn cluster() -> Cluster {
+        let node = |number: u8| {
+            let addresses = [format!("192.0.2.{number}"), format!("2001:db8::{number}")];
+            (format!("n{number}"), addresses.iter().map(|address| address.parse().unwrap()).collect())
         };
-        let slice = |address_type, address: &str| Slice {
+        Cluster {
+            nodes: [1, 2, 3].map(node).into(),
+            external_ranges: super::super::ExternalRanges::read(&["203.0.113.0/24".to_owned()]).unwrap(),
+            ..Cluster::default()
+        }
+    }
+
+    fn service() -> Service<'static> {
+        Service {
+            cluster_ips: vec!["10.96.0.7"],
+            ports: vec![ServicePort { name: "http", protocol: "TCP", port: 80, node_port: 0 }],
+            ..Service::default()
+        }
+    }
+
+    fn node_port() -> Service<'static> {
+        let ports = vec![ServicePort { node_port: 30080, ..service().ports[0] }];
+        Service { kind: "NodePort", ports, ..service() }
+    }
+
+    fn slice<'a>(address_type: &'a str, endpoints: &[(&str, &'a str)]) -> Slice<'a> {
+        let endpoint = |(address, node): &(&str, &'a str)| Endpoint {
+            address: address.parse().ok(),
+            node: Some(node),
+            ..Endpoint::default()
+        };
+        Slice {
             address_type,
             ports: vec![SlicePort { name: "http", protocol: "TCP", port: Some(8080) }],
-            endpoints: vec![Endpoint { address: address.parse().ok(), ..Endpoint::default() }],
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    /// Endpoint 4 here, 5 on `n2`.
+    fn slices() -> [Slice<'static>; 1] {
+        [slice("IPv4", &[("10.1.0.4", "n1"), ("10.1.0.5", "n2")])]
+    }
+
+    /// Sets, written as `frontend, frontend -> last byte of target, ...`.
+    fn told(desired: &Desired) -> Vec<String> {
+        let set = |wanted: &Wanted| {
+            let frontends: Vec<String> = wanted.frontends.iter().map(ToString::to_string).collect();
+            let targets: Vec<String> = wanted
+                .targets
+                .iter()
+                .map(|one| one.address.to_string().rsplit(['.', ':']).next().unwrap().into())
+                .collect();
+            format!("{} -> {}", frontends.join(", "), targets.join(", "))
         };
-        let slices = [slice("IPv4", "10.1.0.4"), slice("IPv6", "fd00::4")];
-        let desired = desired(Some(&service), &slices, NodeFacts::default());
-        let told: Vec<String> = desired
-            .frontends
-            .iter()
-            .map(|(frontend, wanted)| {
-                let targets: Vec<String> = wanted.targets.iter().map(ToString::to_string).collect();
-                format!("{frontend} -> {} for {} s", targets.join(", "), wanted.affinity_seconds)
-            })
-            .collect();
+        desired.sets.iter().map(set).collect()
+    }
+
+    fn check(what: &str, service: &Service<'_>, expect: &[&str]) {
+        let desired = desired(Some(service), &slices(), NODE, &cluster());
         assert_eq!(
-            told,
+            (told(&desired), desired.problems),
+            (expect.iter().map(|one| (*one).to_owned()).collect(), vec![]),
+            "{what}"
+        );
+    }
+
+    #[test]
+    fn a_dual_stack_service_has_frontends_and_targets_in_each_family() {
+        let service = Service {
+            cluster_ips: vec!["10.96.0.7", "fd00:96::7"],
+            session_affinity: "ClientIP",
+            ..node_port()
+        };
+        let slices = [slice("IPv4", &[("10.1.0.4", "n1")]), slice("IPv6", &[("fd00::6", "n1")])];
+        let desired = desired(Some(&service), &slices, NODE, &cluster());
+        assert_eq!(
+            told(&desired),
             [
-                "10.96.0.7:80/TCP -> 10.1.0.4:8080 for 10800 s",
-                "[fd00:96::7]:80/TCP -> [fd00::4]:8080 for 10800 s"
+                "10.96.0.7:80/TCP, 30080/TCP at every node's IPv4 -> 4",
+                "[fd00:96::7]:80/TCP, 30080/TCP at every node's IPv6 -> 6",
             ]
         );
+        assert!(desired.sets.iter().all(|wanted| wanted.affinity_seconds == 10_800));
         assert_eq!((desired.problems.len(), desired.left_alone), (0, None));
     }
 
     #[test]
     fn a_service_that_is_gone_or_left_alone_has_no_frontends() {
-        assert_eq!(desired(None, &[], NodeFacts::default()), Desired::default());
-        let headless = Service { cluster_ips: vec!["None"], ..Service::default() };
-        let left = desired(Some(&headless), &[], NodeFacts::default());
-        assert_eq!((left.frontends.len(), left.left_alone), (0, Some(LeftAlone::Headless)));
+        assert_eq!(super::desired(None, &[], NODE, &cluster()), Desired::default());
+        let headless =
+            Service { cluster_ips: vec!["None"], external_ips: vec!["203.0.113.9"], ..Service::default() };
+        let left = super::desired(Some(&headless), &[], NODE, &cluster());
+        assert_eq!((left.sets.len(), left.left_alone), (0, Some(LeftAlone::Headless)));
+    }
+
+    #[test]
+    fn clients_in_the_cluster_get_any_endpoint_at_external_addresses() {
+        let external = || Service {
+            kind: "LoadBalancer",
+            external_ips: vec!["203.0.113.9"],
+            load_balancer_ips: vec!["198.51.100.7", "2001:db8::ffff"],
+            ..node_port()
+        };
+        let all = "10.96.0.7:80/TCP, 198.51.100.7:80/TCP, 203.0.113.9:80/TCP, 30080/TCP at every node's IPv4 -> 4, 5";
+        check("Cluster", &external(), &[all]);
+        check(
+            "Local",
+            &Service { external_traffic_policy: "Local", ..external() },
+            &[
+                "10.96.0.7:80/TCP, 198.51.100.7:80/TCP, 203.0.113.9:80/TCP, 30080/TCP at this node's IPv4 -> 4, 5",
+                "192.0.2.2:30080/TCP -> 5",
+                "30080/TCP at every node's IPv4 -> ",
+            ],
+        );
+        check(
+            "internalTrafficPolicy",
+            &Service { internal_traffic_policy: "Local", ..external() },
+            &[
+                "10.96.0.7:80/TCP -> 4",
+                "198.51.100.7:80/TCP, 203.0.113.9:80/TCP, 30080/TCP at every node's IPv4 -> 4, 5",
+            ],
+        );
+        check(
+            "internalTrafficPolicy alone",
+            &Service { internal_traffic_policy: "Local", ..service() },
+            &["10.96.0.7:80/TCP -> 4"],
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_twice_is_one_frontend() {
+        let twice = Service {
+            kind: "LoadBalancer",
+            internal_traffic_policy: "Local",
+            external_ips: vec!["203.0.113.9", "203.0.113.9"],
+            load_balancer_ips: vec!["203.0.113.9", "10.96.0.7"],
+            ..service()
+        };
+        check("twice", &twice, &["10.96.0.7:80/TCP -> 4", "203.0.113.9:80/TCP -> 4, 5"]);
+    }
+
+    #[test]
+    fn under_local_a_port_of_another_node_leads_to_the_endpoints_there() {
+        let local = Service { external_traffic_policy: "Local", ..node_port() };
+        let not_ready = |ready, terminating| Endpoint {
+            address: "10.1.0.6".parse().ok(),
+            node: Some("n3"),
+            ready: Some(ready),
+            serving: Some(true),
+            terminating: Some(terminating),
+            ..Endpoint::default()
+        };
+        for (endpoint, expect) in [
+            (not_ready(false, true), Some("192.0.2.3:30080/TCP -> 6")),
+            (not_ready(true, false), Some("192.0.2.3:30080/TCP -> 6")),
+            (not_ready(false, false), None),
+        ] {
+            let [mut slice] = slices();
+            slice.endpoints.push(endpoint);
+            let desired = desired(Some(&local), &[slice], NODE, &cluster());
+            let of_n3 = told(&desired).into_iter().find(|set| set.starts_with("192.0.2.3"));
+            assert_eq!(of_n3.as_deref(), expect);
+        }
+    }
+
+    #[test]
+    fn two_nodes_behind_one_address_share_their_endpoints_there() {
+        let mut cluster = cluster();
+        let shared: IpAddr = [192, 0, 2, 99].into();
+        cluster.nodes.get_mut("n2").unwrap().push(shared);
+        cluster.nodes.get_mut("n3").unwrap().push(shared);
+        cluster.nodes.get_mut("n3").unwrap().push([192, 0, 2, 1].into());
+        let slices = [slice("IPv4", &[("10.1.0.5", "n2"), ("10.1.0.6", "n3")])];
+        let local = Service { external_traffic_policy: "Local", ..node_port() };
+        let sets = told(&desired(Some(&local), &slices, NODE, &cluster));
+        assert!(sets.contains(&"192.0.2.99:30080/TCP -> 5, 6".to_owned()), "{sets:?}");
+        assert!(!sets.iter().any(|set| set.starts_with("192.0.2.1:")), "this node's own: {sets:?}");
     }
 }

@@ -1,36 +1,47 @@
 //! What has to be written so that the tables hold what they should, in an order that clients do not notice.
 //!
-//! Of each frontend that changes:
+//! Of each set of targets that changes:
 //!
 //! 1. the backends of the next generation and their members, whatever of them an attempt before left there;
-//! 2. the value, which leads clients there at once;
-//! 3. the generation before goes.
+//! 2. the values of its frontends, each of which leads its clients there at once;
+//! 3. the generations before go, unless other frontends lead to them.
 //!
-//! A frontend that goes: the value, then its generation. What is as it should be is not written.
+//! A frontend that goes: the value, then its generation. What is as it should be is not written: a frontend that is added
+//! to a set is led to the generation that is there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     desired::{Desired, Frontend, Problem, Target, Wanted},
     inputs::ServiceRef,
-    tables::{Backend, Entry, Member, Place, Step, Tables, Value, keeps_endpoints},
+    tables::{Backend, Entry, Generation, Member, Name, Place, Step, Tables, Value, keeps_endpoints},
 };
 
-/// What to do with one frontend.
+/// What to do at once with some frontends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The frontend.
-    pub frontend: Frontend,
     /// What to write, in order.
     pub steps: Vec<Step>,
-    /// What the tables hold then; none: nothing.
-    pub(super) after: Option<Entry>,
+    /// What the tables hold then of each frontend that is concerned; none: nothing.
+    pub(super) after: BTreeMap<Frontend, Option<Entry>>,
+    /// The generation that is new.
+    pub(super) made: Option<(Name, Generation)>,
+}
+
+impl Change {
+    /// The frontends that are concerned.
+    pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.after.keys()
+    }
 }
 
 /// What to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Changes of frontends, each to be noted ([`Tables::note`]) before the next plan is made.
+    /// Changes, each to be noted ([`Tables::note`]) before the next plan is made.
     pub changes: Vec<Change>,
     /// Frontends that another Service has; to be tried again when it has gone.
     pub problems: Vec<Problem>,
@@ -39,94 +50,175 @@ pub struct Plan {
 /// Plans for one Service.
 #[must_use]
 pub fn diff(tables: &Tables, service: &Arc<ServiceRef>, desired: &Desired) -> Plan {
-    let mut plan = Plan::default();
+    let wanted: BTreeSet<&Frontend> = desired.frontends().collect();
+    let mut planner = Planner::new(tables);
     // What goes first: the tables have an end.
     for frontend in tables.owned_by(service) {
-        if !desired.frontends.contains_key(frontend) {
-            plan.changes.extend(removal(tables, frontend));
+        if !wanted.contains(frontend) {
+            planner.remove(frontend);
         }
     }
-    let mut given = 0;
-    for (frontend, wanted) in &desired.frontends {
-        let before = tables.entry(frontend);
-        let other = before.and_then(|entry| entry.owner.as_ref()).filter(|owner| *owner != service);
-        if let Some(other) = other {
-            plan.problems.push(Problem::Taken { frontend: *frontend, by: ServiceRef::clone(other) });
-            continue;
-        }
-        if before.is_some_and(|entry| entry.owner.is_some() && is_as_wanted(entry, wanted)) {
-            continue;
-        }
-        let id = before.map_or_else(|| tables.free_id(given), |entry| entry.value.id);
-        given += u32::from(before.is_none());
-        plan.changes.push(change(frontend, before, wanted, id, service));
+    for wanted in &desired.sets {
+        planner.lead(service, wanted);
     }
-    plan
+    planner.plan
 }
 
 /// Plans the end of every frontend that no Service has asked for since the tables were read.
 #[must_use]
 pub fn leftovers(tables: &Tables) -> Vec<Change> {
-    let nobodys = tables.entries().filter(|(_, entry)| entry.owner.is_none());
-    nobodys.filter_map(|(frontend, _)| removal(tables, frontend)).collect()
-}
-
-fn removal(tables: &Tables, frontend: &Frontend) -> Option<Change> {
-    let before = tables.entry(frontend)?;
-    let steps = std::iter::once(Step::DeleteValue(*frontend)).chain(before.deletion(frontend)).collect();
-    Some(Change { frontend: *frontend, steps, after: None })
-}
-
-fn is_as_wanted(entry: &Entry, wanted: &Wanted) -> bool {
-    entry.whole
-        && entry.value.affinity_seconds == wanted.affinity_seconds
-        && entry.endpoints.keys().eq(&wanted.targets)
-}
-
-fn change(
-    frontend: &Frontend,
-    before: Option<&Entry>,
-    wanted: &Wanted,
-    id: u32,
-    service: &Arc<ServiceRef>,
-) -> Change {
-    let owner = Some(Arc::clone(service));
-    if let Some(entry) = before.filter(|entry| is_as_wanted(entry, wanted)) {
-        // Read back and still right.
-        let after = Entry { owner, ..entry.clone() };
-        return Change { frontend: *frontend, steps: Vec::new(), after: Some(after) };
+    let mut planner = Planner::new(tables);
+    for (frontend, _) in tables.entries().filter(|(_, entry)| entry.owner.is_none()) {
+        planner.remove(frontend);
     }
-    let (endpoints, last_endpoint) = number(before, wanted);
-    let generation = before.map_or(1, |entry| entry.value.generation.wrapping_add(1));
-    let keeps = keeps_endpoints(frontend, wanted.affinity_seconds);
-    let mut steps = Vec::new();
-    let mut count = 0;
-    for (target, endpoint) in &endpoints {
-        let (target, endpoint, slot) = (*target, *endpoint, count);
-        steps.push(Step::PutBackend(Place { id, generation, slot }, Backend { target, endpoint }));
-        if keeps {
-            steps.push(Step::PutMember(Member { id, generation, endpoint }, slot));
+    planner.plan.changes
+}
+
+/// A plan that is being made.
+struct Planner<'a> {
+    tables: &'a Tables,
+    plan: Plan,
+    /// How many frontends lead to a generation after what is planned so far, where that is not what the tables say.
+    users: BTreeMap<Name, u32>,
+    /// Numbers that were given.
+    given: u32,
+}
+
+impl<'a> Planner<'a> {
+    fn new(tables: &'a Tables) -> Self {
+        Self { tables, plan: Plan::default(), users: BTreeMap::new(), given: 0 }
+    }
+
+    fn remove(&mut self, frontend: &Frontend) {
+        let Some(before) = self.tables.entry(frontend) else { return };
+        let mut steps = vec![Step::DeleteValue(*frontend)];
+        steps.extend(self.leave(before.value.name()));
+        self.plan.changes.push(Change { steps, after: [(*frontend, None)].into(), made: None });
+    }
+
+    /// Leads the frontends of a set to its targets.
+    fn lead(&mut self, service: &Arc<ServiceRef>, wanted: &Wanted) {
+        let mut frontends: BTreeMap<Frontend, Option<&'a Entry>> = BTreeMap::new();
+        for frontend in &wanted.frontends {
+            let before = self.tables.entry(frontend);
+            match before.and_then(|entry| entry.owner.as_ref()).filter(|owner| *owner != service) {
+                Some(other) => {
+                    let by = ServiceRef::clone(other);
+                    self.plan.problems.push(Problem::Taken { frontend: *frontend, by });
+                }
+                None => drop(frontends.insert(*frontend, before)),
+            }
         }
-        count += 1;
+        let Some(keeps) = frontends.keys().next().map(|one| keeps_endpoints(one, wanted.affinity_seconds))
+        else {
+            return;
+        };
+        let there = frontends.values().flatten().map(|entry| entry.value);
+        let there = there.clone().find(|value| self.is_as_wanted(*value, wanted, keeps));
+        let (mut steps, value, made) = match there {
+            Some(value) => (Vec::new(), value, None),
+            None => self.generation(&frontends, wanted, keeps),
+        };
+        let (mut after, mut left) = (BTreeMap::new(), Vec::new());
+        for (frontend, before) in frontends {
+            let is_led = before.is_some_and(|entry| entry.value == value);
+            if is_led && before.is_some_and(|entry| entry.owner.is_some()) {
+                continue;
+            }
+            if !is_led {
+                steps.push(Step::PutValue(frontend, value));
+                self.join(value.name());
+                left.extend(before.map(|entry| entry.value.name()));
+            }
+            after.insert(frontend, Some(Entry { value, owner: Some(Arc::clone(service)) }));
+        }
+        for name in left {
+            steps.extend(self.leave(name));
+        }
+        if !after.is_empty() {
+            self.plan.changes.push(Change { steps, after, made });
+        }
     }
-    let value = Value { id, generation, count, affinity_seconds: wanted.affinity_seconds };
-    steps.push(Step::PutValue(*frontend, value));
-    steps.extend(before.into_iter().flat_map(|entry| entry.deletion(frontend)));
-    let after = Entry { value, endpoints, last_endpoint, whole: true, owner };
-    Change { frontend: *frontend, steps, after: Some(after) }
-}
 
-/// Gives each target the number that it had, or one that none had.
-fn number(before: Option<&Entry>, wanted: &Wanted) -> (BTreeMap<Target, u32>, u32) {
-    let had = |target: &Target| before.and_then(|entry| entry.endpoints.get(target)).copied();
-    let mut last = before.map_or(0, |entry| entry.last_endpoint);
-    let mut next = || {
-        last = last.wrapping_add(1).max(1);
-        last
-    };
-    let endpoints =
-        wanted.targets.iter().map(|target| (*target, had(target).unwrap_or_else(&mut next))).collect();
-    (endpoints, last)
+    fn is_as_wanted(&self, value: Value, wanted: &Wanted, keeps: bool) -> bool {
+        self.tables.generation(value.name()).is_some_and(|generation| {
+            generation.whole
+                && generation.keeps == keeps
+                && value.affinity_seconds == wanted.affinity_seconds
+                && generation.endpoints.keys().eq(&wanted.targets)
+        })
+    }
+
+    /// What writes a new generation, of the number that the frontends have for themselves, else of a new one.
+    fn generation(
+        &mut self,
+        frontends: &BTreeMap<Frontend, Option<&Entry>>,
+        wanted: &Wanted,
+        keeps: bool,
+    ) -> (Vec<Step>, Value, Option<(Name, Generation)>) {
+        let ids = frontends.values().flatten().map(|entry| entry.value.id);
+        let own = ids.clone().find(|id| {
+            let here = ids.clone().filter(|one| one == id).count();
+            let names = self.tables.generations_of(*id).map(|(name, _)| *name);
+            let all: u32 = names.map(|name| self.users(name)).sum();
+            usize::try_from(all).is_ok_and(|all| all == here)
+        });
+        let id = own.unwrap_or_else(|| {
+            self.given += 1;
+            self.tables.free_id(self.given - 1)
+        });
+        let generation =
+            self.tables.generations_of(id).last().map_or(1, |(name, _)| name.generation.wrapping_add(1));
+        let (endpoints, last_endpoint) = self.number(id, wanted);
+        let mut steps = Vec::new();
+        let mut count = 0;
+        for (target, endpoint) in &endpoints {
+            let (target, endpoint, slot) = (*target, *endpoint, count);
+            steps.push(Step::PutBackend(Place { id, generation, slot }, Backend { target, endpoint }));
+            if keeps {
+                steps.push(Step::PutMember(Member { id, generation, endpoint }, slot));
+            }
+            count += 1;
+        }
+        let value = Value { id, generation, count, affinity_seconds: wanted.affinity_seconds };
+        let made = Generation { endpoints, last_endpoint, count, keeps, whole: true, users: 0 };
+        (steps, value, Some((value.name(), made)))
+    }
+
+    /// Gives each target the number that it had, or one that none had.
+    fn number(&self, id: u32, wanted: &Wanted) -> (BTreeMap<Target, u32>, u32) {
+        let mut had: BTreeMap<Target, u32> = BTreeMap::new();
+        let mut last = 0;
+        for (_, generation) in self.tables.generations_of(id) {
+            had.extend(&generation.endpoints);
+            last = last.max(generation.last_endpoint);
+        }
+        let mut next = || {
+            last = last.wrapping_add(1).max(1);
+            last
+        };
+        let number = |target: &Target| (*target, had.get(target).copied().unwrap_or_else(&mut next));
+        let endpoints = wanted.targets.iter().map(number).collect();
+        (endpoints, last)
+    }
+
+    fn users(&self, name: Name) -> u32 {
+        let there = || self.tables.generation(name).map_or(0, |generation| generation.users);
+        self.users.get(&name).copied().unwrap_or_else(there)
+    }
+
+    fn join(&mut self, name: Name) {
+        let users = self.users(name) + 1;
+        self.users.insert(name, users);
+    }
+
+    /// What deletes a generation, if nobody is led to it any more.
+    fn leave(&mut self, name: Name) -> Vec<Step> {
+        let users = self.users(name).saturating_sub(1);
+        self.users.insert(name, users);
+        let gone = self.tables.generation(name).filter(|_| users == 0);
+        gone.into_iter().flat_map(|generation| generation.deletion(name)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -148,10 +240,14 @@ mod tests {
 
     fn wants(frontends: &[(Frontend, u32, &[u8])]) -> Desired {
         let one = |(frontend, affinity_seconds, targets): &(Frontend, u32, &[u8])| {
-            let targets = targets.iter().map(|last| target(*last)).collect();
-            (*frontend, Wanted { affinity_seconds: *affinity_seconds, targets })
+            set(&[*frontend], *affinity_seconds, targets)
         };
-        Desired { frontends: frontends.iter().map(one).collect(), ..Desired::default() }
+        Desired { sets: frontends.iter().map(one).collect(), ..Desired::default() }
+    }
+
+    fn set(frontends: &[Frontend], affinity_seconds: u32, targets: &[u8]) -> Wanted {
+        let targets = targets.iter().map(|last| target(*last)).collect();
+        Wanted { frontends: frontends.iter().copied().collect(), affinity_seconds, targets }
     }
 
     /// Carries a plan out.
@@ -177,6 +273,7 @@ mod tests {
             Step::DeleteValue(frontend) => format!("-{frontend}"),
             Step::DeleteBackend(place) => format!("-{}.{}.{}", place.id, place.generation, place.slot),
             Step::DeleteMember(member) => format!("-{}.{}#{}", member.id, member.generation, member.endpoint),
+            Step::PutNode(..) | Step::DeleteNode(_) => unreachable!("{step:?}"),
         };
         changes.iter().flat_map(|change| change.steps.iter().map(step)).collect()
     }
@@ -246,5 +343,59 @@ mod tests {
         assert_eq!(told(&plan.changes), ["+2.1.0=10.1.0.4#1", "=2.1x1 0s"]);
         carry_out(&mut tables, &mut contents, plan.changes);
         assert_eq!(diff(&tables, &old, &Desired::default()), Plan::default());
+    }
+
+    #[test]
+    fn frontends_of_one_set_share_their_backends() {
+        let web = service("web");
+        let [vip, node, external] = [1, 2, 3].map(|last| frontend(last, Protocol::Tcp));
+        let (mut tables, mut contents) = (Tables::default(), Contents::default());
+        let mut check = |sets: &[Wanted], expect: &[&str]| {
+            let desired = Desired { sets: sets.to_vec(), ..Desired::default() };
+            let plan = diff(&tables, &web, &desired);
+            assert_eq!(told(&plan.changes), expect);
+            carry_out(&mut tables, &mut contents, plan.changes);
+            assert_eq!(diff(&tables, &web, &desired), Plan::default(), "once");
+            let (read, strays) = Tables::read(&contents);
+            assert_eq!((strays, read.backends()), (vec![], tables.backends()));
+        };
+        check(
+            &[set(&[vip, node], 0, &[4, 5])],
+            &["+1.1.0=10.1.0.4#1", "+1.1.1=10.1.0.5#2", "=1.1x2 0s", "=1.1x2 0s"],
+        );
+        check(&[set(&[vip, node, external], 0, &[4, 5])], &["=1.1x2 0s"]);
+        check(
+            &[set(&[vip, node, external], 0, &[5])],
+            &["+1.2.0=10.1.0.5#2", "=1.2x1 0s", "=1.2x1 0s", "=1.2x1 0s", "-1.1.0", "-1.1.1"],
+        );
+        check(&[set(&[vip, external], 0, &[5])], &["-10.96.0.2:80/TCP"]);
+        // They part: one goes on with the number of its own, and joins again.
+        check(&[set(&[vip], 0, &[]), set(&[external], 0, &[5])], &["=2.1x0 0s"]);
+        check(&[set(&[vip, external], 0, &[5])], &["=1.2x1 0s"]);
+        check(
+            &[set(&[vip], 0, &[4]), set(&[external], 0, &[6])],
+            &["+3.1.0=10.1.0.4#1", "=3.1x1 0s", "+1.3.0=10.1.0.6#3", "=1.3x1 0s", "-1.2.0"],
+        );
+        check(&[], &["-10.96.0.1:80/TCP", "-3.1.0", "-10.96.0.3:80/TCP", "-1.3.0"]);
+    }
+
+    #[test]
+    fn what_was_broken_off_between_two_frontends_is_brought_to_its_end() {
+        let web = service("web");
+        let [vip, node] = [1, 2].map(|last| frontend(last, Protocol::Udp));
+        let (mut tables, mut contents) = (Tables::default(), Contents::default());
+        let desired =
+            |targets: &[u8]| Desired { sets: vec![set(&[vip, node], 0, targets)], ..Desired::default() };
+        let plan = diff(&tables, &web, &desired(&[4]));
+        carry_out(&mut tables, &mut contents, plan.changes);
+        let plan = diff(&tables, &web, &desired(&[4, 5]));
+        // Backends and members of two endpoints, and the value of the first.
+        plan.changes[0].steps.iter().take(5).for_each(|step| contents.apply(step));
+        let (mut tables, strays) = Tables::read(&contents);
+        assert_eq!(strays, []);
+        let plan = diff(&tables, &web, &desired(&[4, 5]));
+        assert_eq!(told(&plan.changes), ["=1.2x2 0s", "-1.1.0", "-1.1#1"]);
+        carry_out(&mut tables, &mut contents, plan.changes);
+        assert_eq!((leftovers(&tables), tables.backends()), (vec![], 2));
     }
 }

@@ -1,8 +1,8 @@
-//! Which endpoints of a frontend a client on this node may be given.
+//! Which endpoints of a port of a Service a client on this node may be given.
 //!
-//! 1. Candidates are the endpoints of slices of the frontend's family that have its port, by name and protocol. Slices
+//! 1. Candidates are the endpoints of slices of the client's family that have the port, by name and protocol. Slices
 //!    may overlap while their controller moves endpoints.
-//! 2. With `internalTrafficPolicy: Local` only candidates on this node.
+//! 2. Where the traffic policy is `Local`, only candidates on the node.
 //! 3. Of those the ready ones. `publishNotReadyAddresses` needs no rule here: the slices then call all ready.
 //! 4. Without that policy hints count: if every ready candidate is meant for nodes and one for this node, those for this
 //!    node; else if every one is meant for zones and one for this zone, those for this zone; else all. Hints that are
@@ -13,22 +13,30 @@
 //! documentation, "Virtual IPs and Service Proxies" ("Traffic to terminating endpoints"); API reference,
 //! EndpointSlice.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::{
-    desired::{Frontend, Protocol, Target},
+    desired::{Family, Protocol, Target},
     inputs::{Endpoint, NodeFacts, Slice},
 };
 
+/// A port of a Service in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Port<'a> {
+    pub(super) family: Family,
+    pub(super) protocol: Protocol,
+    /// Name; empty where the Service has one port only.
+    pub(super) name: &'a str,
+}
+
 /// Tells the targets.
 pub(super) fn targets(
-    frontend: &Frontend,
-    port_name: &str,
+    port: Port<'_>,
     slices: &[Slice<'_>],
     node: NodeFacts<'_>,
     local_only: bool,
 ) -> BTreeSet<Target> {
-    let mut candidates: Vec<Candidate<'_>> = candidates(frontend, port_name, slices).collect();
+    let mut candidates: Vec<Candidate<'_>> = candidates(port, slices).collect();
     if local_only {
         candidates.retain(|one| one.endpoint.node == Some(node.name));
     }
@@ -47,27 +55,19 @@ struct Candidate<'a> {
     endpoint: &'a Endpoint<'a>,
 }
 
-fn candidates<'a>(
-    frontend: &'a Frontend,
-    port_name: &'a str,
-    slices: &'a [Slice<'a>],
-) -> impl Iterator<Item = Candidate<'a>> {
-    let of_family = slices.iter().filter(|slice| is_of_family(slice, frontend.address));
+fn candidates<'a>(wanted: Port<'a>, slices: &'a [Slice<'a>]) -> impl Iterator<Item = Candidate<'a>> {
+    let of_family = slices.iter().filter(move |slice| slice.address_type == wanted.family.name());
     of_family.flat_map(move |slice| {
         let ports = slice.ports.iter().filter(move |port| {
-            port.name == port_name && Protocol::of(port.protocol) == Some(frontend.protocol)
+            port.name == wanted.name && Protocol::of(port.protocol) == Some(wanted.protocol)
         });
         ports.filter_map(|port| port.port).flat_map(move |port| {
             slice.endpoints.iter().filter_map(move |endpoint| {
-                let address = endpoint.address.filter(|one| one.is_ipv4() == frontend.address.is_ipv4())?;
+                let address = endpoint.address.filter(|one| Family::of(*one) == wanted.family)?;
                 Some(Candidate { target: Target { address, port }, endpoint })
             })
         })
     })
-}
-
-fn is_of_family(slice: &Slice<'_>, address: IpAddr) -> bool {
-    slice.address_type == if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn is_ready(endpoint: &Endpoint<'_>) -> bool {
@@ -95,8 +95,8 @@ mod tests {
 
     const NODE: NodeFacts<'static> = NodeFacts { name: "n1", zone: Some("a") };
 
-    fn frontend(address: &str, protocol: Protocol) -> Frontend {
-        Frontend { address: address.parse().unwrap(), port: 80, protocol }
+    fn at(family: Family, protocol: Protocol) -> Port<'static> {
+        Port { family, protocol, name: "" }
     }
 
     fn slice<'a>(
@@ -116,15 +116,15 @@ mod tests {
         Endpoint { address: address.parse().ok(), ..Endpoint::default() }
     }
 
-    fn told(slices: &[Slice<'_>], at: Frontend, name: &str, local_only: bool) -> Vec<String> {
-        let targets = targets(&at, name, slices, NODE, local_only);
+    fn told(slices: &[Slice<'_>], at: Port<'_>, name: &str, local_only: bool) -> Vec<String> {
+        let targets = targets(Port { name, ..at }, slices, NODE, local_only);
         targets.iter().map(ToString::to_string).collect()
     }
 
     /// Checks the endpoints of one slice by their last byte: which of them clients get.
     fn check(what: &str, endpoints: Vec<Endpoint<'_>>, local_only: bool, expect: &[&str]) {
         let slices = [slice("IPv4", &[("", "TCP", 80)], endpoints)];
-        let got = told(&slices, frontend("10.96.0.7", Protocol::Tcp), "", local_only);
+        let got = told(&slices, at(Family::V4, Protocol::Tcp), "", local_only);
         let expect: Vec<String> = expect.iter().map(|last| format!("10.1.0.{last}:80")).collect();
         assert_eq!(got, expect, "{what}");
     }
@@ -157,11 +157,7 @@ mod tests {
             ("any", Protocol::Tcp, vec![]),
             ("", Protocol::Tcp, vec![]),
         ] {
-            assert_eq!(
-                told(&slices, frontend("10.96.0.7", protocol), name, false),
-                expect,
-                "{name} {protocol}"
-            );
+            assert_eq!(told(&slices, at(Family::V4, protocol), name, false), expect, "{name} {protocol}");
         }
     }
 
@@ -173,14 +169,14 @@ mod tests {
             slice("IPv6", &ports, vec![endpoint("fd00::4")]),
             slice("FQDN", &ports, vec![endpoint("10.1.0.9"), endpoint("db.example.org")]),
         ];
-        assert_eq!(told(&slices, frontend("10.96.0.7", Protocol::Tcp), "", false), ["10.1.0.4:80"]);
-        assert_eq!(told(&slices, frontend("fd00:96::7", Protocol::Tcp), "", false), ["[fd00::4]:80"]);
+        assert_eq!(told(&slices, at(Family::V4, Protocol::Tcp), "", false), ["10.1.0.4:80"]);
+        assert_eq!(told(&slices, at(Family::V6, Protocol::Tcp), "", false), ["[fd00::4]:80"]);
     }
 
     #[test]
     fn an_endpoint_in_two_slices_is_one() {
         let one = || slice("IPv4", &[("", "TCP", 80)], vec![pod(4)]);
-        assert_eq!(told(&[one(), one()], frontend("10.96.0.7", Protocol::Tcp), "", false), ["10.1.0.4:80"]);
+        assert_eq!(told(&[one(), one()], at(Family::V4, Protocol::Tcp), "", false), ["10.1.0.4:80"]);
     }
 
     #[test]
@@ -235,7 +231,6 @@ mod tests {
         let other = Endpoint { for_zones: vec!["b"], ..pod(2) };
         let slices = [slice("IPv4", &[("", "TCP", 80)], vec![hinted, other])];
         let node = NodeFacts { name: "n1", zone: None };
-        let frontend = frontend("10.96.0.7", Protocol::Tcp);
-        assert_eq!(targets(&frontend, "", &slices, node, false).len(), 2);
+        assert_eq!(targets(at(Family::V4, Protocol::Tcp), &slices, node, false).len(), 2);
     }
 }

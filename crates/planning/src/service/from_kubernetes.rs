@@ -2,13 +2,20 @@
 //!
 //! Sources: Kubernetes documentation, "Service" ("Headless Services", "type: ExternalName", "Multi-port Services"),
 //! "Virtual IPs and Service Proxies" ("Session affinity", "Internal traffic policy"); label
-//! `service.kubernetes.io/service-proxy-name`.
+//! `service.kubernetes.io/service-proxy-name`; kube-proxy 1.36, `pkg/proxy/serviceport.go` (families, source ranges).
 
-use std::{fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
 
 use super::{
-    desired::{Frontend, Problem, Protocol},
-    inputs::{Service, ServicePort},
+    desired::{Family, Problem, Protocol},
+    external::{Refusal, admit},
+    inputs::{Cluster, Service, ServicePort},
 };
 
 /// What Kubernetes puts in where a Service with affinity says nothing (`DefaultClientIPServiceAffinitySeconds`).
@@ -43,17 +50,40 @@ impl fmt::Display for LeftAlone {
 /// A Service that is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Intent<'a> {
-    /// Where, and the name of the port there.
-    pub(super) frontends: Vec<(Frontend, &'a str)>,
+    /// Its ports.
+    pub(super) ports: Vec<IntentPort<'a>>,
+    /// Its addresses.
+    pub(super) addresses: BTreeMap<Family, Addresses>,
     /// How long a client keeps its endpoint, in seconds; 0: not at all.
     pub(super) affinity_seconds: u32,
-    /// Clients get endpoints of their own node only.
-    pub(super) local_only: bool,
+    /// Clients of the ClusterIP get endpoints of their own node only.
+    pub(super) internal_local: bool,
+    /// Clients that come to a node from outside get endpoints of that node only.
+    pub(super) external_local: bool,
+}
+
+/// A port of a Service that is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IntentPort<'a> {
+    pub(super) name: &'a str,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    pub(super) node_port: Option<u16>,
+}
+
+/// The addresses of a Service in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Addresses {
+    /// The ClusterIP.
+    pub(super) cluster: IpAddr,
+    /// External addresses and those of load balancers.
+    pub(super) external: BTreeSet<IpAddr>,
 }
 
 /// Reads a Service.
 pub(super) fn intent<'a>(
     service: &Service<'a>,
+    cluster: &Cluster,
     problems: &mut Vec<Problem>,
 ) -> Result<Intent<'a>, LeftAlone> {
     if service.proxy_name.is_some() {
@@ -65,42 +95,86 @@ pub(super) fn intent<'a>(
     if service.cluster_ips.contains(&HEADLESS) {
         return Err(LeftAlone::Headless);
     }
-    let addresses = addresses(service, problems);
+    let mut addresses = cluster_ips(service, problems);
     if addresses.is_empty() {
         return Err(LeftAlone::NoAddress);
     }
-    let ports: Vec<(Protocol, &ServicePort<'a>)> =
-        service.ports.iter().filter_map(|port| Some((protocol(port, problems)?, port))).collect();
-    let at = |address: IpAddr| {
-        ports.iter().map(move |(protocol, port)| {
-            (Frontend { address, port: port.port, protocol: *protocol }, port.name)
-        })
-    };
+    add_external_ips(service, cluster, &mut addresses, problems);
+    add_load_balancer_ips(service, &mut addresses);
     Ok(Intent {
-        frontends: addresses.into_iter().flat_map(at).collect(),
+        ports: service.ports.iter().filter_map(|found| port(found, problems)).collect(),
+        addresses,
         affinity_seconds: affinity_seconds(service),
-        local_only: service.internal_traffic_policy == "Local",
+        internal_local: service.internal_traffic_policy == "Local",
+        external_local: service.external_traffic_policy == "Local",
     })
 }
 
-fn addresses(service: &Service<'_>, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+fn cluster_ips(service: &Service<'_>, problems: &mut Vec<Problem>) -> BTreeMap<Family, Addresses> {
     let texts = service.cluster_ips.iter().filter(|text| !text.is_empty());
-    let mut addresses = Vec::new();
+    let mut addresses = BTreeMap::new();
     for text in texts {
         match text.parse() {
-            Ok(address) => addresses.push(address),
+            Ok(cluster) => {
+                addresses.insert(Family::of(cluster), Addresses { cluster, external: BTreeSet::new() });
+            }
             Err(_) => problems.push(Problem::NoAddress { text: (*text).to_owned() }),
         }
     }
     addresses
 }
 
-fn protocol(port: &ServicePort<'_>, problems: &mut Vec<Problem>) -> Option<Protocol> {
-    let protocol = Protocol::of(port.protocol);
-    if protocol.is_none() {
-        problems.push(Problem::Protocol { port: port.port, protocol: port.protocol.to_owned() });
+fn add_external_ips(
+    service: &Service<'_>,
+    cluster: &Cluster,
+    addresses: &mut BTreeMap<Family, Addresses>,
+    problems: &mut Vec<Problem>,
+) {
+    for text in &service.external_ips {
+        let added = admit(text, cluster).and_then(|address| {
+            let of_family = addresses.get_mut(&Family::of(address)).ok_or(Refusal::Family)?;
+            of_family.external.insert(address);
+            Ok(())
+        });
+        if let Err(why) = added {
+            problems.push(Problem::ExternalIp { text: (*text).to_owned(), why });
+        }
     }
-    protocol
+}
+
+/// A load balancer whose clients are restricted tells them apart itself, by the address that they come from: they are
+/// left to reach it.
+fn add_load_balancer_ips(service: &Service<'_>, addresses: &mut BTreeMap<Family, Addresses>) {
+    if service.kind != "LoadBalancer" {
+        return;
+    }
+    for address in service.load_balancer_ips.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
+        let family = Family::of(address);
+        let admits_all = admits_all(&service.source_ranges, family);
+        if let Some(of_family) = addresses.get_mut(&family).filter(|_| admits_all) {
+            of_family.external.insert(address);
+        }
+    }
+}
+
+/// Whether clients of a family are not restricted: no range is of the family, or one is all of it. What cannot be read
+/// may restrict.
+fn admits_all(ranges: &[&str], family: Family) -> bool {
+    let read = ranges.iter().map(|text| text.trim().parse::<IpNet>());
+    let of_family: Vec<Option<IpNet>> = read
+        .map(Result::ok)
+        .filter(|range| range.is_none_or(|range| Family::of(range.addr()) == family))
+        .collect();
+    of_family.is_empty() || of_family.iter().flatten().any(|range| range.prefix_len() == 0)
+}
+
+fn port<'a>(found: &ServicePort<'a>, problems: &mut Vec<Problem>) -> Option<IntentPort<'a>> {
+    let Some(protocol) = Protocol::of(found.protocol) else {
+        problems.push(Problem::Protocol { port: found.port, protocol: found.protocol.to_owned() });
+        return None;
+    };
+    let node_port = Some(found.node_port).filter(|port| *port != 0);
+    Some(IntentPort { name: found.name, protocol, port: found.port, node_port })
 }
 
 fn affinity_seconds(service: &Service<'_>) -> u32 {
@@ -113,25 +187,48 @@ fn affinity_seconds(service: &Service<'_>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::external::ExternalRanges, *};
 
+    fn cluster() -> Cluster {
+        let external_ranges =
+            ExternalRanges::read(&["203.0.113.0/24".into(), "2001:db8::/64".into()]).unwrap();
+        Cluster { external_ranges, ..Cluster::default() }
+    }
+
+    /// Addresses, then ports.
     fn read(service: &Service<'_>) -> (Result<Vec<String>, LeftAlone>, Vec<Problem>) {
         let mut problems = Vec::new();
-        let read = intent(service, &mut problems);
+        let read = intent(service, &cluster(), &mut problems);
         let texts = read.map(|intent| {
-            intent.frontends.iter().map(|(frontend, name)| format!("{frontend} {name}")).collect()
+            let addresses = intent.addresses.values().map(|one| {
+                let external: Vec<String> = one.external.iter().map(ToString::to_string).collect();
+                format!("{} [{}]", one.cluster, external.join(" "))
+            });
+            let port = |one: &IntentPort<'_>| {
+                let node_port = one.node_port.map(|port| format!(" node {port}")).unwrap_or_default();
+                format!("{}/{} {}{node_port}", one.port, one.protocol, one.name)
+            };
+            addresses.chain(intent.ports.iter().map(port)).collect()
         });
         (texts, problems)
     }
 
     fn service<'a>(cluster_ips: &[&'a str], ports: &[(&'a str, &'a str, u16)]) -> Service<'a> {
-        let port =
-            |(name, protocol, port): &(&'a str, &'a str, u16)| ServicePort { name, protocol, port: *port };
+        let port = |(name, protocol, port): &(&'a str, &'a str, u16)| ServicePort {
+            name,
+            protocol,
+            port: *port,
+            node_port: 0,
+        };
         Service {
             cluster_ips: cluster_ips.to_vec(),
             ports: ports.iter().map(port).collect(),
             ..Service::default()
         }
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
     #[test]
@@ -153,25 +250,51 @@ mod tests {
     }
 
     #[test]
-    fn dual_stack_and_several_protocols_on_one_port_are_frontends_of_their_own() {
-        let dns = service(&["10.96.0.10", "fd00:96::a"], &[("dns", "UDP", 53), ("dns-tcp", "TCP", 53)]);
-        let expect = [
-            "10.96.0.10:53/UDP dns",
-            "10.96.0.10:53/TCP dns-tcp",
-            "[fd00:96::a]:53/UDP dns",
-            "[fd00:96::a]:53/TCP dns-tcp",
-        ];
-        assert_eq!(read(&dns), (Ok(expect.map(str::to_owned).to_vec()), vec![]));
+    fn families_protocols_and_ports_of_nodes() {
+        let mut dns = service(&["10.96.0.10", "fd00:96::a"], &[("dns", "UDP", 53), ("dns-tcp", "TCP", 53)]);
+        dns.ports[1].node_port = 30053;
+        let expect = ["10.96.0.10 []", "fd00:96::a []", "53/UDP dns", "53/TCP dns-tcp node 30053"];
+        assert_eq!(read(&dns), (Ok(texts(&expect)), vec![]));
     }
 
     #[test]
     fn what_cannot_be_served_is_told_and_the_rest_is_served() {
-        let odd = service(&["10.96.0.7", "x"], &[("a", "SCTP", 80), ("b", "", 81)]);
+        let odd = Service {
+            external_ips: vec!["203.0.113.9", "198.51.100.1", "2001:db8::9"],
+            ..service(&["10.96.0.7", "x"], &[("a", "SCTP", 80), ("b", "", 81)])
+        };
+        let external = |text: &str, why| Problem::ExternalIp { text: text.into(), why };
         let problems = vec![
             Problem::NoAddress { text: "x".into() },
+            external("198.51.100.1", Refusal::OutsideRanges),
+            external("2001:db8::9", Refusal::Family),
             Problem::Protocol { port: 80, protocol: "SCTP".into() },
         ];
-        assert_eq!(read(&odd), (Ok(vec!["10.96.0.7:81/TCP b".to_owned()]), problems));
+        assert_eq!(read(&odd), (Ok(texts(&["10.96.0.7 [203.0.113.9]", "81/TCP b"])), problems));
+    }
+
+    #[test]
+    fn load_balancers_are_spared_unless_their_clients_are_restricted() {
+        for (kind, ranges, expect) in [
+            ("LoadBalancer", &[][..], ["10.96.0.7 [198.51.100.7]", "fd00:96::7 [2001:db8::7]"]),
+            ("NodePort", &[], ["10.96.0.7 []", "fd00:96::7 []"]),
+            ("LoadBalancer", &["10.0.0.0/8"], ["10.96.0.7 []", "fd00:96::7 [2001:db8::7]"]),
+            ("LoadBalancer", &["10.0.0.0/8", " fd00::/8"], ["10.96.0.7 []", "fd00:96::7 []"]),
+            (
+                "LoadBalancer",
+                &["10.0.0.0/8", "0.0.0.0/0"],
+                ["10.96.0.7 [198.51.100.7]", "fd00:96::7 [2001:db8::7]"],
+            ),
+            ("LoadBalancer", &["x"], ["10.96.0.7 []", "fd00:96::7 []"]),
+        ] {
+            let service = Service {
+                kind,
+                load_balancer_ips: vec!["198.51.100.7", "2001:db8::7", "x"],
+                source_ranges: ranges.to_vec(),
+                ..service(&["10.96.0.7", "fd00:96::7"], &[])
+            };
+            assert_eq!(read(&service), (Ok(texts(&expect)), vec![]), "{kind} {ranges:?}");
+        }
     }
 
     #[test]
@@ -185,7 +308,7 @@ mod tests {
                 ..service(&["10.96.0.7"], &[])
             };
             assert_eq!(
-                intent(&service, &mut vec![]).unwrap().affinity_seconds,
+                intent(&service, &cluster(), &mut vec![]).unwrap().affinity_seconds,
                 expect,
                 "{affinity} {seconds:?}"
             );
@@ -193,10 +316,21 @@ mod tests {
     }
 
     #[test]
-    fn internal_traffic_policy_local_restricts_to_the_node() {
+    fn traffic_policies_local_restrict_to_the_node() {
         for (policy, expect) in [("", false), ("Cluster", false), ("Local", true)] {
-            let service = Service { internal_traffic_policy: policy, ..service(&["10.96.0.7"], &[]) };
-            assert_eq!(intent(&service, &mut vec![]).unwrap().local_only, expect, "{policy}");
+            let plain = service(&["10.96.0.7"], &[]);
+            let internal = Service { internal_traffic_policy: policy, ..plain.clone() };
+            assert_eq!(
+                intent(&internal, &cluster(), &mut vec![]).unwrap().internal_local,
+                expect,
+                "{policy}"
+            );
+            let external = Service { external_traffic_policy: policy, ..plain };
+            assert_eq!(
+                intent(&external, &cluster(), &mut vec![]).unwrap().external_local,
+                expect,
+                "{policy}"
+            );
         }
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! Sources: Kubernetes API reference, Service v1, EndpointSlice discovery.k8s.io/v1, Node v1.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+use super::external::ExternalRanges;
 
 /// Namespace and name of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +44,14 @@ pub struct Service<'a> {
     pub affinity_seconds: Option<u32>,
     /// `spec.internalTrafficPolicy`; empty means `Cluster`.
     pub internal_traffic_policy: &'a str,
+    /// `spec.externalTrafficPolicy`; empty means `Cluster`.
+    pub external_traffic_policy: &'a str,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<&'a str>,
+    /// `status.loadBalancer.ingress`: the addresses of those whose `ipMode` is `VIP` or not said.
+    pub load_balancer_ips: Vec<&'a str>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<&'a str>,
 }
 
 /// A port of a Service.
@@ -47,6 +63,8 @@ pub struct ServicePort<'a> {
     pub protocol: &'a str,
     /// Number.
     pub port: u16,
+    /// `nodePort`; 0 if it has none.
+    pub node_port: u16,
 }
 
 /// A part of a Service's endpoints, of one address family.
@@ -97,4 +115,17 @@ pub struct NodeFacts<'a> {
     pub name: &'a str,
     /// Its label `topology.kubernetes.io/zone`.
     pub zone: Option<&'a str>,
+}
+
+/// What all nodes see alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Internal and external addresses of every node, by its name.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Where Services may have external addresses.
+    pub external_ranges: ExternalRanges,
+    /// Where the API server is reached: its Service, its endpoints, the configuration.
+    pub api: BTreeSet<IpAddr>,
+    /// Where pods have addresses.
+    pub pod_prefixes: Vec<IpNet>,
 }

@@ -1,15 +1,15 @@
 //! Services and `EndpointSlice`s in, the tables by which clients on this node reach endpoints out.
 //!
-//! Terms: a *frontend* is where clients send to: an address of a Service, one of its ports, a protocol. Its *targets*
+//! Terms: a *frontend* is where clients send to: an address of a Service or of nodes, a port, a protocol. Its *targets*
 //! are the addresses and ports of the endpoints that a client on this node may be given. The *tables* are the kernel's:
 //! a frontend's *value* names a *generation*, whose *backends* are in *slots* 0 to count - 1; a *member* tells the slot
-//! of an endpoint, for frontends whose clients keep theirs.
+//! of an endpoint, for frontends whose clients keep theirs. Frontends of one *set* lead to the same generation.
 //!
 //! Rules:
 //! - A change is written in an order in which a client finds the old targets or the new ones, never a mixture: backends
 //!   of a new generation, the value, then the old generation goes. A frontend that goes loses its value first.
-//! - Numbers survive restarts: they are read back from the tables. The number of a frontend is not used again for
-//!   another, and an endpoint keeps its number in all generations.
+//! - Numbers survive restarts: they are read back from the tables. The number of a set is not used again for another,
+//!   and an endpoint keeps its number in all generations.
 //! - A frontend is written by one Service at a time: the one that has it keeps it.
 //! - What no Service asks for is deleted only when both lists are complete; the caller knows when.
 //!
@@ -17,13 +17,15 @@
 //! `10.1.0.5` becomes backends `(1, 1, 0) -> 10.1.0.4:8080`, `(1, 1, 1) -> 10.1.0.5:8080` and then
 //! `10.96.0.7:80/TCP -> number 1, generation 1, 2 backends`.
 //!
-//! Deliberately not here: node ports, external addresses and load balancers' addresses.
+//! Deliberately not here: what does not come from a socket of this node.
 //!
 //! Sources: Kubernetes documentation, "Service", "Virtual IPs and Service Proxies", "EndpointSlices", "Topology Aware
-//! Routing", "Traffic distribution"; kube-proxy 1.36, `pkg/proxy/topology.go`.
+//! Routing", "Traffic distribution"; kube-proxy 1.36, `pkg/proxy/topology.go`, `pkg/proxy/nftables`.
 
 // What is looked at.
 pub mod inputs;
+// Which external addresses may be served.
+pub mod external;
 // Which Services are served, and where.
 mod from_kubernetes;
 // Which endpoints a client on this node may be given.
@@ -32,13 +34,17 @@ mod endpoints;
 pub mod desired;
 // What the kernel has.
 pub mod tables;
+// Addresses of nodes, in the tables.
+pub mod nodes;
 // Frontends and tables -> writes, in order.
 pub mod diff;
 
-pub use desired::{Desired, Frontend, Problem, Protocol, Target, Wanted, desired};
+pub use desired::{At, Desired, Family, Frontend, Problem, Protocol, Target, Wanted, desired};
 pub use diff::{Change, Plan, diff, leftovers};
+pub use external::{ExternalRanges, Refusal};
 pub use from_kubernetes::LeftAlone;
-pub use inputs::{Endpoint, NodeFacts, Service, ServicePort, ServiceRef, Slice, SlicePort};
+pub use inputs::{Cluster, Endpoint, NodeFacts, Service, ServicePort, ServiceRef, Slice, SlicePort};
+pub use nodes::NodeKind;
 pub use tables::{Backend, Contents, Member, Place, Step, Tables, Value};
 
 #[cfg(test)]

@@ -17,13 +17,16 @@ use super::{
     },
 };
 
+/// Frontends, affinity and targets.
+type Set = (BTreeSet<u8>, u32, BTreeSet<u8>);
+
 /// What happens next.
 #[derive(Debug, Clone)]
 enum Event {
-    /// A Service wants this: by frontend, affinity and targets.
-    Service(usize, Vec<(u8, u32, BTreeSet<u8>)>),
+    /// A Service wants this.
+    Service(usize, Vec<Set>),
     /// The process is killed after so many writes of the change for a Service that wants this, and starts again.
-    Killed(usize, Vec<(u8, u32, BTreeSet<u8>)>, usize),
+    Killed(usize, Vec<Set>, usize),
     /// The process starts again; all Services are there as they were.
     Restart,
 }
@@ -35,26 +38,36 @@ fn at(number: u8) -> Frontend {
     frontend(number, if number < 6 { Protocol::Tcp } else { Protocol::Udp })
 }
 
-fn frontends() -> impl Strategy<Value = Vec<(u8, u32, BTreeSet<u8>)>> {
-    let one = (0u8..10, prop::sample::select(vec![0u32, 0, 60]), prop::collection::btree_set(0u8..6, 0..4));
-    prop::collection::vec(one, 0..4)
+fn sets() -> impl Strategy<Value = Vec<Set>> {
+    let frontends = prop::collection::btree_set(0u8..10, 1..4);
+    let targets = prop::collection::btree_set(0u8..6, 0..4);
+    prop::collection::vec((frontends, prop::sample::select(vec![0u32, 0, 60]), targets), 0..4)
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => (0..SERVICES, frontends()).prop_map(|(service, wants)| Event::Service(service, wants)),
-        2 => (0..SERVICES, frontends(), 0usize..12)
+        6 => (0..SERVICES, sets()).prop_map(|(service, wants)| Event::Service(service, wants)),
+        2 => (0..SERVICES, sets(), 0usize..12)
             .prop_map(|(service, wants, writes)| Event::Killed(service, wants, writes)),
         1 => Just(Event::Restart),
     ]
 }
 
-fn desired(wants: &[(u8, u32, BTreeSet<u8>)]) -> Desired {
-    let one = |(number, affinity_seconds, targets): &(u8, u32, BTreeSet<u8>)| {
-        let targets = targets.iter().map(|last| target(*last)).collect();
-        (at(*number), Wanted { affinity_seconds: *affinity_seconds, targets })
-    };
-    Desired { frontends: wants.iter().map(one).collect(), ..Desired::default() }
+/// A frontend is in one set only, and a set is of one protocol.
+fn desired(wants: &[Set]) -> Desired {
+    let (mut taken, mut sets) = (BTreeSet::new(), Vec::new());
+    for (numbers, affinity_seconds, targets) in wants {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let all = numbers.iter().map(|number| at(*number));
+            let frontends: BTreeSet<Frontend> =
+                all.filter(|one| one.protocol == protocol && taken.insert(*one)).collect();
+            let targets = targets.iter().map(|last| target(*last)).collect();
+            if !frontends.is_empty() {
+                sets.push(Wanted { frontends, affinity_seconds: *affinity_seconds, targets });
+            }
+        }
+    }
+    Desired { sets, ..Desired::default() }
 }
 
 /// A node whose process and kernel can part.
@@ -82,8 +95,8 @@ impl Node {
     /// Writes, at most so much, and tells whether that was all.
     fn carry_out(&mut self, changes: Vec<Change>, mut writes: usize) -> bool {
         for change in changes {
-            let before = self.contents.found(&change.frontend);
-            let others = self.others(&change.frontend);
+            let before = self.contents.clone();
+            let others = self.others(&change);
             for step in &change.steps {
                 if writes == 0 {
                     return false;
@@ -91,20 +104,23 @@ impl Node {
                 writes -= 1;
                 self.contents.apply(step);
                 self.history.push(self.contents.clone());
-                assert_eq!(self.others(&change.frontend), others, "another frontend is touched by {step:?}");
+                assert_eq!(self.others(&change), others, "another frontend is touched by {step:?}");
             }
-            let after = self.contents.found(&change.frontend);
-            for seen in self.history.iter().rev().take(change.steps.len()) {
-                let seen = seen.found(&change.frontend);
-                assert!(seen == before || seen == after, "{before:?}, {seen:?}, {after:?}");
+            for frontend in change.frontends() {
+                let (before, after) = (before.found(frontend), self.contents.found(frontend));
+                for seen in self.history.iter().rev().take(change.steps.len()) {
+                    let seen = seen.found(frontend);
+                    assert!(seen == before || seen == after, "{before:?}, {seen:?}, {after:?}");
+                }
             }
             self.tables.note(change);
         }
         true
     }
 
-    fn others(&self, frontend: &Frontend) -> BTreeMap<Frontend, BTreeSet<Option<Target>>> {
-        let others = self.contents.values.keys().filter(|other| *other != frontend);
+    fn others(&self, change: &Change) -> BTreeMap<Frontend, BTreeSet<Option<Target>>> {
+        let concerned: BTreeSet<&Frontend> = change.frontends().collect();
+        let others = self.contents.values.keys().filter(|other| !concerned.contains(other));
         others.map(|other| (*other, self.contents.found(other).unwrap())).collect()
     }
 
@@ -153,7 +169,9 @@ impl Node {
         (0..SERVICES).for_each(|_| self.all());
         let mut owners: BTreeMap<Frontend, Vec<&Wanted>> = BTreeMap::new();
         for desired in &self.wanted {
-            desired.frontends.iter().for_each(|(at, wanted)| owners.entry(*at).or_default().push(wanted));
+            for wanted in &desired.sets {
+                wanted.frontends.iter().for_each(|at| owners.entry(*at).or_default().push(wanted));
+            }
         }
         assert_eq!(self.contents.values.keys().collect::<Vec<_>>(), owners.keys().collect::<Vec<_>>());
         for (frontend, wanted) in &owners {
@@ -161,8 +179,13 @@ impl Node {
             let is_one = |one: &&Wanted| one.targets.iter().map(|target| Some(*target)).eq(found.clone());
             assert!(wanted.iter().any(is_one), "{frontend}: {found:?}");
         }
-        let backends: u32 = self.contents.values.values().map(|value| value.count).sum();
-        assert_eq!(self.contents.backends.len(), backends as usize, "nothing is left over");
+        let counts: BTreeMap<(u32, u32), u32> =
+            self.contents.values.values().map(|value| ((value.id, value.generation), value.count)).collect();
+        assert_eq!(
+            self.contents.backends.len(),
+            counts.values().sum::<u32>() as usize,
+            "nothing is left over"
+        );
         for (member, slot) in &self.contents.members {
             let place = Place { id: member.id, generation: member.generation, slot: *slot };
             assert_eq!(self.contents.backends[&place].endpoint, member.endpoint);
@@ -204,7 +227,7 @@ proptest! {
         let mut node = Node::new();
         let mut before: BTreeMap<Target, u32> = BTreeMap::new();
         for (targets, restart) in rounds {
-            node.wanted[0] = desired(&[(7, 0, targets)]);
+            node.wanted[0] = desired(&[([7, 8].into(), 0, targets)]);
             node.plan_and_write(0, usize::MAX);
             if restart {
                 node.restart();

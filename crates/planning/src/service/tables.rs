@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -9,12 +10,13 @@ use super::{
     desired::{Frontend, Protocol, Target},
     diff::Change,
     inputs::ServiceRef,
+    nodes::NodeKind,
 };
 
-/// A frontend's value.
+/// A frontend's value. Frontends whose values name the same number and generation lead to the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Value {
-    /// Number of the frontend.
+    /// Number of what it leads to.
     pub id: u32,
     /// Generation of its backends.
     pub generation: u32,
@@ -24,10 +26,23 @@ pub struct Value {
     pub affinity_seconds: u32,
 }
 
+impl Value {
+    pub(super) const fn name(&self) -> Name {
+        Name { id: self.id, generation: self.generation }
+    }
+}
+
+/// Names a generation of backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) id: u32,
+    pub(super) generation: u32,
+}
+
 /// Where a backend is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Number of the frontend.
+    /// Number, as in [`Value`].
     pub id: u32,
     /// Generation.
     pub generation: u32,
@@ -40,14 +55,14 @@ pub struct Place {
 pub struct Backend {
     /// Where clients arrive.
     pub target: Target,
-    /// Number of the endpoint within the frontend, never 0.
+    /// Number of the endpoint within its number, never 0.
     pub endpoint: u32,
 }
 
-/// An endpoint of a frontend whose clients keep theirs.
+/// An endpoint whose clients keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// Number of the frontend.
+    /// Number, as in [`Value`].
     pub id: u32,
     /// Generation.
     pub generation: u32,
@@ -70,6 +85,10 @@ pub enum Step {
     DeleteBackend(Place),
     /// Delete the slot of an endpoint.
     DeleteMember(Member),
+    /// Write whose an address of a node is.
+    PutNode(IpAddr, NodeKind),
+    /// Delete an address of a node.
+    DeleteNode(IpAddr),
 }
 
 /// Everything the tables hold, as read.
@@ -81,40 +100,76 @@ pub struct Contents {
     pub backends: BTreeMap<Place, Backend>,
     /// Slots of endpoints.
     pub members: BTreeMap<Member, u32>,
+    /// Addresses of nodes.
+    pub nodes: BTreeMap<IpAddr, NodeKind>,
 }
 
 /// What the tables are known to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     entries: BTreeMap<Frontend, Entry>,
+    /// Those that frontends lead to.
+    generations: BTreeMap<Name, Generation>,
     /// Frontends by the Service that has them.
     owned: BTreeMap<Arc<ServiceRef>, BTreeSet<Frontend>>,
-    /// Greatest number that a frontend ever had.
+    /// Greatest number there ever was.
     last_id: u32,
+    nodes: BTreeMap<IpAddr, NodeKind>,
 }
 
 /// A frontend in the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) value: Value,
-    /// Numbers of endpoints, by target.
-    pub(super) endpoints: BTreeMap<Target, u32>,
-    /// Greatest number that an endpoint of it ever had.
-    pub(super) last_endpoint: u32,
-    /// Whether slots and members are as the value says.
-    pub(super) whole: bool,
     /// The Service that has it; none yet after it was read back.
     pub(super) owner: Option<Arc<ServiceRef>>,
 }
 
-impl Entry {
-    /// What deletes its generation.
-    pub(super) fn deletion(&self, frontend: &Frontend) -> impl Iterator<Item = Step> {
-        let Value { id, generation, count, .. } = self.value;
-        let places = (0..count).map(move |slot| Step::DeleteBackend(Place { id, generation, slot }));
+/// A generation of backends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Generation {
+    /// Numbers of endpoints, by target.
+    pub(super) endpoints: BTreeMap<Target, u32>,
+    /// Greatest number that an endpoint of it or of one before ever had.
+    pub(super) last_endpoint: u32,
+    /// Slots that frontends are told of.
+    pub(super) count: u32,
+    /// Whether clients keep their endpoint.
+    pub(super) keeps: bool,
+    /// Whether slots and members are as they should be.
+    pub(super) whole: bool,
+    /// How many frontends lead to it.
+    pub(super) users: u32,
+}
+
+impl Generation {
+    /// What deletes it.
+    pub(super) fn deletion(&self, name: Name) -> impl Iterator<Item = Step> {
+        let Name { id, generation } = name;
+        let places = (0..self.count).map(move |slot| Step::DeleteBackend(Place { id, generation, slot }));
         let member = move |endpoint: &u32| Step::DeleteMember(Member { id, generation, endpoint: *endpoint });
-        let keeps = keeps_endpoints(frontend, self.value.affinity_seconds);
+        let keeps = self.keeps;
         places.chain(self.endpoints.values().filter(move |_| keeps).map(member))
+    }
+
+    fn read(frontend: &Frontend, value: Value, contents: &Contents) -> Self {
+        let Value { id, generation, count, affinity_seconds } = value;
+        let keeps = keeps_endpoints(frontend, affinity_seconds);
+        let mut endpoints = BTreeMap::new();
+        let mut whole = true;
+        for slot in 0..count {
+            let Some(backend) = contents.backends.get(&Place { id, generation, slot }) else {
+                whole = false;
+                continue;
+            };
+            endpoints.insert(backend.target, backend.endpoint);
+            let member = Member { id, generation, endpoint: backend.endpoint };
+            whole &= !keeps || contents.members.get(&member) == Some(&slot);
+        }
+        // Two slots with one target would be one here.
+        whole &= endpoints.len() == usize::try_from(count).unwrap_or(usize::MAX);
+        let last_endpoint = endpoints.values().copied().max().unwrap_or_default();
+        Self { endpoints, last_endpoint, count, keeps, whole, users: 0 }
     }
 }
 
@@ -129,18 +184,20 @@ impl Tables {
     /// that were broken off.
     #[must_use]
     pub fn read(contents: &Contents) -> (Self, Vec<Step>) {
-        let mut tables = Self::default();
+        let mut tables = Self { nodes: contents.nodes.clone(), ..Self::default() };
         let (mut places, mut members) = (BTreeSet::new(), BTreeSet::new());
         for (frontend, value) in &contents.values {
-            let entry = entry(frontend, *value, contents);
             let Value { id, generation, count, .. } = *value;
+            let found = Generation::read(frontend, *value, contents);
             places.extend((0..count).map(|slot| Place { id, generation, slot }));
-            if keeps_endpoints(frontend, value.affinity_seconds) {
+            if found.keeps {
                 let member = |endpoint: &u32| Member { id, generation, endpoint: *endpoint };
-                members.extend(entry.endpoints.values().map(member));
+                members.extend(found.endpoints.values().map(member));
             }
-            tables.last_id = tables.last_id.max(id);
-            tables.entries.insert(*frontend, entry);
+            let known = tables.generations.entry(value.name()).or_insert_with(|| found.clone());
+            // Frontends that share one were written by one change; else something is wrong with it.
+            known.whole &= (known.count, known.keeps) == (found.count, found.keeps);
+            tables.put(*frontend, Some(Entry { value: *value, owner: None }));
         }
         let backends = contents.backends.keys().filter(|place| !places.contains(place));
         let strays = contents.members.keys().filter(|member| !members.contains(member));
@@ -157,10 +214,10 @@ impl Tables {
         self.entries.len()
     }
 
-    /// The number of backends of all frontends.
+    /// The number of backends, those that frontends share once.
     #[must_use]
     pub fn backends(&self) -> usize {
-        self.entries.values().map(|entry| entry.endpoints.len()).sum()
+        self.generations.values().map(|generation| generation.endpoints.len()).sum()
     }
 
     /// The Services that have frontends, in order.
@@ -170,21 +227,54 @@ impl Tables {
 
     /// Notes a change as carried out. Whoever fails to carry it out reads the tables anew.
     pub fn note(&mut self, change: Change) {
-        let before = self.entries.remove(&change.frontend).and_then(|entry| entry.owner);
-        if let Some(owner) = before
-            && let Some(frontends) = self.owned.get_mut(&owner)
-        {
-            frontends.remove(&change.frontend);
-            if frontends.is_empty() {
-                self.owned.remove(&owner);
+        if let Some((name, generation)) = change.made {
+            self.generations.insert(name, generation);
+        }
+        for (frontend, after) in change.after {
+            self.put(frontend, after);
+        }
+    }
+
+    /// Notes the addresses of nodes as written.
+    pub fn note_nodes(&mut self, nodes: BTreeMap<IpAddr, NodeKind>) {
+        self.nodes = nodes;
+    }
+
+    fn put(&mut self, frontend: Frontend, after: Option<Entry>) {
+        // Before the other one is given up: they may lead to the same.
+        if let Some(entry) = &after {
+            self.last_id = self.last_id.max(entry.value.id);
+            if let Some(generation) = self.generations.get_mut(&entry.value.name()) {
+                generation.users += 1;
             }
         }
-        let Some(entry) = change.after else { return };
-        self.last_id = self.last_id.max(entry.value.id);
-        if let Some(owner) = &entry.owner {
-            self.owned.entry(Arc::clone(owner)).or_default().insert(change.frontend);
+        if let Some(before) = self.entries.remove(&frontend) {
+            self.give_up(&frontend, &before);
         }
-        self.entries.insert(change.frontend, entry);
+        if let Some(entry) = after {
+            if let Some(owner) = &entry.owner {
+                self.owned.entry(Arc::clone(owner)).or_default().insert(frontend);
+            }
+            self.entries.insert(frontend, entry);
+        }
+    }
+
+    fn give_up(&mut self, frontend: &Frontend, before: &Entry) {
+        let name = before.value.name();
+        if let Some(generation) = self.generations.get_mut(&name) {
+            generation.users = generation.users.saturating_sub(1);
+            if generation.users == 0 {
+                self.generations.remove(&name);
+            }
+        }
+        if let Some(owner) = &before.owner
+            && let Some(frontends) = self.owned.get_mut(owner)
+        {
+            frontends.remove(frontend);
+            if frontends.is_empty() {
+                self.owned.remove(owner);
+            }
+        }
     }
 
     pub(super) fn entry(&self, frontend: &Frontend) -> Option<&Entry> {
@@ -195,11 +285,24 @@ impl Tables {
         self.entries.iter()
     }
 
+    pub(super) fn generation(&self, name: Name) -> Option<&Generation> {
+        self.generations.get(&name)
+    }
+
+    /// The generations of a number, in order.
+    pub(super) fn generations_of(&self, id: u32) -> impl Iterator<Item = (&Name, &Generation)> {
+        self.generations.range(Name { id, generation: 0 }..=Name { id, generation: u32::MAX })
+    }
+
     pub(super) fn owned_by(&self, service: &ServiceRef) -> impl Iterator<Item = &Frontend> {
         self.owned.get(service).into_iter().flatten()
     }
 
-    /// A number that no frontend has, when `given` were given since. Greater than any there ever was, as long as there
+    pub(super) fn nodes(&self) -> &BTreeMap<IpAddr, NodeKind> {
+        &self.nodes
+    }
+
+    /// A number that is not in use, when `given` were given since. Greater than any there ever was, as long as there
     /// are greater ones: a client may be about to look for the backends of a number that has gone.
     pub(super) fn free_id(&self, given: u32) -> u32 {
         let next = self.last_id.checked_add(1).and_then(|next| next.checked_add(given));
@@ -211,29 +314,9 @@ impl Tables {
     }
 }
 
-fn entry(frontend: &Frontend, value: Value, contents: &Contents) -> Entry {
-    let Value { id, generation, count, affinity_seconds } = value;
-    let keeps = keeps_endpoints(frontend, affinity_seconds);
-    let mut endpoints = BTreeMap::new();
-    let mut whole = true;
-    for slot in 0..count {
-        let Some(backend) = contents.backends.get(&Place { id, generation, slot }) else {
-            whole = false;
-            continue;
-        };
-        endpoints.insert(backend.target, backend.endpoint);
-        let member = Member { id, generation, endpoint: backend.endpoint };
-        whole &= !keeps || contents.members.get(&member) == Some(&slot);
-    }
-    // Two slots with one target would be one here.
-    whole &= endpoints.len() == usize::try_from(count).unwrap_or(usize::MAX);
-    let last_endpoint = endpoints.values().copied().max().unwrap_or_default();
-    Entry { value, endpoints, last_endpoint, whole, owner: None }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{super::desired::At, *};
 
     impl Contents {
         /// Does what the kernel does.
@@ -245,6 +328,8 @@ pub(super) mod tests {
                 Step::DeleteValue(frontend) => drop(self.values.remove(&frontend)),
                 Step::DeleteBackend(place) => drop(self.backends.remove(&place)),
                 Step::DeleteMember(member) => drop(self.members.remove(&member)),
+                Step::PutNode(address, kind) => drop(self.nodes.insert(address, kind)),
+                Step::DeleteNode(address) => drop(self.nodes.remove(&address)),
             }
         }
 
@@ -258,7 +343,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::service) fn frontend(last: u8, protocol: Protocol) -> Frontend {
-        Frontend { address: [10, 96, 0, last].into(), port: 80, protocol }
+        Frontend { at: At::Address([10, 96, 0, last].into()), port: 80, protocol }
     }
 
     pub(in crate::service) fn target(last: u8) -> Target {
@@ -270,10 +355,10 @@ pub(super) mod tests {
         let place = |generation, slot| Place { id: 4, generation, slot };
         let backend = |last, endpoint| Backend { target: target(last), endpoint };
         let value = Value { id: 4, generation: 2, count: 2, affinity_seconds: 0 };
-        let dns = frontend(10, Protocol::Udp);
+        let (dns, also) = (frontend(10, Protocol::Udp), frontend(11, Protocol::Udp));
         let member = |generation, endpoint| Member { id: 4, generation, endpoint };
         let contents = Contents {
-            values: [(dns, value)].into(),
+            values: [(dns, value), (also, value)].into(),
             backends: [
                 (place(2, 0), backend(1, 7)),
                 (place(2, 1), backend(2, 3)),
@@ -281,22 +366,25 @@ pub(super) mod tests {
             ]
             .into(),
             members: [(member(2, 7), 0), (member(2, 3), 1), (member(3, 7), 0)].into(),
+            nodes: BTreeMap::new(),
         };
         let (tables, steps) = Tables::read(&contents);
         assert_eq!(steps, [Step::DeleteBackend(place(3, 0)), Step::DeleteMember(member(3, 7))]);
-        let entry = tables.entry(&dns).unwrap();
-        assert!(entry.whole && entry.owner.is_none());
-        assert_eq!((entry.last_endpoint, tables.free_id(0), tables.free_id(2)), (7, 5, 7));
-        assert_eq!((tables.frontends(), tables.backends()), (1, 2));
+        let generation = |tables: &Tables| tables.generation(value.name()).unwrap().clone();
+        assert!(generation(&tables).whole && tables.entry(&dns).unwrap().owner.is_none());
+        assert_eq!((generation(&tables).last_endpoint, generation(&tables).users), (7, 2));
+        assert_eq!((tables.free_id(0), tables.free_id(2)), (5, 7));
+        assert_eq!((tables.frontends(), tables.backends()), (2, 2));
 
         for damage in [
             Step::DeleteBackend(place(2, 1)),
             Step::DeleteMember(member(2, 7)),
             Step::PutBackend(place(2, 1), backend(1, 7)),
+            Step::PutValue(also, Value { count: 1, ..value }),
         ] {
             let mut contents = contents.clone();
             contents.apply(&damage);
-            assert!(!Tables::read(&contents).0.entry(&dns).unwrap().whole, "{damage:?}");
+            assert!(!generation(&Tables::read(&contents).0).whole, "{damage:?}");
         }
     }
 
