@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    endpoints::{Port, targets},
+    endpoints::{Port, targets, targets_by_node},
     external::Refusal,
     from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
     inputs::{Cluster, NodeFacts, Service, ServiceRef, Slice},
@@ -281,13 +281,11 @@ impl Look<'_> {
     fn elsewhere(&self, family: Family, number: u16, port: &IntentPort<'_>) -> Vec<Wanted> {
         let at = |at| Frontend { at, port: number, protocol: port.protocol };
         let mut by_address: BTreeMap<IpAddr, BTreeSet<Target>> = BTreeMap::new();
-        let nodes =
-            self.slices.iter().flat_map(|slice| &slice.endpoints).filter_map(|endpoint| endpoint.node);
-        let others: BTreeSet<&str> = nodes.filter(|name| *name != self.node.name).collect();
         let own = self.cluster.nodes.get(self.node.name);
-        for name in others {
-            let there = self.targets(family, port, NodeFacts { name, zone: None }, true);
-            let addresses = self.cluster.nodes.get(name).into_iter().flatten();
+        let by_node = targets_by_node(Port { family, protocol: port.protocol, name: port.name }, self.slices);
+        for (name, there) in by_node {
+            let addresses =
+                self.cluster.nodes.get(name).filter(|_| name != self.node.name).into_iter().flatten();
             let reached = addresses.filter(|address| {
                 Family::of(**address) == family && !own.is_some_and(|own| own.contains(address))
             });

@@ -13,7 +13,7 @@
 //! documentation, "Virtual IPs and Service Proxies" ("Traffic to terminating endpoints"); API reference,
 //! EndpointSlice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     desired::{Family, Protocol, Target},
@@ -39,11 +39,29 @@ pub(super) fn targets(
     let mut candidates: Vec<Candidate<'_>> = candidates(port, slices).collect();
     if local_only {
         candidates.retain(|one| one.endpoint.node == Some(node.name));
+        return usable(&candidates, |_| {});
     }
+    usable(&candidates, |ready| follow_hints(ready, node))
+}
+
+/// Tells the targets that clients get who only get those of one node, by node.
+pub(super) fn targets_by_node<'a>(
+    port: Port<'a>,
+    slices: &'a [Slice<'a>],
+) -> BTreeMap<&'a str, BTreeSet<Target>> {
+    let mut by_node: BTreeMap<&str, Vec<Candidate<'_>>> = BTreeMap::new();
+    for candidate in candidates(port, slices) {
+        if let Some(node) = candidate.endpoint.node {
+            by_node.entry(node).or_default().push(candidate);
+        }
+    }
+    by_node.into_iter().map(|(node, candidates)| (node, usable(&candidates, |_| {}))).collect()
+}
+
+/// The ready ones that are preferred, else the last resort.
+fn usable(candidates: &[Candidate<'_>], prefer: impl FnOnce(&mut Vec<&Candidate<'_>>)) -> BTreeSet<Target> {
     let mut ready: Vec<&Candidate<'_>> = candidates.iter().filter(|one| is_ready(one.endpoint)).collect();
-    if !local_only {
-        follow_hints(&mut ready, node);
-    }
+    prefer(&mut ready);
     if ready.is_empty() {
         ready = candidates.iter().filter(|one| is_last_resort(one.endpoint)).collect();
     }
