@@ -2,6 +2,8 @@
 
 A port of ours is of our project and carries the cluster's tag, whatever its device owner: Neutron itself changes that of a port which joins or leaves a trunk.
 """
+import json
+import socket
 from urllib.parse import urlencode
 
 from kuryrlab import settings as names
@@ -31,7 +33,7 @@ class Neutron:
     def __init__(self, lab: Lab, user: str | None = None):
         user = user or lab.settings.user
         project, password = ("admin", names.ADMIN_PASSWORD) if user == "admin" else names.USERS[user]
-        self.netns = lab.settings.netns("cp")
+        self.netns, self.run = lab.settings.netns("cp"), lab.settings.run
         self.keystone = Keystone(self.netns, user, password, project)
 
     @property
@@ -139,6 +141,18 @@ class Octavia(Neutron):
     def load_balancers(self) -> list[dict]:
         """List the project's load balancers."""
         return self.call("GET", "/loadbalancers")["loadbalancers"]
+
+    def report(self, status: dict) -> None:
+        """Report what became of resources, as a provider does it: over the driver agent's socket, a length and JSON."""
+        body = json.dumps(status).encode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+            agent.settimeout(30)
+            agent.connect(str(self.run / "octavia-run" / "octavia" / "status.sock"))
+            agent.sendall(f"{len(body)}\n".encode() + body)
+            answer = agent.makefile("rb")
+            told = json.loads(answer.read(int(answer.readline())))
+        if told["status_code"] != 200:
+            raise Unmet(f"the driver agent: {told}")
 
     def members(self, pool: str) -> set[tuple[str, int]]:
         """Return the members of a pool: address and port."""

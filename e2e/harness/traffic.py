@@ -92,6 +92,20 @@ def http_get(netns: str, address: str, port: int = 8080, path: str = "/", second
     return body
 
 
+def datagram(netns: str, address: str, port: int, seconds: float = 2) -> str:
+    """Send one datagram from a socket of its own and return the answer.
+
+    Raises OSError when nobody answers.
+    """
+    def ask() -> bytes:
+        with new_socket(address, socket.SOCK_DGRAM) as client:
+            client.settimeout(seconds)
+            client.connect((address, port))
+            client.send(b"who")
+            return client.recv(100)
+    return inside(netns, ask).decode().strip()
+
+
 @contextmanager
 def listener(netns: str, address: str, port: int):
     """Accept TCP connections in a namespace while the block runs."""

@@ -379,6 +379,22 @@ section!(octavia_defaults, "octavia_defaults", "Load balancers of Services of ty
         help("Milliseconds that a client may be silent. 0: Octavia's default.");
     TIMEOUT_MEMBER_DATA: u32 = "timeout_member_data", "0", range(0, 86_400_000), reader(Reader::Controller),
         help("Milliseconds that a member may be silent. 0: Octavia's default.");
+    ENABLE_HEALTH_MONITOR: bool = "enable_health_monitor", "false", new_here(), reader(Reader::Controller),
+        help("Octavia itself finds out whether members answer, where a Service does not say otherwise \
+              (loadbalancer.openstack.org/enable-health-monitor)."),
+        why("Members are ready endpoints, which the kubelet's probes tell.");
+    HEALTH_MONITOR_DELAY: u32 = "health_monitor_delay", "60", new_here(), range(1, 86_400),
+        reader(Reader::Controller),
+        help("Seconds between looks of a health monitor."), why("The cloud provider's default, as the others.");
+    HEALTH_MONITOR_TIMEOUT: u32 = "health_monitor_timeout", "30", new_here(), range(1, 86_400),
+        reader(Reader::Controller),
+        help("Seconds after which a member has not answered a health monitor; at most `health_monitor_delay`.");
+    HEALTH_MONITOR_MAX_RETRIES: u32 = "health_monitor_max_retries", "1", new_here(), range(1, 10),
+        reader(Reader::Controller),
+        help("Good looks in a row after which a member is used again.");
+    HEALTH_MONITOR_MAX_RETRIES_DOWN: u32 = "health_monitor_max_retries_down", "3", new_here(), range(1, 10),
+        reader(Reader::Controller),
+        help("Bad looks in a row after which a member is not used any more.");
     VIP_SUBNETS: Vec<String> = "vip_subnets", "", new_here(), reader(Reader::Controller),
         help("Ids of the subnets that addresses of load balancers are from, one for each family. Empty: those of pods.");
     MEMBER_UPDATE_INTERVAL: u32 = "member_update_interval", "250", new_here(), range(0, 60_000),
@@ -538,7 +554,9 @@ mod tests {
             neutron::TIMEOUT neutron_defaults::NETWORK_DEVICE_MTU neutron_defaults::LIST_PERIOD
             kubernetes::POOL_DRIVER kubernetes::OCTAVIA_PROVIDER neutron_defaults::LBAAS_ACTIVATION_TIMEOUT
             octavia_defaults::LB_ALGORITHM octavia_defaults::MEMBER_MODE octavia_defaults::TIMEOUT_CLIENT_DATA
-            octavia_defaults::MEMBER_UPDATE_INTERVAL vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
+            octavia_defaults::MEMBER_UPDATE_INTERVAL octavia_defaults::ENABLE_HEALTH_MONITOR
+            octavia_defaults::HEALTH_MONITOR_DELAY octavia_defaults::HEALTH_MONITOR_TIMEOUT
+            octavia_defaults::HEALTH_MONITOR_MAX_RETRIES octavia_defaults::HEALTH_MONITOR_MAX_RETRIES_DOWN vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
             vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::POOL_MAPPING vif_pool::PORT_RATE vif_pool::COOL_DOWN
             vif_pool::SHRINK_DELAY vif_pool::NODE_MAX pod_vif_nested::VLAN_RANGE binding::LINK_IFACE cni_daemon::VIF_ANNOTATION_TIMEOUT
             cni_daemon::CNI_FAILURES_COUNT cni_daemon::WORKER_NUM health_server::PORT cni_health_server::PORT

@@ -21,7 +21,7 @@ use kuryr_conf::{
 use kuryr_kubernetes::client::ClientConfig;
 use kuryr_planning::{
     demand::Rate,
-    loadbalancer::{External, MemberMode},
+    loadbalancer::{External, MemberMode, MonitorSettings},
     pool::{
         Limits,
         targets::{Levels, Rule},
@@ -100,6 +100,10 @@ pub(crate) struct BalancerConfig {
     pub(crate) member_mode: Option<MemberMode>,
     /// Milliseconds that a client, and a member, may be silent; 0 for Octavia's default.
     pub(crate) timeouts: (u32, u32),
+    /// Pools have health monitors where a Service does not say.
+    pub(crate) has_monitors: bool,
+    /// What those are like.
+    pub(crate) monitor: MonitorSettings,
     /// For how long changes of members are collected, in milliseconds.
     pub(crate) coalesce: u64,
     /// For how long one may be pending before that is told, in milliseconds.
@@ -201,9 +205,26 @@ fn balancers(conf: &Conf) -> Result<BalancerConfig> {
             conf.get(&octavia_defaults::TIMEOUT_CLIENT_DATA)?,
             conf.get(&octavia_defaults::TIMEOUT_MEMBER_DATA)?,
         ),
+        has_monitors: conf.get(&octavia_defaults::ENABLE_HEALTH_MONITOR)?,
+        monitor: monitor(conf)?,
         coalesce: conf.get(&octavia_defaults::MEMBER_UPDATE_INTERVAL)?.into(),
         activation: millis(conf.get(&neutron_defaults::LBAAS_ACTIVATION_TIMEOUT)?),
     })
+}
+
+fn monitor(conf: &Conf) -> Result<MonitorSettings> {
+    let monitor = MonitorSettings {
+        delay: conf.get(&octavia_defaults::HEALTH_MONITOR_DELAY)?,
+        timeout: conf.get(&octavia_defaults::HEALTH_MONITOR_TIMEOUT)?,
+        max_retries: conf.get(&octavia_defaults::HEALTH_MONITOR_MAX_RETRIES)?,
+        max_retries_down: conf.get(&octavia_defaults::HEALTH_MONITOR_MAX_RETRIES_DOWN)?,
+    };
+    if monitor.timeout > monitor.delay {
+        let problem = format!("is longer than health_monitor_delay ({} s)", monitor.delay);
+        let fix = "set it to that at most".to_owned();
+        return Err(conf.invalid(&octavia_defaults::HEALTH_MONITOR_TIMEOUT, problem, fix).into());
+    }
+    Ok(monitor)
 }
 
 fn limits(conf: &Conf) -> Result<Limits> {

@@ -197,6 +197,16 @@ impl World {
         only.metadata.name.clone()
     }
 
+    /// Addresses of the own port of a node, if this is an address of the node itself: the cloud knows the node by that port.
+    pub(crate) fn own_port_at(&self, node: &str, address: IpAddr) -> Option<Vec<IpAddr>> {
+        let key = ObjectKey::cluster(node);
+        let record = self.records.get(&key)?;
+        let own = record.spec.own_port.as_ref()?;
+        let node = self.nodes.get(&key)?;
+        let is_it = node.status.addresses.iter().any(|found| found.address.parse() == Ok(address));
+        is_it.then(|| own.addresses.iter().map(|own| own.address).collect())
+    }
+
     /// What is about to come to a node.
     pub(crate) fn coming(&self, node: &str) -> Coming {
         self.forecast.of(node)

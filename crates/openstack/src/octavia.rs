@@ -10,6 +10,7 @@
 //! Source: Load Balancer API v2 (Octavia).
 
 pub mod api;
+pub mod health_monitor;
 pub mod listener;
 pub mod load_balancer;
 pub mod member;
@@ -19,7 +20,10 @@ pub mod pool;
 mod fixtures;
 
 pub use api::{ApiVersion, Octavia};
-pub use listener::{Listener, ListenerCreate, ListenerUpdate};
-pub use load_balancer::{LoadBalancer, LoadBalancerCreate, OwnedLoadBalancer, ProvisioningStatus};
+pub use health_monitor::{HealthMonitor, HealthMonitorCreate, HealthMonitorUpdate};
+pub use listener::{Listener, ListenerCreate, ListenerUpdate, Timeout};
+pub use load_balancer::{
+    AdditionalVip, LoadBalancer, LoadBalancerCreate, OwnedLoadBalancer, ProvisioningStatus,
+};
 pub use member::{Member, MemberCreate};
 pub use pool::{LbPool, PoolCreate, PoolUpdate, SessionPersistence};

@@ -25,6 +25,9 @@ const SHORT_ID: usize = 8;
 /// Begin of the tag that names the Service of a floating IP.
 pub const SERVICE_TAG: &str = "kuryr-service:";
 
+/// Begin of the tag of a listener that names the timeouts that were asked for.
+const TIMEOUTS_TAG: &str = "kuryr-timeouts:";
+
 const CLUSTER_TAG: &str = "kuryr-cluster:";
 const POOL_PORT: &str = "kuryr-pool/";
 const OWN_PORT: &str = "kuryr-node/";
@@ -87,6 +90,21 @@ pub fn member_name(namespace: &str, pod_or_service: &str, port: u16) -> String {
 #[must_use]
 pub fn service_tag(uid: &str) -> String {
     format!("{SERVICE_TAG}{uid}")
+}
+
+/// The tag of a listener by which it is known later which of its timeouts (client data, connect, member data, inspection)
+/// were asked for: Octavia does not tell its defaults. None if all are Octavia's own.
+#[must_use]
+pub fn timeouts_tag(are_asked: [bool; 4]) -> Option<String> {
+    let marks: String = are_asked.map(|is_asked| if is_asked { 'x' } else { '-' }).into_iter().collect();
+    are_asked.contains(&true).then(|| format!("{TIMEOUTS_TAG}{marks}"))
+}
+
+/// Which timeouts of a listener with these tags were asked for.
+#[must_use]
+pub fn asked_timeouts(tags: &[String]) -> [bool; 4] {
+    let marks = tags.iter().find_map(|tag| tag.strip_prefix(TIMEOUTS_TAG)).unwrap_or_default();
+    std::array::from_fn(|at| marks.as_bytes().get(at) == Some(&b'x'))
 }
 
 fn named(prefix: &str, rest: &str) -> String {
@@ -281,6 +299,17 @@ mod tests {
             condition: PortCondition::Down,
             hybrid: false,
         }
+    }
+
+    #[test]
+    fn timeouts_that_were_asked_for_are_known_by_a_tag() {
+        for are_asked in [[false; 4], [true, false, true, false], [false, false, false, true]] {
+            let mut tags = vec!["other".to_owned()];
+            tags.extend(timeouts_tag(are_asked));
+            assert_eq!(asked_timeouts(&tags), are_asked, "{tags:?}");
+        }
+        assert_eq!(timeouts_tag([true, false, false, true]).as_deref(), Some("kuryr-timeouts:x--x"));
+        assert_eq!(asked_timeouts(&["kuryr-timeouts:".to_owned()]), [false; 4]);
     }
 
     #[test]

@@ -94,6 +94,10 @@ id!(
     LbPoolId
 );
 id!(
+    /// A health monitor of a load balancer's pool.
+    MonitorId
+);
+id!(
     /// A Keystone project.
     ProjectId
 );

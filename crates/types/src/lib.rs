@@ -20,7 +20,7 @@ pub mod causes;
 pub use causes::with_causes;
 pub use generation::{Epoch, Generation};
 pub use ids::{
-    ClassId, FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, NetworkId, PortId, ProjectId,
+    ClassId, FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, NetworkId, PortId, ProjectId,
     SecurityGroupId, SubnetId, TrunkId,
 };
 pub use mac::MacAddr;

@@ -1,18 +1,21 @@
 //! Steps of a plan as calls. No choices are left: each step is one call.
 
+use std::collections::BTreeMap;
+
 use kube::Api;
 use kuryr_api::names::{FLOATING_IP_DESCRIPTION, SERVICE_FINALIZER};
 use kuryr_kubernetes::{objects::Objects, slim};
 use kuryr_openstack::{
     neutron::{FloatingIp, FloatingIpCreate, OwnedFloatingIp},
     octavia::{
-        ListenerCreate, ListenerUpdate, LoadBalancerCreate, MemberCreate, OwnedLoadBalancer, PoolCreate,
-        PoolUpdate, SessionPersistence,
+        AdditionalVip, HealthMonitorCreate, HealthMonitorUpdate, ListenerCreate, ListenerUpdate,
+        LoadBalancerCreate, MemberCreate, OwnedLoadBalancer, PoolCreate, PoolUpdate, SessionPersistence,
+        Timeout,
     },
 };
 use kuryr_planning::{
-    loadbalancer::{BalancerSpec, ListenerSpec, PoolSpec, Protocol, Step},
-    ownership::{SERVICE_TAG, service_tag},
+    loadbalancer::{BalancerSpec, ListenerSpec, MonitorSettings, MonitorSpec, PoolSpec, Step},
+    ownership::{SERVICE_TAG, timeouts_tag},
 };
 use kuryr_types::{FloatingIpId, LbPoolId, LoadBalancerId};
 use serde_json::json;
@@ -37,8 +40,8 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             client.create_load_balancer(&access.ownership, &tree(spec)).await?;
         }
         (Step::DeleteBalancer { .. }, Some(of)) => client.delete_load_balancer(of).await?,
-        (Step::CreatePool { name, protocol, pool, .. }, Some(of)) => {
-            client.create_lb_pool(of, &pool_without_members(name, *protocol, pool)).await?;
+        (Step::CreatePool { name, pool, .. }, Some(of)) => {
+            client.create_lb_pool(of, &bare_pool(name, pool)).await?;
         }
         (Step::UpdatePool { pool, to, .. }, Some(of)) => {
             let update = PoolUpdate {
@@ -52,7 +55,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             client.replace_members(of, pool, &members(to)).await?;
         }
         (Step::CreateListener { at, pool, listener, .. }, Some(of)) => {
-            let mut create = ListenerCreate::new(&*listener.name, at.0.name(), at.1);
+            let mut create = ListenerCreate::new(&*listener.name, listener.protocol, at.1);
             create.settings = ListenerUpdate { default_pool_id: Some(pool.clone()), ..made_with(listener) };
             client.create_listener(of, &create).await?;
         }
@@ -60,20 +63,25 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             client.update_listener(of, listener, &changed_to(to, pool)).await?;
         }
         (Step::DeleteListener { listener, .. }, Some(of)) => client.delete_listener(of, listener).await?,
-        (Step::CreateFloating { port, external }, _) => {
+        (Step::CreateMonitor { pool, name, monitor, .. }, Some(of)) => {
+            client.create_health_monitor(of, pool, &new_monitor(name, monitor)).await?;
+        }
+        (Step::UpdateMonitor { monitor, to, .. }, Some(of)) => {
+            client.update_health_monitor(of, monitor, &monitor_settings(to.settings)).await?;
+        }
+        (Step::DeleteMonitor { monitor, .. }, Some(of)) => client.delete_health_monitor(of, monitor).await?,
+        (Step::CreateFloating { port, external, tags }, _) => {
             let create = FloatingIpCreate {
                 floating_network_id: external.network.clone(),
                 subnet_id: external.subnet.clone(),
                 port_id: port.clone(),
                 description: FLOATING_IP_DESCRIPTION.to_owned(),
-                tags: vec![service_tag(&look.service.uid)],
+                tags: tags.clone(),
             };
             client.create_floating_ip(&access.ownership, &create).await?;
         }
-        (Step::AdoptFloating { floating }, _) => {
+        (Step::AdoptFloating { floating, tags }, _) => {
             if let Some(found) = floating_ip(floating, look) {
-                let tags = [service_tag(&look.service.uid)];
-                let tags = if look.service.uid.is_empty() { &[][..] } else { &tags[..] };
                 client.adopt_floating_ip(&access.ownership, found.clone(), tags).await?;
             }
         }
@@ -98,7 +106,10 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             | Step::SetMembers { .. }
             | Step::CreateListener { .. }
             | Step::UpdateListener { .. }
-            | Step::DeleteListener { .. },
+            | Step::DeleteListener { .. }
+            | Step::CreateMonitor { .. }
+            | Step::UpdateMonitor { .. }
+            | Step::DeleteMonitor { .. },
             None,
         ) => {}
     }
@@ -135,17 +146,25 @@ async fn finalizer(wanted: bool, look: &Look, world: &World) -> Result<()> {
 }
 
 fn tree(spec: &BalancerSpec) -> LoadBalancerCreate {
-    let listeners = spec.listeners.iter().map(|((protocol, port), listener)| {
-        let pool = pool_without_members(&listener.name, *protocol, &listener.pool);
-        let mut create = ListenerCreate::new(&*listener.name, protocol.name(), *port)
-            .with_pool(pool.with_members(members(&listener.pool)));
+    let listeners = spec.listeners.iter().map(|((_, port), listener)| {
+        let mut pool = bare_pool(&listener.name, &listener.pool).with_members(members(&listener.pool));
+        let monitor = listener.pool.monitor.as_ref();
+        pool.healthmonitor = monitor.map(|monitor| new_monitor(&listener.name, monitor));
+        let mut create = ListenerCreate::new(&*listener.name, listener.protocol, *port).with_pool(pool);
         create.settings = made_with(listener);
         create
+    });
+    let additional = spec.more_vips.iter().map(|(subnet, address)| AdditionalVip {
+        subnet_id: subnet.clone(),
+        ip_address: *address,
+        port_id: None,
     });
     LoadBalancerCreate {
         name: spec.name.clone(),
         vip_subnet_id: spec.vip_subnet.clone(),
         vip_address: spec.vip_address,
+        vip_port_id: spec.vip_port.clone(),
+        additional_vips: additional.collect(),
         provider: spec.provider.clone(),
         flavor_id: spec.flavor.clone(),
         availability_zone: spec.zone.clone(),
@@ -153,10 +172,20 @@ fn tree(spec: &BalancerSpec) -> LoadBalancerCreate {
     }
 }
 
-fn pool_without_members(name: &str, protocol: Protocol, pool: &PoolSpec) -> PoolCreate {
-    let mut create = PoolCreate::new(name, protocol.name(), &*pool.algorithm);
+/// A pool without what belongs to it: members and monitor.
+fn bare_pool(name: &str, pool: &PoolSpec) -> PoolCreate {
+    let mut create = PoolCreate::new(name, pool.protocol, &*pool.algorithm);
     create.session_persistence = persistence(pool.is_persistent);
     create
+}
+
+fn new_monitor(name: &str, monitor: &MonitorSpec) -> HealthMonitorCreate {
+    HealthMonitorCreate::new(name, &*monitor.kind, monitor_settings(monitor.settings))
+}
+
+fn monitor_settings(settings: MonitorSettings) -> HealthMonitorUpdate {
+    let MonitorSettings { delay, timeout, max_retries, max_retries_down } = settings;
+    HealthMonitorUpdate { delay, timeout, max_retries, max_retries_down }
 }
 
 fn persistence(wanted: bool) -> Option<SessionPersistence> {
@@ -179,7 +208,8 @@ fn members(pool: &PoolSpec) -> Vec<MemberCreate> {
 
 /// A new listener is told only what is not Octavia's default: a provider may refuse the rest.
 fn made_with(listener: &ListenerSpec) -> ListenerUpdate {
-    let [client, connect, member, inspect] = listener.timeouts;
+    let [client, connect, member, inspect] =
+        listener.timeouts.map(|timeout| timeout.map_or(Timeout::Keep, Timeout::Millis));
     let allowed = || listener.allowed.iter().copied().collect();
     ListenerUpdate {
         default_pool_id: None,
@@ -189,11 +219,29 @@ fn made_with(listener: &ListenerSpec) -> ListenerUpdate {
         timeout_member_data: member,
         timeout_tcp_inspect: inspect,
         allowed_cidrs: (!listener.allowed.is_empty()).then(allowed),
+        insert_headers: listener.forwards_for.then(headers),
+        tags: Some(tags(listener)),
     }
 }
 
+/// Tags of a listener besides the cluster's.
+fn tags(listener: &ListenerSpec) -> Vec<String> {
+    timeouts_tag(listener.timeouts.map(|timeout| timeout.is_some())).into_iter().collect()
+}
+
+/// HTTP headers that tell of the client.
+fn headers() -> BTreeMap<String, String> {
+    BTreeMap::from([("X-Forwarded-For".to_owned(), "true".to_owned())])
+}
+
 fn changed_to(listener: &ListenerSpec, pool: &LbPoolId) -> ListenerUpdate {
+    let [client, connect, member, inspect] =
+        listener.timeouts.map(|timeout| timeout.map_or(Timeout::Default, Timeout::Millis));
     ListenerUpdate {
+        timeout_client_data: client,
+        timeout_member_connect: connect,
+        timeout_member_data: member,
+        timeout_tcp_inspect: inspect,
         default_pool_id: Some(pool.clone()),
         connection_limit: Some(listener.connection_limit.map_or(-1, i64::from)),
         allowed_cidrs: Some(listener.allowed.iter().copied().collect()),

@@ -22,9 +22,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use ipnet::IpNet;
 use kuryr_api::names::SERVICE_FINALIZER;
 use kuryr_kubernetes::{slim, store::ObjectKey};
+use kuryr_openstack::neutron::Subnet;
 use kuryr_planning::loadbalancer::{self as planning, Memory};
 use kuryr_types::SubnetId;
 use tokio::sync::OnceCell;
@@ -35,8 +35,8 @@ pub(crate) use reconcile::reconcile;
 #[derive(Debug, Default)]
 pub(crate) struct Balancers {
     memories: Mutex<BTreeMap<ObjectKey, Memory>>,
-    /// Subnets of VIPs with their prefixes, as they were found.
-    vip_subnets: OnceCell<BTreeMap<SubnetId, IpNet>>,
+    /// Subnets of VIPs, as they were found.
+    vip_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
 }
 
 impl Balancers {

@@ -10,18 +10,19 @@ use kuryr_kubernetes::{
 };
 use kuryr_openstack::{
     Error as CloudError,
-    neutron::{FloatingIp, FloatingIpFilter},
-    octavia::{Listener, OwnedLoadBalancer, ProvisioningStatus},
+    neutron::{FloatingIp, FloatingIpFilter, Subnet, SubnetFilter},
+    octavia::{HealthMonitor, Listener, OwnedLoadBalancer, ProvisioningStatus},
 };
 use kuryr_planning::{
     loadbalancer::{
-        Actual, Balancer, EndpointFacts, Floating, FoundListener, FoundMember, FoundPool, Ingress, Inputs,
-        PortFacts, ServiceFacts, Settings, State,
+        Actual, Balancer, EndpointFacts, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
+        Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort, PortFacts, ServiceFacts, Settings,
+        State, asked,
     },
-    ownership::{load_balancer_name, service_tag},
+    ownership::{asked_timeouts, load_balancer_name, service_tag},
     pool::Millis,
 };
-use kuryr_types::SubnetId;
+use kuryr_types::{NetworkId, PortId, SubnetId};
 
 use crate::{
     cloud::{Known, facts::Access},
@@ -72,6 +73,9 @@ pub(super) async fn look(
         Presence::Unknown => return Ok(None),
     };
     let (Some(slices), Some(class)) = (world.slices_of(key), &known.class) else { return Ok(None) };
+    if !world.nodes.synced() || !world.records.synced() {
+        return Ok(None);
+    }
     let service = object.as_deref().map_or_else(|| gone(key), facts);
     let octavia = match access.client.octavia().await {
         // A cloud without Octavia has nothing of ours.
@@ -95,17 +99,31 @@ pub(super) async fn look(
     }
     let floating = floating(&service, &balancers, access).await?;
     let config = &world.config.balancers;
+    let vip_subnets = vip_subnets(access, world, term).await?;
+    let is_configured = |id: &SubnetId| class.subnets.contains_key(id) || vip_subnets.contains_key(id);
+    let (named, named_networks) = named(&service, is_configured, access).await?;
+    let of_pods = class.subnets.keys().map(|id| (id.clone(), class.network.clone()));
+    let of_vips = vip_subnets.iter().map(|(id, subnet)| (id.clone(), subnet.network_id.clone()));
+    let endpoints = endpoints(&slices, world);
+    let subnets: BTreeMap<_, _> =
+        class.subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect();
+    let others = others(&endpoints, &subnets, access).await?;
     let settings = Settings {
         provider: config.provider.clone(),
         providers: octavia.providers.clone(),
         version: (octavia.version.major, octavia.version.minor),
-        subnets: class.subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect(),
-        vip_subnets: vip_subnets(access, world, term).await?.clone(),
+        subnets,
+        others,
+        vip_subnets: vip_subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect(),
+        networks: of_pods.chain(of_vips).chain(named_networks).collect(),
+        named,
         external: config.external.clone(),
         algorithm: config.algorithm.clone(),
         member_mode: config.member_mode,
         timeout_client_data: Some(config.timeouts.0),
         timeout_member_data: Some(config.timeouts.1),
+        has_monitors: config.has_monitors,
+        monitor: config.monitor,
         coalesce: config.coalesce,
         activation: config.activation,
     };
@@ -121,7 +139,6 @@ pub(super) async fn look(
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
     };
     let actual = Actual { balancers: found, floating: floating.iter().map(floating_facts).collect() };
-    let endpoints = endpoints(&slices, world);
     Ok(Some(Look { now: world.now(), object, service, endpoints, settings, actual, balancers, floating }))
 }
 
@@ -129,15 +146,67 @@ async fn vip_subnets<'a>(
     access: &Access,
     world: &World,
     term: &'a Term,
-) -> Result<&'a BTreeMap<SubnetId, IpNet>> {
+) -> Result<&'a BTreeMap<SubnetId, Subnet>> {
     let find = || async {
         let mut found = BTreeMap::new();
         for id in &world.config.balancers.vip_subnets {
-            found.insert(id.clone(), access.client.subnet(id).await?.cidr);
+            found.insert(id.clone(), access.client.subnet(id).await?);
         }
         Ok(found)
     };
     term.balancers.vip_subnets.get_or_try_init(find).await
+}
+
+/// What a Service names in the cloud, with the networks of the subnets. What is not there is left out, and so is what is
+/// neither of our project nor configured: we may see more of the cloud than whoever writes Services.
+async fn named(
+    service: &ServiceFacts,
+    is_configured: impl Fn(&SubnetId) -> bool,
+    access: &Access,
+) -> Result<(Named, BTreeMap<SubnetId, NetworkId>)> {
+    let asked = asked(&service.annotations);
+    let mut subnets: Vec<Subnet> = vec![];
+    if let Some(id) = &asked.subnet {
+        subnets.extend(unless_missing(access.client.subnet(id).await)?);
+    }
+    if let Some(id) = asked.network {
+        let filter = SubnetFilter { network_id: Some(id), ..SubnetFilter::default() };
+        subnets.extend(access.client.subnets(&filter).await?);
+    }
+    subnets.retain(|subnet| subnet.project_id == *access.owner.project() || is_configured(&subnet.id));
+    let port = match &asked.port {
+        Some(id) => unless_missing(access.client.port(id).await)?,
+        None => None,
+    };
+    let port = port.filter(|port| port.project_id == *access.owner.project()).map(|port| NamedPort {
+        id: port.id,
+        addresses: port.fixed_ips.into_iter().map(|ip| (ip.subnet_id, ip.ip_address)).collect(),
+    });
+    let networks = subnets.iter().map(|subnet| (subnet.id.clone(), subnet.network_id.clone())).collect();
+    let subnets = subnets.into_iter().map(|subnet| (subnet.id, subnet.cidr)).collect();
+    Ok((Named { subnets, port }, networks))
+}
+
+/// All subnets of the project, if the cloud reaches an endpoint outside of those of pods.
+async fn others(
+    endpoints: &[EndpointFacts],
+    subnets: &BTreeMap<SubnetId, IpNet>,
+    access: &Access,
+) -> Result<BTreeMap<SubnetId, IpNet>> {
+    let is_known = |address: &IpAddr| subnets.values().any(|prefix| prefix.contains(address));
+    if endpoints.iter().filter_map(EndpointFacts::reached_at).all(|address| is_known(&address)) {
+        return Ok(BTreeMap::new());
+    }
+    let filter = SubnetFilter { project_id: Some(access.owner.project().clone()), ..SubnetFilter::default() };
+    let found = access.client.subnets(&filter).await?;
+    Ok(found.into_iter().map(|subnet| (subnet.id, subnet.cidr)).collect())
+}
+
+fn unless_missing<T>(found: std::result::Result<T, CloudError>) -> Result<Option<T>> {
+    match found {
+        Err(CloudError::NotFound { .. }) => Ok(None),
+        found => Ok(Some(found?)),
+    }
 }
 
 fn gone(key: &ObjectKey) -> ServiceFacts {
@@ -160,6 +229,7 @@ fn facts(service: &slim::Service) -> ServiceFacts {
     let ingress = |told: &slim::LoadBalancerIngress| Ingress {
         ip: told.ip.as_deref().and_then(|ip| ip.parse().ok()),
         hostname: told.hostname.clone().filter(|name| !name.is_empty()),
+        is_proxied: told.ip_mode.as_deref() == Some("Proxy"),
     };
     ServiceFacts {
         namespace: text(&metadata.namespace),
@@ -200,6 +270,7 @@ fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<Endpoint
                 is_ready,
                 is_last_resort: is_serving && conditions.terminating == Some(true),
                 pod: world.pod_at(*address),
+                own_port: endpoint.node_name.as_deref().and_then(|node| world.own_port_at(node, *address)),
             };
             endpoints.extend(endpoint.addresses.iter().map(of_address));
         }
@@ -224,6 +295,7 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
         vip_subnet: balancer.vip_subnet_id.clone(),
         vip_address: balancer.vip_address,
         vip_port: balancer.vip_port_id.clone(),
+        more_vips: more_vips(balancer),
         listeners: vec![],
         pools: vec![],
     };
@@ -233,6 +305,10 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
     found.listeners = access.client.listeners(balancer).await?.into_iter().map(listener).collect();
     for pool in access.client.lb_pools(balancer).await? {
         let members = access.client.members(&pool.id).await?.into_iter();
+        let monitor = match &pool.healthmonitor_id {
+            Some(id) => unless_missing(access.client.health_monitor(id).await)?.map(monitor),
+            None => None,
+        };
         // What Octavia is about to delete is not there any more: asking for it twice helps nobody.
         let members = members.filter(|member| !member.is_leaving()).map(|member| FoundMember {
             address: member.address,
@@ -246,13 +322,27 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
             algorithm: pool.lb_algorithm,
             is_persistent: pool.session_persistence.is_some(),
             members: members.collect(),
+            monitor,
         });
     }
     Ok(found)
 }
 
+fn more_vips(balancer: &OwnedLoadBalancer) -> Vec<(IpAddr, Option<PortId>)> {
+    let vips = balancer.additional_vips.iter();
+    vips.filter_map(|vip| Some((vip.ip_address?, vip.port_id.clone()))).collect()
+}
+
+fn monitor(monitor: HealthMonitor) -> FoundMonitor {
+    let HealthMonitor { id, kind, delay, timeout, max_retries, max_retries_down } = monitor;
+    let settings = MonitorSettings { delay, timeout, max_retries, max_retries_down };
+    FoundMonitor { id, spec: MonitorSpec { kind, settings } }
+}
+
 fn listener(listener: Listener) -> FoundListener {
     FoundListener {
+        asked_timeouts: asked_timeouts(&listener.tags),
+        forwards_for: listener.insert_headers.contains_key("X-Forwarded-For"),
         id: listener.id,
         protocol: listener.protocol,
         port: listener.protocol_port,
@@ -276,7 +366,9 @@ async fn floating(
     access: &Access,
 ) -> Result<Vec<FloatingIp>> {
     let mut filters: Vec<FloatingIpFilter> = Vec::new();
-    for port in balancers.iter().filter_map(|balancer| balancer.vip_port_id.clone()) {
+    let more =
+        balancers.iter().flat_map(|balancer| more_vips(balancer).into_iter().filter_map(|(_, port)| port));
+    for port in balancers.iter().filter_map(|balancer| balancer.vip_port_id.clone()).chain(more) {
         filters.push(FloatingIpFilter { port_id: Some(port), ..FloatingIpFilter::default() });
     }
     if !service.uid.is_empty() {

@@ -50,6 +50,7 @@ pub(super) fn tell_failure(service: Option<&slim::Service>, error: &CloudError, 
 pub(super) async fn write(look: &Look, ingress: &[Ingress], world: &World) -> Result<()> {
     let Some(service) = look.object.as_deref() else { return Ok(()) };
     let entry = |ingress: &Ingress| match (&ingress.ip, &ingress.hostname) {
+        (Some(ip), None) if ingress.is_proxied => json!({"ip": ip, "ipMode": "Proxy"}),
         // The connection arrives at the pod with its address unchanged, so the cluster may send it there directly.
         (Some(ip), None) => json!({"ip": ip, "ipMode": "VIP"}),
         (_, hostname) => json!({"hostname": hostname}),
@@ -57,10 +58,12 @@ pub(super) async fn write(look: &Look, ingress: &[Ingress], world: &World) -> Re
     let entries: Vec<_> = ingress.iter().map(entry).collect();
     let status = json!({"status": {"loadBalancer": {"ingress": entries}}});
     services(&look.service.namespace, world).merge_status(&look.service.name, &status).await?;
-    if let Some(first) = ingress.first() {
-        let address =
-            first.ip.map(|ip| ip.to_string()).or_else(|| first.hostname.clone()).unwrap_or_default();
-        world.events.normal(&reference(service), "KuryrEnsuredLB", format!("clients outside use {address}"));
+    if !ingress.is_empty() {
+        let told =
+            |ingress: &Ingress| ingress.ip.map(|ip| ip.to_string()).or_else(|| ingress.hostname.clone());
+        let addresses: Vec<String> = ingress.iter().filter_map(told).collect();
+        let message = format!("clients outside use {}", addresses.join(", "));
+        world.events.normal(&reference(service), "KuryrEnsuredLB", message);
     }
     Ok(())
 }

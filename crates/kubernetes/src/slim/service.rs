@@ -79,10 +79,10 @@ pub struct LoadBalancerStatus {
 pub struct LoadBalancerIngress {
     /// An address.
     pub ip: Option<String>,
-    /// `VIP` or `Proxy`: whether what arrives has that address still; none means `VIP`.
-    pub ip_mode: Option<String>,
     /// A host name.
     pub hostname: Option<String>,
+    /// `VIP`: what arrives is what clients sent; `Proxy`: it is not.
+    pub ip_mode: Option<String>,
 }
 
 /// A port of a Service.

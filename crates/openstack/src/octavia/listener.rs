@@ -50,6 +50,39 @@ pub struct Listener {
     /// The only clients; empty: all.
     #[serde(default, deserialize_with = "null_is_default")]
     pub allowed_cidrs: Vec<IpNet>,
+    /// HTTP headers that are inserted, with `true`.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub insert_headers: BTreeMap<String, String>,
+    /// Its tags.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+}
+
+/// A timeout in a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Timeout {
+    /// It stays as it is; in a new listener it is Octavia's own default.
+    #[default]
+    Keep,
+    /// Octavia's own default.
+    Default,
+    /// Milliseconds.
+    Millis(u32),
+}
+
+impl Timeout {
+    const fn is_kept(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+}
+
+impl Serialize for Timeout {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Keep | Self::Default => serializer.serialize_none(),
+            Self::Millis(millis) => serializer.serialize_u32(*millis),
+        }
+    }
 }
 
 /// What of a listener can be changed; what is `None` stays, or is Octavia's own default in a new one.
@@ -62,20 +95,34 @@ pub struct ListenerUpdate {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<i64>,
     /// Milliseconds that a client may be silent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_client_data: Option<u32>,
+    #[serde(skip_serializing_if = "Timeout::is_kept")]
+    pub timeout_client_data: Timeout,
     /// Milliseconds that a connection to a member may take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_member_connect: Option<u32>,
+    #[serde(skip_serializing_if = "Timeout::is_kept")]
+    pub timeout_member_connect: Timeout,
     /// Milliseconds that a member may be silent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_member_data: Option<u32>,
+    #[serde(skip_serializing_if = "Timeout::is_kept")]
+    pub timeout_member_data: Timeout,
     /// Milliseconds to wait for more of the first data of a connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_tcp_inspect: Option<u32>,
+    #[serde(skip_serializing_if = "Timeout::is_kept")]
+    pub timeout_tcp_inspect: Timeout,
     /// The only clients; an empty list: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_cidrs: Option<Vec<IpNet>>,
+    /// HTTP headers to be inserted, with `true`; only of a listener that speaks HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert_headers: Option<BTreeMap<String, String>>,
+    /// Tags besides those of the load balancer's owner, which are put here when it is sent; `None`: tags stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+}
+
+impl ListenerUpdate {
+    fn tag(&mut self, owners: &[String]) {
+        if let Some(more) = &self.tags {
+            self.tags = Some(owners.iter().chain(more).cloned().collect());
+        }
+    }
 }
 
 /// A listener to be. Tags of the load balancer's owner are added when it is created.
@@ -93,7 +140,6 @@ pub struct ListenerCreate {
     /// Its pool; only in a load balancer that is made whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_pool: Option<PoolCreate>,
-    tags: Vec<String>,
 }
 
 impl ListenerCreate {
@@ -106,7 +152,6 @@ impl ListenerCreate {
             protocol_port,
             settings: ListenerUpdate::default(),
             default_pool: None,
-            tags: vec![],
         }
     }
 
@@ -117,7 +162,8 @@ impl ListenerCreate {
     }
 
     pub(super) fn tag(&mut self, tags: &[String]) {
-        self.tags = tags.to_vec();
+        self.settings.tags.get_or_insert_default();
+        self.settings.tag(tags);
         if let Some(pool) = &mut self.default_pool {
             pool.tag(tags);
         }
@@ -169,11 +215,13 @@ impl Client {
     /// [`Error::Immutable`], [`Error::NotFound`], what else the cloud answers.
     pub async fn update_listener(
         &self,
-        _of: &OwnedLoadBalancer,
+        of: &OwnedLoadBalancer,
         id: &ListenerId,
         update: &ListenerUpdate,
     ) -> Result<(), Error> {
-        let body = BTreeMap::from([("listener", update)]);
+        let mut tagged = update.clone();
+        tagged.tag(of.tags_below());
+        let body = BTreeMap::from([("listener", tagged)]);
         self.call(Request::octavia("update_listener", Method::PUT, path(id)).body(&body)).await.map(drop)
     }
 
@@ -215,6 +263,13 @@ mod tests {
         let update = ListenerUpdate { allowed_cidrs: Some(vec![]), ..ListenerUpdate::default() };
         client.update_listener(&of, &"l".into(), &update).await.unwrap();
         client.delete_listener(&of, &"l".into()).await.unwrap();
+        let update = ListenerUpdate {
+            timeout_client_data: Timeout::Millis(7),
+            timeout_member_data: Timeout::Default,
+            tags: Some(vec!["more".to_owned()]),
+            ..ListenerUpdate::default()
+        };
+        client.update_listener(&of, &"l".into(), &update).await.unwrap();
         let asked = recorded.asked();
         assert_eq!(
             recorded.lines()[1..],
@@ -222,12 +277,16 @@ mod tests {
                 "GET /v2/lbaas/listeners?loadbalancer_id=b&limit=500",
                 "POST /v2/lbaas/listeners",
                 "PUT /v2/lbaas/listeners/l",
-                "DELETE /v2/lbaas/listeners/l"
+                "DELETE /v2/lbaas/listeners/l",
+                "PUT /v2/lbaas/listeners/l"
             ]
         );
         let made = json!({"listener": {"name": "n", "protocol": "UDP", "protocol_port": 53, "default_pool_id": "p",
                                        "loadbalancer_id": "b", "tags": ["kuryr:cluster=a"]}});
         assert_eq!(asked[2].body, made);
         assert_eq!(asked[3].body, json!({"listener": {"allowed_cidrs": []}}));
+        let changed = json!({"listener": {"timeout_client_data": 7, "timeout_member_data": null,
+                                          "tags": ["kuryr:cluster=a", "more"]}});
+        assert_eq!(asked[5].body, changed);
     }
 }

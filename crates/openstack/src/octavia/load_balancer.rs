@@ -38,6 +38,9 @@ pub struct LoadBalancer {
     /// The subnet that the address is from.
     #[serde(default)]
     pub vip_subnet_id: Option<SubnetId>,
+    /// Its further addresses.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub additional_vips: Vec<AdditionalVip>,
     /// What implements it, such as `amphora` or `ovn`.
     #[serde(default, deserialize_with = "null_is_default")]
     pub provider: String,
@@ -46,6 +49,19 @@ pub struct LoadBalancer {
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
+}
+
+/// A further address of a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdditionalVip {
+    /// The subnet that it is from.
+    pub subnet_id: SubnetId,
+    /// The address; of one to be: else Octavia has Neutron choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<IpAddr>,
+    /// The port with it; Octavia's to choose.
+    #[serde(default, skip_serializing)]
+    pub port_id: Option<PortId>,
 }
 
 /// Whether something can be changed.
@@ -143,6 +159,12 @@ pub struct LoadBalancerCreate {
     /// Its address; else Octavia has Neutron choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vip_address: Option<IpAddr>,
+    /// The port with its address; else Octavia makes one, and deletes it with the load balancer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vip_port_id: Option<PortId>,
+    /// Its further addresses, each from another subnet of the same network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_vips: Vec<AdditionalVip>,
     /// What implements it.
     pub provider: String,
     /// Its flavor, which a provider's administrator offers.
@@ -253,6 +275,8 @@ mod tests {
             name: "d/web".to_owned(),
             vip_subnet_id: "s4".into(),
             vip_address: None,
+            vip_port_id: None,
+            additional_vips: vec![],
             provider: "ovn".to_owned(),
             flavor_id: None,
             availability_zone: None,
@@ -267,6 +291,15 @@ mod tests {
             ("POST /v2/lbaas/loadbalancers", "octavia:9876")
         );
         let tags = json!(["kuryr:cluster=a"]);
+        let vip = |address: Option<&str>| AdditionalVip {
+            subnet_id: "s6".into(),
+            ip_address: address.map(|address| address.parse().unwrap()),
+            port_id: None,
+        };
+        assert_eq!(
+            json!([vip(None), vip(Some("fd00::9"))]),
+            json!([{"subnet_id": "s6"}, {"subnet_id": "s6", "ip_address": "fd00::9"}])
+        );
         assert_eq!(
             asked[0].body,
             json!({"loadbalancer": {

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use http::Method;
-use kuryr_types::{LbPoolId, LoadBalancerId};
+use kuryr_types::{LbPoolId, LoadBalancerId, MonitorId};
 use serde::{Deserialize, Serialize};
 
-use super::{load_balancer::OwnedLoadBalancer, member::MemberCreate};
+use super::{health_monitor::HealthMonitorCreate, load_balancer::OwnedLoadBalancer, member::MemberCreate};
 use crate::{
     client::{Client, Request},
     error::Error,
@@ -31,6 +31,9 @@ pub struct LbPool {
     /// Whether and how clients keep their member.
     #[serde(default)]
     pub session_persistence: Option<SessionPersistence>,
+    /// Its health monitor.
+    #[serde(default)]
+    pub healthmonitor_id: Option<MonitorId>,
 }
 
 /// How clients keep their member.
@@ -56,6 +59,9 @@ pub struct PoolCreate {
     /// Its members; only in a load balancer that is made whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberCreate>,
+    /// Its health monitor; only in a load balancer that is made whole, and not every provider looks at it there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthmonitor: Option<HealthMonitorCreate>,
     tags: Vec<String>,
 }
 
@@ -73,6 +79,7 @@ impl PoolCreate {
             lb_algorithm: lb_algorithm.into(),
             session_persistence: None,
             members: vec![],
+            healthmonitor: None,
             tags: vec![],
         }
     }
@@ -86,6 +93,9 @@ impl PoolCreate {
     pub(super) fn tag(&mut self, tags: &[String]) {
         self.tags = tags.to_vec();
         self.members.iter_mut().for_each(|member| member.tags = tags.to_vec());
+        if let Some(monitor) = &mut self.healthmonitor {
+            monitor.tag(tags);
+        }
     }
 }
 

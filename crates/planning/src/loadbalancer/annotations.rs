@@ -9,10 +9,19 @@
 use std::collections::BTreeMap;
 
 use kuryr_api::kuryrnode::Problem;
+use kuryr_types::{NetworkId, PortId, SubnetId};
 
 const UPSTREAM: &str = "openstack.org/kuryr-";
 const CLOUD_PROVIDER: &str = "loadbalancer.openstack.org/";
 const INTERNAL: &str = "service.beta.kubernetes.io/openstack-internal-load-balancer";
+const PROVIDER: &str = "openstack.org/kuryr-octavia-provider";
+
+/// Algorithms of Octavia.
+const ALGORITHMS: [&str; 4] = ["ROUND_ROBIN", "LEAST_CONNECTIONS", "SOURCE_IP", "SOURCE_IP_PORT"];
+/// Octavia's bounds of good or bad looks in a row.
+const RETRIES: std::ops::RangeInclusive<u32> = 1..=10;
+/// Octavia's bounds of times of monitors, in seconds; it has none above.
+const SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 
 /// What becomes of an annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,58 +37,74 @@ pub enum Treatment {
 use Treatment::{Honoured, Refused, WithoutEffect};
 
 const SHARED: &str = "each Service has a load balancer of its own in this version";
-const MONITORS: &str = "members are ready endpoints, which the kubelet's probes tell; Octavia's monitors are not provided by this version";
-const TLS: &str =
-    "protocols above TCP, UDP and SCTP are not provided by this version; serve them in the pods";
-
+const TLS: &str = "TLS ends in the pods: Kuryr gives Octavia no certificates";
 const BY_ID: &str = "name the subnet by its id: loadbalancer.openstack.org/floating-subnet-id";
+const CLASS: &str = "classes of the cloud provider's configuration are not known here; use the annotations that name networks \
+                     and subnets";
 
 /// Every annotation that is documented, and what becomes of it.
 pub const TABLE: &[(&str, Treatment)] = &[
     ("openstack.org/kuryr-timeout-client-data", Honoured),
     ("openstack.org/kuryr-timeout-member-data", Honoured),
+    ("openstack.org/kuryr-octavia-provider", Honoured),
     ("service.beta.kubernetes.io/openstack-internal-load-balancer", Honoured),
     ("loadbalancer.openstack.org/floating-network-id", Honoured),
     ("loadbalancer.openstack.org/floating-subnet-id", Honoured),
+    ("loadbalancer.openstack.org/floating-subnet", Refused(BY_ID)),
+    ("loadbalancer.openstack.org/floating-subnet-tag", Refused(BY_ID)),
+    ("loadbalancer.openstack.org/floating-subnet-tags", Refused(BY_ID)),
+    ("loadbalancer.openstack.org/floating-tag", Refused(BY_ID)),
     ("loadbalancer.openstack.org/keep-floatingip", Honoured),
+    ("loadbalancer.openstack.org/class", Refused(CLASS)),
     ("loadbalancer.openstack.org/subnet-id", Honoured),
+    ("loadbalancer.openstack.org/network-id", Honoured),
+    ("loadbalancer.openstack.org/port-id", Honoured),
     ("loadbalancer.openstack.org/member-subnet-id", Honoured),
     ("loadbalancer.openstack.org/connection-limit", Honoured),
+    ("loadbalancer.openstack.org/lb-method", Honoured),
+    ("loadbalancer.openstack.org/proxy-protocol", Honoured),
+    ("loadbalancer.openstack.org/x-forwarded-for", Honoured),
     ("loadbalancer.openstack.org/timeout-client-data", Honoured),
     ("loadbalancer.openstack.org/timeout-member-connect", Honoured),
     ("loadbalancer.openstack.org/timeout-member-data", Honoured),
     ("loadbalancer.openstack.org/timeout-tcp-inspect", Honoured),
+    ("loadbalancer.openstack.org/enable-health-monitor", Honoured),
+    ("loadbalancer.openstack.org/health-monitor-delay", Honoured),
+    ("loadbalancer.openstack.org/health-monitor-timeout", Honoured),
+    ("loadbalancer.openstack.org/health-monitor-max-retries", Honoured),
+    ("loadbalancer.openstack.org/health-monitor-max-retries-down", Honoured),
     ("loadbalancer.openstack.org/flavor-id", Honoured),
     ("loadbalancer.openstack.org/availability-zone", Honoured),
     ("loadbalancer.openstack.org/hostname", Honoured),
-    ("loadbalancer.openstack.org/load-balancer-address", WithoutEffect),
-    (
-        "loadbalancer.openstack.org/network-id",
-        Refused("name the subnet of the VIP: loadbalancer.openstack.org/subnet-id"),
-    ),
-    ("loadbalancer.openstack.org/floating-subnet", Refused(BY_ID)),
-    ("loadbalancer.openstack.org/floating-subnet-tags", Refused(BY_ID)),
-    (
-        "loadbalancer.openstack.org/class",
-        Refused(
-            "classes of the cloud provider's configuration are not known here; use the annotations that name networks and subnets",
-        ),
-    ),
-    (
-        "loadbalancer.openstack.org/port-id",
-        Refused("a VIP on a given port is not provided by this version; name its subnet"),
-    ),
-    ("loadbalancer.openstack.org/load-balancer-id", Refused(SHARED)),
-    ("loadbalancer.openstack.org/proxy-protocol", Refused("PROXY protocol is not provided by this version")),
-    ("loadbalancer.openstack.org/x-forwarded-for", Refused(TLS)),
     ("loadbalancer.openstack.org/default-tls-container-ref", Refused(TLS)),
-    ("loadbalancer.openstack.org/enable-health-monitor", Refused(MONITORS)),
-    ("loadbalancer.openstack.org/health-monitor-delay", Refused(MONITORS)),
-    ("loadbalancer.openstack.org/health-monitor-timeout", Refused(MONITORS)),
-    ("loadbalancer.openstack.org/health-monitor-max-retries", Refused(MONITORS)),
-    ("loadbalancer.openstack.org/health-monitor-max-retries-down", Refused(MONITORS)),
+    ("loadbalancer.openstack.org/load-balancer-id", Refused(SHARED)),
+    ("loadbalancer.openstack.org/load-balancer-address", WithoutEffect),
     ("loadbalancer.openstack.org/node-selector", WithoutEffect),
 ];
+
+/// By which version of the PROXY protocol members learn who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Version 1, text.
+    V1,
+    /// Version 2, binary.
+    V2,
+}
+
+/// What the annotations of a Service say of monitors; what is `None` is not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MonitorWish {
+    /// Whether there should be one.
+    pub is_wanted: Option<bool>,
+    /// Seconds between looks.
+    pub delay: Option<u32>,
+    /// Seconds after which there is no answer.
+    pub timeout: Option<u32>,
+    /// Good looks in a row after which a member is used again.
+    pub max_retries: Option<u32>,
+    /// Bad looks in a row after which a member is not used any more.
+    pub max_retries_down: Option<u32>,
+}
 
 /// What the annotations of a Service ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,12 +119,26 @@ pub struct Annotations {
     pub floating_subnet: Option<String>,
     /// Subnet of the VIP.
     pub vip_subnet: Option<String>,
+    /// Network of the VIP.
+    pub vip_network: Option<String>,
+    /// Port of the VIP.
+    pub vip_port: Option<String>,
     /// Subnet by which all members are reached.
     pub member_subnet: Option<String>,
     /// Most connections at a time for each port.
     pub connection_limit: Option<u32>,
     /// Milliseconds: client data, connect, member data, inspection; 0 stands for Octavia's default.
     pub timeouts: [Option<u32>; 4],
+    /// How a member is chosen.
+    pub algorithm: Option<String>,
+    /// How members learn who the client is.
+    pub proxy: Option<ProxyProtocol>,
+    /// They learn it by the HTTP header `X-Forwarded-For`.
+    pub forwards_for: bool,
+    /// Monitors.
+    pub monitor: MonitorWish,
+    /// What implements the load balancer.
+    pub provider: Option<String>,
     /// Flavor.
     pub flavor: Option<String>,
     /// Availability zone.
@@ -123,14 +162,44 @@ impl Annotations {
             floating_network: reader.text("floating-network-id"),
             floating_subnet: reader.text("floating-subnet-id"),
             vip_subnet: reader.text("subnet-id"),
+            vip_network: reader.text("network-id"),
+            vip_port: reader.text("port-id"),
             member_subnet: reader.text("member-subnet-id"),
             connection_limit: reader.limit(),
             timeouts: [upstreams[0].or(client), connect, upstreams[1].or(member), inspect],
+            algorithm: reader.algorithm(),
+            proxy: reader.proxy(),
+            forwards_for: reader.truth(&of_cloud_provider("x-forwarded-for")),
+            monitor: reader.monitor(),
+            provider: reader.get(PROVIDER).map(str::to_owned),
             flavor: reader.text("flavor-id"),
             zone: reader.text("availability-zone"),
             hostname: reader.text("hostname"),
         };
         (read, reader.problems)
+    }
+}
+
+/// What a Service names in the cloud, by ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// A subnet.
+    pub subnet: Option<SubnetId>,
+    /// A network, whose subnets matter.
+    pub network: Option<NetworkId>,
+    /// A port.
+    pub port: Option<PortId>,
+}
+
+/// What has to be looked for in the cloud before a Service can be read. A subnet goes before a network.
+#[must_use]
+pub fn asked(annotations: &BTreeMap<String, String>) -> Asked {
+    let (read, _) = Annotations::read(annotations);
+    let network = read.vip_network.filter(|_| read.vip_subnet.is_none());
+    Asked {
+        subnet: read.vip_subnet.map(SubnetId::from),
+        network: network.map(NetworkId::from),
+        port: read.vip_port.map(PortId::from),
     }
 }
 
@@ -188,6 +257,56 @@ impl Reader<'_> {
         }
     }
 
+    fn algorithm(&mut self) -> Option<String> {
+        let name = of_cloud_provider("lb-method");
+        let text = self.get(&name)?.to_owned();
+        if ALGORITHMS.contains(&text.as_str()) {
+            return Some(text);
+        }
+        let known = ALGORITHMS.join(", ");
+        self.problem(format!("annotation {name}: `{text}` is none of {known}: ignored"));
+        None
+    }
+
+    fn proxy(&mut self) -> Option<ProxyProtocol> {
+        let name = of_cloud_provider("proxy-protocol");
+        match self.get(&name)? {
+            "false" => None,
+            "true" | "v1" => Some(ProxyProtocol::V1),
+            "v2" => Some(ProxyProtocol::V2),
+            other => {
+                let message =
+                    format!("annotation {name}: `{other}` is none of true, false, v1, v2: taken for false");
+                self.problem(message);
+                None
+            }
+        }
+    }
+
+    fn monitor(&mut self) -> MonitorWish {
+        let enable = of_cloud_provider("enable-health-monitor");
+        let is_said = self.get(&enable).is_some();
+        MonitorWish {
+            is_wanted: is_said.then(|| self.truth(&enable)),
+            delay: self.within("health-monitor-delay", &SECONDS),
+            timeout: self.within("health-monitor-timeout", &SECONDS),
+            max_retries: self.within("health-monitor-max-retries", &RETRIES),
+            max_retries_down: self.within("health-monitor-max-retries-down", &RETRIES),
+        }
+    }
+
+    fn within(&mut self, name: &str, range: &std::ops::RangeInclusive<u32>) -> Option<u32> {
+        let name = of_cloud_provider(name);
+        let text = self.get(&name)?;
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (from, to) = (range.start(), range.end());
+            let message = format!("annotation {name}: `{text}` is no number from {from} to {to}: ignored");
+            self.problem(message);
+        }
+        number
+    }
+
     fn number(&mut self, name: &str) -> Option<u32> {
         let text = self.get(name)?;
         if let Ok(number) = text.parse() {
@@ -243,9 +362,14 @@ mod tests {
     #[test]
     fn what_is_not_done_is_told_unless_it_is_switched_off() {
         for (name, value, told) in [
-            ("loadbalancer.openstack.org/proxy-protocol", "true", true),
-            ("loadbalancer.openstack.org/proxy-protocol", "v2", true),
-            ("loadbalancer.openstack.org/proxy-protocol", "false", false),
+            ("loadbalancer.openstack.org/proxy-protocol", "v2", false),
+            ("loadbalancer.openstack.org/proxy-protocol", "v3", true),
+            ("loadbalancer.openstack.org/default-tls-container-ref", "https://secret", true),
+            ("loadbalancer.openstack.org/class", "dmz", true),
+            ("loadbalancer.openstack.org/lb-method", "RANDOM", true),
+            ("loadbalancer.openstack.org/lb-method", "SOURCE_IP", false),
+            ("loadbalancer.openstack.org/health-monitor-delay", "0", true),
+            ("loadbalancer.openstack.org/health-monitor-max-retries", "11", true),
             ("loadbalancer.openstack.org/enable-health-monitor", "false", false),
             ("loadbalancer.openstack.org/flavour-id", "x", true),
             ("loadbalancer.openstack.org/load-balancer-address", "203.0.113.7", false),
@@ -275,6 +399,39 @@ mod tests {
             read(&[("loadbalancer.openstack.org/connection-limit", "-1")]),
             (Annotations::default(), vec![])
         );
+    }
+
+    #[test]
+    fn monitors_and_who_the_client_is_are_read() {
+        let (got, problems) = read(&[
+            ("loadbalancer.openstack.org/enable-health-monitor", "true"),
+            ("loadbalancer.openstack.org/health-monitor-delay", "5"),
+            ("loadbalancer.openstack.org/health-monitor-max-retries-down", "2"),
+            ("loadbalancer.openstack.org/proxy-protocol", "true"),
+            ("openstack.org/kuryr-octavia-provider", "amphora"),
+        ]);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!((got.proxy, got.provider.as_deref()), (Some(ProxyProtocol::V1), Some("amphora")));
+        let monitor =
+            MonitorWish { is_wanted: Some(true), delay: Some(5), max_retries_down: Some(2), ..got.monitor };
+        assert_eq!((got.monitor, got.monitor.timeout), (monitor, None));
+        let off = read(&[("loadbalancer.openstack.org/enable-health-monitor", "false")]).0;
+        assert_eq!(off.monitor.is_wanted, Some(false));
+    }
+
+    #[test]
+    fn the_table_is_the_one_of_the_documentation() {
+        let documented = include_str!("../../../../docs/services.md");
+        for (name, treatment) in TABLE {
+            let line = documented.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let line = line.unwrap_or_else(|| panic!("docs/services.md says nothing of {name}"));
+            let word = match treatment {
+                Honoured => "| yes",
+                Refused(_) => "| refused",
+                WithoutEffect => "| without effect",
+            };
+            assert!(line.contains(word), "{line}");
+        }
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::{
 
 use ipnet::IpNet;
 use kuryr_api::kuryrnode::Problem;
-use kuryr_types::SubnetId;
+use kuryr_types::{PortId, SubnetId};
 
 use super::{
-    from_kubernetes::Intent,
-    inputs::{EndpointFacts, Settings},
+    from_kubernetes::{ClientTold, Intent},
+    inputs::{EndpointFacts, MonitorSettings, Settings},
     provider::MemberMode,
 };
 use crate::ownership::{listener_name, member_name};
@@ -42,6 +42,17 @@ impl Protocol {
         }
     }
 
+    /// What is below the protocol of a listener, which may be one of those above TCP.
+    ///
+    /// Source: Octavia, `L4_PROTOCOL_MAP`.
+    #[must_use]
+    pub fn below(listener: &str) -> Option<Self> {
+        match listener {
+            "HTTP" | "HTTPS" | "TERMINATED_HTTPS" | "PROMETHEUS" => Some(Self::Tcp),
+            other => Self::named(other),
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -64,6 +75,10 @@ pub struct BalancerSpec {
     pub vip_subnet: SubnetId,
     /// Its VIP, if a certain one is wanted.
     pub vip_address: Option<IpAddr>,
+    /// The port with its VIP, if the user has one.
+    pub vip_port: Option<PortId>,
+    /// Further VIPs: subnets, and addresses if certain ones are wanted.
+    pub more_vips: Vec<(SubnetId, Option<IpAddr>)>,
     /// Flavor, which counts when it is made.
     pub flavor: Option<String>,
     /// Availability zone, which counts when it is made.
@@ -77,25 +92,42 @@ pub struct BalancerSpec {
 pub struct ListenerSpec {
     /// Its name.
     pub name: String,
+    /// Such as `TCP`, or what is above it: `HTTP`.
+    pub protocol: &'static str,
     /// Most connections at a time; `None` is no bound.
     pub connection_limit: Option<u32>,
-    /// Milliseconds: client data, connect, member data, inspection; `None`: whatever it is.
+    /// Milliseconds: client data, connect, member data, inspection; `None`: Octavia's default.
     pub timeouts: [Option<u32>; 4],
+    /// HTTP headers are inserted that tell of the client.
+    pub forwards_for: bool,
     /// The only clients; empty: all.
     pub allowed: BTreeSet<IpNet>,
-    /// Its pool, of the same name and protocol.
+    /// Its pool, of the same name.
     pub pool: PoolSpec,
 }
 
 /// A pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolSpec {
+    /// What members are sent: as the listener's, or `PROXY`, `PROXYV2`.
+    pub protocol: &'static str,
     /// How a member is chosen.
     pub algorithm: String,
     /// Clients keep their member by their address.
     pub is_persistent: bool,
     /// Its members, by address and port.
     pub members: BTreeMap<(IpAddr, u16), MemberSpec>,
+    /// Its monitor.
+    pub monitor: Option<MonitorSpec>,
+}
+
+/// A monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorSpec {
+    /// Such as `TCP`, `UDP-CONNECT`.
+    pub kind: String,
+    /// How often it looks, and what it makes of it.
+    pub settings: MonitorSettings,
 }
 
 /// A member.
@@ -116,15 +148,21 @@ pub fn desired(
 ) -> (BalancerSpec, Vec<Problem>) {
     let mut strangers = BTreeSet::new();
     let listeners = intent.ports.iter().map(|(name, protocol, port)| {
+        let (above, sent) = intent.client_told.protocols(*protocol);
+        let monitor = |settings| MonitorSpec { kind: monitor_of(*protocol).to_owned(), settings };
         let pool = PoolSpec {
+            protocol: sent,
             algorithm: intent.algorithm.clone(),
             is_persistent: intent.is_persistent,
             members: members(name, *protocol, intent, endpoints, settings, &mut strangers),
+            monitor: intent.monitor.map(monitor),
         };
         let listener = ListenerSpec {
             name: listener_name(&intent.name, protocol.name(), *port),
+            protocol: above,
             connection_limit: intent.connection_limit,
             timeouts: intent.timeouts,
+            forwards_for: intent.client_told == ClientTold::ByHeader && *protocol == Protocol::Tcp,
             allowed: intent.allowed.clone(),
             pool,
         };
@@ -135,6 +173,8 @@ pub fn desired(
         provider: intent.provider.clone(),
         vip_subnet: intent.vip_subnet.0.clone(),
         vip_address: intent.vip_address,
+        vip_port: intent.vip_port.clone(),
+        more_vips: intent.more_vips.iter().map(|(subnet, _)| (subnet.clone(), None)).collect(),
         flavor: intent.flavor.clone(),
         zone: intent.zone.clone(),
         listeners: listeners.collect(),
@@ -158,20 +198,22 @@ fn members(
     };
     let mut members = BTreeMap::new();
     for endpoint in chosen {
-        if endpoint.address.is_ipv6() != matches!(intent.vip_subnet.1, IpNet::V6(_)) {
+        if !intent.prefixes().any(|prefix| matches!(prefix, IpNet::V6(_)) == endpoint.address.is_ipv6()) {
             continue;
         }
         let fits = |port: &&super::PortFacts| {
             port.name == port_name && Protocol::named(&port.protocol) == Some(protocol)
         };
         let Some(port) = endpoint.ports.iter().find(fits).map(|port| port.port) else { continue };
-        let Ok(subnet) = subnet_of(endpoint.address, intent, settings) else {
+        let address = endpoint.reached_at();
+        let found = address.map(|address| (address, subnet_of(address, intent, settings)));
+        let Some((address, Ok(subnet))) = found else {
             strangers.insert(endpoint.address);
             continue;
         };
         let owner = endpoint.pod.as_deref().unwrap_or(&intent.service);
         let name = member_name(&intent.namespace, owner, port);
-        members.insert((endpoint.address, port), MemberSpec { name, subnet });
+        members.insert((address, port), MemberSpec { name, subnet });
     }
     members
 }
@@ -187,10 +229,26 @@ fn subnet_of(address: IpAddr, intent: &Intent, settings: &Settings) -> Result<Op
         return Ok(Some(intent.vip_subnet.0.clone()));
     }
     let known = settings.subnets.iter().chain(&settings.vip_subnets);
-    match known.into_iter().find(|(_, prefix)| prefix.contains(&address)) {
-        Some((subnet, _)) => Ok(Some(subnet.clone())),
-        None if intent.capabilities.needs_member_subnet => Err(Stranger),
-        None => Ok(Some(intent.vip_subnet.0.clone())),
+    if let Some((subnet, _)) = known.into_iter().find(|(_, prefix)| prefix.contains(&address)) {
+        return Ok(Some(subnet.clone()));
+    }
+    if !intent.capabilities.needs_member_subnet {
+        return Ok(Some(intent.vip_subnet.0.clone()));
+    }
+    // Two networks of a project may have the same prefix.
+    let mut others = settings.others.iter().filter(|(_, prefix)| prefix.contains(&address));
+    match (others.next(), others.next()) {
+        (Some((subnet, _)), None) => Ok(Some(subnet.clone())),
+        _ => Err(Stranger),
+    }
+}
+
+/// The monitor that can tell whether a member of a protocol answers.
+const fn monitor_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP-CONNECT",
+        Protocol::Sctp => "SCTP",
     }
 }
 
@@ -202,8 +260,8 @@ fn skipped(strangers: &BTreeSet<IpAddr>, intent: &Intent) -> Vec<Problem> {
     let more = strangers.len().saturating_sub(NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     let message = format!(
-        "endpoints {}{more} are in no subnet of the pods' network, and provider {} has to know the subnet: they get nothing \
-         from the load balancer; name it by loadbalancer.openstack.org/member-subnet-id",
+        "endpoints {}{more} are in no subnet of the pods' network, nor in exactly one of the project, and provider {} has to \
+         know the subnet: they get nothing from the load balancer; name it by loadbalancer.openstack.org/member-subnet-id",
         named.join(", "),
         intent.provider
     );
@@ -246,8 +304,10 @@ mod tests {
             (vec!["d/web-0:8080 10.1.0.7:8080 s4".to_owned()], 0)
         );
         let mut v6 = service();
-        v6.families = vec!["IPv6".to_owned(), "IPv4".to_owned()];
+        v6.families = vec!["IPv6".to_owned()];
         assert_eq!(members_of(&v6, "ovn", &pods), (vec!["d/web:8080 fd00::7:8080 s6".to_owned()], 0));
+        v6.families.push("IPv4".to_owned());
+        assert_eq!(members_of(&v6, "ovn", &pods).0.len(), 2);
     }
 
     #[test]
@@ -276,6 +336,35 @@ mod tests {
         let annotation = "loadbalancer.openstack.org/member-subnet-id";
         named.annotations.insert(annotation.to_owned(), "s9".to_owned());
         assert_eq!(members_of(&named, "ovn", &pods), (vec!["d/web:8080 192.0.2.7:8080 s9".to_owned()], 0));
+    }
+
+    #[test]
+    fn a_member_of_another_subnet_of_the_project_is_found_if_it_is_only_one() {
+        let pods = [endpoint("192.0.2.7")];
+        let subnet = |others: &[&str]| {
+            let mut settings = settings("ovn");
+            for other in others {
+                settings.others.insert((*other).into(), "192.0.2.0/24".parse().unwrap());
+            }
+            let (Wish::Balancer(intent), _) = read(&service(), &settings) else { panic!() };
+            let (spec, problems) = desired(&intent, &pods, &settings);
+            let listener = spec.listeners.into_values().next().unwrap();
+            let member = listener.pool.members.into_values().next();
+            (member.and_then(|member| member.subnet).map(|subnet| subnet.to_string()), problems.len())
+        };
+        assert_eq!(subnet(&["s7"]), (Some("s7".to_owned()), 0));
+        assert_eq!(subnet(&["s7", "s8"]), (None, 1));
+        assert_eq!(subnet(&[]), (None, 1));
+    }
+
+    #[test]
+    fn a_member_on_the_host_network_is_the_nodes_own_port() {
+        let mut pod = endpoint("192.0.2.7");
+        pod.own_port = Some(vec!["fd00::99".parse().unwrap(), "10.1.0.99".parse().unwrap()]);
+        let own = vec!["d/web:8080 10.1.0.99:8080 s4".to_owned()];
+        assert_eq!(members_of(&service(), "ovn", &[pod.clone()]), (own, 0));
+        pod.own_port = Some(vec!["fd00::99".parse().unwrap()]);
+        assert_eq!(members_of(&service(), "ovn", &[pod]), (vec![], 1));
     }
 
     #[test]

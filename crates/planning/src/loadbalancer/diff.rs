@@ -1,16 +1,20 @@
 //! From the load balancer as it is to the load balancer as it should be: the next legal steps.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
+use ipnet::IpNet;
 use kuryr_api::kuryrnode::Problem;
+use kuryr_types::PortId;
 
 use super::{
     Plan,
+    annotations::REASON,
     desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
     floating,
-    from_kubernetes::{FloatingWish, Intent, keeps_floating},
+    from_kubernetes::{ClientTold, FloatingWish, Intent, keeps_floating},
     inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State},
     memory::Memory,
+    provider,
     step::Step,
 };
 use crate::pool::Millis;
@@ -25,14 +29,18 @@ pub(super) fn towards(
     if !inputs.service.has_finalizer {
         return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
     }
-    let Some(found) = choose(inputs) else { return create(desired, inputs, memory) };
+    let Some(found) = choose(inputs) else { return create(desired, intent, inputs, memory) };
     let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
     match found.state {
-        State::Active => memory.settled(State::Active),
+        State::Active => {
+            memory.settled(State::Active);
+            memory.has_vips(found.vips().map(|(address, _)| address));
+        }
         State::Pending | State::Deleting => return wait(plan, found, inputs, memory),
         State::Error => {
             memory.failed(inputs.now);
             memory.settled(State::Error);
+            memory.has_vips(found.vips().map(|(address, _)| address));
             plan.steps.push(delete(found));
             plan.problems.push(in_error(found));
             return plan;
@@ -42,13 +50,15 @@ pub(super) fn towards(
         plan.steps.push(delete(found));
         return plan;
     }
-    if let Some(vip) = &found.vip_port {
-        let (steps, problems) = floating::towards(&intent.floating, vip, inputs.actual);
+    if let Some(vip) = translated(found) {
+        let (steps, problems) = floating::towards(&intent.floating, vip, inputs.service, inputs.actual);
         plan.steps.extend(steps);
         plan.problems.extend(problems);
     }
+    let missing = intent.prefixes().find(|prefix| !has_family(found, prefix.addr()));
+    plan.problems.extend(missing.map(|prefix| lacks_family(found, prefix)));
     let members_wait = memory.members_wait(inputs.now, inputs.settings.coalesce);
-    match next(desired, found, members_wait) {
+    match next(&fitted(desired, found), found, members_wait) {
         Next::Step(step) => {
             if matches!(*step, Step::SetMembers { .. }) {
                 memory.replaced_members(inputs.now);
@@ -65,7 +75,8 @@ pub(super) fn towards(
 /// Towards no load balancer at all.
 pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     let Inputs { service, actual, .. } = inputs;
-    let mut plan = Plan { steps: floating::release(actual, keeps_floating(service)), ..Plan::default() };
+    let steps = floating::release(service, actual, keeps_floating(service));
+    let mut plan = Plan { steps, ..Plan::default() };
     // Later the port that a floating IP leads to is gone.
     if !plan.steps.is_empty() {
         return plan;
@@ -77,6 +88,7 @@ pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan 
     }
     memory.settled(State::Active);
     if actual.balancers.is_empty() {
+        memory.is_gone();
         if !service.told.is_empty() && !service.is_leaving {
             plan.tell = Some(vec![]);
         }
@@ -117,9 +129,10 @@ fn choose<'a>(inputs: &Inputs<'a>) -> Option<&'a Balancer> {
 
 fn is_told(balancer: &Balancer, inputs: &Inputs<'_>) -> bool {
     let told = |address: IpAddr| inputs.service.told.iter().any(|ingress| ingress.ip == Some(address));
-    let leads_here =
-        |floating: &&super::Floating| balancer.vip_port.is_some() && floating.port == balancer.vip_port;
-    balancer.vip_address.is_some_and(told)
+    let leads_here = |floating: &&super::Floating| {
+        floating.port.is_some() && balancer.vips().any(|(_, port)| port == floating.port.as_ref())
+    };
+    balancer.vips().any(|(address, _)| told(address))
         || inputs.actual.floating.iter().filter(leads_here).any(|floating| told(floating.address))
 }
 
@@ -133,7 +146,7 @@ fn delete(balancer: &Balancer) -> Step {
     Step::DeleteBalancer { balancer: balancer.id.clone() }
 }
 
-fn create(desired: &BalancerSpec, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+fn create(desired: &BalancerSpec, intent: &Intent, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     // What is left is being deleted; its name and address become free then.
     if let Some(leaving) = inputs.actual.balancers.first() {
         return wait(Plan::default(), leaving, inputs, memory);
@@ -143,11 +156,79 @@ fn create(desired: &BalancerSpec, inputs: &Inputs<'_>, memory: &mut Memory) -> P
     match memory.recreate_wait(inputs.now).max(endpoints) {
         0 => {
             memory.settled(State::Error);
-            let steps = vec![Step::CreateBalancer(Box::new(desired.clone()))];
-            Plan { steps, ..Plan::default() }
+            let (spec, problems) = made_whole(desired, intent, inputs, memory);
+            Plan { steps: vec![Step::CreateBalancer(Box::new(spec))], problems, ..Plan::default() }
         }
         after => Plan { wake_after: Some(after), ..Plan::default() },
     }
+}
+
+/// What is asked for by the call that makes it: with the addresses that clients know, as long as they can be had.
+fn made_whole(
+    desired: &BalancerSpec,
+    intent: &Intent,
+    inputs: &Inputs<'_>,
+    memory: &mut Memory,
+) -> (BalancerSpec, Vec<Problem>) {
+    let mut spec = desired.clone();
+    if !provider::capabilities(&spec.provider).takes_monitors_whole {
+        spec.listeners.values_mut().for_each(|listener| listener.pool.monitor = None);
+    }
+    let told = inputs.service.told.iter().filter_map(|ingress| ingress.ip);
+    let known: Vec<IpAddr> = memory.vips().unwrap_or_default().iter().copied().chain(told).collect();
+    let of = |prefix: &IpNet| known.iter().copied().find(|address| prefix.contains(address));
+    let first = of(&intent.vip_subnet.1).filter(|_| spec.vip_address.is_none() && spec.vip_port.is_none());
+    let more: Vec<_> = intent.more_vips.iter().map(|(_, prefix)| of(prefix)).collect();
+    if first.is_none() && more.iter().all(Option::is_none) {
+        return (spec, vec![]);
+    }
+    if memory.vips().is_none() {
+        let had: Vec<String> = first.iter().chain(more.iter().flatten()).map(ToString::to_string).collect();
+        let message = format!(
+            "address {} of the load balancer that was there could not be had again: clients have to use another",
+            had.join(", ")
+        );
+        return (spec, vec![Problem { reason: STUCK.to_owned(), message }]);
+    }
+    memory.asks_for_same_address();
+    spec.vip_address = spec.vip_address.or(first);
+    spec.more_vips.iter_mut().zip(more).for_each(|((_, address), had)| *address = had);
+    (spec, vec![])
+}
+
+/// The port that a floating IP can lead to: IPv6 is not translated.
+fn translated(found: &Balancer) -> Option<&PortId> {
+    let mut vips = found.vips();
+    let of_v4 = vips.find(|(address, port)| address.is_ipv4() && port.is_some()).and_then(|(_, port)| port);
+    of_v4.or(found.vip_port.as_ref())
+}
+
+fn has_family(found: &Balancer, like: IpAddr) -> bool {
+    found.vip_address.is_none() || found.vips().any(|(address, _)| address.is_ipv6() == like.is_ipv6())
+}
+
+/// Without members of a family that the load balancer has no address of: a provider may refuse them.
+fn fitted<'a>(desired: &'a BalancerSpec, found: &Balancer) -> Cow<'a, BalancerSpec> {
+    let fits = |address: &IpAddr| has_family(found, *address);
+    let mut pools = desired.listeners.values().map(|listener| &listener.pool);
+    if pools.all(|pool| pool.members.keys().all(|(address, _)| fits(address))) {
+        return Cow::Borrowed(desired);
+    }
+    let mut fitted = desired.clone();
+    for listener in fitted.listeners.values_mut() {
+        listener.pool.members.retain(|(address, _), _| fits(address));
+    }
+    Cow::Owned(fitted)
+}
+
+fn lacks_family(found: &Balancer, prefix: &IpNet) -> Problem {
+    let family = if matches!(prefix, IpNet::V6(_)) { "IPv6" } else { "IPv4" };
+    let message = format!(
+        "load balancer {} was made without {family} address, and Octavia gives it none later: make the Service anew to \
+         have one",
+        found.id
+    );
+    Problem { reason: REASON.to_owned(), message }
 }
 
 /// Nothing is asked of what is being changed.
@@ -187,6 +268,7 @@ fn can_become(found: &Balancer, desired: &BalancerSpec) -> bool {
     provider(&found.provider) == provider(&desired.provider)
         && found.vip_subnet.as_ref().is_none_or(|subnet| *subnet == desired.vip_subnet)
         && desired.vip_address.is_none_or(|address| found.vip_address == Some(address))
+        && desired.vip_port.as_ref().is_none_or(|port| found.vip_port.as_ref() == Some(port))
 }
 
 enum Next {
@@ -221,7 +303,7 @@ fn towards_listener(key: (Protocol, u16), wanted: &ListenerSpec, found: &Balance
     let balancer = found.id.clone();
     let Some(pool) = pool_of(key, wanted, found) else {
         let (name, pool) = (wanted.name.clone(), wanted.pool.clone());
-        return Some(Step::CreatePool { balancer, name, protocol: key.0, pool });
+        return Some(Step::CreatePool { balancer, name, pool });
     };
     if pool.algorithm != wanted.pool.algorithm || pool.is_persistent != wanted.pool.is_persistent {
         return Some(Step::UpdatePool { balancer, pool: pool.id.clone(), to: wanted.pool.clone() });
@@ -232,20 +314,42 @@ fn towards_listener(key: (Protocol, u16), wanted: &ListenerSpec, found: &Balance
         None => {
             Some(Step::CreateListener { balancer, at: key, pool: pool.id.clone(), listener: wanted.clone() })
         }
+        // The protocol of a listener cannot be changed, and two of them cannot share its port.
+        Some(listener) if listener.protocol != wanted.protocol && !members_differ(&wanted.pool, pool) => {
+            Some(Step::DeleteListener { balancer, listener: listener.id.clone() })
+        }
+        Some(listener) if listener.protocol != wanted.protocol => None,
         Some(listener) if differs(listener, pool, wanted) => Some(Step::UpdateListener {
             balancer,
             listener: listener.id.clone(),
             pool: pool.id.clone(),
             to: wanted.clone(),
         }),
-        Some(_) => None,
+        Some(_) => towards_monitor(wanted, pool, found),
     }
+}
+
+fn towards_monitor(wanted: &ListenerSpec, pool: &FoundPool, found: &Balancer) -> Option<Step> {
+    let balancer = found.id.clone();
+    let monitor = match (&pool.monitor, &wanted.pool.monitor) {
+        (None, None) => return None,
+        (None, Some(monitor)) => {
+            let (pool, name, monitor) = (pool.id.clone(), wanted.name.clone(), monitor.clone());
+            return Some(Step::CreateMonitor { balancer, pool, name, monitor });
+        }
+        (Some(there), Some(to)) if there.spec == *to => return None,
+        (Some(there), Some(to)) if there.spec.kind == to.kind => {
+            return Some(Step::UpdateMonitor { balancer, monitor: there.id.clone(), to: to.clone() });
+        }
+        (Some(there), _) => there.id.clone(),
+    };
+    Some(Step::DeleteMonitor { balancer, monitor })
 }
 
 /// What nobody wants any more; listeners first, since a pool in use cannot go.
 fn stale(desired: &BalancerSpec, found: &Balancer) -> Option<Step> {
     let is_wanted = |listener: &&FoundListener| {
-        let protocol = Protocol::named(&listener.protocol);
+        let protocol = Protocol::below(&listener.protocol);
         protocol.is_some_and(|protocol| desired.listeners.contains_key(&(protocol, listener.port)))
     };
     if let Some(listener) = found.listeners.iter().find(|listener| !is_wanted(listener)) {
@@ -258,13 +362,17 @@ fn stale(desired: &BalancerSpec, found: &Balancer) -> Option<Step> {
 }
 
 fn listener_at((protocol, port): (Protocol, u16), found: &Balancer) -> Option<&FoundListener> {
-    found.listeners.iter().find(|listener| listener.protocol == protocol.name() && listener.port == port)
+    let is_at = |listener: &&FoundListener| {
+        Protocol::below(&listener.protocol) == Some(protocol) && listener.port == port
+    };
+    found.listeners.iter().find(is_at)
 }
 
-/// The pool of a listener: of its name and protocol; of several, the one that it has.
+/// The pool of a listener: of its name, with what members are to be sent; of several, the one that it has.
 fn pool_of<'a>(key: (Protocol, u16), wanted: &ListenerSpec, found: &'a Balancer) -> Option<&'a FoundPool> {
     let current = listener_at(key, found).and_then(|listener| listener.pool.as_ref());
-    let named = found.pools.iter().filter(|pool| pool.name == wanted.name && pool.protocol == key.0.name());
+    let named =
+        found.pools.iter().filter(|pool| pool.name == wanted.name && pool.protocol == wanted.pool.protocol);
     named.min_by_key(|pool| (Some(&pool.id) != current, &pool.id))
 }
 
@@ -282,26 +390,40 @@ fn members_differ(wanted: &PoolSpec, found: &FoundPool) -> bool {
 }
 
 fn differs(found: &FoundListener, pool: &FoundPool, wanted: &ListenerSpec) -> bool {
-    let mut timeouts = found.timeouts.iter().zip(wanted.timeouts);
+    let is_as_asked = |at: usize| match wanted.timeouts[at] {
+        // A default of Octavia's that is the same today may be another tomorrow.
+        Some(timeout) => found.timeouts[at] == Some(timeout) && found.asked_timeouts[at],
+        None => !found.asked_timeouts[at],
+    };
     found.pool.as_ref() != Some(&pool.id)
         || found.connection_limit != wanted.connection_limit
-        || timeouts.any(|(found, wanted)| wanted.is_some() && *found != wanted)
+        || !(0..wanted.timeouts.len()).all(is_as_asked)
+        || found.forwards_for != wanted.forwards_for
         || found.allowed != wanted.allowed
 }
 
-/// What the status should tell, if it tells something else.
+/// What the status should tell, if it tells something else; nothing as long as an address is not known.
 fn tell(intent: &Intent, found: &Balancer, inputs: &Inputs<'_>) -> Option<Vec<Ingress>> {
-    let address = match (&intent.floating, &found.vip_port) {
-        (FloatingWish::None, _) => found.vip_address,
-        (wish, Some(vip)) => floating::address(wish, vip, inputs.actual),
-        (_, None) => None,
-    };
-    let address = address?;
-    let ingress = match &intent.hostname {
-        Some(hostname) => Ingress { ip: None, hostname: Some(hostname.clone()) },
-        None => Ingress { ip: Some(address), hostname: None },
-    };
-    differs_from(inputs.service, vec![ingress])
+    let is_proxied = intent.client_told != ClientTold::Not;
+    let mut told = vec![];
+    for (vip, port) in found.vips() {
+        let is_wanted = intent.prefixes().any(|prefix| prefix.addr().is_ipv6() == vip.is_ipv6());
+        let address = match (&intent.floating, port) {
+            _ if !is_wanted => continue,
+            (FloatingWish::None, _) => vip,
+            _ if vip.is_ipv6() => vip,
+            (wish, Some(port)) => floating::address(wish, port, inputs.actual)?,
+            (_, None) => return None,
+        };
+        told.push(Ingress { ip: Some(address), hostname: None, is_proxied });
+    }
+    if told.is_empty() {
+        return None;
+    }
+    if let Some(hostname) = &intent.hostname {
+        told = vec![Ingress { ip: None, hostname: Some(hostname.clone()), is_proxied: false }];
+    }
+    differs_from(inputs.service, told)
 }
 
 fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingress>> {
@@ -311,7 +433,7 @@ fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingr
 #[cfg(test)]
 mod tests {
     use super::super::{
-        External, Settings,
+        External, MonitorSettings, MonitorSpec, Settings,
         fixtures::{balancer, endpoint, service, settings},
         plan,
     };
@@ -350,13 +472,38 @@ mod tests {
     #[test]
     fn what_is_as_it_should_be_is_left_alone() {
         let mut look = look();
-        look.service.told = vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None }];
+        look.service.told =
+            vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
         assert_eq!(planned(&look, 0, &mut Memory::default()), Plan::default());
     }
 
     #[test]
     fn next_steps() {
         type Change = fn(&mut Look);
+        let annotate = |look: &mut Look, name: &str, value: &str| {
+            let name = format!("loadbalancer.openstack.org/{name}");
+            look.service.annotations.insert(name, value.to_owned());
+        };
+        let monitored = |delay: u32| super::super::FoundMonitor {
+            id: "h".into(),
+            spec: MonitorSpec {
+                kind: "TCP".to_owned(),
+                settings: MonitorSettings { delay, timeout: 30, max_retries: 1, max_retries_down: 3 },
+            },
+        };
+        for (found, wanted, expect) in [
+            (None, "true", &["create_monitor"][..]),
+            (None, "false", &[]),
+            (Some(60), "true", &[]),
+            (Some(61), "true", &["update_monitor"]),
+            (Some(60), "false", &["delete_monitor"]),
+        ] {
+            let steps = steps(|look| {
+                look.actual.balancers[0].pools[0].monitor = found.map(monitored);
+                annotate(look, "enable-health-monitor", wanted);
+            });
+            assert_eq!(steps, expect, "{found:?} {wanted}");
+        }
         let table: [(&str, Change, &[&str]); 16] = [
             ("no finalizer yet", |look| look.service.has_finalizer = false, &["add_finalizer"]),
             ("nothing there", |look| look.actual.balancers.clear(), &["create_load_balancer"]),
@@ -409,6 +556,115 @@ mod tests {
         }
     }
 
+    /// A load balancer of provider amphora, which has something of its own.
+    fn amphora(change: impl FnOnce(&mut Look)) -> Look {
+        let mut look = look();
+        look.settings = Settings { external: None, ..settings("amphora") };
+        let found = &mut look.actual.balancers[0];
+        found.provider = "amphora".to_owned();
+        found.pools[0].algorithm = "ROUND_ROBIN".to_owned();
+        change(&mut look);
+        look
+    }
+
+    #[test]
+    fn a_timeout_that_nobody_asks_for_any_more_is_octavias_again() {
+        let steps = |found: Option<u32>, is_asked: bool, wanted: Option<&str>| {
+            let look = amphora(|look| {
+                let listener = &mut look.actual.balancers[0].listeners[0];
+                (listener.timeouts[0], listener.asked_timeouts[0]) = (found, is_asked);
+                let name = "loadbalancer.openstack.org/timeout-client-data".to_owned();
+                look.service.annotations.extend(wanted.map(|wanted| (name, wanted.to_owned())));
+            });
+            names(&planned(&look, 1000, &mut Memory::default()))
+        };
+        assert!(steps(Some(50_000), false, None).is_empty());
+        assert_eq!(steps(Some(50_000), false, Some("7000")), ["update_listener"]);
+        assert!(steps(Some(7000), true, Some("7000")).is_empty());
+        assert_eq!(steps(Some(7000), true, None), ["update_listener"]);
+        // As it is by default now, and has to stay so.
+        assert_eq!(steps(Some(50_000), false, Some("50000")), ["update_listener"]);
+    }
+
+    #[test]
+    fn members_learn_who_the_client_is_without_an_empty_pool() {
+        let mut look = amphora(|look| {
+            let name = "loadbalancer.openstack.org/x-forwarded-for".to_owned();
+            look.service.annotations.insert(name, "true".to_owned());
+        });
+        let mut cloud = super::super::model::Cloud::default();
+        cloud.actual = look.actual.clone();
+        let mut seen = vec![];
+        for now in (0..200_000).step_by(10_000) {
+            cloud.turn(false);
+            look.actual = cloud.actual.clone();
+            let plan = planned(&look, now, &mut Memory::default());
+            for step in &plan.steps {
+                seen.push(step.name());
+                cloud.apply(step, &mut look.service, super::super::model::Fault::None);
+            }
+        }
+        let expect = ["create_pool", "replace_members", "delete_listener", "create_listener", "delete_pool"];
+        assert_eq!(seen, expect);
+        let listener = &cloud.actual.balancers[0].listeners[0];
+        assert_eq!((listener.protocol.as_str(), listener.forwards_for), ("HTTP", true));
+        let told = planned(&look, 0, &mut Memory::default()).tell.unwrap();
+        assert!(told[0].is_proxied);
+    }
+
+    #[test]
+    fn one_that_is_made_anew_has_the_address_that_clients_know() {
+        let asked = |plan: &Plan| match &plan.steps[..] {
+            [Step::CreateBalancer(spec)] => spec.vip_address.map(|address| address.to_string()),
+            other => panic!("{other:?}"),
+        };
+        let (mut look, mut memory) = (look(), Memory::default());
+        look.actual.balancers[0].state = State::Error;
+        assert_eq!(names(&planned(&look, 0, &mut memory)), ["delete_load_balancer"]);
+        look.actual.balancers.clear();
+        // It is asked for again, but not for ever: somebody else may have it by now.
+        for _ in 0..3 {
+            assert_eq!(asked(&planned(&look, 0, &mut memory)).as_deref(), Some("10.1.0.100"));
+        }
+        let told =
+            |ip: &str| vec![Ingress { ip: Some(ip.parse().unwrap()), hostname: None, is_proxied: false }];
+        look.service.told = told("10.1.0.100");
+        let plan = planned(&look, 0, &mut memory);
+        assert_eq!((asked(&plan), plan.problems.len()), (None, 1));
+        // A controller that remembers nothing reads it from the status, unless it is a floating IP.
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!(asked(&plan).as_deref(), Some("10.1.0.100"));
+        look.service.told = told("203.0.113.7");
+        assert_eq!(asked(&planned(&look, 0, &mut Memory::default())), None);
+    }
+
+    #[test]
+    fn monitors_are_made_with_the_rest_where_the_provider_looks_at_them() {
+        for (provider, expect) in [("amphora", true), ("ovn", false)] {
+            let mut look = look();
+            (look.settings, look.actual) = (settings(provider), Actual::default());
+            look.settings.has_monitors = true;
+            let plan = planned(&look, 0, &mut Memory::default());
+            let [Step::CreateBalancer(spec)] = &plan.steps[..] else { panic!("{plan:?}") };
+            assert!(spec.listeners.values().all(|listener| listener.pool.monitor.is_some() == expect));
+        }
+    }
+
+    #[test]
+    fn a_family_that_was_added_later_is_told_and_gets_no_members() {
+        let mut look = look();
+        look.service.families.push("IPv6".to_owned());
+        look.pods.push(endpoint("fd00::7"));
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.problems.len()), (vec![], 1), "{:?}", plan.problems);
+        let vip = "fd00::100".parse().unwrap();
+        look.actual.balancers[0].more_vips.push((vip, None));
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.problems.len()), (vec!["replace_members"], 0));
+        let told: Vec<_> = plan.tell.unwrap().into_iter().map(|ingress| ingress.ip).collect();
+        assert_eq!(told, [Some("10.1.0.100".parse().unwrap()), Some(vip)]);
+    }
+
     #[test]
     fn what_is_refused_is_closed() {
         let ranges = |look: &mut Look| look.service.source_ranges = vec!["10.0.0.0/8".to_owned()];
@@ -452,7 +708,8 @@ mod tests {
     fn a_service_of_another_type_is_told_nothing_any_more() {
         let mut look = look();
         look.service.kind = "ClusterIP".to_owned();
-        look.service.told = vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None }];
+        look.service.told =
+            vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
         look.actual.balancers.clear();
         let plan = planned(&look, 0, &mut Memory::default());
         assert_eq!((names(&plan), plan.tell), (vec!["remove_finalizer"], Some(vec![])));
@@ -472,7 +729,7 @@ mod tests {
     #[test]
     fn the_address_is_told_when_clients_can_use_it() {
         let mut look = look();
-        let vip = Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None };
+        let vip = Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false };
         assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![vip]));
         look.settings.external = Some(External { network: "ext".into(), subnet: None });
         assert_eq!(planned(&look, 0, &mut Memory::default()).tell, None);
@@ -483,11 +740,11 @@ mod tests {
             is_ours: true,
             is_made: true,
         });
-        let outside = Ingress { ip: Some("203.0.113.7".parse().unwrap()), hostname: None };
+        let outside = Ingress { ip: Some("203.0.113.7".parse().unwrap()), hostname: None, is_proxied: false };
         assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![outside]));
         let hostname = "loadbalancer.openstack.org/hostname";
         look.service.annotations.insert(hostname.to_owned(), "web.test".to_owned());
-        let named = Ingress { ip: None, hostname: Some("web.test".to_owned()) };
+        let named = Ingress { ip: None, hostname: Some("web.test".to_owned()), is_proxied: false };
         assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![named]));
     }
 

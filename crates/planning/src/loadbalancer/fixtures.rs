@@ -1,10 +1,10 @@
 //! A Service `d/web` with port 80 to pods' port 8080, and its load balancer, for tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
-    Balancer, EndpointFacts, External, FoundListener, FoundMember, FoundPool, PortFacts, ServiceFacts,
-    Settings, State,
+    Balancer, EndpointFacts, External, FoundListener, FoundMember, FoundPool, MonitorSettings, PortFacts,
+    ServiceFacts, Settings, State,
 };
 
 pub(super) fn service() -> ServiceFacts {
@@ -26,7 +26,8 @@ pub(super) fn settings(provider: &str) -> Settings {
         providers: BTreeSet::from(["amphora".to_owned(), "ovn".to_owned()]),
         version: (2, 30),
         subnets: subnets.map(|(id, prefix)| (id.into(), prefix.parse().unwrap())).into(),
-        vip_subnets: BTreeMap::new(),
+        networks: subnets.map(|(id, _)| (id.into(), "n".into())).into(),
+        monitor: MonitorSettings { delay: 60, timeout: 30, max_retries: 1, max_retries_down: 3 },
         external: Some(External { network: "ext".into(), subnet: None }),
         activation: 300_000,
         ..Settings::default()
@@ -40,6 +41,7 @@ pub(super) fn endpoint(address: &str) -> EndpointFacts {
         is_ready: true,
         is_last_resort: false,
         pod: None,
+        own_port: None,
     }
 }
 
@@ -53,6 +55,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
         vip_subnet: Some("s4".into()),
         vip_address: Some("10.1.0.100".parse().unwrap()),
         vip_port: Some(format!("vip-{id}").into()),
+        more_vips: vec![],
         listeners: vec![FoundListener {
             id: format!("l-{id}").into(),
             protocol: "TCP".to_owned(),
@@ -60,6 +63,8 @@ pub(super) fn balancer(id: &str) -> Balancer {
             pool: Some(pool.as_str().into()),
             connection_limit: None,
             timeouts: [Some(50_000), Some(5_000), Some(50_000), Some(0)],
+            asked_timeouts: [false; 4],
+            forwards_for: false,
             allowed: BTreeSet::new(),
         }],
         pools: vec![FoundPool {
@@ -73,6 +78,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
                 port: 8080,
                 subnet: Some("s4".into()),
             }],
+            monitor: None,
         }],
     }
 }

@@ -13,23 +13,33 @@ use kuryr_types::PortId;
 use super::{
     annotations::REASON,
     from_kubernetes::FloatingWish,
-    inputs::{Actual, Floating},
+    inputs::{Actual, Floating, ServiceFacts},
     step::Step,
 };
+use crate::ownership::service_tag;
 
 /// What to do that `vip` has the floating IP that is wished.
-pub(super) fn towards(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> (Vec<Step>, Vec<Problem>) {
+pub(super) fn towards(
+    wish: &FloatingWish,
+    vip: &PortId,
+    service: &ServiceFacts,
+    actual: &Actual,
+) -> (Vec<Step>, Vec<Problem>) {
     let on_vip: Vec<&Floating> = of_port(vip, actual).collect();
     match wish {
-        FloatingWish::None => (release(actual, false), vec![]),
+        FloatingWish::None => (release(service, actual, false), vec![]),
         FloatingWish::Any(external) => {
             if let Some(found) = on_vip.first() {
-                return (adopt(found).into_iter().collect(), vec![]);
+                return (adopt(found, service).into_iter().collect(), vec![]);
             }
             let lost = actual.floating.iter().find(|floating| floating.is_ours);
             let step = match lost {
                 Some(lost) => Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) },
-                None => Step::CreateFloating { port: vip.clone(), external: external.clone() },
+                None => Step::CreateFloating {
+                    port: vip.clone(),
+                    external: external.clone(),
+                    tags: tags(service),
+                },
             };
             (vec![step], vec![])
         }
@@ -67,12 +77,12 @@ fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -
 }
 
 /// What to do about floating IPs of a Service that needs none any more.
-pub(super) fn release(actual: &Actual, keeps: bool) -> Vec<Step> {
+pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> Vec<Step> {
     let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, keeps) {
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
         (false, true) => None,
-        (false, false) if leads_to_ours(floating, actual) => adopt(floating),
+        (false, false) if leads_to_ours(floating, actual) => adopt(floating, service),
         (false, false) => None,
     });
     steps.collect()
@@ -93,13 +103,20 @@ fn of_port<'a>(vip: &'a PortId, actual: &'a Actual) -> impl Iterator<Item = &'a 
 }
 
 fn leads_to_ours(floating: &Floating, actual: &Actual) -> bool {
-    actual.balancers.iter().any(|balancer| balancer.vip_port.is_some() && balancer.vip_port == floating.port)
+    let mut ports = actual.balancers.iter().flat_map(|balancer| balancer.vips().filter_map(|(_, port)| port));
+    ports.any(|port| floating.port.as_ref() == Some(port))
+}
+
+/// Tags by which a floating IP of the Service is found; of one that is gone only the port tells.
+fn tags(service: &ServiceFacts) -> Vec<String> {
+    let uid = Some(&service.uid).filter(|uid| !uid.is_empty());
+    uid.map(|uid| service_tag(uid)).into_iter().collect()
 }
 
 /// It was made for the Service, and could not be tagged.
-fn adopt(floating: &Floating) -> Option<Step> {
+fn adopt(floating: &Floating, service: &ServiceFacts) -> Option<Step> {
     let was_not_tagged = floating.is_made && !floating.is_ours;
-    was_not_tagged.then(|| Step::AdoptFloating { floating: floating.id.clone() })
+    was_not_tagged.then(|| Step::AdoptFloating { floating: floating.id.clone(), tags: tags(service) })
 }
 
 fn take_off(floating: &Floating) -> Step {
@@ -111,7 +128,10 @@ fn take_off(floating: &Floating) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{fixtures::balancer, inputs::External};
+    use super::super::{
+        fixtures::{balancer, service},
+        inputs::External,
+    };
     use super::*;
 
     fn floating(id: &str, port: Option<&str>, is_ours: bool, is_made: bool) -> Floating {
@@ -121,7 +141,7 @@ mod tests {
 
     fn steps(wish: &FloatingWish, found: &[Floating]) -> (Vec<&'static str>, usize) {
         let actual = Actual { balancers: vec![balancer("b")], floating: found.to_vec() };
-        let (steps, problems) = towards(wish, &"vip-b".into(), &actual);
+        let (steps, problems) = towards(wish, &"vip-b".into(), &service(), &actual);
         (steps.iter().map(Step::name).collect(), problems.len())
     }
 
@@ -137,6 +157,20 @@ mod tests {
         ] {
             assert_eq!(steps(&any, &found), (expect, 0), "{found:?}");
         }
+    }
+
+    #[test]
+    fn one_is_tagged_with_its_service_as_long_as_there_is_it() {
+        let actual = Actual {
+            balancers: vec![balancer("b")],
+            floating: vec![floating("f", Some("vip-b"), false, true)],
+        };
+        let tags_of = |service: &ServiceFacts| match &release(service, &actual, false)[..] {
+            [Step::AdoptFloating { tags, .. }] => tags.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(tags_of(&service()), ["kuryr-service:u"]);
+        assert_eq!(tags_of(&ServiceFacts { uid: String::new(), ..service() }), Vec::<String>::new());
     }
 
     #[test]
@@ -165,7 +199,8 @@ mod tests {
     #[test]
     fn at_the_end_it_goes_or_is_kept() {
         let actual = |found| Actual { balancers: vec![balancer("b")], floating: vec![found] };
-        let names = |actual, keeps| release(&actual, keeps).iter().map(Step::name).collect::<Vec<_>>();
+        let names =
+            |actual, keeps| release(&service(), &actual, keeps).iter().map(Step::name).collect::<Vec<_>>();
         for (found, gone, kept) in [
             (floating("f", Some("vip-b"), true, true), vec!["delete_floating_ip"], vec!["keep_floating_ip"]),
             (floating("f", None, true, true), vec!["delete_floating_ip"], vec!["keep_floating_ip"]),

@@ -3,8 +3,10 @@
 //! 1. Ours is a Service of type `LoadBalancer` without class or with ours. One that a release of upstream's before
 //!    Victoria has marked is left alone altogether, as upstream leaves it.
 //! 2. `spec.loadBalancerIP` is the floating IP; of an internal one, the VIP.
-//! 3. The VIP's family is the Service's first.
-//! 4. Ranges of clients that the provider cannot enforce are refused: nothing is exposed.
+//! 3. The VIP's family is the Service's first. Where the Service has two and both have a subnet on one network, there is a
+//!    VIP of each.
+//! 4. Ranges of clients that the provider cannot enforce are refused: nothing is exposed. So is the PROXY protocol: members
+//!    that expect its header from the load balancer would believe a client's.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,12 +15,12 @@ use kuryr_api::{
     kuryrnode::Problem,
     names::{LBAAS_SPEC_ANNOTATION, LOAD_BALANCER_CLASS},
 };
-use kuryr_types::SubnetId;
+use kuryr_types::{PortId, SubnetId};
 
 use super::{
-    annotations::{Annotations, REASON},
+    annotations::{Annotations, MonitorWish, ProxyProtocol, REASON},
     desired::Protocol,
-    inputs::{External, ServiceFacts, Settings},
+    inputs::{External, MonitorSettings, ServiceFacts, Settings},
     provider::{self, Capabilities, MemberMode},
 };
 use crate::ownership::load_balancer_name;
@@ -53,6 +55,10 @@ pub struct Intent {
     pub vip_subnet: (SubnetId, IpNet),
     /// The VIP, if it was asked for.
     pub vip_address: Option<IpAddr>,
+    /// The user's port for the VIP.
+    pub vip_port: Option<PortId>,
+    /// Subnets of further VIPs, and their prefixes.
+    pub more_vips: Vec<(SubnetId, IpNet)>,
     /// Its floating IP.
     pub floating: FloatingWish,
     /// Told instead of the address.
@@ -63,6 +69,10 @@ pub struct Intent {
     pub algorithm: String,
     /// Clients keep their member.
     pub is_persistent: bool,
+    /// How members learn who the client is.
+    pub client_told: ClientTold,
+    /// Monitors.
+    pub monitor: Option<MonitorSettings>,
     /// By which subnet members are reached.
     pub member_mode: MemberMode,
     /// The subnet by which all of them are.
@@ -77,6 +87,37 @@ pub struct Intent {
     pub flavor: Option<String>,
     /// Availability zone.
     pub zone: Option<String>,
+}
+
+impl Intent {
+    /// Prefixes of the subnets of all VIPs.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
+        std::iter::once(&self.vip_subnet.1).chain(self.more_vips.iter().map(|(_, prefix)| prefix))
+    }
+}
+
+/// How members learn who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientTold {
+    /// They do not, or see the client's own address.
+    Not,
+    /// By the PROXY protocol.
+    ByProxy(ProxyProtocol),
+    /// By the HTTP header `X-Forwarded-For`.
+    ByHeader,
+}
+
+impl ClientTold {
+    /// Protocols of the listener, and of its pool, for one of a Service.
+    #[must_use]
+    pub const fn protocols(self, of: Protocol) -> (&'static str, &'static str) {
+        match (self, of) {
+            (Self::ByProxy(ProxyProtocol::V1), Protocol::Tcp) => ("TCP", "PROXY"),
+            (Self::ByProxy(ProxyProtocol::V2), Protocol::Tcp) => ("TCP", "PROXYV2"),
+            (Self::ByHeader, Protocol::Tcp) => ("HTTP", "HTTP"),
+            (_, other) => (other.name(), other.name()),
+        }
+    }
 }
 
 /// Which floating IP is wished.
@@ -124,31 +165,48 @@ fn intent(
     settings: &Settings,
     problems: &mut Vec<Problem>,
 ) -> Option<Intent> {
-    let provider = provider::choose(settings.provider.as_deref(), &settings.providers);
+    let named = annotations.provider.as_deref().or(settings.provider.as_deref());
+    let provider = provider::choose(named, &settings.providers);
     if !settings.providers.is_empty() && !settings.providers.contains(&provider) {
         let offered: Vec<&str> = settings.providers.iter().map(String::as_str).collect();
         problems.push(problem(format!(
-            "Octavia has no provider {provider}: set [kubernetes] endpoints_driver_octavia_provider to one of {}",
+            "Octavia has no provider {provider}: set annotation openstack.org/kuryr-octavia-provider or [kubernetes] \
+             endpoints_driver_octavia_provider to one of {}",
             offered.join(", ")
         )));
         return None;
     }
     let capabilities = provider::capabilities(&provider);
-    let vip_subnet = vip_subnet(service, annotations, settings, problems)?;
+    let vip = vip(service, annotations, settings, problems)?;
+    let client_told = client_told(annotations, &provider, capabilities, settings, problems)?;
     let allowed = allowed(service, &provider, capabilities, settings, problems)?;
-    let (floating, vip_address) = addresses(service, annotations, &vip_subnet.1, settings, problems)?;
+    let more_vips = more_vips(service, &vip, settings, problems);
+    let has_v4 = std::iter::once(&vip.subnet).chain(&more_vips).any(|(_, prefix)| is_of("IPv4", prefix));
+    let (mut floating, vip_address) =
+        addresses(service, annotations, (&vip.subnet.1, has_v4), settings, problems)?;
+    if vip.port.is_some() && floating != FloatingWish::None && !capabilities.translates_to_given_ports {
+        problems.push(problem(format!(
+            "annotation loadbalancer.openstack.org/port-id: provider {provider} has floating IPs lead only to ports that it \
+             made: there is none"
+        )));
+        floating = FloatingWish::None;
+    }
     let timeouts = timeouts(annotations, &provider, capabilities, settings, problems);
     Some(Intent {
         name: load_balancer_name(&service.namespace, &service.name),
         namespace: service.namespace.clone(),
         service: service.name.clone(),
-        vip_subnet,
-        vip_address,
+        vip_address: vip.address.or(vip_address),
+        vip_subnet: vip.subnet,
+        vip_port: vip.port,
+        more_vips,
         floating,
         hostname: annotations.hostname.clone(),
         ports: ports(service, settings, problems),
-        algorithm: algorithm(&provider, capabilities, settings, problems),
+        algorithm: algorithm(annotations, &provider, capabilities, settings, problems),
         is_persistent: service.session_affinity == "ClientIP",
+        client_told,
+        monitor: monitor(&annotations.monitor, settings, problems),
         member_mode: match settings.member_mode {
             Some(mode) if !capabilities.needs_member_subnet => mode,
             _ => MemberMode::L2,
@@ -168,37 +226,161 @@ fn problem(message: String) -> Problem {
     Problem { reason: REASON.to_owned(), message }
 }
 
-fn vip_subnet(
+/// Where the VIP is.
+struct Vip {
+    subnet: (SubnetId, IpNet),
+    port: Option<PortId>,
+    address: Option<IpAddr>,
+}
+
+fn is_v6(family: &str) -> bool {
+    family == "IPv6"
+}
+
+fn is_of(family: &str, prefix: &IpNet) -> bool {
+    matches!(prefix, IpNet::V6(_)) == is_v6(family)
+}
+
+fn vip(
     service: &ServiceFacts,
     annotations: &Annotations,
     settings: &Settings,
     problems: &mut Vec<Problem>,
-) -> Option<(SubnetId, IpNet)> {
-    let is_v6 = service.families.first().is_some_and(|family| family == "IPv6");
-    let fits = |(_, prefix): &(&SubnetId, &IpNet)| matches!(prefix, IpNet::V6(_)) == is_v6;
-    let known = if settings.vip_subnets.is_empty() { &settings.subnets } else { &settings.vip_subnets };
-    let found = match &annotations.vip_subnet {
-        Some(named) => {
-            let all = settings.vip_subnets.iter().chain(&settings.subnets);
-            all.filter(fits).find(|(id, _)| id.as_str() == named)
+) -> Option<Vip> {
+    let family = service.families.first().map_or("IPv4", String::as_str);
+    if let Some(id) = &annotations.vip_port {
+        let found = port(id, family, settings);
+        if found.is_none() {
+            problems.push(problem(format!(
+                "annotation loadbalancer.openstack.org/port-id: {id} is no port of the project with an {family} address: \
+                 correct or remove it"
+            )));
         }
-        None => known.iter().find(fits),
-    };
-    if let Some((id, prefix)) = found {
-        return Some((id.clone(), *prefix));
+        return found;
     }
-    let family = if is_v6 { "IPv6" } else { "IPv4" };
-    let of = match &annotations.vip_subnet {
-        Some(named) => format!(
-            "annotation loadbalancer.openstack.org/subnet-id: {named} is no {family} subnet of [octavia_defaults] \
-             vip_subnets or [neutron_defaults] pod_subnets"
+    let fits = |(_, prefix): &(&SubnetId, &IpNet)| is_of(family, prefix);
+    let by_annotation = match (&annotations.vip_subnet, &annotations.vip_network) {
+        (Some(named), _) => Some(("subnet-id", named)),
+        (None, Some(named)) => Some(("network-id", named)),
+        (None, None) => None,
+    };
+    let known = match by_annotation {
+        Some(_) => &settings.named.subnets,
+        None if settings.vip_subnets.is_empty() => &settings.subnets,
+        None => &settings.vip_subnets,
+    };
+    if let Some((id, prefix)) = known.iter().find(fits) {
+        return Some(Vip { subnet: (id.clone(), *prefix), port: None, address: None });
+    }
+    problems.push(problem(match by_annotation {
+        Some((name, named)) => format!(
+            "annotation loadbalancer.openstack.org/{name}: {named} is not there, or has no {family} subnet: correct or remove \
+             it"
         ),
         None => format!(
             "there is no {family} subnet for the VIP: name one in [octavia_defaults] vip_subnets or [neutron_defaults] \
              pod_subnets"
         ),
+    }));
+    None
+}
+
+/// The port that was named, with the address of this family.
+fn port(id: &str, family: &str, settings: &Settings) -> Option<Vip> {
+    let port = settings.named.port.as_ref().filter(|port| port.id.as_str() == id)?;
+    let of_family = |(_, address): &&(SubnetId, IpAddr)| address.is_ipv6() == is_v6(family);
+    let (subnet, address) = port.addresses.iter().find(of_family)?;
+    let subnet = (subnet.clone(), IpNet::from(*address));
+    Some(Vip { subnet, port: Some(port.id.clone()), address: Some(*address) })
+}
+
+/// Subnets of VIPs of the Service's other family: those of the first one's network.
+fn more_vips(
+    service: &ServiceFacts,
+    vip: &Vip,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Vec<(SubnetId, IpNet)> {
+    let Some(family) = service.families.get(1) else { return vec![] };
+    let mut refuse = |why: &str| {
+        problems.push(problem(format!("there is no {family} address beside the first one: {why}")));
+        vec![]
     };
-    problems.push(problem(of));
+    if vip.port.is_some() {
+        return refuse(
+            "the port of annotation loadbalancer.openstack.org/port-id has the addresses that it has",
+        );
+    }
+    if !provider::has_more_vips(settings.version) {
+        return refuse("Octavia's API is older than 2.26");
+    }
+    let network = settings.networks.get(&vip.subnet.0);
+    let all = settings.named.subnets.iter().chain(&settings.vip_subnets).chain(&settings.subnets);
+    let fits = |(id, prefix): &(&SubnetId, &IpNet)| {
+        is_of(family, prefix) && network.is_some() && settings.networks.get(*id) == network
+    };
+    match all.into_iter().find(fits) {
+        Some((id, prefix)) => vec![(id.clone(), *prefix)],
+        None => refuse(
+            "Octavia wants it from a subnet of the same network: name one in [octavia_defaults] vip_subnets",
+        ),
+    }
+}
+
+/// How members learn who the client is; `None` if they would not, or would believe a client.
+fn client_told(
+    annotations: &Annotations,
+    provider: &str,
+    capabilities: Capabilities,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientTold> {
+    let (told, name) = match (annotations.proxy, annotations.forwards_for) {
+        (None, false) => return Some(ClientTold::Not),
+        (Some(version), false) => (ClientTold::ByProxy(version), "proxy-protocol"),
+        (None, true) => (ClientTold::ByHeader, "x-forwarded-for"),
+        (Some(_), true) => {
+            problems.push(problem(
+                "annotations loadbalancer.openstack.org/proxy-protocol and x-forwarded-for exclude each other, so nothing is \
+                 exposed: remove one of them"
+                    .to_owned(),
+            ));
+            return None;
+        }
+    };
+    let is_too_old =
+        annotations.proxy == Some(ProxyProtocol::V2) && !provider::knows_proxy_v2(settings.version);
+    if is_too_old || !capabilities.speaks_for_clients {
+        let who = if is_too_old { "this Octavia".to_owned() } else { format!("provider {provider}") };
+        problems.push(problem(format!(
+            "annotation loadbalancer.openstack.org/{name}: {who} cannot do this, and members that rely on it would believe \
+             what clients write, so nothing is exposed: remove it, or choose a provider that can by \
+             openstack.org/kuryr-octavia-provider"
+        )));
+        return None;
+    }
+    Some(told)
+}
+
+fn monitor(asked: &MonitorWish, settings: &Settings, problems: &mut Vec<Problem>) -> Option<MonitorSettings> {
+    if !asked.is_wanted.unwrap_or(settings.has_monitors) {
+        return None;
+    }
+    let otherwise = settings.monitor;
+    let monitor = MonitorSettings {
+        delay: asked.delay.unwrap_or(otherwise.delay),
+        timeout: asked.timeout.unwrap_or(otherwise.timeout),
+        max_retries: asked.max_retries.unwrap_or(otherwise.max_retries),
+        max_retries_down: asked.max_retries_down.unwrap_or(otherwise.max_retries_down),
+    };
+    if monitor.timeout <= monitor.delay {
+        return Some(monitor);
+    }
+    problems.push(problem(format!(
+        "the health monitor's timeout of {} s is longer than its delay of {} s, so there is none: correct annotation \
+         loadbalancer.openstack.org/health-monitor-timeout or health-monitor-delay",
+        monitor.timeout, monitor.delay
+    )));
     None
 }
 
@@ -230,7 +412,7 @@ fn allowed(
     if !allowed.is_empty() && !provider::restricts(settings.version, capabilities) {
         problems.push(problem(format!(
             "spec.loadBalancerSourceRanges: provider {provider} cannot restrict clients, so nothing is exposed: remove the \
-             ranges, or choose a provider that can in [kubernetes] endpoints_driver_octavia_provider"
+             ranges, or choose a provider that can by annotation openstack.org/kuryr-octavia-provider"
         )));
         return None;
     }
@@ -241,7 +423,7 @@ fn allowed(
 fn addresses(
     service: &ServiceFacts,
     annotations: &Annotations,
-    vip_prefix: &IpNet,
+    (vip_prefix, has_v4): (&IpNet, bool),
     settings: &Settings,
     problems: &mut Vec<Problem>,
 ) -> Option<(FloatingWish, Option<IpAddr>)> {
@@ -267,7 +449,7 @@ fn addresses(
         }),
     };
     // IPv6 is not translated.
-    let is_internal = annotations.is_internal || matches!(vip_prefix, IpNet::V6(_));
+    let is_internal = annotations.is_internal || !has_v4;
     match (given, external) {
         (Some(address), _) if is_internal || vip_prefix.contains(&address) => {
             if vip_prefix.contains(&address) {
@@ -334,16 +516,21 @@ fn ports(
 }
 
 fn algorithm(
+    annotations: &Annotations,
     provider: &str,
     capabilities: Capabilities,
     settings: &Settings,
     problems: &mut Vec<Problem>,
 ) -> String {
     let best = capabilities.algorithms.first().copied();
-    match (settings.algorithm.as_deref(), best) {
+    let (set, by) = match &annotations.algorithm {
+        Some(set) => (Some(set), "annotation loadbalancer.openstack.org/lb-method"),
+        None => (settings.algorithm.as_ref(), "[octavia_defaults] lb_algorithm"),
+    };
+    match (set.map(String::as_str), best) {
         (Some(set), Some(best)) if !capabilities.algorithms.contains(&set) => {
             problems.push(problem(format!(
-                "[octavia_defaults] lb_algorithm is {set}, which provider {provider} does not know: {best} is used"
+                "{by} is {set}, which provider {provider} does not know: {best} is used"
             )));
             best.to_owned()
         }
@@ -480,6 +667,105 @@ mod tests {
         let intent =
             intent_of(|_, to| *to = Settings { timeout_client_data: Some(7), ..settings("amphora") });
         assert_eq!((intent.algorithm.as_str(), intent.timeouts[0]), ("ROUND_ROBIN", Some(7)));
+    }
+
+    fn annotate(service: &mut ServiceFacts, written: &[(&str, &str)]) {
+        for (name, value) in written {
+            let name = format!("loadbalancer.openstack.org/{name}");
+            service.annotations.insert(name, (*value).to_owned());
+        }
+    }
+
+    #[test]
+    fn members_learn_who_the_client_is_or_nothing_is_exposed() {
+        let told = |provider: &'static str, written: &'static [(&str, &str)]| {
+            let (wish, problems) = wish(|service, to| {
+                *to = settings(provider);
+                annotate(service, written);
+            });
+            match wish {
+                Wish::Balancer(intent) => Ok(intent.client_told.protocols(Protocol::Tcp)),
+                _ => Err(problems.len()),
+            }
+        };
+        assert_eq!(told("amphora", &[("proxy-protocol", "true")]), Ok(("TCP", "PROXY")));
+        assert_eq!(told("amphora", &[("proxy-protocol", "v2")]), Ok(("TCP", "PROXYV2")));
+        assert_eq!(told("amphora", &[("x-forwarded-for", "true")]), Ok(("HTTP", "HTTP")));
+        assert_eq!(told("amphora", &[("x-forwarded-for", "true"), ("proxy-protocol", "v1")]), Err(1));
+        assert_eq!(told("ovn", &[("proxy-protocol", "v1")]), Err(1));
+        assert_eq!(told("ovn", &[("x-forwarded-for", "true")]), Err(1));
+        assert_eq!(told("ovn", &[("x-forwarded-for", "false")]), Ok(("TCP", "TCP")));
+        let udp = ClientTold::ByProxy(ProxyProtocol::V1).protocols(Protocol::Udp);
+        assert_eq!(udp, ("UDP", "UDP"));
+    }
+
+    #[test]
+    fn monitors_are_off_unless_somebody_wants_them() {
+        let monitor = |by_default: bool, written: &'static [(&str, &str)]| {
+            let (wish, problems) = wish(|service, settings| {
+                settings.has_monitors = by_default;
+                annotate(service, written);
+            });
+            let Wish::Balancer(intent) = wish else { panic!("{wish:?}") };
+            (intent.monitor.map(|monitor| (monitor.delay, monitor.timeout)), problems.len())
+        };
+        assert_eq!(monitor(false, &[]), (None, 0));
+        assert_eq!(monitor(true, &[]), (Some((60, 30)), 0));
+        assert_eq!(monitor(true, &[("enable-health-monitor", "false")]), (None, 0));
+        let fast = &[("enable-health-monitor", "true"), ("health-monitor-delay", "40")];
+        assert_eq!(monitor(false, fast), (Some((40, 30)), 0));
+        assert_eq!(monitor(true, &[("health-monitor-delay", "20")]), (None, 1));
+    }
+
+    #[test]
+    fn a_service_of_both_families_has_a_vip_of_each() {
+        let both = |change: fn(&mut ServiceFacts, &mut Settings)| {
+            let (wish, problems) = wish(|service, settings| {
+                service.families = vec!["IPv6".to_owned(), "IPv4".to_owned()];
+                change(service, settings);
+            });
+            let Wish::Balancer(intent) = wish else { panic!("{wish:?}") };
+            let more: Vec<_> = intent.more_vips.iter().map(|(id, _)| id.to_string()).collect();
+            (intent.vip_subnet.0.to_string(), more, intent.floating, problems.len())
+        };
+        let any = || FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        assert_eq!(both(|_, _| {}), ("s6".to_owned(), vec!["s4".to_owned()], any(), 0));
+        let old = both(|_, settings| settings.version = (2, 25));
+        assert_eq!(old, ("s6".to_owned(), vec![], FloatingWish::None, 1));
+        let apart = both(|_, settings| {
+            settings.networks.insert("s4".into(), "elsewhere".into());
+        });
+        assert_eq!((apart.1.len(), apart.3), (0, 1));
+    }
+
+    #[test]
+    fn where_the_vip_is_may_be_named() {
+        let named = |provider: &'static str, name: &'static str, value: &'static str| {
+            let (wish, problems) = wish(|service, to| {
+                *to = settings(provider);
+                to.named.subnets.insert("s9".into(), "10.9.0.0/16".parse().unwrap());
+                let addresses = vec![("s9".into(), "10.9.0.5".parse().unwrap())];
+                to.named.port = Some(super::super::NamedPort { id: "mine".into(), addresses });
+                annotate(service, &[(name, value)]);
+            });
+            let Wish::Balancer(intent) = wish else { return (None, None, None, problems.len()) };
+            let (address, port) = (intent.vip_address.map(|ip| ip.to_string()), intent.vip_port);
+            (
+                Some(intent.vip_subnet.0.to_string()),
+                address,
+                port.map(|port| port.to_string()),
+                problems.len(),
+            )
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(named("ovn", "subnet-id", "s9"), (text("s9"), None, None, 0));
+        assert_eq!(named("ovn", "network-id", "n9"), (text("s9"), None, None, 0));
+        assert_eq!(named("amphora", "port-id", "mine"), (text("s9"), text("10.9.0.5"), text("mine"), 0));
+        // It would have a floating IP, which ovn cannot have lead there.
+        assert_eq!(named("ovn", "port-id", "mine").3, 1);
+        assert_eq!(named("ovn", "port-id", "theirs"), (None, None, None, 1));
+        let not_there = wish(|service, _| annotate(service, &[("subnet-id", "s9")]));
+        assert!(matches!(not_there.0, Wish::Closed) && not_there.1[0].contains("s9"), "{not_there:?}");
     }
 
     #[test]

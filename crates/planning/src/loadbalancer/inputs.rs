@@ -6,9 +6,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, NetworkId, PortId, SubnetId};
+use kuryr_types::{
+    FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, NetworkId, PortId, SubnetId,
+};
 
-use super::provider::MemberMode;
+use super::{desired::MonitorSpec, provider::MemberMode};
 use crate::pool::Millis;
 
 /// One look.
@@ -77,6 +79,8 @@ pub struct Ingress {
     pub ip: Option<IpAddr>,
     /// Host name, in the place of an address.
     pub hostname: Option<String>,
+    /// What arrives at members is not what clients sent, so nobody may go past the load balancer (`ipMode: Proxy`).
+    pub is_proxied: bool,
 }
 
 /// An endpoint of a Service.
@@ -92,6 +96,20 @@ pub struct EndpointFacts {
     pub is_last_resort: bool,
     /// The one pod with this address, if there is one.
     pub pod: Option<String>,
+    /// The address is a node's, which the cloud knows by the addresses of the node's own port only.
+    pub own_port: Option<Vec<IpAddr>>,
+}
+
+impl EndpointFacts {
+    /// Where the cloud reaches it.
+    #[must_use]
+    pub fn reached_at(&self) -> Option<IpAddr> {
+        let is_alike = |own: &&IpAddr| own.is_ipv6() == self.address.is_ipv6();
+        match &self.own_port {
+            None => Some(self.address),
+            Some(own) => own.iter().find(is_alike).copied(),
+        }
+    }
 }
 
 /// What the operator has set, and what the cloud can do.
@@ -107,6 +125,12 @@ pub struct Settings {
     pub subnets: BTreeMap<SubnetId, IpNet>,
     /// Subnets that VIPs are from, with their prefixes; empty: those of pods.
     pub vip_subnets: BTreeMap<SubnetId, IpNet>,
+    /// All subnets of the project, where endpoints are outside of those above.
+    pub others: BTreeMap<SubnetId, IpNet>,
+    /// Networks of these subnets, as far as they are known.
+    pub networks: BTreeMap<SubnetId, NetworkId>,
+    /// What the Service's annotations name in the cloud, as it was found.
+    pub named: Named,
     /// Where floating IPs are from.
     pub external: Option<External>,
     /// `[octavia_defaults] lb_algorithm`; none: what suits the provider.
@@ -117,10 +141,45 @@ pub struct Settings {
     pub timeout_client_data: Option<u32>,
     /// `[octavia_defaults] timeout_member_data`, in milliseconds.
     pub timeout_member_data: Option<u32>,
+    /// Pools have monitors where a Service does not say.
+    pub has_monitors: bool,
+    /// What monitors are like where a Service does not say.
+    pub monitor: MonitorSettings,
     /// For how long changes of members are collected after one was sent.
     pub coalesce: Millis,
     /// For how long a load balancer may be pending before that is told.
     pub activation: Millis,
+}
+
+/// How often a monitor looks, and what it makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MonitorSettings {
+    /// Seconds between looks.
+    pub delay: u32,
+    /// Seconds after which there is no answer; less than the delay.
+    pub timeout: u32,
+    /// Good looks in a row after which a member is used again.
+    pub max_retries: u32,
+    /// Bad looks in a row after which a member is not used any more.
+    pub max_retries_down: u32,
+}
+
+/// What the annotations of a Service name in the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Named {
+    /// The subnet of that id, or the subnets of the network of that id, with their prefixes.
+    pub subnets: BTreeMap<SubnetId, IpNet>,
+    /// The port of that id.
+    pub port: Option<NamedPort>,
+}
+
+/// A port that a Service names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPort {
+    /// Its id.
+    pub id: PortId,
+    /// Its addresses with their subnets.
+    pub addresses: Vec<(SubnetId, IpAddr)>,
 }
 
 /// Where floating IPs are from.
@@ -157,10 +216,20 @@ pub struct Balancer {
     pub vip_address: Option<IpAddr>,
     /// The port with the VIP.
     pub vip_port: Option<PortId>,
+    /// Its further VIPs with their ports.
+    pub more_vips: Vec<(IpAddr, Option<PortId>)>,
     /// Its listeners; not read unless it is active.
     pub listeners: Vec<FoundListener>,
     /// Its pools; not read unless it is active.
     pub pools: Vec<FoundPool>,
+}
+
+impl Balancer {
+    /// All its VIPs with their ports, the first one first.
+    pub fn vips(&self) -> impl Iterator<Item = (IpAddr, Option<&PortId>)> {
+        let first = self.vip_address.map(|address| (address, self.vip_port.as_ref()));
+        first.into_iter().chain(self.more_vips.iter().map(|(address, port)| (*address, port.as_ref())))
+    }
 }
 
 /// Whether a load balancer can be changed.
@@ -181,7 +250,7 @@ pub enum State {
 pub struct FoundListener {
     /// Its id.
     pub id: ListenerId,
-    /// Such as `TCP`.
+    /// Such as `TCP`, or what is above it: `HTTP`.
     pub protocol: String,
     /// Port.
     pub port: u16,
@@ -191,6 +260,10 @@ pub struct FoundListener {
     pub connection_limit: Option<u32>,
     /// Milliseconds: client data, connect, member data, inspection.
     pub timeouts: [Option<u32>; 4],
+    /// Which of them were asked for.
+    pub asked_timeouts: [bool; 4],
+    /// HTTP headers are inserted that tell of the client.
+    pub forwards_for: bool,
     /// The only clients; empty: all.
     pub allowed: BTreeSet<IpNet>,
 }
@@ -210,6 +283,17 @@ pub struct FoundPool {
     pub is_persistent: bool,
     /// Its members.
     pub members: Vec<FoundMember>,
+    /// Its monitor.
+    pub monitor: Option<FoundMonitor>,
+}
+
+/// A monitor as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundMonitor {
+    /// Its id.
+    pub id: MonitorId,
+    /// What it is like.
+    pub spec: MonitorSpec,
 }
 
 /// A member as it is.

@@ -1,5 +1,7 @@
 //! What has to be remembered of a Service between looks. Forgetting it costs a call or an Event, never correctness.
 
+use std::net::IpAddr;
+
 use super::inputs::State;
 use crate::pool::Millis;
 
@@ -11,6 +13,9 @@ const LOOK_STUCK: Millis = 60_000;
 /// First and greatest time between attempts to make a load balancer that ends in `ERROR`.
 const RECREATE_FIRST: Millis = 5_000;
 const RECREATE_MOST: Millis = 300_000;
+
+/// How often an address is asked for again before another will do.
+const SAME_ADDRESS_TRIES: u32 = 3;
 
 /// How long a new Service's endpoints may take to follow it before its load balancer is made without.
 const ENDPOINTS_WITHIN: Millis = 1_000;
@@ -26,6 +31,10 @@ pub struct Memory {
     failed: Option<(Millis, u32)>,
     /// Since when it could be made, but for its endpoints.
     without_endpoints: Option<Millis>,
+    /// VIPs that it had.
+    vips: Vec<IpAddr>,
+    /// How often they were asked for again.
+    same_address_tries: u32,
 }
 
 impl Memory {
@@ -46,6 +55,26 @@ impl Memory {
         if state == State::Active {
             self.failed = None;
         }
+    }
+
+    /// Notes the VIPs of a load balancer, so that the next one can have them.
+    pub(super) fn has_vips(&mut self, vips: impl Iterator<Item = IpAddr>) {
+        (self.vips, self.same_address_tries) = (vips.collect(), 0);
+    }
+
+    /// VIPs that it had, if they are still worth asking for.
+    pub(super) fn vips(&self) -> Option<&[IpAddr]> {
+        (self.same_address_tries < SAME_ADDRESS_TRIES).then_some(&self.vips[..])
+    }
+
+    /// Notes that addresses are asked for again.
+    pub(super) fn asks_for_same_address(&mut self) {
+        self.same_address_tries += 1;
+    }
+
+    /// Notes that nothing is left of it.
+    pub(super) fn is_gone(&mut self) {
+        (self.vips, self.same_address_tries) = (vec![], 0);
     }
 
     /// How long members have to wait before they may be replaced again.

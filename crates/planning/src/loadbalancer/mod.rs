@@ -11,7 +11,8 @@
 //! 5. A new port gets its pool, then the members, then the listener: no connection meets an empty pool. A port that is
 //!    gone loses its listener first.
 //! 6. A load balancer in state `ERROR`, or one that cannot become what is wanted, is deleted with all below it and made
-//!    anew.
+//!    anew, with the addresses that clients know as long as they can be had: the one that is remembered, else the one
+//!    that the Service's status tells.
 //! 7. A floating IP that was made for the Service goes before the load balancer whose port it leads to: later it could
 //!    not be found. One that the user gave is taken off, never deleted.
 //! 8. What a provider cannot do is refused, and told, before anything is exposed that should not be.
@@ -25,8 +26,7 @@
 //! 10.0 (names, annotations, finalizer); cloud-provider-openstack, "Exposing applications using services of
 //! LoadBalancer type" (annotations).
 //!
-//! What this does not do: dual stack by additional VIPs, health monitors, PROXY protocol, load balancers that Services
-//! share, `KuryrLoadBalancer` objects, ClusterIPs.
+//! What this does not do: load balancers that Services share, `KuryrLoadBalancer` objects, ClusterIPs.
 //!
 //! Rooms, in the order of the flow:
 
@@ -60,11 +60,12 @@ mod properties;
 
 use kuryr_api::kuryrnode::Problem;
 
-pub use desired::{BalancerSpec, ListenerSpec, MemberSpec, PoolSpec, Protocol};
+pub use annotations::{Asked, asked};
+pub use desired::{BalancerSpec, ListenerSpec, MemberSpec, MonitorSpec, PoolSpec, Protocol};
 pub use from_kubernetes::{Wish, concerns_us};
 pub use inputs::{
-    Actual, Balancer, EndpointFacts, External, Floating, FoundListener, FoundMember, FoundPool, Ingress,
-    Inputs, PortFacts, ServiceFacts, Settings, State,
+    Actual, Balancer, EndpointFacts, External, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
+    Ingress, Inputs, MonitorSettings, Named, NamedPort, PortFacts, ServiceFacts, Settings, State,
 };
 pub use memory::Memory;
 pub use provider::MemberMode;

@@ -1,8 +1,8 @@
 //! A cloud in memory that keeps Octavia's rules: one change of a load balancer at a time, which lasts.
 
 use super::{
-    Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundPool, Ingress, ListenerSpec,
-    PoolSpec, Protocol, ServiceFacts, State, Step,
+    Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
+    ListenerSpec, PoolSpec, Protocol, ServiceFacts, State, Step,
 };
 
 /// What becomes of a call.
@@ -98,7 +98,7 @@ impl Cloud {
                     is_made: true,
                 });
             }
-            Step::AdoptFloating { floating } => self.floating(floating).is_ours = true,
+            Step::AdoptFloating { floating, .. } => self.floating(floating).is_ours = true,
             Step::KeepFloating { floating } => self.floating(floating).is_ours = false,
             Step::Associate { floating, port } => self.floating(floating).port.clone_from(port),
             Step::DeleteFloating { floating } => self.actual.floating.retain(|found| found.id != *floating),
@@ -121,11 +121,14 @@ impl Cloud {
                 spec.vip_address.unwrap_or_else(|| format!("10.1.9.{}", self.made % 250).parse().unwrap()),
             ),
             vip_port: Some(format!("vip-{id}").into()),
+            more_vips: vec![],
             listeners: vec![],
             pools: vec![],
         };
         for ((protocol, port), listener) in &spec.listeners {
-            let pool = self.pool(&listener.name, *protocol, &listener.pool, true);
+            let monitor = &listener.pool.monitor;
+            assert!(monitor.is_none() || spec.provider == "amphora", "ovn passes over monitors in a tree");
+            let pool = self.pool(&listener.name, &listener.pool, true);
             made.listeners.push(self.listener((*protocol, *port), &pool, listener));
             made.pools.push(pool);
         }
@@ -133,26 +136,31 @@ impl Cloud {
         self.actual.balancers.push(made);
     }
 
-    fn pool(&mut self, name: &str, protocol: Protocol, spec: &PoolSpec, members: bool) -> FoundPool {
-        let members = if members { found(spec) } else { vec![] };
+    fn pool(&mut self, name: &str, spec: &PoolSpec, whole: bool) -> FoundPool {
+        let members = if whole { found(spec) } else { vec![] };
+        let monitor = spec.monitor.clone().filter(|_| whole);
+        let monitor = monitor.map(|spec| FoundMonitor { id: self.id("m").into(), spec });
         FoundPool {
             id: self.id("p").into(),
             name: name.to_owned(),
-            protocol: protocol.name().to_owned(),
+            protocol: spec.protocol.to_owned(),
             algorithm: spec.algorithm.clone(),
             is_persistent: spec.is_persistent,
             members,
+            monitor,
         }
     }
 
     fn listener(&mut self, at: (Protocol, u16), pool: &FoundPool, spec: &ListenerSpec) -> FoundListener {
         FoundListener {
             id: self.id("l").into(),
-            protocol: at.0.name().to_owned(),
+            protocol: spec.protocol.to_owned(),
             port: at.1,
             pool: Some(pool.id.clone()),
             connection_limit: spec.connection_limit,
             timeouts: spec.timeouts,
+            asked_timeouts: spec.timeouts.map(|timeout| timeout.is_some()),
+            forwards_for: spec.forwards_for,
             allowed: spec.allowed.clone(),
         }
     }
@@ -167,8 +175,8 @@ impl Cloud {
         assert!(takes_it, "Octavia would refuse this with 409: {step:?} in state {:?}", of.state);
         of.state = if deletes { State::Deleting } else { State::Pending };
         match step {
-            Step::CreatePool { name, protocol, pool, .. } => {
-                let made = self.pool(name, *protocol, pool, false);
+            Step::CreatePool { name, pool, .. } => {
+                let made = self.pool(name, pool, false);
                 of.pools.push(made);
             }
             Step::UpdatePool { pool, to, .. } => {
@@ -184,8 +192,10 @@ impl Cloud {
                 of.pools.iter_mut().find(|found| found.id == *pool).unwrap().members = found(to);
             }
             Step::CreateListener { at, pool, listener, .. } => {
-                let taken =
-                    of.listeners.iter().any(|found| found.port == at.1 && found.protocol == at.0.name());
+                let is_at = |found: &FoundListener| {
+                    found.port == at.1 && Protocol::below(&found.protocol) == Some(at.0)
+                };
+                let taken = of.listeners.iter().any(is_at);
                 assert!(!taken, "a second listener at {at:?}");
                 let pool = of.pools.iter().find(|found| found.id == *pool).unwrap().clone();
                 let made = self.listener(*at, &pool, listener);
@@ -195,7 +205,25 @@ impl Cloud {
                 let found = of.listeners.iter_mut().find(|found| found.id == *listener).unwrap();
                 found.pool = Some(pool.clone());
                 (found.connection_limit, found.allowed) = (to.connection_limit, to.allowed.clone());
-                found.timeouts = to.timeouts;
+                (found.timeouts, found.forwards_for) = (to.timeouts, to.forwards_for);
+                found.asked_timeouts = to.timeouts.map(|timeout| timeout.is_some());
+            }
+            Step::CreateMonitor { pool, monitor, .. } => {
+                let id = self.id("m").into();
+                let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
+                assert!(pool.monitor.is_none(), "a pool has one monitor");
+                pool.monitor = Some(FoundMonitor { id, spec: monitor.clone() });
+            }
+            Step::UpdateMonitor { monitor, to, .. } => {
+                let found = of.pools.iter_mut().filter_map(|pool| pool.monitor.as_mut());
+                let found = found.into_iter().find(|found| found.id == *monitor).unwrap();
+                assert_eq!(found.spec.kind, to.kind, "the kind of a monitor cannot be changed");
+                found.spec = to.clone();
+            }
+            Step::DeleteMonitor { monitor, .. } => {
+                let is_it =
+                    |pool: &&mut FoundPool| pool.monitor.as_ref().is_some_and(|found| found.id == *monitor);
+                of.pools.iter_mut().find(is_it).unwrap().monitor = None;
             }
             Step::DeleteListener { listener, .. } => of.listeners.retain(|found| found.id != *listener),
             _ => {}

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Inputs, Memory, PortFacts, Settings, State, Wish, desired,
+    Inputs, Memory, PortFacts, Protocol, Settings, State, Wish, desired,
     fixtures::{endpoint, service, settings},
     from_kubernetes::read,
     inputs::{EndpointFacts, ServiceFacts},
@@ -24,6 +24,7 @@ enum Event {
     Affinity(bool),
     Provider(bool),
     Internal(bool),
+    Annotated(&'static str, &'static str),
     Ranges(bool),
     Kind(bool),
     Slowness(u8),
@@ -44,12 +45,25 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Affinity),
         1 => any::<bool>().prop_map(Event::Provider),
         1 => any::<bool>().prop_map(Event::Internal),
+        3 => annotation().prop_map(|(name, value)| Event::Annotated(name, value)),
         1 => any::<bool>().prop_map(Event::Ranges),
         1 => any::<bool>().prop_map(Event::Kind),
         1 => (0u8..4).prop_map(Event::Slowness),
         1 => (0usize..2).prop_map(Event::SomebodyDeletes),
         1 => (0usize..2).prop_map(Event::SomebodyChanges),
         1 => Just(Event::ControllerRestarts),
+    ]
+}
+
+fn annotation() -> impl Strategy<Value = (&'static str, &'static str)> {
+    let figures = prop::sample::select(vec!["40", "50", ""]);
+    let truths = prop::sample::select(vec!["true", "false"]);
+    prop_oneof![
+        truths.clone().prop_map(|value| ("enable-health-monitor", value)),
+        figures.clone().prop_map(|value| ("health-monitor-delay", value)),
+        figures.prop_map(|value| ("timeout-client-data", value)),
+        truths.clone().prop_map(|value| ("proxy-protocol", value)),
+        truths.prop_map(|value| ("x-forwarded-for", value)),
     ]
 }
 
@@ -116,6 +130,10 @@ impl World {
             Event::Internal(internal) => {
                 let name = "service.beta.kubernetes.io/openstack-internal-load-balancer";
                 self.service.annotations.insert(name.to_owned(), internal.to_string());
+            }
+            Event::Annotated(name, value) => {
+                let name = format!("loadbalancer.openstack.org/{name}");
+                self.service.annotations.insert(name, value.to_owned());
             }
             Event::Ranges(some) => {
                 self.service.source_ranges = some.then(|| "10.0.0.0/8".to_owned()).into_iter().collect();
@@ -184,12 +202,16 @@ impl World {
                 assert_eq!(balancer.listeners.len(), wanted.listeners.len());
                 assert_eq!(balancer.pools.len(), wanted.listeners.len());
                 for ((protocol, port), listener) in &wanted.listeners {
-                    let at = balancer
-                        .listeners
-                        .iter()
-                        .find(|found| found.port == *port && found.protocol == protocol.name());
-                    let pool = at.unwrap().pool.clone().unwrap();
+                    let at = balancer.listeners.iter().find(|found| {
+                        found.port == *port && Protocol::below(&found.protocol) == Some(*protocol)
+                    });
+                    let at = at.unwrap();
+                    assert_eq!((at.protocol.as_str(), at.timeouts), (listener.protocol, listener.timeouts));
+                    let pool = at.pool.clone().unwrap();
                     let pool = balancer.pools.iter().find(|found| found.id == pool).unwrap();
+                    assert_eq!(pool.protocol, listener.pool.protocol);
+                    let monitor = pool.monitor.as_ref().map(|monitor| &monitor.spec);
+                    assert_eq!(monitor, listener.pool.monitor.as_ref());
                     let members: Vec<_> =
                         pool.members.iter().map(|member| (member.address, member.port)).collect();
                     assert_eq!(members.len(), listener.pool.members.len());

@@ -1,12 +1,17 @@
 //! What providers can do, as a table.
 //!
-//! Sources: Octavia, "Provider feature support matrix"; ovn-octavia-provider 11.0, `driver.py` (no `allowed_cidrs`, no
-//! other algorithm than `SOURCE_IP_PORT`, a member's subnet is required) and `common/constants.py`.
+//! Sources: Octavia, "Provider feature support matrix"; ovn-octavia-provider 11.0, `driver.py` (no `allowed_cidrs`, a
+//! member's subnet is required, monitors in a whole tree are passed over), `event.py` (floating IPs of ports that it made
+//! only) and `common/constants.py` (protocols, algorithms, monitors).
 
 use super::desired::Protocol;
 
 /// Octavia's API from which on a request may name SCTP (2.23), or a port twice with different protocols (2.13).
 const SCTP: (u16, u16) = (2, 23);
+/// From which on a load balancer may have more than one VIP (2.26).
+const MORE_VIPS: (u16, u16) = (2, 26);
+/// From which on members may be sent version 2 of the PROXY protocol (2.22).
+const PROXY_V2: (u16, u16) = (2, 22);
 const SHARED_PORT: (u16, u16) = (2, 13);
 /// From which on a listener may be restricted to clients (2.12).
 const ALLOWED_CIDRS: (u16, u16) = (2, 12);
@@ -31,15 +36,31 @@ pub struct Capabilities {
     pub timeouts: bool,
     /// A member must be given with its own subnet.
     pub needs_member_subnet: bool,
+    /// It speaks for clients: PROXY protocol, HTTP headers.
+    pub speaks_for_clients: bool,
+    /// A monitor may be part of a load balancer that is made whole.
+    pub takes_monitors_whole: bool,
+    /// A floating IP may lead to a port of the user's.
+    pub translates_to_given_ports: bool,
 }
 
-const AMPHORA: Capabilities =
-    Capabilities { algorithms: &[], source_ranges: true, timeouts: true, needs_member_subnet: false };
+const AMPHORA: Capabilities = Capabilities {
+    algorithms: &[],
+    source_ranges: true,
+    timeouts: true,
+    needs_member_subnet: false,
+    speaks_for_clients: true,
+    takes_monitors_whole: true,
+    translates_to_given_ports: true,
+};
 const OVN: Capabilities = Capabilities {
-    algorithms: &["SOURCE_IP_PORT"],
+    algorithms: &["SOURCE_IP_PORT", "SOURCE_IP"],
     source_ranges: false,
     timeouts: false,
     needs_member_subnet: true,
+    speaks_for_clients: false,
+    takes_monitors_whole: false,
+    translates_to_given_ports: false,
 };
 
 /// What the provider of this name can do. One that is not known here is taken for one like amphora: what it cannot do
@@ -75,6 +96,18 @@ pub fn knows(version: (u16, u16), protocol: Protocol) -> bool {
 #[must_use]
 pub fn shares_ports(version: (u16, u16)) -> bool {
     version >= SHARED_PORT
+}
+
+/// Whether a load balancer can have a VIP of each family.
+#[must_use]
+pub fn has_more_vips(version: (u16, u16)) -> bool {
+    version >= MORE_VIPS
+}
+
+/// Whether members can be sent version 2 of the PROXY protocol.
+#[must_use]
+pub fn knows_proxy_v2(version: (u16, u16)) -> bool {
+    version >= PROXY_V2
 }
 
 /// Whether clients of a listener can be restricted.

@@ -1,9 +1,9 @@
 //! The steps.
 
-use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, PortId};
+use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, PortId};
 
 use super::{
-    desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
+    desired::{BalancerSpec, ListenerSpec, MonitorSpec, PoolSpec, Protocol},
     inputs::External,
 };
 
@@ -27,8 +27,6 @@ pub enum Step {
         balancer: LoadBalancerId,
         /// Its name.
         name: String,
-        /// Its protocol.
-        protocol: Protocol,
         /// The rest.
         pool: PoolSpec,
     },
@@ -86,17 +84,48 @@ pub enum Step {
         /// Which.
         listener: ListenerId,
     },
+    /// Makes the monitor of a pool.
+    CreateMonitor {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Of which pool.
+        pool: LbPoolId,
+        /// Its name.
+        name: String,
+        /// The rest.
+        monitor: MonitorSpec,
+    },
+    /// Changes a monitor.
+    UpdateMonitor {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        monitor: MonitorId,
+        /// How it should be, of the same kind.
+        to: MonitorSpec,
+    },
+    /// Deletes a monitor.
+    DeleteMonitor {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Which.
+        monitor: MonitorId,
+    },
     /// Makes a floating IP that leads to a port.
     CreateFloating {
         /// The port.
         port: PortId,
         /// From where.
         external: External,
+        /// Tags besides the cluster's.
+        tags: Vec<String>,
     },
     /// Tags a floating IP that was made and could not be tagged.
     AdoptFloating {
         /// Which.
         floating: FloatingIpId,
+        /// Tags besides the cluster's.
+        tags: Vec<String>,
     },
     /// Has a floating IP lead to a port, or to none.
     Associate {
@@ -133,6 +162,9 @@ impl Step {
             Self::CreateListener { .. } => "create_listener",
             Self::UpdateListener { .. } => "update_listener",
             Self::DeleteListener { .. } => "delete_listener",
+            Self::CreateMonitor { .. } => "create_monitor",
+            Self::UpdateMonitor { .. } => "update_monitor",
+            Self::DeleteMonitor { .. } => "delete_monitor",
             Self::CreateFloating { .. } => "create_floating_ip",
             Self::AdoptFloating { .. } => "adopt_floating_ip",
             Self::Associate { .. } => "associate_floating_ip",
@@ -152,7 +184,10 @@ impl Step {
             | Self::SetMembers { balancer, .. }
             | Self::CreateListener { balancer, .. }
             | Self::UpdateListener { balancer, .. }
-            | Self::DeleteListener { balancer, .. } => Some(balancer),
+            | Self::DeleteListener { balancer, .. }
+            | Self::CreateMonitor { balancer, .. }
+            | Self::UpdateMonitor { balancer, .. }
+            | Self::DeleteMonitor { balancer, .. } => Some(balancer),
             Self::AddFinalizer
             | Self::RemoveFinalizer
             | Self::CreateBalancer(_)
