@@ -20,12 +20,17 @@ pub fn kuryrnode() -> Value {
     let mut crd = serde_json::to_value(KuryrNode::crd()).unwrap_or_default();
     crd["metadata"]["labels"] = json!({ "app.kubernetes.io/part-of": "kuryr" });
     without_defaults(&mut crd["spec"]["versions"][0]["schema"]);
-    let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let properties = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     // Enforced by the API server for everybody: a leader that was paused cannot write below its successor.
-    spec["x-kubernetes-validations"] = json!([{
+    properties["spec"]["x-kubernetes-validations"] = json!([{
         "rule": "self.epoch >= oldSelf.epoch",
         "message": "spec.epoch must not decrease: a later leader has written already",
     }]);
+    // Each half has one writer. Else the API server would note for every field of every port who wrote it
+    // (`metadata.managedFields`), a third of the whole object, and work out what has changed of it at each write.
+    for half in ["spec", "status"] {
+        properties[half]["x-kubernetes-map-type"] = json!("atomic");
+    }
     crd
 }
 
@@ -114,6 +119,7 @@ mod tests {
         assert!(version["subresources"]["status"].is_object());
         let spec = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
         assert_eq!(spec["x-kubernetes-validations"][0]["rule"], "self.epoch >= oldSelf.epoch");
+        assert_eq!(spec["x-kubernetes-map-type"], "atomic");
         assert_eq!(spec["properties"]["ports"]["additionalProperties"]["type"], "object");
         assert_eq!(crd["spec"]["scope"], "Cluster");
         assert!(!crd.to_string().contains("\"default\":"), "stored objects are what was written");
