@@ -66,8 +66,8 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn interfaces(&self, netns_dir: &Path) -> Answer<Vec<LiveInterface>>;
     /// Makes an uplink.
     fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink>;
-    /// The uplinks there are.
-    fn uplinks(&self) -> Answer<Vec<Uplink>>;
+    /// The uplinks there are: prepared ones, and macvlans by name.
+    fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)>;
     /// Deletes an uplink by its tap; slow.
     fn remove(&self, tap: &str) -> Answer<()>;
     /// The node's interface of that name.
@@ -80,8 +80,6 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn abandon(&self, keep: Option<u32>) -> Answer<()>;
     /// Makes a macvlan on an interface of the node, or brings it up.
     fn prepare_macvlan(&self, spec: &MacvlanSpec) -> Answer<()>;
-    /// The macvlans there are, by name.
-    fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>>;
     /// Deletes a macvlan; slow.
     fn remove_macvlan(&self, ifname: &str) -> Answer<()>;
     /// Makes the node's own interface.
@@ -341,8 +339,8 @@ impl Datapath for Node {
         self.prepare_uplink(uplink)
     }
 
-    fn uplinks(&self) -> Answer<Vec<Uplink>> {
-        Self::uplinks(self)
+    fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
+        self.all_uplinks()
     }
 
     fn remove(&self, tap: &str) -> Answer<()> {
@@ -368,10 +366,6 @@ impl Datapath for Node {
 
     fn prepare_macvlan(&self, spec: &MacvlanSpec) -> Answer<()> {
         Self::prepare_macvlan(self, spec).map(|_| ())
-    }
-
-    fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>> {
-        Self::macvlans(self)
     }
 
     fn remove_macvlan(&self, ifname: &str) -> Answer<()> {
@@ -594,8 +588,8 @@ pub(crate) mod fake {
             })
         }
 
-        fn uplinks(&self) -> Answer<Vec<Uplink>> {
-            Ok(Vec::new())
+        fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
+            Ok((Vec::new(), self.contents.lock().unwrap().macvlans.clone()))
         }
 
         fn remove(&self, tap: &str) -> Answer<()> {
@@ -641,10 +635,6 @@ pub(crate) mod fake {
             contents.macvlans.insert(spec.ifname.clone(), made);
             contents.changes.push(format!("macvlan {} on {}", spec.ifname, spec.lower));
             Ok(())
-        }
-
-        fn macvlans(&self) -> Answer<BTreeMap<String, ObservedMacvlan>> {
-            Ok(self.contents.lock().unwrap().macvlans.clone())
         }
 
         fn remove_macvlan(&self, ifname: &str) -> Answer<()> {

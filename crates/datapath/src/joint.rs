@@ -304,6 +304,8 @@ struct Maps {
     pod_addresses: HashMap<MapData, PodAddress, u32>,
     node_addresses: HashMap<MapData, [u8; 16], u32>,
     counters: PerCpuHashMap<MapData, u32, PodCounters>,
+    /// How many processors there may be.
+    processors: usize,
 }
 
 const PRESENT: u32 = 1;
@@ -321,7 +323,9 @@ impl Maps {
         let (uplinks, shared_uplinks, pods) = (map("uplinks")?, map("shared_uplinks")?, map("pods")?);
         let (pod_addresses, node_addresses) = (map("pod_addresses")?, map("node_addresses")?);
         let counters = map("counters")?;
+        let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
         Ok(Self {
+            processors,
             uplinks: uplinks.try_into().map_err(map_failed("uplinks"))?,
             shared_uplinks: shared_uplinks.try_into().map_err(map_failed("shared_uplinks"))?,
             pods: pods.try_into().map_err(map_failed("pods"))?,
@@ -355,8 +359,7 @@ impl Maps {
     /// Makes counters at zero, and tells whether there were none.
     fn start_counters(&mut self, host_end: u32) -> Result<bool> {
         const BPF_NOEXIST: u64 = 1;
-        let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
-        let zero = PerCpuValues::try_from(vec![PodCounters::default(); processors])
+        let zero = PerCpuValues::try_from(vec![PodCounters::default(); self.processors])
             .map_err(|source| Error::Processors { source })?;
         match self.counters.insert(host_end, zero, BPF_NOEXIST) {
             Ok(()) => Ok(true),

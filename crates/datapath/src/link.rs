@@ -13,7 +13,8 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind,
-        InfoMacVlan, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+        InfoMacVlan, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        MacVlanMode,
     },
     nsid::{NsidAttribute, NsidMessage},
 };
@@ -21,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::{
     error::{Error, NameFault, Result, Step, Subject},
-    netlink::{Request, Socket},
+    netlink::{Answer, Request, Socket, attributes},
 };
 
 /// A link as the kernel has it.
@@ -81,6 +82,16 @@ pub fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
     read(socket, Subject::Link(name.to_owned()), message)
 }
 
+/// Tells the index of the link of that name; `None`: there is none. Unlike [`find`] it does not wait for the kernel's
+/// configuration, which others may have locked.
+///
+/// # Errors
+///
+/// `Socket`.
+pub fn index_of(socket: &Socket, name: &str) -> Result<Option<u32>> {
+    socket.index_of(name)
+}
+
 /// Looks a link up by index.
 ///
 /// # Errors
@@ -110,13 +121,11 @@ pub fn settle(socket: &mut Socket, index: u32) -> Result<()> {
 ///
 /// `Kernel` or `Restless`.
 pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
-    let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let request = Request::new(Step::List, Subject::Links, &message);
-    let answers = socket.list(&request)?;
-    answers
-        .iter()
-        .filter_map(|answer| answer.route(&request).map(|message| from_message(&message)).transpose())
-        .collect()
+    let mut message = LinkMessage::default();
+    message.attributes.push(without_counters());
+    let request = Request::new(Step::List, Subject::Links, &RouteNetlinkMessage::GetLink(message));
+    let garbled = || request.garbled("a link is shorter than it says");
+    socket.list(&request)?.iter().map(|answer| from_answer(answer).ok_or_else(garbled)).collect()
 }
 
 /// Tells by which id the socket's namespace knows `netns`; `None`: it has no link to it.
@@ -371,51 +380,73 @@ fn by_index(index: u32) -> LinkMessage {
     message
 }
 
-fn read(socket: &mut Socket, subject: Subject, message: LinkMessage) -> Result<Option<Link>> {
+fn read(socket: &mut Socket, subject: Subject, mut message: LinkMessage) -> Result<Option<Link>> {
+    message.attributes.push(without_counters());
     let request =
         Request::new(Step::Read, subject, &RouteNetlinkMessage::GetLink(message)).tolerating(&[Errno::NODEV]);
     let Some(answer) = socket.ask(&request)? else {
         return Ok(None);
     };
-    Ok(from_message(&answer.route(&request)?))
+    from_answer(&answer).ok_or_else(|| request.garbled("the answer is no link")).map(Some)
 }
 
-fn from_message(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
+/// Most of what the kernel says of a link is what it has counted there, in many forms.
+fn without_counters() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// Reads what is needed of a message; a node has hundreds of links, and each has hundreds of attributes.
+fn from_answer(answer: &Answer) -> Option<Link> {
+    const RTM_NEWLINK: u16 = 16;
+    // `struct ifinfomsg`: family, padding, type, index, flags, mask.
+    let (header, rest) = answer.parts::<16>(RTM_NEWLINK)?;
+    let number = |bytes: &[u8]| Some(u32::from_ne_bytes(bytes.try_into().ok()?));
+    let flags = LinkFlags::from_bits_retain(number(&header[8..12])?);
     let mut link = Link {
-        index: message.header.index,
+        index: number(&header[4..8])?,
         name: String::new(),
         mac: None,
         mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-        promiscuous: message.header.flags.contains(LinkFlags::Promisc),
+        up: flags.contains(LinkFlags::Up),
+        promiscuous: flags.contains(LinkFlags::Promisc),
         kind: None,
         group: 0,
         peer: None,
         master: None,
         peer_namespace: None,
     };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(MacAddr),
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Group(group) => link.group = *group,
-            LinkAttribute::Link(peer) => link.peer = Some(*peer),
-            LinkAttribute::Controller(master) => link.master = Some(*master),
-            LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
-            LinkAttribute::LinkInfo(info) => {
-                link.kind = info.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddr),
+            IFLA_IFNAME => link.name = name_in(value),
+            IFLA_MTU => link.mtu = number(value)?,
+            IFLA_LINK => link.peer = number(value),
+            IFLA_MASTER => link.master = number(value),
+            IFLA_GROUP => link.group = number(value)?,
+            IFLA_LINK_NETNSID => link.peer_namespace = number(value).map(u32::cast_signed),
+            IFLA_LINKINFO => {
+                let name = |(kind, value): (u16, &[u8])| (kind == IFLA_INFO_KIND).then(|| name_in(value));
+                link.kind = attributes(value).find_map(name);
             }
             _ => {}
         }
     }
     Some(link)
+}
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+
+/// A name as the kernel writes it, with a zero at its end.
+fn name_in(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 #[cfg(test)]

@@ -12,15 +12,18 @@
 use std::{io, os::fd::AsFd, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
-    NlasIterator,
+    NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
+    NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use rustix::{
     io::Errno,
-    net::sockopt::{Timeout, set_socket_timeout},
+    net::{
+        netdevice::name_to_index,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 
 use crate::error::{Error, Result, SocketKind, SocketStep, Step, Subject};
@@ -44,6 +47,8 @@ pub struct Socket {
     inner: netlink_sys::Socket,
     kind: SocketKind,
     sequence: u32,
+    /// The last datagram from the kernel.
+    received: Vec<u8>,
 }
 
 impl Socket {
@@ -75,7 +80,7 @@ impl Socket {
         inner.set_netlink_get_strict_chk(true).map_err(fail(SocketStep::Configure))?;
         set_socket_timeout(inner.as_fd(), Timeout::Recv, Some(ANSWER_TIMEOUT))
             .map_err(|errno| fail(SocketStep::Configure)(errno.into()))?;
-        Ok(Self { inner, kind, sequence: 0 })
+        Ok(Self { inner, kind, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
     }
 
     /// Carries out all `requests` in order.
@@ -110,6 +115,19 @@ impl Socket {
         self.acknowledgement(request, sequence)
     }
 
+    /// Tells the index of the link of that name in the socket's namespace; `None`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`.
+    pub(crate) fn index_of(&self, name: &str) -> Result<Option<u32>> {
+        match name_to_index(self.inner.as_fd(), name) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(errno) => Err(self.failed(SocketStep::Send, errno.into())),
+        }
+    }
+
     /// Lists all of a kind.
     ///
     /// # Errors
@@ -142,7 +160,7 @@ impl Socket {
         let mut answer = None;
         loop {
             // Acknowledgements come in datagrams of their own, an answer before its acknowledgement.
-            for message in self.receive(request)?.messages() {
+            for message in self.receive(request)? {
                 let message = message.map_err(|why| request.garbled(why))?;
                 if message.sequence != sequence {
                     continue;
@@ -165,7 +183,7 @@ impl Socket {
         let mut answers = Vec::new();
         let mut consistent = true;
         loop {
-            for message in self.receive(request)?.messages() {
+            for message in self.receive(request)? {
                 let message = message.map_err(|why| request.garbled(why))?;
                 if message.sequence != sequence {
                     continue;
@@ -185,11 +203,15 @@ impl Socket {
         }
     }
 
-    fn receive(&self, request: &Request) -> Result<Datagram> {
-        let mut bytes = Vec::with_capacity(DATAGRAM);
+    /// Receives a datagram and tells the messages in it.
+    fn receive(
+        &mut self,
+        request: &Request,
+    ) -> Result<impl Iterator<Item = Result<Message<'_>, &'static str>> + use<'_>> {
         loop {
-            match self.inner.recv(&mut bytes, 0) {
-                Ok(_) => return Ok(Datagram { bytes }),
+            self.received.clear();
+            match self.inner.recv(&mut self.received, 0) {
+                Ok(_) => return Ok(messages(&self.received)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(Error::KernelSilent {
@@ -305,6 +327,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What follows a header of `N` bytes of a message of this kind, as attributes, and that header; none of another kind.
+    pub(crate) fn parts<const N: usize>(&self, kind: u16) -> Option<(&[u8; N], &[u8])> {
+        self.payload.split_first_chunk().filter(|_| self.kind == kind)
+    }
+
     /// Reads a message of route netlink that answers `request`.
     ///
     /// # Errors
@@ -331,33 +358,33 @@ pub(crate) fn text(value: &str) -> Vec<u8> {
     [value.as_bytes(), &[0]].concat()
 }
 
+/// Kinds and values of attributes, up to one that is garbled.
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(|found| {
+        let found = found.ok()?;
+        let (kind, end) = (found.kind(), usize::from(found.length()));
+        Some((kind, found.into_inner().get(NLA_HEADER_SIZE..end)?))
+    })
+}
+
 /// The value of the first attribute of a kind.
 pub(crate) fn find_attribute(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
-    NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == kind)
-        .map(|attribute| attribute.value().to_vec())
+    self::attributes(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value.to_vec())
 }
 
-#[derive(Debug)]
-struct Datagram {
-    bytes: Vec<u8>,
-}
-
-impl Datagram {
-    fn messages(&self) -> impl Iterator<Item = Result<Message<'_>, &'static str>> {
-        let mut rest = self.bytes.as_slice();
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let message = Message::parse(rest);
-            rest = message.as_ref().map_or(&[], |message| {
-                rest.get((HEADER + message.payload.len()).next_multiple_of(4)..).unwrap_or(&[])
-            });
-            Some(message.ok_or("a message is shorter than it says"))
-        })
-    }
+/// The messages of a datagram.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, &'static str>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = Message::parse(rest);
+        rest = message.as_ref().map_or(&[], |message| {
+            rest.get((HEADER + message.payload.len()).next_multiple_of(4)..).unwrap_or(&[])
+        });
+        Some(message.ok_or("a message is shorter than it says"))
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -417,20 +444,20 @@ fn explanation(attributes: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn datagram(messages: &[(u16, u16, u32, &[u8])]) -> Datagram {
+    fn datagram(messages: &[(u16, u16, u32, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (kind, flags, sequence, payload) in messages {
             let mut request = Request::raw(Step::Read, Subject::Links, *kind, payload.to_vec());
             request.flags = *flags;
             request.write(&mut bytes, 0, *sequence);
         }
-        Datagram { bytes }
+        bytes
     }
 
     #[test]
     fn messages_of_a_datagram_are_found_behind_their_padding() {
         let datagram = datagram(&[(16, 2, 7, &[1, 2, 3]), (3, 0, 8, &[])]);
-        let got: Vec<_> = datagram.messages().map(Result::unwrap).collect();
+        let got: Vec<_> = messages(&datagram).map(Result::unwrap).collect();
         assert_eq!(
             got,
             [
@@ -443,8 +470,8 @@ mod tests {
     #[test]
     fn a_cut_off_message_is_an_error_and_the_last() {
         let mut datagram = datagram(&[(16, 2, 7, &[1, 2, 3, 4])]);
-        datagram.bytes.truncate(18);
-        let got: Vec<_> = datagram.messages().collect();
+        datagram.truncate(18);
+        let got: Vec<_> = messages(&datagram).collect();
         assert_eq!(got, [Err("a message is shorter than it says")]);
     }
 

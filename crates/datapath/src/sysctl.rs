@@ -2,7 +2,12 @@
 //!
 //! Source: kernel documentation, "IP Sysctl".
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use crate::error::{Error, Result};
 
@@ -28,13 +33,26 @@ pub fn set(link: &str, settings: &[Setting], ipv6: bool) -> Result<()> {
     for setting in settings {
         let (key, value) = setting.parts();
         let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/{key}"));
-        match fs::write(&path, if value { "1" } else { "0" }) {
+        match write(&path, if value { "1" } else { "0" }) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound && !ipv6 => {}
             Err(source) => return Err(Error::Sysctl { path, value: u8::from(value).to_string(), source }),
         }
     }
     Ok(())
+}
+
+/// Writes a setting that is another. The kernel takes its lock for the network's configuration also for writing what is
+/// there, and keeps a processor busy while others hold it.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    const LONGEST: usize = 16;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut before = [0; LONGEST];
+    let length = file.read_at(&mut before, 0)?;
+    if before[..length].trim_ascii() == value.as_bytes() {
+        return Ok(());
+    }
+    file.write_all_at(value.as_bytes(), 0)
 }
 
 impl Setting {

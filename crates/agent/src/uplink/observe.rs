@@ -90,8 +90,7 @@ pub(crate) async fn keep_local_path(world: World) {
 
 /// Looks at switch and kernel.
 pub(crate) async fn found(world: &World) -> Result<Found> {
-    let list = |node: &dyn Datapath| Ok((node.uplinks()?, node.macvlans()?));
-    let (uplinks, macvlans) = world.kernel.urgent("list uplinks", list).await?;
+    let (uplinks, macvlans) = world.kernel.urgent("list uplinks", |node| node.uplinks()).await?;
     let state = world.switch.state();
     let usable = state.connected && state.bridge.is_some();
     let ends = uplinks.iter().map(|uplink| (uplink.ifname.clone(), uplink.ifindex)).collect();

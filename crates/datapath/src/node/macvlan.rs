@@ -95,13 +95,16 @@ impl Node {
     ///
     /// `Kernel` or `Restless`.
     pub fn macvlans(&self) -> Result<BTreeMap<String, ObservedMacvlan>> {
-        let links = link::list(&mut self.socket())?;
+        Ok(self.macvlans_among(link::list(&mut self.socket())?))
+    }
+
+    pub(super) fn macvlans_among(&self, links: Vec<Link>) -> BTreeMap<String, ObservedMacvlan> {
         let observed = |link: Link| {
             let found =
                 ObservedMacvlan { ifindex: link.index, mac: link.mac?, lower: link.peer, up: link.up };
             Some((link.name, found))
         };
-        Ok(links.into_iter().filter(|link| self.is_macvlan(link)).filter_map(observed).collect())
+        links.into_iter().filter(|link| self.is_macvlan(link)).filter_map(observed).collect()
     }
 
     /// Deletes a macvlan that is an uplink; one that does not exist is success. Slow: not while somebody waits.

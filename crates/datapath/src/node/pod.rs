@@ -24,9 +24,9 @@ const LOOPBACK: u32 = 1;
 pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attached> {
     let host_mac = host_mac(pod.mac);
     let host_end = create(node, pod, netns, host_mac)?;
-    node.attach_programs(&Hook::OF_HOST_END, host_end.index)?;
+    node.attach_programs(&Hook::OF_HOST_END, host_end)?;
     let entry = Entry {
-        host_ifindex: host_end.index,
+        host_ifindex: host_end,
         uplink: pod.uplink,
         vlan: pod.vlan,
         mac: pod.mac,
@@ -34,15 +34,16 @@ pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attac
         addresses: pod.addresses.iter().map(IpNet::addr).collect(),
     };
     node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry))?;
-    bring_up_host_end(node, pod, host_end.index)?;
+    bring_up_host_end(node, pod, host_end)?;
     let ifindex = netns.run(|| bring_up_inside(pod, Some(host_mac)))??;
-    link::settle(&mut node.socket(), host_end.index)?;
+    link::settle(&mut node.socket(), host_end)?;
     announce(node, pod)?;
-    Ok(Attached { host_ifindex: host_end.index, host_mac, ifindex, netns: netns.id() })
+    Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
 }
 
-/// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before.
-fn create(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<Link> {
+/// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before; tells the index of the
+/// host end.
+fn create(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<u32> {
     match make(node, pod, netns, host_mac) {
         Err(error) if error.is_taken() => {}
         made => return made,
@@ -56,7 +57,7 @@ fn create(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Resu
         return Err(Error::LinkTaken { name: pod.host_ifname.clone() });
     }
     if reaches(&mut node.socket(), &link, netns)? {
-        return Ok(link);
+        return Ok(link.index);
     }
     // The host end of this port's last pod, whose namespace is only just being taken down.
     node.cut(link.index)?;
@@ -65,7 +66,7 @@ fn create(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Resu
     make(node, pod, netns, host_mac).map_err(|error| taken(error, &pod.ifname))
 }
 
-fn make(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<Link> {
+fn make(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<u32> {
     let end = VethEnd {
         name: &pod.host_ifname,
         mac: host_mac,
@@ -78,7 +79,7 @@ fn make(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result
         VethEnd { name: &pod.ifname, mac: pod.mac, group: 0, arp: true, netns: Some(netns.as_fd()), ..end };
     let mut socket = node.socket();
     socket.apply(&[link::create_veth(end, inside)])?;
-    link::find(&mut socket, &pod.host_ifname)?.ok_or(Error::LinkMissing { name: pod.host_ifname.clone() })
+    link::index_of(&socket, &pod.host_ifname)?.ok_or(Error::LinkMissing { name: pod.host_ifname.clone() })
 }
 
 /// Whether the other end of a host end is in `netns`.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, slice};
 use kuryr_ebpf_maps::UplinkFlags;
 use kuryr_types::MacAddr;
 
-use super::{Node, Offloads, Uplink, UplinkSpec, delete};
+use super::{Node, ObservedMacvlan, Offloads, Uplink, UplinkSpec, delete};
 use crate::{
     error::{Error, Result},
     joint::{Hook, Joint},
@@ -136,20 +136,33 @@ impl Node {
     ///
     /// `Kernel` or `Restless`.
     pub fn uplinks(&self) -> Result<Vec<Uplink>> {
+        Ok(self.uplinks_among(&link::list(&mut self.socket())?))
+    }
+
+    /// Lists the uplinks of both kinds that there are, by one look: prepared ones, and macvlans by name.
+    ///
+    /// # Errors
+    ///
+    /// `Kernel` or `Restless`.
+    pub fn all_uplinks(&self) -> Result<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
         let links = link::list(&mut self.socket())?;
+        Ok((self.uplinks_among(&links), self.macvlans_among(links)))
+    }
+
+    fn uplinks_among(&self, links: &[Link]) -> Vec<Uplink> {
         let tap = |peer: &Link| links.iter().find(|link| Some(link.index) == peer.peer);
-        Ok(links
+        links
             .iter()
             .filter(|link| link.group == self.config.uplink_group && !self.is_macvlan(link))
             .filter_map(|link| {
                 Some(Uplink {
-                    tap: tap(link).map(|tap| self.plugged_end(tap, &links).name.clone()),
+                    tap: tap(link).map(|tap| self.plugged_end(tap, links).name.clone()),
                     ifname: link.name.clone(),
                     ifindex: link.index,
                     mac: link.mac?,
                 })
             })
-            .collect())
+            .collect()
     }
 
     /// Deletes a prepared uplink by the name of its end on the integration bridge, and what is in between; one that does
