@@ -4,6 +4,10 @@
 //! one at once instead of when its cache entry ages.
 //!
 //! The frames leave by the pod's uplink, as if the pod had sent them, from one packet socket in the node's namespace.
+//! What was announced once is not announced again: the same port, on the same uplink, has the same hardware address for its
+//! next pod, so that nobody has anything to learn. A virtual switch sends such a frame to every port of the network, which
+//! takes it longer than all else that a pod's start asks of it.
+//!
 //! A socket of the pod's own would have to be closed, and closing a packet socket waits until all processors have let
 //! go of it: 4 to 16 ms.
 //!
@@ -11,8 +15,10 @@
 //! IEEE 802.1Q, packet(7).
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
 };
 
 use kuryr_types::MacAddr;
@@ -27,7 +33,14 @@ use crate::error::{Error, Result, SocketKind, SocketStep};
 #[derive(Debug)]
 pub struct Announcer {
     socket: OwnedFd,
+    told: Mutex<BTreeSet<Told>>,
 }
+
+/// An announcement: index of the link, VLAN id, hardware address, address.
+type Told = (u32, Option<u16>, MacAddr, IpAddr);
+
+/// Announcements that are remembered: far more than a node has ports at a time.
+const REMEMBERED: usize = 16_384;
 
 impl Announcer {
     /// Opens it in the calling thread's namespace.
@@ -39,10 +52,11 @@ impl Announcer {
         // Protocol 0: this socket receives nothing.
         let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(failed(SocketStep::Open))?;
-        Ok(Self { socket })
+        Ok(Self { socket, told: Mutex::default() })
     }
 
-    /// Announces on link `index`, which is up, that `addresses` are at `mac`, with a tag if there is a `vlan`.
+    /// Announces on link `index`, which is up, that `addresses` are at `mac`, with a tag if there is a `vlan`; those of
+    /// which this has told before, it does not repeat.
     ///
     /// # Errors
     ///
@@ -54,7 +68,27 @@ impl Announcer {
         mac: MacAddr,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Result<()> {
-        addresses.into_iter().try_for_each(|address| self.send(index, &tagged(frame(mac, address), vlan)))
+        addresses.into_iter().try_for_each(|address| {
+            let told = (index, vlan, mac, address);
+            if self.remembers(&told) {
+                return Ok(());
+            }
+            self.send(index, &tagged(frame(mac, address), vlan))?;
+            self.remember(told);
+            Ok(())
+        })
+    }
+
+    fn remembers(&self, told: &Told) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(told)
+    }
+
+    fn remember(&self, announcement: Told) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= REMEMBERED {
+            told.clear();
+        }
+        told.insert(announcement);
     }
 
     /// Sends a frame on link `index`.
