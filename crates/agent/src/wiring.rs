@@ -314,11 +314,7 @@ fn assemble(
     };
     let stop = running.stop.clone();
     let of_record = world.clone();
-    running.tasks.spawn(record_watch.run(stop.clone(), move |change| {
-        of_record.services.on_record(change);
-        of_record.queue.add(Work::Start);
-        of_record.queue.add(Work::Uplinks);
-    }));
+    running.tasks.spawn(record_watch.run(stop.clone(), move |change| on_record_change(&of_record, change)));
     let of_node = world.clone();
     running.tasks.spawn(node_watch.run(stop.clone(), move |change| on_node_change(&of_node, change)));
     let of_pods = world.clone();
@@ -334,6 +330,18 @@ fn assemble(
         running.tasks.spawn(all_node_watch.run(stop, move |change| of_nodes.on_node(change)));
     }
     world
+}
+
+/// The status is our own. It matters only as long as it is not decided whether the checkpoint counts.
+fn on_record_change(world: &World, change: &Change<KuryrNode>) {
+    world.services.on_record(change);
+    let told =
+        |new: &KuryrNode, old: &KuryrNode| new.metadata.uid == old.metadata.uid && new.spec == old.spec;
+    if change.leaves(told) && world.state.get().own.is_some() {
+        return;
+    }
+    world.queue.add(Work::Start);
+    world.queue.add(Work::Uplinks);
 }
 
 /// The kubelet writes the Node's status every few seconds; only its life, its addresses and its zone matter here.
@@ -362,6 +370,9 @@ fn on_pod_change(world: &World, change: &Change<slim::Pod>) {
         // Back in sync: what was unknown may be decided now.
         world.queue.add(Work::Start);
         world.queue_all_claims();
+        return;
+    }
+    if change.leaves(slim::Pod::is_like) {
         return;
     }
     for pod in change.touched() {

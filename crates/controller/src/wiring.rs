@@ -343,7 +343,11 @@ fn follow_slices(change: &Change<slim::EndpointSlice>, world: &World) {
 fn follow_pods(change: &Change<slim::Pod>, world: &World) {
     world.pods_by_node.update(change);
     world.pods_by_address.update(change);
-    world.forecast.follow_pods(change);
+    world.forecast.index_pods(change);
+    if change.leaves(slim::Pod::is_like) {
+        return;
+    }
+    world.forecast.follow();
     for pod in change.touched() {
         if let Some(node) = &pod.spec.node_name {
             world.keys.add(Key::Node(node.clone()));

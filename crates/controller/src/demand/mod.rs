@@ -47,15 +47,14 @@ impl Forecast {
         self.now().get(node).copied().unwrap_or_default()
     }
 
-    /// Follows a change of pods.
-    pub(crate) fn follow_pods(&self, change: &Change<slim::Pod>) {
+    /// Takes over a change of pods.
+    pub(crate) fn index_pods(&self, change: &Change<slim::Pod>) {
         if let Some(workloads) = &self.workloads {
             workloads.pods_by_controller.update(change);
-            self.changed.notify_one();
         }
     }
 
-    /// Follows a change of anything else.
+    /// Follows a change of pods, or of anything else.
     pub(crate) fn follow(&self) {
         self.changed.notify_one();
     }

@@ -98,6 +98,21 @@ impl Pod {
     pub fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
+
+    /// Whether nothing differs but the version and how far its containers are: on its way to run, and while it runs, the
+    /// kubelet writes a pod's status several times, and most of that concerns nobody here.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let (one, two) = (&self.metadata, &other.metadata);
+        one.uid == two.uid
+            && one.deletion_timestamp.is_some() == two.deletion_timestamp.is_some()
+            && (&one.labels, &one.annotations, &one.owner_references)
+                == (&two.labels, &two.annotations, &two.owner_references)
+            && self.spec == other.spec
+            && self.has_ended() == other.has_ended()
+            && self.status.pod_ips == other.status.pod_ips
+            && self.status.is_held_back == other.status.is_held_back
+    }
 }
 
 impl<'de> Deserialize<'de> for PodStatus {
@@ -183,6 +198,29 @@ mod tests {
             let pod = pod(&format!(r#"{{"metadata":{{}},"status":{{"conditions":{conditions}}}}}"#));
             assert_eq!(pod.status.is_held_back, expect, "{conditions}");
         }
+    }
+
+    #[test]
+    fn how_far_containers_are_makes_no_difference() {
+        let one = |change: &str, status: &str| {
+            let metadata = format!(r#"{{"name":"a","uid":"u","resourceVersion":"1"{change}}}"#);
+            pod(&format!(r#"{{"metadata":{metadata},"spec":{{"nodeName":"n"}},"status":{status}}}"#))
+        };
+        let before = one("", r#"{"phase":"Pending"}"#);
+        for (change, status, expect) in [
+            (r#","generation":2"#, r#"{"phase":"Running"}"#, true),
+            ("", r#"{"phase":"Running","podIPs":[{"ip":"10.0.0.1"}]}"#, false),
+            ("", r#"{"phase":"Failed"}"#, false),
+            ("", r#"{"conditions":[{"type":"PodScheduled","status":"False"}]}"#, false),
+            (r#","deletionTimestamp":"2026-11-01T00:00:30Z""#, r#"{"phase":"Pending"}"#, false),
+            (r#","labels":{"a":"b"}"#, r#"{"phase":"Pending"}"#, false),
+            (r#","annotations":{"a":"b"}"#, r#"{"phase":"Pending"}"#, false),
+        ] {
+            assert_eq!(one(change, status).is_like(&before), expect, "{change} {status}");
+        }
+        let other =
+            Pod { spec: PodSpec { node_name: Some("m".into()), ..before.spec.clone() }, ..before.clone() };
+        assert!(!other.is_like(&before));
     }
 
     #[test]

@@ -139,6 +139,11 @@ pub enum Change<K> {
 }
 
 impl<K> Change<K> {
+    /// Whether this leaves an object, which was there before, `like` it was.
+    pub fn leaves(&self, like: impl FnOnce(&K, &K) -> bool) -> bool {
+        matches!(self, Self::Applied { new, old: Some(old) } if like(new, old))
+    }
+
     /// All states, old and new, that the change speaks of: whatever depends on one of them may have to be
     /// looked at again.
     pub fn touched(&self) -> impl Iterator<Item = &Arc<K>> {
