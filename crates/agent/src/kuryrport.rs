@@ -19,6 +19,8 @@ use crate::{
 
 /// After what calls for a view. A pod's containers start first: the API server has enough to do for them then.
 pub(crate) const POST_AFTER: Duration = Duration::from_secs(1);
+/// How long pods that come one after the other hold views back.
+const POST_WITHIN: Duration = Duration::from_secs(10);
 /// The view of another life of the pod goes with that life's object.
 const OLD_LIFE_GOES: Duration = Duration::from_secs(5);
 /// The watch may be behind a pod that was found by asking.
@@ -28,6 +30,9 @@ const WATCH_MAY_LAG: Duration = Duration::from_secs(2);
 pub(crate) async fn reconcile(world: &World, port: &PortId) -> Result<Outcome> {
     let claim = world.checkpoint.look(|_, ledger| ledger.claims.get(port).cloned());
     let Some(claim) = claim.filter(|claim| claim.sandbox.is_some()) else { return Ok(Outcome::Done) };
+    if let Some(pause) = world.sandboxes.calm.pause(POST_WITHIN) {
+        return Ok(Outcome::again(pause, "no pods to be connected"));
+    }
     let Some(pod) = world.pods.store().get(&ObjectKey::from(&claim.pod)) else {
         return Ok(Outcome::wait(WATCH_MAY_LAG, "the watch to show the pod"));
     };

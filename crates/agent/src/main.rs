@@ -23,6 +23,7 @@ mod uplink;
 // Services -> tables of the programs at sockets.
 mod service;
 // ADD, DEL, CHECK, GC.
+mod calm;
 mod pods;
 mod sandbox;
 mod server;

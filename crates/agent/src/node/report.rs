@@ -1,8 +1,8 @@
 //! The node's status, written when it differs from what the API server has.
 //!
 //! A change after quiet is written after a moment in which others may join it; then what the controller waits for at
-//! most every 200 ms, the rest at most every second. What nobody waits for, above all claims, lets a pod's containers
-//! start first: the API server and the controller have to work at it, too.
+//! most every 200 ms, the rest at most every second. What nobody waits for, above all claims, lets pods' containers
+//! start first ([`crate::calm`]): the API server and the controller have to work at it, too.
 
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const GATHER_OTHERS: Duration = Duration::from_millis(500);
 const URGENT_EVERY: Duration = Duration::from_millis(200);
 const OTHERS_EVERY: Duration = Duration::from_secs(1);
+/// How long pods that are being connected hold back what nobody waits for.
+const OTHERS_WITHIN: Duration = Duration::from_secs(3);
 /// When a status is written again although it was written: the record may have been made anew.
 const REPEAT_AFTER: Duration = Duration::from_secs(5);
 /// Waiting pods and conditions are looked at even if nothing tells of a change.
@@ -53,10 +55,11 @@ pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationTo
         state.borrow_and_update();
         durable.borrow_and_update();
         let now = Instant::now();
-        let due = due_status(&world, written.as_ref()).map(|(status, Pace { gather, gap })| {
+        let due = due_status(&world, written.as_ref()).map(|(status, Pace { gather, gap, yields })| {
             let since = *pending.get_or_insert(now);
             let allowed = written.as_ref().map_or(now, |written| written.at + gap);
-            (status, allowed.max(since + gather).max(not_before))
+            let calm = yields.then(|| world.sandboxes.calm.from().min(since + OTHERS_WITHIN));
+            (status, allowed.max(since + gather).max(not_before).max(calm.unwrap_or(since)))
         });
         let Some((status, at)) = due else {
             pending = None;
@@ -107,12 +110,14 @@ struct Pace {
     gather: Duration,
     /// After the last write.
     gap: Duration,
+    /// Not while pods are being connected.
+    yields: bool,
 }
 
-const AT_ONCE: Pace = Pace { gather: GATHER, gap: Duration::ZERO };
-const URGENT: Pace = Pace { gather: GATHER, gap: URGENT_EVERY };
-const OTHERS: Pace = Pace { gather: GATHER_OTHERS, gap: OTHERS_EVERY };
-const AGAIN: Pace = Pace { gather: GATHER, gap: REPEAT_AFTER };
+const AT_ONCE: Pace = Pace { gather: GATHER, gap: Duration::ZERO, yields: false };
+const URGENT: Pace = Pace { gather: GATHER, gap: URGENT_EVERY, yields: false };
+const OTHERS: Pace = Pace { gather: GATHER_OTHERS, gap: OTHERS_EVERY, yields: true };
+const AGAIN: Pace = Pace { gather: GATHER, gap: REPEAT_AFTER, yields: false };
 
 /// The status that should be written, and when.
 fn due_status(world: &World, written: Option<&Written>) -> Option<(KuryrNodeStatus, Pace)> {

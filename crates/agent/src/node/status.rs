@@ -78,8 +78,8 @@ pub(crate) fn is_urgent(before: &KuryrNodeStatus, now: &KuryrNodeStatus) -> bool
         || before.epoch_seen != now.epoch_seen
         || before.stuck != now.stuck
         || before.conditions != now.conditions
-        || fresh(&now.returned, &before.returned)
-        || fresh(&now.ready, &before.ready)
+        // A port rests for half a minute before it is anybody's again.
+        || (now.degradation == Degradation::PoolEmpty && fresh(&now.returned, &before.returned))
         || fresh(&now.plugged, &before.plugged)
 }
 
@@ -370,15 +370,17 @@ mod tests {
     }
 
     #[test]
-    fn the_controller_waits_for_returns_and_new_ports_only() {
+    fn the_controller_waits_for_plugged_ports_and_where_pods_wait_for_returns() {
         let before = compose_with(|_| {}, 0);
         let mut claimed = before.clone();
         claimed.ready.clear();
         claimed.checkpoint.sequence += 1;
         assert!(!is_urgent(&before, &claimed));
-        assert!(is_urgent(&claimed, &before));
+        assert!(!is_urgent(&claimed, &before), "an offered port is one, whether it is ready or not");
         let mut returned = before.clone();
         returned.returned.insert("p9".into(), generation());
+        assert!(!is_urgent(&before, &returned), "it rests anyway");
+        returned.degradation = Degradation::PoolEmpty;
         assert!(is_urgent(&before, &returned));
         let plugged = compose_with(|state| drop(state.plugged.insert("p2".into(), "row".into())), 0);
         assert!(is_urgent(&before, &plugged) && !is_urgent(&plugged, &before));

@@ -61,6 +61,7 @@ impl Sandboxes {
     /// See [`Error`]; a claim that was made is kept for the pod.
     pub(crate) async fn add(&self, request: &CniRequest, cancel: CancellationToken) -> Result<Attachment> {
         let mut stages = Stages::start();
+        self.calm.disturb();
         let result = self.add_timed(request, cancel, &mut stages).await;
         match &result {
             Ok(_) => {
@@ -72,6 +73,7 @@ impl Sandboxes {
             }
             Err(_) => {}
         }
+        self.calm.disturb();
         self.metrics.stages(&stages);
         result
     }

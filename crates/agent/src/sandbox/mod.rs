@@ -31,6 +31,7 @@ use kuryr_types::{PodIdentity, PodRef};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
+    calm::Calm,
     checkpoint::Checkpoint,
     config::Config,
     error::{Error, Result},
@@ -53,6 +54,7 @@ pub(crate) struct Sandboxes {
     pub(crate) events: Recorder,
     pub(crate) metrics: Metrics,
     pub(crate) queue: Queue<Work>,
+    pub(crate) calm: Calm,
     running: Running,
     turns: Turns,
     attaching: Arc<Semaphore>,
@@ -84,6 +86,7 @@ impl Sandboxes {
             events,
             metrics,
             queue,
+            calm: Calm::default(),
             running: Running::default(),
             turns: Turns::default(),
             attaching,
