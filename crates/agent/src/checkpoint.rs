@@ -12,6 +12,12 @@
 //! The folder is locked for the life of the process: a successor reads the record only when its predecessor can no
 //! longer change it.
 //!
+//! What nobody waits for ([`Checkpoint::change_later`]) is written with the next change, and at the latest after half a
+//! second.
+//!
+//! A file only grows, in steps: a flush of a file whose length is as it was does not wait for the file system's journal,
+//! which containers that start keep busy. What is behind the record is no part of it.
+//!
 //! A write that fails is told to those who waited for it and tried again after a second or with the next change. What
 //! others are told ([`Checkpoint::watch`]) is only ever what is durable.
 
@@ -21,7 +27,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kuryr_planning::claim::{Ledger, RecordFacts};
@@ -39,6 +45,10 @@ const LOCK: &str = "lock";
 const MARK: &str = "kuryr-checkpoint 1";
 /// A ledger of the largest node is far below a megabyte; more is not ours.
 const SIZE_MAX: u64 = 64 << 20;
+/// How long a change that nobody waits for may wait for another.
+const LATER: Duration = Duration::from_millis(500);
+/// Files grow by this.
+const STEP: usize = 16 << 10;
 /// Pause before a failed write is tried again without a change.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Pause between looks at a lock that another process holds.
@@ -95,6 +105,8 @@ struct Contents {
     exists: bool,
     /// Ticket of the last change.
     changes: u64,
+    /// Ticket of the last change that is to be written soon.
+    soon: u64,
     stop: bool,
 }
 
@@ -119,7 +131,7 @@ impl Checkpoint {
         let (slot, record) = found.unwrap_or_default();
         let changes = record.sequence;
         let (tell, durable) = watch::channel(Arc::new(Durable::of(&record, exists)));
-        let contents = Mutex::new(Contents { record, exists, changes, stop: false });
+        let contents = Mutex::new(Contents { record, exists, changes, soon: changes, stop: false });
         let shared = Arc::new(Shared { folder: folder.to_owned(), contents, wake: Condvar::new() });
         let writer = Writer { shared: Arc::clone(&shared), storage, tell, next_slot: 1 - slot };
         std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || writer.run())?;
@@ -134,11 +146,26 @@ impl Checkpoint {
 
     /// Changes the ledger; `change` tells whether it did. The ticket stands for this change and all before.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> (bool, T)) -> (T, Ticket) {
+        self.change_by(change, |contents| contents.soon = contents.changes)
+    }
+
+    /// Changes the ledger by something that the next start finds out if it is not durable, where nobody waits for it;
+    /// `change` tells whether it did.
+    pub(crate) fn change_later(&self, change: impl FnOnce(&mut Ledger) -> bool) {
+        self.change_by(|ledger| (change(ledger), ()), |_| {});
+    }
+
+    fn change_by<T>(
+        &self,
+        change: impl FnOnce(&mut Ledger) -> (bool, T),
+        noted: impl FnOnce(&mut Contents),
+    ) -> (T, Ticket) {
         let mut contents = self.shared.lock();
         let (changed, value) = change(&mut contents.record.ledger);
         if changed {
             contents.changes += 1;
             contents.record.sequence = contents.changes;
+            noted(&mut contents);
         }
         let ticket = Ticket(contents.changes);
         drop(contents);
@@ -169,6 +196,7 @@ impl Checkpoint {
             ledger,
         };
         contents.exists = true;
+        contents.soon = contents.changes;
         let ticket = Ticket(contents.changes);
         drop(contents);
         self.shared.wake.notify_one();
@@ -181,6 +209,7 @@ impl Checkpoint {
     ///
     /// The write failed; the change is still in memory.
     pub(crate) async fn durable(&self, ticket: Ticket) -> Result<()> {
+        self.hurry(ticket);
         let mut durable = self.durable.clone();
         let ended = |durable: &Arc<Durable>| {
             durable.sequence() >= ticket.0 || (durable.tried >= ticket.0 && durable.failure.is_some())
@@ -191,6 +220,16 @@ impl Checkpoint {
             Err(_) => "the agent is stopping".to_owned(),
         };
         Err(Error::NotDurable { path: self.shared.folder.clone(), why: failure })
+    }
+
+    /// Has a change written soon.
+    fn hurry(&self, ticket: Ticket) {
+        let mut contents = self.shared.lock();
+        if contents.soon < ticket.0 {
+            contents.soon = ticket.0;
+            drop(contents);
+            self.shared.wake.notify_one();
+        }
     }
 
     /// Watches what is durable.
@@ -303,13 +342,22 @@ impl<S: Storage> Writer<S> {
     /// The next record to write; none at the end.
     fn next(&self, written: u64, failed: bool) -> Option<(Record, bool)> {
         let mut contents = self.shared.lock();
+        let mut later = None;
         loop {
             let due = contents.exists && contents.record.sequence > written;
-            if due && !failed {
+            let waited_for = contents.soon > written || later.is_some_and(|later| later <= Instant::now());
+            if due && !failed && waited_for {
                 return Some((contents.record.clone(), contents.stop));
             }
             if contents.stop {
                 return due.then(|| (contents.record.clone(), true));
+            }
+            if due && !failed {
+                let until = *later.get_or_insert_with(|| Instant::now() + LATER);
+                let pause = until.saturating_duration_since(Instant::now());
+                let waited = self.shared.wake.wait_timeout(contents, pause);
+                contents = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
             }
             if due {
                 // Failed before: after a pause, or when something changes.
@@ -356,7 +404,12 @@ impl Storage for Files {
     fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
         let file = &self.slots[slot];
         file.write_all_at(bytes, 0)?;
-        file.set_len(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+        let length = u64::try_from(bytes.len().next_multiple_of(STEP)).unwrap_or(u64::MAX);
+        let before = file.metadata()?.len();
+        // Also shorter, but rarely: a ledger that was large once would be read whole for ever.
+        if before < length || before / 4 > length {
+            file.set_len(length)?;
+        }
         file.sync_data()
     }
 }
@@ -461,6 +514,35 @@ pub(crate) mod tests {
         let again = Checkpoint::open(folder.path()).await.unwrap();
         assert_eq!(again.look(|facts, _| facts).unwrap(), facts);
         assert_eq!(known(&again), ["p1", "p2", "p3"]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_with_the_next_change_or_a_moment_later() {
+        let disk = Disk::default();
+        let checkpoint = disk.open();
+        let ticket = checkpoint.renew("node", "", Ledger::default());
+        checkpoint.durable(ticket).await.unwrap();
+        let writes = || *disk.writes.lock().unwrap();
+        let later = |port: &str| {
+            let port = PortId::from(port);
+            checkpoint.change_later(|ledger| ledger.known.insert(port, "1.1".parse().unwrap()).is_none());
+        };
+        later("p1");
+        let ticket = know(&checkpoint, "p2");
+        checkpoint.durable(ticket).await.unwrap();
+        assert_eq!((writes(), known(&disk.open()).len()), (2, 2));
+        later("p3");
+        let mut durable = checkpoint.watch();
+        durable.wait_for(|durable| durable.ledger.known.len() == 3).await.unwrap();
+        assert_eq!((writes(), known(&disk.open()).len()), (3, 3));
+        // Whoever waits for the state as it is does not wait for that moment.
+        later("p4");
+        let ((), ticket) = checkpoint.change(|_| (false, ()));
+        checkpoint.durable(ticket).await.unwrap();
+        assert_eq!((writes(), known(&disk.open()).len()), (4, 4));
+        later("p5");
+        checkpoint.stop().await;
+        assert_eq!(known(&disk.open()).len(), 5);
     }
 
     #[tokio::test]

@@ -78,7 +78,7 @@ impl Sandboxes {
             Ok(host_ends)
         });
         self.uncleared.add(port, cut.await?);
-        self.checkpoint.change_if(|ledger| ledger.cut(port));
+        self.checkpoint.change_later(|ledger| ledger.cut(port));
         self.queue.add(Work::Claim(port.clone()));
         self.queue.add_after(Work::Sweep, crate::release::SWEEP_AFTER);
         Ok(())
