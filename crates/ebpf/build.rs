@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Each is one object.
-const PROGRAMS: [&str; 2] = ["joint", "service"];
+const PROGRAMS: [&str; 3] = ["joint", "service", "sockets"];
 /// What they include of ours.
 const HEADERS: [&str; 3] = ["address", "joint", "service"];
 /// Newest first, so that a machine with several gets the best.

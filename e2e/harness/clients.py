@@ -26,7 +26,7 @@ ANSWER_SECONDS = 20
 
 # Reads a line with a verb and its arguments, does it, and writes a line with what came of it.
 PROGRAM = r"""
-import json, socket, ssl, sys
+import errno, json, socket, ssl, sys
 
 kept = {}
 
@@ -50,7 +50,9 @@ def keep(name, address, port, seconds=3):
     kept[name].connect((address, port))
     return word(name)
 
-def word(name):
+def word(name, seconds=None):
+    if seconds:
+        kept[name].settimeout(seconds)
     kept[name].sendall(b"x\n")
     return [kept[name].getpeername()[0], kept[name].recv(100).decode().strip()]
 
@@ -59,6 +61,11 @@ def connected(address, port, seconds=2):
         client.connect((address, port))
         client.send(b"x")
         return [client.getpeername()[0], client.recv(100).decode().strip()]
+
+def hold(name, address, port, seconds=2):
+    kept[name] = new(address, socket.SOCK_DGRAM, seconds)
+    kept[name].connect((address, port))
+    return word(name)
 
 def send(address, port, name=None, seconds=2):
     client = kept.get(name) or new(address, socket.SOCK_DGRAM, seconds)
@@ -76,14 +83,17 @@ for line in sys.stdin:
         told = {"error": "timeout"}
     except ConnectionRefusedError:
         told = {"error": "refused"}
+    except ConnectionAbortedError:
+        told = {"error": "closed"}
     except OSError as error:
-        told = {"error": repr(error)}
+        # A socket that was closed is not connected any more.
+        told = {"error": "closed" if error.errno == errno.EDESTADDRREQ else repr(error)}
     print(json.dumps(told), flush=True)
 """
 
 
 class Failed(Unmet):
-    """A client did not get through; `how` is `refused`, `timeout` or the error."""
+    """A client did not get through; `how` is `refused`, `timeout`, `closed` or the error."""
 
     def __init__(self, what: str, how: str):
         super().__init__(f"{what}: {how}")

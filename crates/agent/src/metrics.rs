@@ -49,6 +49,7 @@ struct Inner {
     service_backends: Gauge,
     service_writes: Family<Write, Counter>,
     service_sockets: Family<SocketOutcome, Counter>,
+    service_closed: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,6 +130,7 @@ impl Metrics {
             service_backends: Gauge::default(),
             service_writes: Family::default(),
             service_sockets: Family::default(),
+            service_closed: Counter::default(),
         };
         registry.register_with_unit(
             "kuryr_cni_request_duration",
@@ -185,6 +187,11 @@ impl Metrics {
             "Times that a socket was to be brought to an endpoint since the node's boot, by outcome: chosen, kept, refused or \
              unsettled",
             inner.service_sockets.clone(),
+        );
+        registry.register(
+            "kuryr_agent_service_sockets_closed",
+            "Connected UDP sockets that were closed because their endpoint had gone",
+            inner.service_closed.clone(),
         );
         Self { inner: Arc::new(inner) }
     }
@@ -244,6 +251,11 @@ impl Metrics {
     pub(crate) fn service_written(&self, count: usize, succeeded: bool) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.inner.service_writes.get_or_create(&write(succeeded)).inc_by(count);
+    }
+
+    /// Notes sockets that were closed because their endpoint had gone.
+    pub(crate) fn service_closed(&self, count: usize) {
+        self.inner.service_closed.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// Notes what became of sockets, as the kernel has counted.
@@ -316,6 +328,7 @@ mod tests {
             service_backends,
             service_writes,
             service_sockets,
+            service_closed,
         } = &*metrics.inner;
         upstream.get_or_create(&UpstreamRequest { command: "ADD", error: "False" }).observe(0.1);
         requests.get_or_create(&Request { verb: "ADD", code: 0 }).observe(0.1);
@@ -330,6 +343,7 @@ mod tests {
         service_backends.set(1);
         service_writes.get_or_create(&write(true)).inc();
         service_sockets.get_or_create(&SocketOutcome { outcome: "chosen" }).inc();
+        service_closed.inc();
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

@@ -2,7 +2,13 @@
 //!
 //! The operating system's own error is the `source` and is not repeated in the text.
 
-use std::{fmt, io, net::IpAddr, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitStatus,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use kuryr_types::{Blame, MacAddr, Retry};
@@ -252,6 +258,24 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A socket that was closed for a trial is as it was, or what it remembers was not told.
+    #[error(
+        "the kernel does not {lacks}; it needs CONFIG_INET_UDP_DIAG, CONFIG_INET_DIAG_DESTROY and eBPF iterators over socket \
+         storage"
+    )]
+    CannotClose {
+        /// What did not happen.
+        lacks: &'static str,
+    },
+
+    /// What sockets remember of Services could not be read.
+    #[error("cannot read what sockets remember of Services")]
+    SocketMemory {
+        /// The operating system's error.
+        #[source]
+        source: io::Error,
+    },
+
     // ---- nftables
     /// The `nft` program could not be run.
     #[error("cannot run {}", program.display())]
@@ -459,6 +483,8 @@ pub enum Step {
     List,
     /// Taking something away.
     Remove,
+    /// Ending a socket of somebody else's.
+    Close,
 }
 
 impl fmt::Display for Step {
@@ -471,6 +497,7 @@ impl fmt::Display for Step {
             Self::Read => "read",
             Self::List => "list",
             Self::Remove => "remove",
+            Self::Close => "close",
         })
     }
 }
@@ -502,6 +529,10 @@ pub enum Subject {
     NamespaceId,
     /// A family of generic netlink.
     Family(&'static str),
+    /// Connected UDP sockets.
+    UdpSockets,
+    /// A UDP socket that is connected to this address.
+    UdpSocket(SocketAddr),
 }
 
 impl fmt::Display for Subject {
@@ -522,6 +553,8 @@ impl fmt::Display for Subject {
             Self::Neighbour(address, None, index) => write!(f, "neighbour {address} on interface {index}"),
             Self::NamespaceId => f.write_str("a namespace's id"),
             Self::Family(name) => write!(f, "generic netlink family `{name}`"),
+            Self::UdpSockets => f.write_str("connected UDP sockets"),
+            Self::UdpSocket(peer) => write!(f, "a UDP socket that is connected to {peer}"),
         }
     }
 }
@@ -533,8 +566,12 @@ pub enum SocketKind {
     Route,
     /// `NETLINK_GENERIC`.
     Generic,
+    /// `NETLINK_SOCK_DIAG`.
+    Diagnosis,
     /// `AF_PACKET`.
     Packet,
+    /// `AF_INET`, for datagrams.
+    Udp,
 }
 
 impl fmt::Display for SocketKind {
@@ -542,7 +579,9 @@ impl fmt::Display for SocketKind {
         f.write_str(match self {
             Self::Route => "route netlink",
             Self::Generic => "generic netlink",
+            Self::Diagnosis => "socket diagnosis netlink",
             Self::Packet => "packet",
+            Self::Udp => "UDP",
         })
     }
 }

@@ -8,7 +8,8 @@
 //! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them; `map_access` is
 //!   how maps are read and written;
 //! - [`guard`]: netfilter rules for when programs are missing;
-//! - [`service`], [`cgroup`], [`pinned_link`]: Services at the sockets of the node's processes;
+//! - [`service`], [`cgroup`], [`pinned_link`]: Services at the sockets of the node's processes; [`translated`], [`sock_diag`]:
+//!   sockets that send to endpoints which are gone, `remembered` tells what they remember;
 //! - [`ovsdb`]: ports of the integration bridge;
 //! - [`error`]: what can go wrong.
 //!
@@ -40,6 +41,9 @@ pub mod trial;
 pub mod cgroup;
 pub mod pinned_link;
 pub mod service;
+mod remembered;
+pub mod sock_diag;
+pub mod translated;
 // the integration bridge
 pub mod ovsdb;
 // what can go wrong
@@ -56,4 +60,5 @@ pub use node::{
 pub use ovsdb::{BridgeRow, InterfaceRow, Ovsdb, OvsdbConfig, PortSpec, SwitchRow, SwitchStart, SwitchState};
 pub use route::Route;
 pub use service::{Outcomes, ServiceContents, Services, ServicesConfig};
+pub use translated::{Reached, TranslatedSocket, TranslatedSockets};
 pub use trial::Making;

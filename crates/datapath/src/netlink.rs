@@ -17,7 +17,7 @@ use netlink_packet_core::{
     NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use rustix::{
     io::Errno,
     net::{
@@ -68,6 +68,15 @@ impl Socket {
     /// `Socket`.
     pub fn generic() -> Result<Self> {
         Self::open(SocketKind::Generic, NETLINK_GENERIC)
+    }
+
+    /// Opens a socket for questions about sockets of the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`.
+    pub fn diagnosis() -> Result<Self> {
+        Self::open(SocketKind::Diagnosis, NETLINK_SOCK_DIAG)
     }
 
     fn open(kind: SocketKind, protocol: isize) -> Result<Self> {

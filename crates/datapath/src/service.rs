@@ -410,7 +410,7 @@ fn probes() -> [ServiceKey; 2] {
     [IpAddr::from(PROBE_V4), PROBE_V6.into()].map(|address| ServiceKey::new(address, PROBE_PORT, UDP))
 }
 
-fn pins(bpf_dir: &Path) -> PathBuf {
+pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join("services")
 }
 
@@ -418,7 +418,7 @@ fn links(directory: &Path) -> PathBuf {
     directory.join("links")
 }
 
-fn layout() -> String {
+pub(crate) fn layout() -> String {
     format!("v{SERVICE_LAYOUT_VERSION}")
 }
 

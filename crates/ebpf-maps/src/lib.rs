@@ -1,6 +1,7 @@
 //! Layouts of the eBPF maps that the kernel programs (`crates/ebpf/programs/*.h`) and the node daemon share.
 //!
-//! [`joint`] joins pods to their ports, [`service`] brings clients of Services to endpoints.
+//! [`joint`] joins pods to their ports, [`service`] brings clients of Services to endpoints, and [`socket`] is what is
+//! remembered of that.
 //!
 //! Terms: an *uplink* is the interface through which a pod's frames reach its Neutron port, a *host end* the
 //! node's side of the veth pair whose other side is in the pod.
@@ -16,6 +17,7 @@
 
 pub mod joint;
 pub mod service;
+pub mod socket;
 
 pub use joint::{Pod, PodAddress, PodCounters, UplinkFlags, UplinkKey, UplinkTarget, address_bytes};
 

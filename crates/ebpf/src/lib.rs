@@ -1,4 +1,4 @@
-//! The eBPF programs of the node's datapath as two ELF objects, compiled from `programs/` by clang when this
+//! The eBPF programs of the node's datapath as ELF objects, compiled from `programs/` by clang when this
 //! crate is built.
 //!
 //! [`OBJECT`], the joint between pods and uplinks:
@@ -17,6 +17,8 @@
 //! | `sendmsg4`, `sendmsg6` | has a UDP socket that is not connected send to an endpoint |
 //! | `recvmsg4`, `recvmsg6` | says that what such a socket received came from the Service |
 //! | `getpeername4`, `getpeername6` | says that a socket is connected to the Service |
+//!
+//! [`SOCKETS_OBJECT`], [`SOCKETS_ITERATOR`]: an iterator over what sockets remember of Services.
 //!
 //! The programs are C, because the stable Rust toolchain has no eBPF target. The map layouts are in
 //! `kuryr-ebpf-maps`. Loading, pinning and attaching is the datapath's business.
@@ -37,10 +39,15 @@ pub const SERVICE_PROGRAMS: [&str; 8] =
 /// (`u32`, 1 or 0); a loader may replace it.
 pub const TELLS_REFUSAL: &str = "tells_refusal";
 
+/// Name of the iterator over what sockets remember.
+pub const SOCKETS_ITERATOR: &str = "remembered";
+
 /// The object with all programs and maps of the joint, with BTF and without debug sections.
 pub static OBJECT: &[u8] = &JOINT.0;
 /// The same of Services.
 pub static SERVICE_OBJECT: &[u8] = &SERVICE.0;
+/// The same of the iterator over sockets; it has no maps.
+pub static SOCKETS_OBJECT: &[u8] = &SOCKETS.0;
 
 /// ELF readers expect tables at their natural alignment, which `include_bytes!` does not promise.
 #[repr(align(8))]
@@ -48,6 +55,7 @@ struct Aligned<T: ?Sized>(T);
 
 static JOINT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/joint.bpf.o")));
 static SERVICE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/service.bpf.o")));
+static SOCKETS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf.o")));
 
 #[cfg(test)]
 mod tests {
@@ -56,7 +64,7 @@ mod tests {
     #[test]
     fn objects_are_aligned_and_are_for_ebpf() {
         const EM_BPF: u16 = 247;
-        for object in [OBJECT, SERVICE_OBJECT] {
+        for object in [OBJECT, SERVICE_OBJECT, SOCKETS_OBJECT] {
             assert_eq!(object.as_ptr().align_offset(8), 0);
             assert_eq!(&object[..4], b"\x7fELF");
             assert_eq!(u16::from_ne_bytes([object[18], object[19]]), EM_BPF);
@@ -76,6 +84,7 @@ mod tests {
             assert!(has(SERVICE_OBJECT, &format!("cgroup/{name}")), "{name}");
         }
         assert!(has(SERVICE_OBJECT, TELLS_REFUSAL));
+        assert!(has(SOCKETS_OBJECT, SOCKETS_ITERATOR) && has(SOCKETS_OBJECT, "iter/bpf_sk_storage_map"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod observe;
 mod apply;
 // The story.
 pub(crate) mod reconcile;
+// Sockets whose endpoint has gone.
+pub(crate) mod sockets;
 // What is told.
 pub(crate) mod status;
 
@@ -52,6 +54,7 @@ pub(crate) struct Services {
     by_service: Index<ObjectKey, slim::EndpointSlice>,
     forwarder: Arc<OnceLock<Arc<dyn Forwarder>>>,
     held: Arc<tokio::sync::Mutex<Held>>,
+    lost: Arc<sockets::Lost>,
     pub(crate) queue: Queue<Work>,
 }
 
@@ -85,6 +88,7 @@ impl Services {
             by_service: Index::new(|slice| service_of(slice).into_iter().collect()),
             forwarder: Arc::default(),
             held: Arc::default(),
+            lost: Arc::default(),
             queue: Queue::new(queue),
         }
     }

@@ -4,6 +4,7 @@
 //! 2. When all lists are complete, addresses of nodes and each Service are written, and what nobody asks for is deleted.
 //! 3. The programs are attached, in the place of those of an earlier agent, and asked whether they answer.
 //! 4. From then on each Service is written when it changes. A write that fails has the tables read anew.
+//! 5. Sockets that lose their endpoint by that are closed, by [`super::sockets`].
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Held, Services, Work,
     forwarder::Forwarder,
-    observe,
+    observe, sockets,
     status::{ServiceHealth, publish},
 };
 use crate::{
@@ -140,6 +141,7 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     pending.write().await?;
     held.tables = Some(tables);
     attach(world, forwarder, held).await?;
+    room.lost.look();
     Ok(Outcome::again(LOOK_AFTER, "programs that somebody takes away"))
 }
 
@@ -154,10 +156,12 @@ async fn one(
     let told_before = held.problems.get(key).cloned();
     let plan = plan(world, key, &tables, held);
     let is_taken = !plan.problems.is_empty();
+    let ends_endpoints = sockets::ends_endpoints(&plan.changes);
     let mut pending = Pending::new(world, forwarder);
     pending.take(plan.changes, &mut tables);
     pending.write().await?;
     held.tables = Some(tables);
+    world.services.lost.changed(key, ends_endpoints);
     if held.attached && held.problems.get(key) != told_before.as_ref() {
         publish_served(world, forwarder, held);
     }
@@ -238,7 +242,11 @@ async fn attach(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) 
 
 fn publish_served(world: &World, forwarder: &Arc<dyn Forwarder>, held: &Held) {
     let problems = held.problems.values().flatten().cloned().collect();
-    publish(world, ServiceHealth::Served { problems, tells_refusal: forwarder.tells_refusal() });
+    let tells_refusal = forwarder.tells_refusal();
+    publish(
+        world,
+        ServiceHealth::Served { problems, tells_refusal, leaves_sockets: world.services.lost.trouble() },
+    );
 }
 
 /// Writes that are planned and not carried out yet.

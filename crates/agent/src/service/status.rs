@@ -18,6 +18,8 @@ pub(crate) enum ServiceHealth {
         problems: Vec<String>,
         /// Whether clients without an endpoint are told that they are refused.
         tells_refusal: bool,
+        /// Why sockets whose endpoint has gone are not closed, if they are not.
+        leaves_sockets: Option<String>,
     },
     /// The kernel, or how it is set up, lacks something.
     NotUsable {
@@ -50,7 +52,9 @@ impl ServiceHealth {
             Self::Starting => "Starting",
             Self::Off => "LeftToOthers",
             Self::Served { problems, .. } if !problems.is_empty() => "PartlyServed",
-            Self::Served { tells_refusal: false, .. } => "Fallback",
+            Self::Served { tells_refusal: false, .. } | Self::Served { leaves_sockets: Some(_), .. } => {
+                "Fallback"
+            }
             Self::Served { .. } => "Served",
             Self::NotUsable { .. } => "KernelNotUsable",
             Self::NoAnswer { .. } => "NoAnswer",
@@ -61,7 +65,9 @@ impl ServiceHealth {
 impl fmt::Display for ServiceHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Starting => f.write_str("the lists of Services, EndpointSlices and Nodes are not complete yet"),
+            Self::Starting => {
+                f.write_str("the lists of Services, EndpointSlices and Nodes are not complete yet")
+            }
             Self::Off => f.write_str("[kubernetes] enabled_handlers leaves Services to another proxy"),
             Self::Served { problems, .. } if !problems.is_empty() => {
                 write!(f, "{}", problems.iter().take(TOLD).cloned().collect::<Vec<_>>().join("; "))?;
@@ -70,11 +76,21 @@ impl fmt::Display for ServiceHealth {
                     more => write!(f, "; and {more} more"),
                 }
             }
-            Self::Served { tells_refusal: false, .. } => f.write_str(
-                "Services are served; clients of a Service without endpoints get EPERM in the place of ECONNREFUSED, as this \
-                 kernel is older than 5.18",
-            ),
-            Self::Served { .. } => f.write_str("Services are served"),
+            Self::Served { tells_refusal, leaves_sockets, .. } => {
+                f.write_str("Services are served")?;
+                if !tells_refusal {
+                    f.write_str(
+                        "; clients of a Service without endpoints get EPERM in the place of ECONNREFUSED, as this kernel is \
+                         older than 5.18",
+                    )?;
+                }
+                match leaves_sockets {
+                    Some(why) => {
+                        write!(f, "; connected UDP sockets whose endpoint has gone are not closed: {why}")
+                    }
+                    None => Ok(()),
+                }
+            }
             Self::NotUsable { why } => {
                 write!(f, "ClusterIPs do not work on this node: {why}")
             }
@@ -115,6 +131,7 @@ mod tests {
         let served = |count: usize| ServiceHealth::Served {
             problems: (0..count).map(|number| format!("d/s{number}: odd")).collect(),
             tells_refusal: true,
+            leaves_sockets: None,
         };
         for (count, reason, expect) in [
             (0, "Served", "Services are served"),
@@ -124,6 +141,26 @@ mod tests {
             let health = served(count);
             assert_eq!((health.reason(), health.to_string().as_str()), (reason, expect));
             assert_eq!(health.good(), Some(true));
+        }
+    }
+
+    #[test]
+    fn what_this_kernel_does_in_another_way_is_told() {
+        let refused = "get EPERM in the place of ECONNREFUSED";
+        for (tells_refusal, leaves_sockets, reason, expect) in [
+            (true, None, "Served", vec![]),
+            (false, None, "Fallback", vec![refused]),
+            (true, Some("no"), "Fallback", vec!["endpoint has gone are not closed: no"]),
+            (false, Some("no"), "Fallback", vec![refused, "are not closed: no"]),
+        ] {
+            let leaves_sockets = leaves_sockets.map(str::to_owned);
+            let health = ServiceHealth::Served { problems: vec![], tells_refusal, leaves_sockets };
+            let told = health.to_string();
+            assert_eq!((health.reason(), health.good()), (reason, Some(true)));
+            assert!(
+                told.starts_with("Services are served") && expect.iter().all(|one| told.contains(one)),
+                "{told}"
+            );
         }
     }
 }

@@ -38,6 +38,8 @@ pub mod tables;
 pub mod nodes;
 // Frontends and tables -> writes, in order.
 pub mod diff;
+// What becomes of sockets whose endpoint goes.
+pub mod sockets;
 
 pub use desired::{At, Desired, Family, Frontend, Problem, Protocol, Target, Wanted, desired};
 pub use diff::{Change, Plan, diff, leftovers};
@@ -45,6 +47,7 @@ pub use external::{ExternalRanges, Refusal};
 pub use from_kubernetes::LeftAlone;
 pub use inputs::{Cluster, Endpoint, NodeFacts, Service, ServicePort, ServiceRef, Slice, SlicePort};
 pub use nodes::NodeKind;
+pub use sockets::{Fate, Socket, fate};
 pub use tables::{Backend, Contents, Member, Place, Step, Tables, Value};
 
 #[cfg(test)]
