@@ -26,7 +26,7 @@ ANSWER_SECONDS = 20
 
 # Reads a line with a verb and its arguments, does it, and writes a line with what came of it.
 PROGRAM = r"""
-import errno, json, socket, ssl, sys
+import errno, json, random, socket, ssl, struct, sys, time
 
 kept = {}
 
@@ -67,6 +67,13 @@ def hold(name, address, port, seconds=2):
     kept[name].connect((address, port))
     return word(name)
 
+def hold_open(name, address, port):
+    kept[name] = new(address, socket.SOCK_DGRAM, 0.2)
+    kept[name].connect((address, port))
+
+def speak(name):
+    kept[name].send(b"x")
+
 def send(address, port, name=None, seconds=2):
     client = kept.get(name) or new(address, socket.SOCK_DGRAM, seconds)
     if name:
@@ -74,6 +81,76 @@ def send(address, port, name=None, seconds=2):
     client.sendto(b"x", (address, port))
     answer, peer = client.recvfrom(100)
     return [peer[0], answer.decode().strip()]
+
+KINDS = {"A": 1, "PTR": 12, "AAAA": 28, "SRV": 33}
+CODES = {0: "ok", 2: "failed", 3: "none", 5: "refused"}
+
+def query(number, name, kind):
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.rstrip(".").split("."))
+    return struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", KINDS[kind], 1)
+
+def read_name(message, at):
+    parts, end = [], None
+    while message[at]:
+        if message[at] & 0xc0:
+            end, at = end or at + 2, struct.unpack_from("!H", message, at)[0] & 0x3fff
+            continue
+        parts.append(message[at + 1:at + 1 + message[at]].decode())
+        at += 1 + message[at]
+    return ".".join(parts), end or at + 1
+
+def read_answers(message):
+    _, flags, questions, count = struct.unpack_from("!4H", message)
+    at, found = 12, []
+    for _ in range(questions):
+        at = read_name(message, at)[1] + 4
+    for _ in range(count):
+        at = read_name(message, at)[1]
+        kind, _, _, length = struct.unpack_from("!2HIH", message, at)
+        at += 10
+        if kind in (1, 28):
+            found.append(socket.inet_ntop(socket.AF_INET if kind == 1 else socket.AF_INET6, message[at:at + length]))
+        elif kind == 12:
+            found.append(read_name(message, at)[0])
+        elif kind == 33:
+            found.append(f"{read_name(message, at + 6)[0]}:{struct.unpack_from('!H', message, at + 4)[0]}")
+        at += length
+    return [CODES.get(flags & 15, flags & 15), sorted(found)]
+
+def read_whole(client, length):
+    parts = b""
+    while len(parts) < length:
+        part = client.recv(length - len(parts))
+        if not part:
+            raise OSError("the server has closed the connection")
+        parts += part
+    return parts
+
+def resolve(server, name, kind="A", tcp=False, seconds=3):
+    asked = query(random.randrange(1 << 16), name, kind)
+    with new(server, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM, seconds) as client:
+        client.connect((server, 53))
+        client.sendall((struct.pack("!H", len(asked)) if tcp else b"") + asked)
+        answer = read_whole(client, struct.unpack("!H", read_whole(client, 2))[0]) if tcp else client.recv(4096)
+    if answer[:2] != asked[:2]:
+        raise OSError("an answer to something else")
+    return read_answers(answer)
+
+def flood(server, name, rate, seconds):
+    # Over one socket, whether answers come or not.
+    sent = received = 0
+    with new(server, socket.SOCK_DGRAM, 0) as client:
+        begin = time.monotonic()
+        while (now := time.monotonic() - begin) < seconds:
+            while sent < rate * now:
+                client.sendto(query(sent & 0xffff, f"q{sent}.{name}", "A"), (server, 53))
+                sent += 1
+            try:
+                while client.recv(4096):
+                    received += 1
+            except BlockingIOError:
+                time.sleep(0.002)
+    return [sent, received]
 
 for line in sys.stdin:
     verb, arguments = json.loads(line)

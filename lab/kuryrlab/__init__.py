@@ -18,5 +18,6 @@ In the order of the flow:
 - kuryr: Kuryr itself, run as a user would run it;
 - guest: a kernel of its own, for what the machine's lacks;
 - power: a node is switched off and on;
+- dns: CoreDNS, for who wants names;
 - lab, tools, up, down, status, commands: what the commands do.
 """

@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import down as downs, doctor, guest, places, power, rights, settings as s, status, steps, tools, up as ups
+from . import dns, down as downs, doctor, guest, places, power, rights, settings as s, status, steps, tools, up as ups
 from .cache import locked
 from .failure import Failure, tail
 from .kuryr import Kuryr, parts
@@ -125,6 +125,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("node", node, "switch a node off, as a power cut, and on again")
     sub.add_argument("verb", choices=("stop", "start"))
     sub.add_argument("node")
+    sub = command("dns", names, "names of the cluster: CoreDNS in pods, for which Kuryr has to run")
+    sub.add_argument("verb", choices=("start", "stop"))
     for name, text in (("neutron", "an outage of Neutron"), ("apiserver", "an outage of the Kubernetes API")):
         sub = command(name, outage, text, service=name)
         sub.add_argument("verb", choices=("stop", "start"))
@@ -190,7 +192,8 @@ def up(lab: Lab, arguments) -> int:
     choose_once(lab, "firewall", arguments.firewall)
     if problem := options.contradiction():
         raise Failure(problem, fix="leave one of the options out")
-    if not doctor.report(doctor.examine(lab.settings, lab.entries, lab.running()), everything=False):
+    needed = {name: entry for name, entry in lab.entries.items() if name != "dns"}
+    if not doctor.report(doctor.examine(lab.settings, needed, lab.running()), everything=False):
         return 1
     with exclusive(lab):
         ups.up(lab)
@@ -360,6 +363,11 @@ def node(lab: Lab, arguments) -> None:
         if mark.exists():
             Kuryr.recorded(lab).start((arguments.node,))
             mark.unlink()
+
+
+def names(lab: Lab, arguments) -> None:
+    with exclusive(lab):
+        dns.start(lab) if arguments.verb == "start" else dns.stop(lab)
 
 
 def outage(lab: Lab, arguments) -> None:

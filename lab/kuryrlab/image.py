@@ -1,5 +1,5 @@
-"""The one container image of the lab, sandbox and workload at once: a static busybox in an OCI archive, made without
-registry or builder.
+"""Container images of the lab, made without registry or builder: a static busybox, sandbox and workload at once, and
+images of a single program. Each is an OCI archive.
 """
 
 import hashlib
@@ -15,8 +15,18 @@ from . import settings as s
 COMMAND = ["/bin/sleep", "2147483647"]
 
 
+def write_program(target: Path, name: str, program: Path) -> None:
+    """Write an image of one static program, which is what it runs."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as t:
+        for folder in ("dev", "etc", "proc", "sys", "tmp"):
+            add(t, folder, kind=tarfile.DIRTYPE)
+        add(t, program.name, program.read_bytes())
+    pack(target, name, layer.getvalue(), {"Entrypoint": [f"/{program.name}"]})
+
+
 def write(target: Path, busybox: Path) -> None:
-    """Write the archive."""
+    """Write the image of busybox."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as t:
         for folder in ("bin", "dev", "etc", "proc", "sys", "tmp", "var", "var/run", "root", "www"):
@@ -28,12 +38,16 @@ def write(target: Path, busybox: Path) -> None:
         add(t, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o644)
         add(t, "etc/group", b"root:x:0:\n", mode=0o644)
         add(t, "www/index.html", b"ok\n", mode=0o644)
-    data = layer.getvalue()
+    pack(target, s.IMAGE, layer.getvalue(), {"Env": ["PATH=/bin"], "Cmd": COMMAND})
+
+
+def pack(target: Path, name: str, data: bytes, run: dict) -> None:
+    """Write an archive with one layer."""
     config = json.dumps(
         {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
             "os": "linux",
-            "config": {"Env": ["PATH=/bin"], "Cmd": COMMAND},
+            "config": run,
             "rootfs": {"type": "layers", "diff_ids": [digest(data)]},
         }
     ).encode()
@@ -61,8 +75,8 @@ def write(target: Path, busybox: Path) -> None:
                     "digest": digest(manifest),
                     "size": len(manifest),
                     "annotations": {
-                        "io.containerd.image.name": s.IMAGE,
-                        "org.opencontainers.image.ref.name": s.IMAGE.rpartition(":")[2],
+                        "io.containerd.image.name": name,
+                        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
                     },
                 }
             ],

@@ -34,6 +34,7 @@ class Lab:
             "debian": debian.entry(s),
             "kubernetes": golang.entry(s),
             "cni": golang.cni_entry(s),
+            "dns": golang.dns_entry(s),
             "openstack": python.entry(s),
             "database": database.entry(s),
         }

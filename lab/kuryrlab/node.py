@@ -9,6 +9,7 @@ tree covers /usr only for containerd and what it starts.
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from . import cgroups, debian, image, nested, places, settings as s
@@ -170,7 +171,8 @@ class NodeMachine:
             ["/usr/bin/containerd", "--config", self.state / "containerd.toml"],
         )
         self.processes.wait(f"{self.n.name}-containerd", lambda: self.ctr("version"), 30)
-        self.import_image()
+        archive = self.state / "image.tar"
+        self.import_image(s.IMAGE, lambda: image.write(archive, self.root / "usr/bin/busybox"), archive)
         (self.state / "kubelet.yaml").write_text(self.kubelet_configuration())
         started |= self.processes.start(
             f"{self.n.name}-kubelet",
@@ -221,12 +223,11 @@ class NodeMachine:
             raise OSError(f"ctr {words[0]}: {done.stderr.strip()}")
         return done.stdout
 
-    def import_image(self) -> None:
-        """Give containerd the lab's image."""
-        if s.IMAGE in self.ctr("images", "ls", "-q").split():
+    def import_image(self, name: str, write: Callable[[], None], archive: Path) -> None:
+        """Give containerd an image that it has not yet; `write` makes its archive."""
+        if name in self.ctr("images", "ls", "-q").split():
             return
-        archive = self.state / "image.tar"
-        image.write(archive, self.root / "usr/bin/busybox")
+        write()
         try:
             self.ctr("images", "import", str(archive))
         except OSError as e:
@@ -309,6 +310,7 @@ makeIPTablesUtilChains: false
 enableDebuggingHandlers: true
 resolvConf: ""
 clusterDomain: cluster.local
+clusterDNS: ["{s.DNS4}", "{s.DNS6}"]
 volumePluginDir: {self.state}/kubelet/volumeplugins
 staticPodPath: {self.state}/manifests
 imageGCHighThresholdPercent: 100

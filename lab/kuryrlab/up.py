@@ -82,6 +82,8 @@ def fetch_steps(lab: Lab, everything: bool = False) -> list[Step]:
         Step("debian packages", make("debian")),
         Step("Kubernetes binaries", make("kubernetes")),
         Step("CNI programs", make("cni")),
+        # Only for `dns start`.
+        Step("CoreDNS", make("dns") if everything else lambda: None),
         Step("OpenStack virtualenv", make("openstack")),
         # A lab that has its database already needs no prepared one, even if that would be made differently today.
         Step(
