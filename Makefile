@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested check build soak bench lab-up lab-down codegen
+.PHONY: help demo test test-nested check build soak bench bench-services lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,11 @@ bench: ## what a pod costs, against the ptp plugin and bare calls to Neutron, on
 	@test/prerequisites
 	@test/build
 	@bench/run $(ARGS)
+
+bench-services: ## how soon clients follow a Service, what a connection costs, what ten thousand Services take; ARGS=--write as above
+	@test/prerequisites
+	@test/build
+	@bench/services $(ARGS)
 
 lab-up: ## the lab alone
 	lab/lab up

@@ -6,11 +6,12 @@ from harness.expect import percentile
 BEGIN, END = "<!-- written by bench/run: begin -->", "<!-- written by bench/run: end -->"
 
 
-def into(document: str, text: str) -> str:
+def into(document: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """Return the document with what stands between the marks replaced."""
-    before, _, rest = document.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+    begin, end = marks
+    before, _, rest = document.partition(begin)
+    after = rest.partition(end)[2]
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def markdown(results: list[dict]) -> str:

@@ -22,6 +22,21 @@ def processes(kuryr) -> dict[str, dict]:
     return found
 
 
+def maps(pid: int) -> list[dict]:
+    """Return the eBPF maps that a process has open, each once: its name, how many entries fit, and what the kernel accounts for it in MiB."""
+    found = {}
+    for file in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            fields = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+        except OSError:
+            continue
+        if "map_id" in fields:
+            one = {name: int(fields[name]) for name in ("map_type", "key_size", "value_size", "max_entries", "memlock")}
+            name = f"type {one['map_type']}, {one['key_size']} -> {one['value_size']} bytes"
+            found[int(fields["map_id"])] = {"name": name, "max": one["max_entries"], "mib": one["memlock"] / (1 << 20)}
+    return list(found.values())
+
+
 def mib(status: dict, field: str) -> float:
     return int(status[field].split()[0]) / 1024
 

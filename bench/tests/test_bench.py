@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "e2e")]
 
 from harness.expect import percentile  # noqa: E402
-from kit import rounds, tables  # noqa: E402
+from kit import following, many, rounds, tables  # noqa: E402
 
 
 def call(pod: str, at: float, ms: float, code: int = 0, command: str = "DEL", plugin: str = "kuryr-cni", namespace: str = rounds.NAMESPACE) -> dict:
@@ -48,6 +48,27 @@ class FiguresTest(unittest.TestCase):
         result = {"settings": {"rounds": 2, "serial": 2, "bursts": [3], "cold": 1}, "series": {"x": {"serial_del": [1.0] * 5, "serial_add": [1.0] * 4, "burst3_del": [1.0] * 6}}}
         self.assertEqual(tables.left_out(result), ["- x: `serial_del` is left out: 5 calls for 4 pods."])
         self.assertEqual(set(result["series"]["x"]), {"serial_add", "burst3_del"})
+
+
+class FollowingTest(unittest.TestCase):
+    def result(self, **changed) -> dict:
+        memory = {"node1": {"now": 10.0, "most": 11.0, "maps": [{"name": "type 1, 20 -> 16 bytes", "max": 65536, "mib": 5.0}]}}
+        samples = {"direct4": [1e-5], "service4": [1.05e-5], "direct6": [1e-5], "service6": [1.05e-5]}
+        return {"machine": {"date": "2026-11-21", "nodes": 2, "cores": 2, "kernel": "6.18.44", "load": [0.5, 1.5]}, "settings": {"sizes": [1], "endpoints": 10},
+                "connects": {"1": samples}, "quiet": [0.01], "busy": [0.02, 0.03], "churn": 19.6, "empty": memory, "full": memory, "after": memory, "failures": []} | changed
+
+    def test_what_is_as_it_should_be_is_no_loss(self):
+        self.assertNotIn("not 100 ms", following.markdown(self.result()))
+        self.assertIn("| 20 other slices change per second | 2 | 25.0 ms | 29.9 ms | 30.0 ms |", following.markdown(self.result()))
+
+    def test_losses_are_told(self):
+        late, slow = self.result(busy=[0.2]), {"direct4": [1e-5], "service4": [2e-5], "direct6": [1e-5], "service6": [1e-5]}
+        self.assertIn("p99 of following under churn is 200 ms, not 100 ms", following.markdown(late))
+        self.assertIn("connecting by IPv4 takes 2.00 times", following.markdown(self.result(connects={"10000": slow})))
+
+    def test_endpoints_of_the_crowd_differ(self):
+        seen = [address for number in range(3000) for addresses in many.background(number, 10).values() for address in addresses]
+        self.assertEqual(len(set(seen)), len(seen))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""Thousands of Services and their EndpointSlices, written by hand: no pod is behind them but where it is asked for."""
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from harness.kubernetes import Kubernetes, Refused, path
+
+NAMESPACE, NAME_LABEL = "bench-services", "kubernetes.io/service-name"
+PORT, TARGET = 80, 18080
+# Writers at the same time: more do not make the lab's API server faster.
+WRITERS = 6
+# A page of what is deleted.
+SECONDS = 600
+
+
+class Writer:
+    """Writes over connections that stay open, one for each thread: a handshake per write would be half of the time."""
+
+    def __init__(self, kube: Kubernetes):
+        self.kube, self.local = kube, threading.local()
+
+    def write(self, method: str, where: str, body: dict) -> tuple[dict, float]:
+        """Send one request; return the answer and when it was there (seconds of the monotonic clock)."""
+        connection = getattr(self.local, "connection", None) or self.kube.connect()
+        self.local.connection = connection
+        connection.request(method, where, json.dumps(body), {"Content-Type": "application/json", "User-Agent": "bench"})
+        answer = connection.getresponse()
+        text, at = answer.read(), time.monotonic()
+        if answer.status >= 300:
+            raise Refused(answer.status, f"{method} {where}: {text[:300].decode(errors='replace')}")
+        return json.loads(text), at
+
+
+def service(name: str) -> dict:
+    """Return a Service of both families without a selector."""
+    spec = {"ports": [{"name": "x", "port": PORT, "protocol": "TCP"}], "ipFamilyPolicy": "RequireDualStack"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+def endpoint_slice(name: str, family: int, addresses: list[str], port: int = TARGET) -> dict:
+    """Return the slice of one family."""
+    endpoints = [{"addresses": [address], "conditions": {"ready": True, "serving": True, "terminating": False}} for address in addresses]
+    metadata = {"name": f"{name}-{family}", "namespace": NAMESPACE, "labels": {NAME_LABEL: name, "endpointslice.kubernetes.io/managed-by": "bench"}}
+    ports = [{"name": "x", "port": port, "protocol": "TCP"}]
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata, "addressType": f"IPv{family}", "endpoints": endpoints, "ports": ports}
+
+
+def slice_path(name: str, family: int) -> str:
+    return path("EndpointSlice", NAMESPACE, f"{name}-{family}")
+
+
+def background(number: int, endpoints: int, turn: int = 0) -> dict[int, list[str]]:
+    """Return endpoints of a Service of the crowd, by family; addresses that nobody has (RFC 2544, RFC 5180)."""
+    first = number * endpoints + turn
+    four = [f"198.{18 + (one >> 16 & 1)}.{one >> 8 & 255}.{one & 255}" for one in range(first, first + endpoints)]
+    return {4: four, 6: [f"2001:2::{one:x}" for one in range(first + 1, first + endpoints + 1)]}
+
+
+class Crowd:
+    """The Services that are there beside those that are looked at."""
+
+    def __init__(self, kube: Kubernetes, endpoints: int):
+        self.kube, self.endpoints, self.writer, self.count = kube, endpoints, Writer(kube), 0
+        self.clear()
+        kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+
+    def grow(self, count: int) -> float:
+        """Have so many of them; return how many seconds it took."""
+        begin = time.monotonic()
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(self.add, range(self.count, count)))
+        self.count = max(self.count, count)
+        return time.monotonic() - begin
+
+    def add(self, number: int) -> None:
+        self.make(f"s{number}", background(number, self.endpoints))
+
+    def make(self, name: str, endpoints: dict[int, list[str]], port: int = TARGET) -> list[str]:
+        """Make one Service with endpoints; return its addresses."""
+        made, _ = self.writer.write("POST", path("Service", NAMESPACE), service(name))
+        for family, addresses in endpoints.items():
+            self.writer.write("POST", path("EndpointSlice", NAMESPACE), endpoint_slice(name, family, addresses, port))
+        return made["spec"]["clusterIPs"]
+
+    def change(self, turn: int) -> None:
+        """Exchange an endpoint of one of them."""
+        number, family = random.randrange(self.count), random.choice((4, 6))
+        self.put(f"s{number}", family, background(number, self.endpoints, 1 + turn % 3)[family])
+
+    def put(self, name: str, family: int, addresses: list[str], port: int = TARGET) -> float:
+        """Write the endpoints of a family; return when the API server had answered."""
+        return self.writer.write("PUT", slice_path(name, family), endpoint_slice(name, family, addresses, port))[1]
+
+    def clear(self) -> None:
+        """Remove everything, also what an earlier run left."""
+        for kind in ("EndpointSlice", "Service"):
+            self.kube.call("DELETE", f"{path(kind, NAMESPACE)}?gracePeriodSeconds=0") if self.kube.get("Namespace", NAMESPACE) else None
+        self.kube.delete("Namespace", NAMESPACE)
+        self.kube.wait_gone("Namespace", NAMESPACE, None, SECONDS)
+
+
+class Churn:
+    """Changes of the crowd in the background, at a rate, as far as the API server follows."""
+
+    def __init__(self, crowd: Crowd, rate: float):
+        self.crowd, self.rate, self.stopping, self.done, self.seconds = crowd, rate, threading.Event(), 0, 0.0
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> "Churn":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stopping.set()
+        self.thread.join(timeout=30)
+
+    def run(self) -> None:
+        begin = time.monotonic()
+        while not self.stopping.is_set():
+            self.crowd.change(self.done)
+            self.done += 1
+            self.seconds = time.monotonic() - begin
+            self.stopping.wait(max(0.0, self.done / self.rate - self.seconds))
