@@ -302,8 +302,18 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
     if state != State::Active {
         return Ok(found);
     }
-    found.listeners = access.client.listeners(balancer).await?.into_iter().map(listener).collect();
-    for pool in access.client.lb_pools(balancer).await? {
+    let listeners = access.client.listeners(balancer).await?;
+    let pools = access.client.lb_pools(balancer).await?;
+    // Provider ovn calls a load balancer ACTIVE while its listeners are still being made, and one that is made after a
+    // floating IP was put on the VIP does not get to know of it.
+    let listeners_status = listeners.iter().map(|listener| &listener.provisioning_status);
+    let mut below = listeners_status.chain(pools.iter().map(|pool| &pool.provisioning_status));
+    if below.any(|status| *status == Some(ProvisioningStatus::PendingCreate)) {
+        found.state = State::Pending;
+        return Ok(found);
+    }
+    found.listeners = listeners.into_iter().map(listener).collect();
+    for pool in pools {
         let members = access.client.members(&pool.id).await?.into_iter();
         let monitor = match &pool.healthmonitor_id {
             Some(id) => unless_missing(access.client.health_monitor(id).await)?.map(monitor),

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use kuryr_types::{LbPoolId, ListenerId, LoadBalancerId};
 use serde::{Deserialize, Serialize};
 
-use super::{load_balancer::OwnedLoadBalancer, pool::PoolCreate};
+use super::{
+    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    pool::PoolCreate,
+};
 use crate::{
     client::{Client, Request},
     error::Error,
@@ -56,6 +59,9 @@ pub struct Listener {
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
+    /// What becomes of it; `None` where it is not told.
+    #[serde(default)]
+    pub provisioning_status: Option<ProvisioningStatus>,
 }
 
 /// A timeout in a request.

@@ -8,7 +8,11 @@ use http::Method;
 use kuryr_types::{LbPoolId, LoadBalancerId, MonitorId};
 use serde::{Deserialize, Serialize};
 
-use super::{health_monitor::HealthMonitorCreate, load_balancer::OwnedLoadBalancer, member::MemberCreate};
+use super::{
+    health_monitor::HealthMonitorCreate,
+    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    member::MemberCreate,
+};
 use crate::{
     client::{Client, Request},
     error::Error,
@@ -34,6 +38,9 @@ pub struct LbPool {
     /// Its health monitor.
     #[serde(default)]
     pub healthmonitor_id: Option<MonitorId>,
+    /// What becomes of it; `None` where it is not told.
+    #[serde(default)]
+    pub provisioning_status: Option<ProvisioningStatus>,
 }
 
 /// How clients keep their member.
