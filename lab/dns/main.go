@@ -1,5 +1,5 @@
 // CoreDNS with what a cluster's names need, and nothing else: all of its plugins would take many times as long to compile. There is
-// none that forwards, so names of other domains are refused.
+// none that forwards, so names of other domains do not resolve.
 package main
 
 import (
