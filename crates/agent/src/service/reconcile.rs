@@ -141,7 +141,7 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     pending.write().await?;
     held.tables = Some(tables);
     attach(world, forwarder, held).await?;
-    room.lost.look();
+    world.services.lost.look();
     Ok(Outcome::again(LOOK_AFTER, "programs that somebody takes away"))
 }
 
