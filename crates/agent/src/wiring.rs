@@ -367,6 +367,7 @@ fn on_node_change(world: &World, change: &Change<slim::Node>) {
 }
 
 fn on_pod_change(world: &World, change: &Change<slim::Pod>) {
+    world.services.on_pod(change);
     if matches!(change, Change::Reset { .. }) {
         // Back in sync: what was unknown may be decided now.
         world.queue.add(Work::Start);

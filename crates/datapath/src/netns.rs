@@ -11,7 +11,10 @@
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     str::FromStr,
     thread,
@@ -55,6 +58,15 @@ impl Netns {
         }
         let stat = rustix::fs::fstat(&file).map_err(fail(NamespaceStep::Identify))?;
         Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: stat.st_dev, inode: stat.st_ino } })
+    }
+
+    /// The kernel's cookie of the calling thread's namespace, by which eBPF programs know it; none where the kernel does
+    /// not tell (before 5.14).
+    #[must_use]
+    pub fn own_cookie() -> Option<u64> {
+        // Any socket is in the namespace of the thread that makes it.
+        let socket = UnixDatagram::unbound().ok()?;
+        system::netns_cookie(socket.as_fd())
     }
 
     /// Opens the namespace of the calling thread.
@@ -192,10 +204,13 @@ impl<'de> Deserialize<'de> for NetnsId {
 }
 
 mod system {
-    //! The two calls that rustix does not wrap safely.
+    //! The calls that rustix does not wrap safely.
     #![allow(unsafe_code)]
 
-    use std::{ffi::c_void, os::fd::BorrowedFd};
+    use std::{
+        ffi::c_void,
+        os::fd::{AsRawFd, BorrowedFd},
+    };
 
     use rustix::{
         io::{Errno, Result},
@@ -205,6 +220,8 @@ mod system {
 
     const CLONE_NEWNET: i32 = 0x4000_0000;
     const NSFS_MAGIC: i64 = 0x6e73_6673;
+    /// `asm-generic/socket.h`; a `u64`.
+    const SO_NETNS_COOKIE: i32 = 71;
 
     /// `NS_GET_NSTYPE`: takes nothing and returns the `CLONE_NEW*` constant.
     struct GetKind;
@@ -232,6 +249,22 @@ mod system {
     pub(super) fn unshare() -> Result<()> {
         // SAFETY: only the table of file descriptors is dangerous to part with; it stays shared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+    }
+
+    pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
+        let mut cookie = 0_u64;
+        let mut size: libc::socklen_t = 8;
+        // SAFETY: the kernel writes at most `size` bytes to `cookie`; both outlive the call.
+        let failed = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut size,
+            )
+        };
+        (failed == 0).then_some(cookie)
     }
 
     pub(super) fn is_network_namespace(file: BorrowedFd<'_>) -> Result<bool> {

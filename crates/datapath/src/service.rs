@@ -36,6 +36,7 @@ use crate::{
     cgroup,
     error::{Error, Result},
     map_access::{check_bpffs, create_directory, map_failed, pairs, put, take},
+    netns::Netns,
     pinned_link::PinnedLink,
 };
 
@@ -100,7 +101,8 @@ pub struct Outcomes {
 }
 
 impl Services {
-    /// Loads the programs, taking over the maps of the process before. They do nothing before [`Services::attach`].
+    /// Loads the programs, taking over the maps of the process before. They do nothing before [`Services::attach`]. The
+    /// node's network namespace is that of the calling thread.
     ///
     /// # Errors
     ///
@@ -384,8 +386,11 @@ impl Maps {
 }
 
 fn load(layout: &Path, tells_refusal: bool) -> Result<Ebpf> {
+    // 0 is no namespace's.
+    let node_netns = Netns::own_cookie().unwrap_or_default();
     let mut programs = EbpfLoader::new()
         .default_map_pin_directory(layout)
+        .override_global(kuryr_ebpf::NODE_NETNS, &node_netns, true)
         .override_global(kuryr_ebpf::TELLS_REFUSAL, &u32::from(tells_refusal), true)
         .load(kuryr_ebpf::SERVICE_OBJECT)
         .map_err(|error| Error::ProgramsUnusable { source: Box::new(error) })?;

@@ -767,6 +767,32 @@ fn addresses_of_a_service_share_its_endpoints_and_change_with_them() {
     assert_eq!((read.services.len(), read.backends.len()), (8, 4), "one backend for two addresses");
 }
 
+/// Kubernetes e2e, "HostPort validates that there is no conflict ...": from a pod in the node's network.
+#[test]
+fn a_port_at_loopback_is_the_nodes_for_those_in_its_network_only() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    // The programs learn the node's namespace from whoever loads them.
+    let mut tables = net.client.within(|| Tables::attached(&pins, &cgroup));
+    for (loopback, of, id) in [("127.0.0.1", v4 as Family, 10), ("::1", v6 as Family, 11)] {
+        let address: IpAddr = loopback.parse().unwrap();
+        tables.services.put_node(NodeKey::new(address), NodeKind::Loopback as u32).unwrap();
+        let key = ServiceKey::of_nodes(Scope::Loopback, address.is_ipv4(), NODE_PORT, TCP);
+        tables.lead_one(key, id, Some(of(0)));
+        // A port of nodes is not there.
+        let key = ServiceKey::of_nodes(Scope::Nodes, address.is_ipv4(), PORT, TCP);
+        tables.lead_one(key, id + 10, Some(of(1)));
+    }
+    let (mut node, mut pod) =
+        (Client::new(&net.client, &cgroup), Client::new(&net.endpoints[2]._space, &cgroup));
+    for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(node.ask(&format!("tcp {loopback} {NODE_PORT}")), format!("{loopback} a"));
+        assert_eq!(node.ask(&format!("tcp {loopback} {PORT}")), "ConnectionRefused");
+        assert_eq!(pod.ask(&format!("tcp {loopback} {NODE_PORT}")), "ConnectionRefused");
+    }
+    assert_eq!(pod.ask(&format!("tcp 127.0.0.1 {TARGET}")), "127.0.0.1 c", "a pod's own");
+    assert_eq!(tables.services.outcomes().unwrap().refused, 0, "by nobody of ours");
+}
+
 /// What the maps take of the kernel's memory, as the kernel counts it.
 fn map_bytes(pins: &Pins) -> u64 {
     let layout = format!("services/v{}", kuryr_ebpf_maps::SERVICE_LAYOUT_VERSION);

@@ -19,7 +19,7 @@
 //!
 //! A destination is looked for as it is. Where there is nothing, and its address is in `nodes`, it is looked for as a
 //! port of this node ([`Scope::OwnNode`], if it is one), and then of every node ([`Scope::Nodes`]): a port on every node
-//! costs one entry, however many nodes there are.
+//! costs one entry, however many nodes there are. Loopback addresses are there, too, with a scope of their own.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -63,6 +63,8 @@ pub enum Scope {
     Nodes = 1,
     /// The same of this node only.
     OwnNode = 2,
+    /// The loopback address of the family, for processes in the node's network namespace: in a pod it is the pod's.
+    Loopback = 3,
 }
 
 /// Whose an address in `nodes` is; the number is the value.
@@ -72,6 +74,8 @@ pub enum NodeKind {
     Other = 0,
     /// This node's.
     Own = 1,
+    /// The loopback address.
+    Loopback = 2,
 }
 
 /// An address of a node.
@@ -284,17 +288,19 @@ mod tests {
 
     #[test]
     fn ports_of_nodes_are_keys_of_their_own() {
-        let scopes = [Scope::Nodes, Scope::OwnNode];
+        let scopes = [Scope::Nodes, Scope::OwnNode, Scope::Loopback];
         let of_nodes =
             scopes.map(|scope| [true, false].map(|v4| ServiceKey::of_nodes(scope, v4, 30080, TCP)));
-        let [[nodes4, nodes6], [own4, own6]] = of_nodes;
+        let [[nodes4, nodes6], [own4, own6], [loop4, _]] = of_nodes;
         assert_eq!(
             (nodes4.address(), nodes6.address()),
             (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
         );
         // Whoever connects to the unspecified address itself means something else.
         let itself = ServiceKey::new(Ipv4Addr::UNSPECIFIED.into(), 30080, TCP);
-        for (one, other) in [(nodes4, own4), (nodes6, own6), (nodes4, nodes6), (nodes4, itself)] {
+        for (one, other) in
+            [(nodes4, own4), (nodes6, own6), (nodes4, nodes6), (own4, loop4), (nodes4, itself)]
+        {
             assert_ne!(one, other);
         }
     }

@@ -78,6 +78,9 @@ struct {
 	__type(value, __u64);
 } outcomes SEC(".maps");
 
+/* The kernel's cookie of the node's network namespace, which the loader sets. */
+const volatile __u64 node_netns = 0;
+
 /* Whether the kernel lets programs say why they refuse; the loader sets 0 where it does not. */
 const volatile __u32 tells_refusal = 1;
 
@@ -100,10 +103,11 @@ static __always_inline int refuse(int error)
 /* ---- which service ---- */
 
 /*
- * Finds where a destination is served: as it is, else as a port of this node, else as a port of every node. Makes the
- * key the one under which it is.
+ * Finds where a destination is served: as it is, else as a port of this node, else as a port of every node; what is
+ * loopback, as a port of the node's own, for whoever is in its namespace: in a pod it is the pod itself. Makes the key
+ * the one under which it is.
  */
-static __always_inline int find_service(struct service_key *key)
+static __always_inline int find_service(struct bpf_sock_addr *ctx, struct service_key *key)
 {
 	struct node_key node = { .address = key->address };
 	__u32 *kind;
@@ -114,6 +118,10 @@ static __always_inline int find_service(struct service_key *key)
 	if (!kind)
 		return 0;
 	unspecify(&key->address);
+	if (*kind == LOOPBACK) {
+		key->scope = SCOPE_LOOPBACK;
+		return bpf_get_netns_cookie(ctx) == node_netns && bpf_map_lookup_elem(&services, key);
+	}
 	if (*kind == OWN_NODE) {
 		key->scope = SCOPE_OWN_NODE;
 		if (bpf_map_lookup_elem(&services, key))
@@ -333,7 +341,7 @@ static __always_inline int to_endpoint(struct bpf_sock_addr *ctx, struct address
 
 	if (!key.protocol || !sk)
 		return 0;
-	if (!find_service(&key)) {
+	if (!find_service(ctx, &key)) {
 		if (!keep || !is_connected_to(sk, address, *port))
 			forget_translation(sk, address, *port);
 		return 0;

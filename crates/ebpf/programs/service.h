@@ -30,12 +30,14 @@ enum scope {
 	SCOPE_ADDRESS,	/* itself */
 	SCOPE_NODES,	/* every address of every node, of the family of the unspecified address that stands there */
 	SCOPE_OWN_NODE, /* the same of this node only */
+	SCOPE_LOOPBACK, /* the loopback address of the family, for the node's own processes only */
 };
 
 /* Whose an address of a node is. */
 enum node_kind {
 	OTHER_NODE,
 	OWN_NODE,
+	LOOPBACK,
 };
 
 struct node_key {

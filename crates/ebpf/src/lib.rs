@@ -38,6 +38,8 @@ pub const SERVICE_PROGRAMS: [&str; 8] =
 /// Name of the constant in those programs that says whether the kernel lets them give a reason for refusing
 /// (`u32`, 1 or 0); a loader may replace it.
 pub const TELLS_REFUSAL: &str = "tells_refusal";
+/// Name of the constant in those programs that holds the cookie of the node's network namespace (`u64`); a loader replaces it.
+pub const NODE_NETNS: &str = "node_netns";
 
 /// Name of the iterator over what sockets remember.
 pub const SOCKETS_ITERATOR: &str = "remembered";
@@ -85,6 +87,7 @@ mod tests {
         }
         assert!(has(SERVICE_OBJECT, TELLS_REFUSAL));
         assert!(has(SOCKETS_OBJECT, SOCKETS_ITERATOR) && has(SOCKETS_OBJECT, "iter/bpf_sk_storage_map"));
+        assert!(has(SERVICE_OBJECT, NODE_NETNS));
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn service_key(frontend: &Frontend) -> ServiceKey {
         At::Address(address) => ServiceKey::new(address, frontend.port, protocol),
         At::Nodes(family) => of_nodes(Scope::Nodes, family),
         At::OwnNode(family) => of_nodes(Scope::OwnNode, family),
+        At::Loopback(family) => of_nodes(Scope::Loopback, family),
     }
 }
 
@@ -40,6 +41,7 @@ fn kernel_kind(kind: NodeKind) -> u32 {
     match kind {
         NodeKind::Other => KernelKind::Other as u32,
         NodeKind::Own => KernelKind::Own as u32,
+        NodeKind::Loopback => KernelKind::Loopback as u32,
     }
 }
 
@@ -77,8 +79,8 @@ pub(super) fn contents(read: ServiceContents) -> Contents {
         (Member { id: key.service, generation: key.generation, endpoint: key.endpoint }, *slot)
     });
     let nodes = read.nodes.iter().map(|(key, kind)| {
-        let own = *kind == KernelKind::Own as u32;
-        (key.address(), if own { NodeKind::Own } else { NodeKind::Other })
+        let known = [NodeKind::Own, NodeKind::Loopback].into_iter().find(|one| kernel_kind(*one) == *kind);
+        (key.address(), known.unwrap_or(NodeKind::Other))
     });
     Contents {
         values: values.collect(),
@@ -99,6 +101,8 @@ fn frontend(key: &ServiceKey) -> Option<Frontend> {
         At::Nodes(Family::of(address))
     } else if key.scope == Scope::OwnNode as u8 {
         At::OwnNode(Family::of(address))
+    } else if key.scope == Scope::Loopback as u8 {
+        At::Loopback(Family::of(address))
     } else {
         At::Address(address)
     };
@@ -128,8 +132,10 @@ mod tests {
             Frontend { at: At::Nodes(Family::V6), port: 30080, protocol: tcp },
             Frontend { at: At::OwnNode(Family::V4), port: 30080, protocol: tcp },
             Frontend { at: At::OwnNode(Family::V6), port: 30080, protocol: udp },
+            Frontend { at: At::Loopback(Family::V4), port: 30080, protocol: udp },
+            Frontend { at: At::Loopback(Family::V6), port: 30080, protocol: udp },
         ];
-        let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other)]
+        let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other), ("::1", NodeKind::Loopback)]
             .map(|(address, kind)| (address.parse::<std::net::IpAddr>().unwrap(), kind));
         let value = Value { id: 7, generation: 3, count: 1, affinity_seconds: 60 };
         let place = Place { id: 7, generation: 3, slot: 0 };

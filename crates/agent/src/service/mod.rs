@@ -1,5 +1,5 @@
 //! Clients on this node, pods and host processes, reach Services: the tables of the programs at their sockets follow the
-//! cluster's Services, `EndpointSlice`s and addresses of nodes.
+//! cluster's Services, `EndpointSlice`s and addresses of nodes, and this node's pods with ports on it.
 //!
 //! What the tables should hold is [`kuryr_planning::service`]'s. Nothing is attached, and nothing that an earlier agent
 //! wrote is deleted, before all lists are complete; what that agent attached goes on meanwhile.
@@ -19,7 +19,10 @@ pub(crate) mod sockets;
 // What is told.
 pub(crate) mod status;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::{
@@ -40,8 +43,17 @@ pub(crate) use status::ServiceHealth;
 pub(crate) enum Work {
     /// All Services, and what is left of others; the programs.
     All,
-    /// One Service.
+    /// One of what has frontends.
+    One(Subject),
+}
+
+/// What has frontends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// A Service.
     Service(ObjectKey),
+    /// A pod of this node.
+    Pod(ObjectKey),
 }
 
 /// The parts of this room; clones share them.
@@ -67,8 +79,8 @@ struct Held {
     attached: bool,
     /// What all Services have around them, as of the last look at all of them.
     cluster: Cluster,
-    /// What of a Service is not served.
-    problems: std::collections::BTreeMap<ObjectKey, Vec<String>>,
+    /// What is not served.
+    problems: BTreeMap<Subject, Vec<String>>,
 }
 
 impl Services {
@@ -126,6 +138,17 @@ impl Services {
         }
     }
 
+    /// Follows a change of a pod of this node.
+    pub(crate) fn on_pod(&self, change: &Change<slim::Pod>) {
+        if matches!(change, Change::Reset { .. }) {
+            self.queue.add(Work::All);
+            return;
+        }
+        for pod in change.touched().filter(|pod| pod.spec.all_host_ports().next().is_some()) {
+            self.queue.add(Work::One(Subject::Pod(ObjectKey::of(&**pod))));
+        }
+    }
+
     /// Follows a change of the node's record: external addresses are refused where pods have theirs.
     pub(crate) fn on_record(&self, change: &Change<KuryrNode>) {
         let stayed = matches!(change, Change::Applied { new, old: Some(old) }
@@ -138,7 +161,7 @@ impl Services {
     fn look_at(&self, key: ObjectKey) {
         // External addresses are refused where the API server is.
         let concerns_all = !self.external_ranges.is_empty() && key == observe::api_service();
-        self.queue.add(if concerns_all { Work::All } else { Work::Service(key) });
+        self.queue.add(if concerns_all { Work::All } else { Work::One(Subject::Service(key)) });
     }
 
     /// Takes the programs that were loaded.

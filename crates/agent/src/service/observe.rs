@@ -7,12 +7,16 @@ use std::{
 };
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::{
+    event::reference,
     slim,
     store::{ObjectKey, Presence},
 };
-use kuryr_planning::service::{Cluster, Endpoint, NodeFacts, Service, ServicePort, Slice, SlicePort};
+use kuryr_planning::service::{
+    Cluster, Endpoint, HostPort, NodeFacts, Pod, Service, ServicePort, Slice, SlicePort,
+};
 
 use super::Services;
 use crate::wiring::World;
@@ -104,8 +108,8 @@ impl Look {
     }
 
     /// The Service as an object that Events are about.
-    pub(super) fn object(&self) -> Option<&slim::Service> {
-        self.service.as_deref()
+    pub(super) fn object(&self) -> Option<ObjectReference> {
+        self.service.as_deref().map(reference)
     }
 
     pub(super) fn slices(&self) -> Vec<Slice<'_>> {
@@ -115,6 +119,18 @@ impl Look {
 
 fn port(found: &slim::ServicePort) -> ServicePort<'_> {
     ServicePort { name: &found.name, protocol: &found.protocol, port: found.port, node_port: found.node_port }
+}
+
+/// A pod, if it may have ports on this node: one in the node's own network has them anyway.
+pub(super) fn pod(found: &slim::Pod) -> Option<Pod<'_>> {
+    let ports = found.spec.all_host_ports().map(|port| HostPort {
+        host_ip: port.host_ip.as_deref().unwrap_or_default(),
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: &port.protocol,
+    });
+    let runs = !found.spec.host_network && !found.has_ended();
+    runs.then(|| Pod { addresses: &found.status.pod_ips, ports: ports.collect() })
 }
 
 /// The address of a load balancer that does not change what passes it.

@@ -13,15 +13,17 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kuryr_datapath::ServicesConfig;
-use kuryr_kubernetes::{Outcome, event::reference, slim, store::ObjectKey};
+use kuryr_kubernetes::{Outcome, event::reference, store::ObjectKey};
 use kuryr_planning::service::{
-    Change, Plan, Problem, ServiceRef, Step, Tables, desired, diff, leftovers, nodes,
+    Change, Desired, Owner, OwnerKind, Plan, Problem, Step, Tables, desired, diff, host_ports, leftovers,
+    nodes,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Held, Services, Work,
+    Held, Services, Subject, Work,
     forwarder::Forwarder,
     observe, sockets,
     status::{ServiceHealth, publish},
@@ -95,8 +97,8 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
     let Some(forwarder) = room.forwarder() else {
         return Ok(Outcome::wait(LOOK_AGAIN, "the programs for Services"));
     };
-    if !room.synced() {
-        return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services, EndpointSlices and Nodes"));
+    if !room.synced() || !world.pods.store().synced() {
+        return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services, EndpointSlices, Nodes and pods"));
     }
     if !room.external_ranges.is_empty() && !world.watched.records().synced() {
         return Ok(Outcome::wait(LOOK_AGAIN, "the node's record, which says where pods have addresses"));
@@ -104,7 +106,7 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
     let mut held = room.held.lock().await;
     let done = match work {
         Work::All => all(world, &forwarder, &mut held).await,
-        Work::Service(key) => one(world, &forwarder, &mut held, &key).await,
+        Work::One(subject) => one(world, &forwarder, &mut held, &subject).await,
     };
     if done.is_err() {
         // How much of it was written is not known.
@@ -118,7 +120,6 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
 }
 
 async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> Result<Outcome> {
-    let room = &world.services;
     let mut tables = match held.tables.take() {
         Some(tables) => tables,
         None => read(world, forwarder).await?,
@@ -126,10 +127,10 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     held.cluster = observe::cluster(world);
     let mut pending = Pending::new(world, forwarder);
     pending.take_nodes(held, &mut tables);
-    let known: BTreeSet<ObjectKey> = room.services.keys().into_iter().chain(owners(&tables)).collect();
-    held.problems.retain(|key, _| known.contains(key));
-    for key in &known {
-        let plan = plan(world, key, &tables, held);
+    let known = subjects(world, &tables);
+    held.problems.retain(|subject, _| known.contains(subject));
+    for subject in &known {
+        let plan = plan(world, subject, &tables, held);
         pending.take(plan.changes, &mut tables);
         pending.write_some().await?;
     }
@@ -149,20 +150,22 @@ async fn one(
     world: &World,
     forwarder: &Arc<dyn Forwarder>,
     held: &mut Held,
-    key: &ObjectKey,
+    subject: &Subject,
 ) -> Result<Outcome> {
     // All of them are going to be looked at.
     let Some(mut tables) = held.tables.take() else { return Ok(Outcome::Done) };
-    let told_before = held.problems.get(key).cloned();
-    let plan = plan(world, key, &tables, held);
+    let told_before = held.problems.get(subject).cloned();
+    let plan = plan(world, subject, &tables, held);
     let is_taken = !plan.problems.is_empty();
     let ends_endpoints = sockets::ends_endpoints(&plan.changes);
     let mut pending = Pending::new(world, forwarder);
     pending.take(plan.changes, &mut tables);
     pending.write().await?;
     held.tables = Some(tables);
-    world.services.lost.changed(key, ends_endpoints);
-    if held.attached && held.problems.get(key) != told_before.as_ref() {
+    if let Subject::Service(key) = subject {
+        world.services.lost.changed(key, ends_endpoints);
+    }
+    if held.attached && held.problems.get(subject) != told_before.as_ref() {
         publish_served(world, forwarder, held);
     }
     Ok(if is_taken {
@@ -172,39 +175,68 @@ async fn one(
     })
 }
 
-/// Plans one Service, and notes what of it is not served.
-fn plan(world: &World, key: &ObjectKey, tables: &Tables, held: &mut Held) -> Plan {
-    let look = observe::look(&world.services, key);
-    let node = world.watched.node();
-    let facts = observe::node_facts(&world.config.node_name, node.as_deref());
-    let desired = desired(look.service().as_ref(), &look.slices(), facts, &held.cluster);
-    let name = Arc::new(ServiceRef { namespace: key.namespace.clone(), name: key.name.clone() });
-    let plan = diff(tables, &name, &desired);
-    tracing::debug!(service = %key, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
-    let text = |problem: &Problem| format!("Service {key}: {problem}");
-    let told_before = held.problems.get(key).map_or(&[][..], Vec::as_slice);
+/// Plans one Service or pod, and notes what of it is not served.
+fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> Plan {
+    let (owner, desired, object) = wished(world, subject, held);
+    let plan = diff(tables, &Arc::new(owner.clone()), &desired);
+    tracing::debug!(%owner, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
+    let text = |problem: &Problem| format!("{owner}: {problem}");
+    let told_before = held.problems.get(subject).map_or(&[][..], Vec::as_slice);
     let news = desired.problems.iter().filter(|problem| !told_before.contains(&text(problem)));
-    tell(world, look.object(), news);
+    tell(world, object.as_ref(), news);
     let problems: Vec<String> = desired.problems.iter().chain(&plan.problems).map(text).collect();
     if problems.is_empty() {
-        held.problems.remove(key);
+        held.problems.remove(subject);
     } else {
-        held.problems.insert(key.clone(), problems);
+        held.problems.insert(subject.clone(), problems);
     }
     plan
 }
 
-/// Says on a Service what of it is not served.
-fn tell<'a>(world: &World, service: Option<&slim::Service>, problems: impl Iterator<Item = &'a Problem>) {
-    let Some(service) = service else { return };
-    for problem in problems.filter(|problem| problem.is_the_authors()) {
-        world.sandboxes.events.warning(&reference(service), NOT_SERVED, problem.to_string());
+/// What the tables should hold of it, and the object that Events about it are written to.
+fn wished(world: &World, subject: &Subject, held: &Held) -> (Owner, Desired, Option<ObjectReference>) {
+    let name = &world.config.node_name;
+    match subject {
+        Subject::Service(key) => {
+            let look = observe::look(&world.services, key);
+            let node = world.watched.node();
+            let facts = observe::node_facts(name, node.as_deref());
+            let desired = desired(look.service().as_ref(), &look.slices(), facts, &held.cluster);
+            (owner(OwnerKind::Service, key), desired, look.object())
+        }
+        Subject::Pod(key) => {
+            let found = world.pods.store().get(key);
+            let own = held.cluster.nodes.get(name).map_or(&[][..], Vec::as_slice);
+            let desired = host_ports(found.as_deref().and_then(observe::pod).as_ref(), own);
+            (owner(OwnerKind::Pod, key), desired, found.as_deref().map(reference))
+        }
     }
 }
 
-/// Services that have frontends.
-fn owners(tables: &Tables) -> Vec<ObjectKey> {
-    tables.owners().map(|owner| ObjectKey::namespaced(&owner.namespace, &owner.name)).collect()
+fn owner(kind: OwnerKind, key: &ObjectKey) -> Owner {
+    Owner { kind, namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+/// Says on a Service or pod what of it is not served.
+fn tell<'a>(world: &World, object: Option<&ObjectReference>, problems: impl Iterator<Item = &'a Problem>) {
+    let Some(object) = object else { return };
+    for problem in problems.filter(|problem| problem.is_the_authors()) {
+        world.sandboxes.events.warning(object, NOT_SERVED, problem.to_string());
+    }
+}
+
+/// Everything that has frontends or should have.
+fn subjects(world: &World, tables: &Tables) -> BTreeSet<Subject> {
+    let services = world.services.services.keys().into_iter().map(Subject::Service);
+    let pods = world.pods.store().list().into_iter().filter(|pod| pod.spec.all_host_ports().next().is_some());
+    let owners = tables.owners().map(|owner| {
+        let key = ObjectKey::namespaced(&owner.namespace, &owner.name);
+        match owner.kind {
+            OwnerKind::Service => Subject::Service(key),
+            OwnerKind::Pod => Subject::Pod(key),
+        }
+    });
+    services.chain(pods.map(|pod| Subject::Pod(ObjectKey::of(&*pod)))).chain(owners).collect()
 }
 
 async fn read(world: &World, forwarder: &Arc<dyn Forwarder>) -> Result<Tables> {
@@ -399,7 +431,7 @@ mod tests {
     }
 
     fn web() -> Work {
-        Work::Service(ObjectKey::namespaced("d", "web"))
+        Work::One(Subject::Service(ObjectKey::namespaced("d", "web")))
     }
 
     #[tokio::test]
@@ -438,10 +470,49 @@ mod tests {
                 .map(|(address, kind)| format!("{address} {kind:?}"))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(nodes(), ["192.0.2.1 Own", "192.0.2.2 Other"]);
+        assert_eq!(nodes(), ["127.0.0.1 Loopback", "192.0.2.1 Own", "192.0.2.2 Other", "::1 Loopback"]);
         room.on_node(&room.nodes.apply(node("node2", "192.0.2.3")));
         agent.reconcile(Work::All).await.unwrap();
-        assert_eq!(nodes(), ["192.0.2.1 Own", "192.0.2.3 Other"]);
+        assert_eq!(nodes(), ["127.0.0.1 Loopback", "192.0.2.1 Own", "192.0.2.3 Other", "::1 Loopback"]);
+    }
+
+    #[tokio::test]
+    async fn ports_of_pods_on_the_node_are_there_while_the_pod_is() {
+        let agent = Agent::started();
+        agent.list(vec![], vec![]);
+        let pod = |phase: &str, host_ip: &str| {
+            let port = json!({"containerPort": 80, "hostPort": 8000, "hostIP": host_ip});
+            let object = json!({
+                "metadata": {"namespace": "d", "name": "p"}, "spec": {"containers": [{"ports": [port]}]},
+                "status": {"phase": phase, "podIPs": [{"ip": "10.1.0.4"}]},
+            });
+            serde_json::from_value::<slim::Pod>(object).unwrap()
+        };
+        let room = agent.fake.world.services.clone();
+        let store = agent.fake.world.pods.store().clone();
+        let the_pod = || Work::One(Subject::Pod(ObjectKey::namespaced("d", "p")));
+        room.on_pod(&store.apply(pod("Running", "")));
+        agent.reconcile(Work::All).await.unwrap();
+        let both =
+            ["8000/TCP at this node's IPv4 -> 10.1.0.4:80", "8000/TCP at loopback IPv4 -> 10.1.0.4:80"];
+        assert_eq!(agent.told(), both);
+        store.apply(pod("Running", "192.0.2.2"));
+        agent.reconcile(the_pod()).await.unwrap();
+        assert_eq!((agent.told().len(), agent.health()), (0, "PartlyServed"), "the other node's address");
+        store.apply(pod("Running", "192.0.2.1"));
+        agent.reconcile(the_pod()).await.unwrap();
+        assert_eq!(
+            (agent.told(), agent.health()),
+            (vec!["192.0.2.1:8000/TCP -> 10.1.0.4:80".to_owned()], "Served")
+        );
+        store.apply(pod("Succeeded", "192.0.2.1"));
+        agent.reconcile(the_pod()).await.unwrap();
+        assert_eq!(agent.told(), Vec::<String>::new());
+        store.apply(pod("Running", ""));
+        agent.reconcile(the_pod()).await.unwrap();
+        store.delete(&ObjectKey::namespaced("d", "p"));
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.told(), Vec::<String>::new());
     }
 
     #[tokio::test]
@@ -519,10 +590,10 @@ mod tests {
         agent.reconcile(Work::All).await.unwrap();
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.4:8080"]);
         assert_eq!(agent.health(), "PartlyServed");
-        let b = || Work::Service(ObjectKey::namespaced("d", "b"));
+        let b = || Work::One(Subject::Service(ObjectKey::namespaced("d", "b")));
         assert!(matches!(agent.reconcile(b()).await.unwrap(), Outcome::Again { .. }));
         agent.fake.world.services.services.delete(&ObjectKey::namespaced("d", "a"));
-        agent.reconcile(Work::Service(ObjectKey::namespaced("d", "a"))).await.unwrap();
+        agent.reconcile(Work::One(Subject::Service(ObjectKey::namespaced("d", "a")))).await.unwrap();
         assert!(matches!(agent.reconcile(b()).await.unwrap(), Outcome::Done));
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080"]);
         assert_eq!(agent.health(), "Served");

@@ -66,7 +66,7 @@ impl fmt::Display for ServiceHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting => {
-                f.write_str("the lists of Services, EndpointSlices and Nodes are not complete yet")
+                f.write_str("the lists of Services, EndpointSlices, Nodes and pods are not complete yet")
             }
             Self::Off => f.write_str("[kubernetes] enabled_handlers leaves Services to another proxy"),
             Self::Served { problems, .. } if !problems.is_empty() => {

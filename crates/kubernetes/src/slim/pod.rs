@@ -38,6 +38,27 @@ pub struct PodSpec {
     pub host_network: bool,
     /// `Always`, `OnFailure` or `Never`.
     pub restart_policy: Option<String>,
+    /// Ports of containers that are to be reached on the node.
+    #[serde(rename = "containers", deserialize_with = "host_ports")]
+    pub host_ports: Vec<HostPort>,
+    /// The same of initial containers that go on running.
+    #[serde(rename = "initContainers", deserialize_with = "host_ports_of_sidecars")]
+    pub sidecar_host_ports: Vec<HostPort>,
+}
+
+/// A port of a container that is to be reached on the node.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostPort {
+    /// Address of the node; none or empty means all of them.
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<String>,
+    /// Number on the node; 0 if there is none.
+    pub host_port: u16,
+    /// Number in the pod.
+    pub container_port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
 }
 
 /// What the kubelet reports.
@@ -66,6 +87,13 @@ pub enum PodPhase {
     /// The node could not be asked, or a word of a later release.
     #[serde(other)]
     Unknown,
+}
+
+impl PodSpec {
+    /// Ports that are to be reached on the node.
+    pub fn all_host_ports(&self) -> impl Iterator<Item = &HostPort> {
+        self.host_ports.iter().chain(&self.sidecar_host_ports)
+    }
 }
 
 impl Pod {
@@ -113,6 +141,28 @@ impl Pod {
             && self.status.pod_ips == other.status.pod_ips
             && self.status.is_held_back == other.status.is_held_back
     }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct WireContainer {
+    ports: Option<Vec<HostPort>>,
+    restart_policy: Option<String>,
+}
+
+fn host_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostPort>, D::Error> {
+    let containers = Option::<Vec<WireContainer>>::deserialize(deserializer)?;
+    Ok(on_the_node(containers.into_iter().flatten()))
+}
+
+fn host_ports_of_sidecars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostPort>, D::Error> {
+    let containers = Option::<Vec<WireContainer>>::deserialize(deserializer)?;
+    let goes_on = |container: &WireContainer| container.restart_policy.as_deref() == Some("Always");
+    Ok(on_the_node(containers.into_iter().flatten().filter(goes_on)))
+}
+
+fn on_the_node(containers: impl Iterator<Item = WireContainer>) -> Vec<HostPort> {
+    containers.filter_map(|one| one.ports).flatten().filter(|port| port.host_port != 0).collect()
 }
 
 impl<'de> Deserialize<'de> for PodStatus {
@@ -173,6 +223,32 @@ mod tests {
 
         let bare = pod(r#"{"metadata":{"name":"a"}}"#);
         assert_eq!((bare.spec, bare.status), (PodSpec::default(), PodStatus::default()));
+    }
+
+    #[test]
+    fn reads_ports_on_the_node_of_what_goes_on_running() {
+        let ports = |host_port: u16| {
+            format!(
+                r#"[{{"containerPort":80}},{{"containerPort":81,"hostPort":{host_port},"hostIP":"127.0.0.1","protocol":"UDP"}}]"#
+            )
+        };
+        let spec = pod(&format!(
+            r#"{{"metadata":{{}},"spec":{{"containers":[{{"name":"a","ports":{}}},{{"name":"b","ports":null}}],
+                "initContainers":[{{"ports":{}}},{{"ports":{},"restartPolicy":"Always"}}]}}}}"#,
+            ports(1),
+            ports(2),
+            ports(3)
+        ))
+        .spec;
+        let read: Vec<u16> = spec.all_host_ports().map(|port| port.host_port).collect();
+        assert_eq!(read, [1, 3]);
+        let expect = HostPort {
+            host_ip: Some("127.0.0.1".into()),
+            host_port: 1,
+            container_port: 81,
+            protocol: "UDP".into(),
+        };
+        assert_eq!(spec.host_ports, [expect]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::{
     endpoints::{Port, targets, targets_by_node},
     external::Refusal,
     from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
-    inputs::{Cluster, NodeFacts, Service, ServiceRef, Slice},
+    inputs::{Cluster, NodeFacts, Owner, Service, Slice},
 };
 
 /// A protocol whose clients can be brought to endpoints at their sockets.
@@ -89,6 +89,8 @@ pub enum At {
     Nodes(Family),
     /// Every address of this node; comes before [`At::Nodes`].
     OwnNode(Family),
+    /// The loopback address, for processes of this node that are in no pod's network.
+    Loopback(Family),
 }
 
 /// Where clients send to. Written as `10.96.0.1:443/TCP`.
@@ -109,6 +111,7 @@ impl fmt::Display for Frontend {
             At::Address(address) => write!(f, "{}/{protocol}", SocketAddr::new(*address, *port)),
             At::Nodes(family) => write!(f, "{port}/{protocol} at every node's {}", family.name()),
             At::OwnNode(family) => write!(f, "{port}/{protocol} at this node's {}", family.name()),
+            At::Loopback(family) => write!(f, "{port}/{protocol} at loopback {}", family.name()),
         }
     }
 }
@@ -179,17 +182,24 @@ pub enum Problem {
         /// Why not.
         why: Refusal,
     },
-    /// A frontend that another Service has.
+    /// A port on an address that the node does not have.
+    HostIp {
+        /// The port on the node.
+        port: u16,
+        /// The address, as written.
+        text: String,
+    },
+    /// A frontend that another Service or pod has.
     Taken {
         /// The frontend.
         frontend: Frontend,
-        /// The other Service.
-        by: ServiceRef,
+        /// The other one.
+        by: Owner,
     },
 }
 
 impl Problem {
-    /// Whether it is in what the author of the Service has written; else it passes.
+    /// Whether it is in what the author has written; else it passes.
     #[must_use]
     pub const fn is_the_authors(&self) -> bool {
         !matches!(self, Self::Taken { .. })
@@ -207,7 +217,11 @@ impl fmt::Display for Problem {
                 )
             }
             Self::ExternalIp { text, why } => write!(f, "spec.externalIPs: {text} is not served: {why}"),
-            Self::Taken { frontend, by } => write!(f, "{frontend} still belongs to Service {by}"),
+            Self::HostIp { port, text } => write!(
+                f,
+                "hostPort {port} is not served: hostIP {text} is no address of the node; leave it out for all of them"
+            ),
+            Self::Taken { frontend, by } => write!(f, "{frontend} still belongs to {by}"),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     desired::{Desired, Frontend, Problem, Target, Wanted},
-    inputs::ServiceRef,
+    inputs::Owner,
     tables::{Backend, Entry, Generation, Member, Name, Place, Step, Tables, Value, keeps_endpoints},
 };
 
@@ -49,7 +49,7 @@ pub struct Plan {
 
 /// Plans for one Service.
 #[must_use]
-pub fn diff(tables: &Tables, service: &Arc<ServiceRef>, desired: &Desired) -> Plan {
+pub fn diff(tables: &Tables, service: &Arc<Owner>, desired: &Desired) -> Plan {
     let wanted: BTreeSet<&Frontend> = desired.frontends().collect();
     let mut planner = Planner::new(tables);
     // What goes first: the tables have an end.
@@ -97,13 +97,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Leads the frontends of a set to its targets.
-    fn lead(&mut self, service: &Arc<ServiceRef>, wanted: &Wanted) {
+    fn lead(&mut self, service: &Arc<Owner>, wanted: &Wanted) {
         let mut frontends: BTreeMap<Frontend, Option<&'a Entry>> = BTreeMap::new();
         for frontend in &wanted.frontends {
             let before = self.tables.entry(frontend);
             match before.and_then(|entry| entry.owner.as_ref()).filter(|owner| *owner != service) {
                 Some(other) => {
-                    let by = ServiceRef::clone(other);
+                    let by = Owner::clone(other);
                     self.plan.problems.push(Problem::Taken { frontend: *frontend, by });
                 }
                 None => drop(frontends.insert(*frontend, before)),
@@ -226,6 +226,7 @@ mod tests {
     use super::{
         super::{
             desired::Protocol,
+            inputs::OwnerKind,
             tables::{
                 Contents,
                 tests::{frontend, target},
@@ -234,8 +235,8 @@ mod tests {
         *,
     };
 
-    fn service(name: &str) -> Arc<ServiceRef> {
-        Arc::new(ServiceRef { namespace: "d".into(), name: name.into() })
+    fn service(name: &str) -> Arc<Owner> {
+        Arc::new(Owner { kind: OwnerKind::Service, namespace: "d".into(), name: name.into() })
     }
 
     fn wants(frontends: &[(Frontend, u32, &[u8])]) -> Desired {
@@ -334,7 +335,7 @@ mod tests {
         let plan = diff(&tables, &old, &desired);
         carry_out(&mut tables, &mut contents, plan.changes);
         let plan = diff(&tables, &new, &desired);
-        assert_eq!(plan.problems, [Problem::Taken { frontend: at, by: ServiceRef::clone(&old) }]);
+        assert_eq!(plan.problems, [Problem::Taken { frontend: at, by: Owner::clone(&old) }]);
         assert_eq!(plan.changes, []);
         // Its end does not touch what another has by then.
         let plan = diff(&tables, &old, &Desired::default());

@@ -12,18 +12,33 @@ use ipnet::IpNet;
 
 use super::external::ExternalRanges;
 
-/// Namespace and name of a Service.
+/// What has frontends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OwnerKind {
+    /// A Service.
+    Service,
+    /// A pod of this node, with ports on it.
+    Pod,
+}
+
+/// Whose frontends are. Written as `Service namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServiceRef {
+pub struct Owner {
+    /// What it is.
+    pub kind: OwnerKind,
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
 }
 
-impl fmt::Display for ServiceRef {
+impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        let kind = match self.kind {
+            OwnerKind::Service => "Service",
+            OwnerKind::Pod => "pod",
+        };
+        write!(f, "{kind} {}/{}", self.namespace, self.name)
     }
 }
 
@@ -115,6 +130,28 @@ pub struct NodeFacts<'a> {
     pub name: &'a str,
     /// Its label `topology.kubernetes.io/zone`.
     pub zone: Option<&'a str>,
+}
+
+/// A pod of this node, with a network of its own, that has not ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod<'a> {
+    /// `status.podIPs`.
+    pub addresses: &'a [IpAddr],
+    /// Ports of containers that have a `hostPort`.
+    pub ports: Vec<HostPort<'a>>,
+}
+
+/// A port of a container that is to be reached on the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostPort<'a> {
+    /// `hostIP`; empty means every address of the node.
+    pub host_ip: &'a str,
+    /// `hostPort`.
+    pub host_port: u16,
+    /// `containerPort`.
+    pub container_port: u16,
+    /// As in [`ServicePort`].
+    pub protocol: &'a str,
 }
 
 /// What all nodes see alike.

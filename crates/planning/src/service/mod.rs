@@ -10,7 +10,7 @@
 //!   of a new generation, the value, then the old generation goes. A frontend that goes loses its value first.
 //! - Numbers survive restarts: they are read back from the tables. The number of a set is not used again for another,
 //!   and an endpoint keeps its number in all generations.
-//! - A frontend is written by one Service at a time: the one that has it keeps it.
+//! - A frontend is written by one Service or pod at a time: the one that has it keeps it.
 //! - What no Service asks for is deleted only when both lists are complete; the caller knows when.
 //!
 //! Example: a Service `web` with ClusterIP `10.96.0.7`, port 80, target port 8080 and ready endpoints `10.1.0.4`,
@@ -32,6 +32,8 @@ mod from_kubernetes;
 mod endpoints;
 // Service and slices -> frontends and targets.
 pub mod desired;
+// Pods' ports on the node -> frontends and targets.
+mod host_ports;
 // What the kernel has.
 pub mod tables;
 // Addresses of nodes, in the tables.
@@ -45,7 +47,10 @@ pub use desired::{At, Desired, Family, Frontend, Problem, Protocol, Target, Want
 pub use diff::{Change, Plan, diff, leftovers};
 pub use external::{ExternalRanges, Refusal};
 pub use from_kubernetes::LeftAlone;
-pub use inputs::{Cluster, Endpoint, NodeFacts, Service, ServicePort, ServiceRef, Slice, SlicePort};
+pub use host_ports::host_ports;
+pub use inputs::{
+    Cluster, Endpoint, HostPort, NodeFacts, Owner, OwnerKind, Pod, Service, ServicePort, Slice, SlicePort,
+};
 pub use nodes::NodeKind;
 pub use sockets::{Fate, Socket, fate};
 pub use tables::{Backend, Contents, Member, Place, Step, Tables, Value};

@@ -4,9 +4,14 @@
 //! own node only and leaves the rest to the wire; at a socket nothing would bring the client back, so those of other
 //! nodes are in the table, too.
 //!
-//! Source: kube-proxy 1.36, `pkg/proxy/nftables` (`nodeport-ips`; not at loopback addresses).
+//! Loopback addresses are there for pods' ports on the node (`hostPort`), not for ports of nodes.
+//!
+//! Sources: kube-proxy 1.36, `pkg/proxy/nftables` (`nodeport-ips`); the CNI plugin `portmap`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
     inputs::Cluster,
@@ -20,12 +25,15 @@ pub enum NodeKind {
     Other,
     /// This node's.
     Own,
+    /// The loopback address: of this node, for those who are in its network.
+    Loopback,
 }
 
 /// Tells whose addresses are; what two nodes have is this node's, if one of them is this one.
 #[must_use]
 pub fn kinds(cluster: &Cluster, own: &str) -> BTreeMap<IpAddr, NodeKind> {
-    let mut kinds = BTreeMap::new();
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    let mut kinds: BTreeMap<_, _> = loopback.map(|address| (address, NodeKind::Loopback)).into();
     for (name, addresses) in &cluster.nodes {
         for address in addresses.iter().filter(|address| !address.is_loopback()) {
             if name == own {
@@ -79,7 +87,7 @@ mod tests {
         };
         check(
             &[("n1", &["10.0.0.1", "fd00::1"]), ("n2", &["10.0.0.2"])],
-            &["+10.0.0.1 Own", "+10.0.0.2 Other", "+fd00::1 Own"],
+            &["+10.0.0.1 Own", "+10.0.0.2 Other", "+127.0.0.1 Loopback", "+::1 Loopback", "+fd00::1 Own"],
         );
         check(&[("n1", &["10.0.0.1"]), ("n2", &["10.0.0.3"])], &["-10.0.0.2", "-fd00::1", "+10.0.0.3 Other"]);
         check(&[("n1", &["10.0.0.3", "127.0.0.1"])], &["-10.0.0.1", "+10.0.0.3 Own"]);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::{
     desired::{Desired, Frontend, Protocol, Target, Wanted},
     diff::{Change, diff, leftovers},
-    inputs::ServiceRef,
+    inputs::{Owner, OwnerKind},
     tables::{
         Contents, Place, Tables,
         tests::{frontend, target},
@@ -88,8 +88,8 @@ impl Node {
         node
     }
 
-    fn service(number: usize) -> Arc<ServiceRef> {
-        Arc::new(ServiceRef { namespace: "d".into(), name: number.to_string() })
+    fn service(number: usize) -> Arc<Owner> {
+        Arc::new(Owner { kind: OwnerKind::Service, namespace: "d".into(), name: number.to_string() })
     }
 
     /// Writes, at most so much, and tells whether that was all.

@@ -9,7 +9,7 @@ use std::{
 use super::{
     desired::{Frontend, Protocol, Target},
     diff::Change,
-    inputs::ServiceRef,
+    inputs::Owner,
     nodes::NodeKind,
 };
 
@@ -110,8 +110,8 @@ pub struct Tables {
     entries: BTreeMap<Frontend, Entry>,
     /// Those that frontends lead to.
     generations: BTreeMap<Name, Generation>,
-    /// Frontends by the Service that has them.
-    owned: BTreeMap<Arc<ServiceRef>, BTreeSet<Frontend>>,
+    /// Frontends by the Service or pod that has them.
+    owned: BTreeMap<Arc<Owner>, BTreeSet<Frontend>>,
     /// Greatest number there ever was.
     last_id: u32,
     nodes: BTreeMap<IpAddr, NodeKind>,
@@ -121,8 +121,8 @@ pub struct Tables {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) value: Value,
-    /// The Service that has it; none yet after it was read back.
-    pub(super) owner: Option<Arc<ServiceRef>>,
+    /// What has it; none yet after it was read back.
+    pub(super) owner: Option<Arc<Owner>>,
 }
 
 /// A generation of backends.
@@ -220,8 +220,8 @@ impl Tables {
         self.generations.values().map(|generation| generation.endpoints.len()).sum()
     }
 
-    /// The Services that have frontends, in order.
-    pub fn owners(&self) -> impl Iterator<Item = &ServiceRef> {
+    /// The Services and pods that have frontends, in order.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         self.owned.keys().map(|owner| &**owner)
     }
 
@@ -294,7 +294,7 @@ impl Tables {
         self.generations.range(Name { id, generation: 0 }..=Name { id, generation: u32::MAX })
     }
 
-    pub(super) fn owned_by(&self, service: &ServiceRef) -> impl Iterator<Item = &Frontend> {
+    pub(super) fn owned_by(&self, service: &Owner) -> impl Iterator<Item = &Frontend> {
         self.owned.get(service).into_iter().flatten()
     }
 
