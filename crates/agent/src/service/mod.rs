@@ -12,6 +12,8 @@ pub(crate) mod forwarder;
 mod observe;
 // Steps -> the kernel's tables.
 mod apply;
+// Load balancers that ask for this node, answered.
+mod health_check;
 // The story.
 pub(crate) mod reconcile;
 // Sockets whose endpoint has gone.
@@ -32,9 +34,10 @@ use kuryr_kubernetes::{
     store::{ObjectKey, Store},
     watch::Change,
 };
-use kuryr_planning::service::{Cluster, ExternalRanges, Tables};
+use kuryr_planning::service::{Cluster, ExternalRanges, HealthCheck, Tables};
 
 use forwarder::Forwarder;
+use health_check::HealthChecks;
 pub(crate) use observe::zone;
 pub(crate) use status::ServiceHealth;
 
@@ -79,6 +82,10 @@ struct Held {
     attached: bool,
     /// What all Services have around them, as of the last look at all of them.
     cluster: Cluster,
+    /// Where load balancers ask for this node, by Service.
+    health_checks: BTreeMap<ObjectKey, HealthCheck>,
+    /// The servers that answer them.
+    answering: HealthChecks,
     /// What is not served.
     problems: BTreeMap<Subject, Vec<String>>,
 }

@@ -101,6 +101,7 @@ impl Look {
             affinity_seconds: service.affinity_seconds(),
             internal_traffic_policy: &spec.internal_traffic_policy,
             external_traffic_policy: &spec.external_traffic_policy,
+            health_check_node_port: spec.health_check_node_port,
             external_ips: spec.external_ips.iter().map(String::as_str).collect(),
             load_balancer_ips: service.status.load_balancer.ingress.iter().filter_map(vip).collect(),
             source_ranges: spec.load_balancer_source_ranges.iter().map(String::as_str).collect(),

@@ -143,6 +143,7 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     held.tables = Some(tables);
     attach(world, forwarder, held).await?;
     world.services.lost.look();
+    answer_health_checks(world, held).await;
     Ok(Outcome::again(LOOK_AFTER, "programs that somebody takes away"))
 }
 
@@ -162,9 +163,9 @@ async fn one(
     pending.take(plan.changes, &mut tables);
     pending.write().await?;
     held.tables = Some(tables);
-    if let Subject::Service(key) = subject {
-        world.services.lost.changed(key, ends_endpoints);
-    }
+    let (Subject::Service(key) | Subject::Pod(key)) = subject;
+    world.services.lost.changed(key, ends_endpoints);
+    answer_health_checks(world, held).await;
     if held.attached && held.problems.get(subject) != told_before.as_ref() {
         publish_served(world, forwarder, held);
     }
@@ -178,6 +179,12 @@ async fn one(
 /// Plans one Service or pod, and notes what of it is not served.
 fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> Plan {
     let (owner, desired, object) = wished(world, subject, held);
+    if let Subject::Service(key) = subject {
+        match desired.health_check {
+            Some(check) => drop(held.health_checks.insert(key.clone(), check)),
+            None => drop(held.health_checks.remove(key)),
+        }
+    }
     let plan = diff(tables, &Arc::new(owner.clone()), &desired);
     tracing::debug!(%owner, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
     let text = |problem: &Problem| format!("{owner}: {problem}");
@@ -222,6 +229,17 @@ fn tell<'a>(world: &World, object: Option<&ObjectReference>, problems: impl Iter
     let Some(object) = object else { return };
     for problem in problems.filter(|problem| problem.is_the_authors()) {
         world.sandboxes.events.warning(object, NOT_SERVED, problem.to_string());
+    }
+}
+
+/// Answers load balancers by what is held now. What cannot be answered is tried again with the next look.
+async fn answer_health_checks(world: &World, held: &mut Held) {
+    let checks: Vec<_> = held.health_checks.iter().map(|(key, check)| (key.clone(), *check)).collect();
+    for (key, why) in held.answering.set(checks, held.attached).await {
+        tracing::warn!(service = %key, "{why}");
+        if let Some(object) = observe::look(&world.services, &key).object() {
+            world.sandboxes.events.warning(&object, NOT_SERVED, why);
+        }
     }
 }
 

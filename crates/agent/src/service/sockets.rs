@@ -17,7 +17,7 @@ use std::{
 
 use kuryr_datapath::{Reached, TranslatedSocket, TranslatedSockets};
 use kuryr_kubernetes::store::ObjectKey;
-use kuryr_planning::service::{Change, Fate, Socket, Tables, Target, fate};
+use kuryr_planning::service::{Change, Fate, OwnerKind, Socket, Tables, Target, fate};
 use tokio::sync::Notify;
 
 use super::{Services, Work, observe};
@@ -156,7 +156,8 @@ fn as_planned(socket: &TranslatedSocket) -> Socket {
 fn judge(room: &Services, tables: &Tables, sockets: impl Iterator<Item = Socket>) -> Vec<Fate> {
     let mut lingering = BTreeSet::new();
     let one = |socket: Socket| {
-        let owner = tables.owner(&socket).map(|one| ObjectKey::namespaced(&one.namespace, &one.name));
+        let service = tables.owner(&socket).filter(|one| one.kind == OwnerKind::Service);
+        let owner = service.map(|one| ObjectKey::namespaced(&one.namespace, &one.name));
         let look = owner.as_ref().map(|key| observe::look(room, key));
         let slices = look.as_ref().map(observe::Look::slices).unwrap_or_default();
         let fate = fate(tables, &socket, &slices);
@@ -175,7 +176,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use kuryr_kubernetes::slim;
-    use kuryr_planning::service::{Cluster, NodeFacts, ServiceRef, desired, diff};
+    use kuryr_planning::service::{Cluster, NodeFacts, Owner, desired, diff};
     use serde_json::json;
 
     use super::*;
@@ -211,7 +212,7 @@ mod tests {
         let look = observe::look(room, &key);
         let desired =
             desired(look.service().as_ref(), &look.slices(), NodeFacts::default(), &Cluster::default());
-        let name = Arc::new(ServiceRef { namespace: "d".into(), name: "dns".into() });
+        let name = Arc::new(Owner { kind: OwnerKind::Service, namespace: "d".into(), name: "dns".into() });
         let changes = diff(tables, &name, &desired).changes;
         let ends = ends_endpoints(&changes);
         changes.into_iter().for_each(|change| tables.note(change));

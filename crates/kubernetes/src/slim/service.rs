@@ -52,6 +52,8 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: String,
     /// `Cluster` or `Local`.
     pub external_traffic_policy: String,
+    /// Where load balancers ask a node whether it has endpoints; 0 if nowhere.
+    pub health_check_node_port: u16,
     /// Addresses that the author asks for, which the network brings to nodes.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
@@ -141,7 +143,7 @@ mod tests {
                 "spec":{"type":"ClusterIP","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7","fd00:96::7"],
                         "ports":[{"name":"http","protocol":"TCP","port":80,"targetPort":"web","nodePort":30080}],
                         "sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":60}},
-                        "internalTrafficPolicy":"Local","externalTrafficPolicy":"Cluster","externalIPs":["203.0.113.9"],
+                        "internalTrafficPolicy":"Local","externalTrafficPolicy":"Cluster","healthCheckNodePort":30090,"externalIPs":["203.0.113.9"],
                         "selector":{"app":"web"}},
                 "status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7","ipMode":"VIP"}]}}}"#,
         )
@@ -155,7 +157,10 @@ mod tests {
         );
         assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
         assert_eq!(service.spec.internal_traffic_policy, "Local");
-        assert_eq!(service.spec.external_traffic_policy, "Cluster");
+        assert_eq!(
+            (service.spec.external_traffic_policy.as_str(), service.spec.health_check_node_port),
+            ("Cluster", 30090)
+        );
         let ingress = &service.status.load_balancer.ingress[0];
         assert_eq!((ingress.ip.as_deref(), ingress.ip_mode.as_deref()), (Some("203.0.113.7"), Some("VIP")));
 

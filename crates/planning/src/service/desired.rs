@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    endpoints::{Port, targets, targets_by_node},
+    endpoints::{Port, ready_here, targets, targets_by_node},
     external::Refusal,
     from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
     inputs::{Cluster, NodeFacts, Owner, Service, Slice},
@@ -151,6 +151,17 @@ pub struct Desired {
     pub problems: Vec<Problem>,
     /// Why it is not served at all.
     pub left_alone: Option<LeftAlone>,
+    /// Where load balancers ask for this node.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// Where load balancers ask whether this node has endpoints of a Service, and what they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port, at every address of the node.
+    pub port: u16,
+    /// Number of ready endpoints on the node; those that terminate do not count.
+    pub local_endpoints: usize,
 }
 
 impl Desired {
@@ -238,6 +249,9 @@ pub fn desired(
     let Some(service) = service else { return desired };
     match intent(service, cluster, &mut desired.problems) {
         Ok(intent) => {
+            desired.health_check = intent
+                .health_check_port
+                .map(|port| HealthCheck { port, local_endpoints: ready_here(slices, node.name) });
             let look = Look { intent: &intent, slices, node, cluster };
             let ports =
                 intent.addresses.iter().flat_map(|of| intent.ports.iter().map(move |port| (of, port)));

@@ -58,6 +58,17 @@ pub(super) fn targets_by_node<'a>(
     by_node.into_iter().map(|(node, candidates)| (node, usable(&candidates, |_| {}))).collect()
 }
 
+/// Tells how many pods on the node are ready, of the family that has most of them.
+pub(super) fn ready_here(slices: &[Slice<'_>], node: &str) -> usize {
+    let here = |family: Family| {
+        let of_family = slices.iter().filter(move |slice| slice.address_type == family.name());
+        let endpoints = of_family.flat_map(|slice| &slice.endpoints);
+        let ready = endpoints.filter(|endpoint| endpoint.node == Some(node) && is_ready(endpoint));
+        ready.filter_map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
+    };
+    here(Family::V4).max(here(Family::V6))
+}
+
 /// The ready ones that are preferred, else the last resort.
 fn usable(candidates: &[Candidate<'_>], prefer: impl FnOnce(&mut Vec<&Candidate<'_>>)) -> BTreeSet<Target> {
     let mut ready: Vec<&Candidate<'_>> = candidates.iter().filter(|one| is_ready(one.endpoint)).collect();
@@ -241,6 +252,25 @@ mod tests {
         let node = |last, node, zone| Endpoint { for_nodes: vec![node], for_zones: vec![zone], ..pod(last) };
         check("node before zone", vec![node(1, "n1", "a"), node(2, "n2", "a")], false, &["1"]);
         check("zone without node", vec![node(1, "n2", "a"), node(2, "n3", "b")], false, &["1"]);
+    }
+
+    #[test]
+    fn a_nodes_ready_pods_are_counted_once() {
+        let on = |last: u8, node, ready| Endpoint { node: Some(node), ready: Some(ready), ..pod(last) };
+        let terminating = Endpoint { serving: Some(true), terminating: Some(true), ..on(5, "n1", false) };
+        let here =
+            vec![on(1, "n1", true), on(2, "n1", true), on(3, "n1", false), on(4, "n2", true), terminating];
+        let six = Endpoint { node: Some("n1"), ..endpoint("fd00::1") };
+        let ports = [("", "TCP", 80)];
+        let slices = [
+            slice("IPv4", &ports, here.clone()),
+            slice("IPv4", &[("other", "TCP", 81)], here),
+            slice("IPv6", &ports, vec![six]),
+        ];
+        assert_eq!(
+            (ready_here(&slices, "n1"), ready_here(&slices, "n2"), ready_here(&slices, "n3")),
+            (2, 1, 0)
+        );
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct Intent<'a> {
     pub(super) internal_local: bool,
     /// Clients that come to a node from outside get endpoints of that node only.
     pub(super) external_local: bool,
+    /// Where load balancers ask whether this node has endpoints.
+    pub(super) health_check_port: Option<u16>,
 }
 
 /// A port of a Service that is served.
@@ -101,12 +103,16 @@ pub(super) fn intent<'a>(
     }
     add_external_ips(service, cluster, &mut addresses, problems);
     add_load_balancer_ips(service, &mut addresses);
+    let external_local = service.external_traffic_policy == "Local";
     Ok(Intent {
         ports: service.ports.iter().filter_map(|found| port(found, problems)).collect(),
         addresses,
         affinity_seconds: affinity_seconds(service),
         internal_local: service.internal_traffic_policy == "Local",
-        external_local: service.external_traffic_policy == "Local",
+        external_local,
+        // Under Cluster every node serves, and nobody need ask.
+        health_check_port: Some(service.health_check_node_port)
+            .filter(|port| *port != 0 && external_local && service.kind == "LoadBalancer"),
     })
 }
 
@@ -312,6 +318,25 @@ mod tests {
                 expect,
                 "{affinity} {seconds:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_load_balancers_of_local_traffic_ask_for_the_nodes_health() {
+        for (kind, policy, port, expect) in [
+            ("LoadBalancer", "Local", 30090, Some(30090)),
+            ("LoadBalancer", "Local", 0, None),
+            ("LoadBalancer", "Cluster", 30090, None),
+            ("NodePort", "Local", 30090, None),
+        ] {
+            let service = Service {
+                kind,
+                external_traffic_policy: policy,
+                health_check_node_port: port,
+                ..service(&["10.96.0.7"], &[])
+            };
+            let read = intent(&service, &cluster(), &mut vec![]).unwrap().health_check_port;
+            assert_eq!(read, expect, "{kind} {policy}");
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Service<'a> {
     pub internal_traffic_policy: &'a str,
     /// `spec.externalTrafficPolicy`; empty means `Cluster`.
     pub external_traffic_policy: &'a str,
+    /// `spec.healthCheckNodePort`; 0 if it has none.
+    pub health_check_node_port: u16,
     /// `spec.externalIPs`.
     pub external_ips: Vec<&'a str>,
     /// `status.loadBalancer.ingress`: the addresses of those whose `ipMode` is `VIP` or not said.

@@ -43,7 +43,7 @@ pub mod diff;
 // What becomes of sockets whose endpoint goes.
 pub mod sockets;
 
-pub use desired::{At, Desired, Family, Frontend, Problem, Protocol, Target, Wanted, desired};
+pub use desired::{At, Desired, Family, Frontend, HealthCheck, Problem, Protocol, Target, Wanted, desired};
 pub use diff::{Change, Plan, diff, leftovers};
 pub use external::{ExternalRanges, Refusal};
 pub use from_kubernetes::LeftAlone;

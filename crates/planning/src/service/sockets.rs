@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use super::{
     desired::{At, Family, Frontend, Protocol, Target},
     diff::Change,
-    inputs::{ServiceRef, Slice},
+    inputs::{Owner, Slice},
     nodes::NodeKind,
     tables::{Entry, Member, Step, Tables},
 };
@@ -43,7 +43,7 @@ pub enum Fate {
 impl Tables {
     /// The Service by which a socket was brought to its endpoint.
     #[must_use]
-    pub fn owner(&self, socket: &Socket) -> Option<&ServiceRef> {
+    pub fn owner(&self, socket: &Socket) -> Option<&Owner> {
         self.entries_at(socket.asked).find_map(|entry| entry.owner.as_deref())
     }
 
@@ -53,6 +53,7 @@ impl Tables {
         let of_nodes: &[At] = match self.nodes().get(&asked.ip()) {
             Some(NodeKind::Own) => &[At::OwnNode(family), At::Nodes(family)],
             Some(NodeKind::Other) => &[At::Nodes(family)],
+            Some(NodeKind::Loopback) => &[At::Loopback(family)],
             None => &[],
         };
         let at = std::iter::once(At::Address(asked.ip())).chain(of_nodes.to_vec());
@@ -117,14 +118,14 @@ mod tests {
         super::{
             desired::{Desired, Wanted},
             diff::diff,
-            inputs::{Endpoint, SlicePort},
+            inputs::{Endpoint, OwnerKind, SlicePort},
             tables::tests::{frontend, target},
         },
         *,
     };
 
-    fn dns() -> Arc<ServiceRef> {
-        Arc::new(ServiceRef { namespace: "d".into(), name: "dns".into() })
+    fn dns() -> Arc<Owner> {
+        Arc::new(Owner { kind: OwnerKind::Service, namespace: "d".into(), name: "dns".into() })
     }
 
     /// Has the tables lead from frontends to these, and tells of each change whether it ended endpoints.
