@@ -15,9 +15,9 @@ SERVE = ("mkdir -p /www/cgi-bin && printf '#!/bin/sh\\nprintf \"Content-Type: te
          ">/www/cgi-bin/who && chmod +x /www/cgi-bin/who && trap exit TERM && { httpd -f -p '[::]:8080' -h /www & wait; }")
 
 
-def manifest(name: str, namespace: str, node: str | None = None, probe: bool = True, token: bool = False, labels: dict | None = None) -> dict:
+def manifest(name: str, namespace: str, node: str | None = None, probe: bool = True, token: bool = False, labels: dict | None = None, ports: tuple = ()) -> dict:
     """Return a pod that serves HTTP; without a token no volume of it needs the API server."""
-    container = {"name": "web", "image": names.IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", SERVE], "ports": [{"containerPort": HTTP_PORT}]}
+    container = {"name": "web", "image": names.IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", SERVE], "ports": [{"containerPort": HTTP_PORT}, *ports]}
     if probe:
         container["readinessProbe"] = {"httpGet": {"path": "/", "port": HTTP_PORT}, "periodSeconds": 1, "timeoutSeconds": 2}
     spec = {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": token, "containers": [container]}
