@@ -89,11 +89,12 @@ pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan 
     memory.settled(State::Active);
     if actual.balancers.is_empty() {
         memory.is_gone();
-        if !service.told.is_empty() && !service.is_leaving {
-            plan.tell = Some(vec![]);
-        }
+        // Without the finalizer it is not ours, and addresses that it has are told by somebody else.
         if service.has_finalizer {
-            plan.steps.push(Step::RemoveFinalizer);
+            match service.told.is_empty() || service.is_leaving {
+                true => plan.steps.push(Step::RemoveFinalizer),
+                false => plan.tell = Some(vec![]),
+            }
         }
     }
     plan
@@ -712,7 +713,14 @@ mod tests {
             vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
         look.actual.balancers.clear();
         let plan = planned(&look, 0, &mut Memory::default());
-        assert_eq!((names(&plan), plan.tell), (vec!["remove_finalizer"], Some(vec![])));
+        assert_eq!((names(&plan), plan.tell), (vec![], Some(vec![])));
+        let told = std::mem::take(&mut look.service.told);
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.tell), (vec!["remove_finalizer"], None));
+        // What another controller tells of its Service is left alone.
+        (look.service.told, look.service.has_finalizer) = (told, false);
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.tell), (vec![], None));
     }
 
     #[test]
