@@ -171,6 +171,12 @@ impl TestNode {
             "ip link set lo up; ip addr add {OUTSIDE_V4}/24 dev lan0; ip addr add {OUTSIDE_V6}/64 dev lan0 nodad
              ip link set lan0 up"
         ));
+        // Before the kernel notices the carrier, up to a second later, a link takes no multicast: nobody finds its neighbours.
+        for end in [&space, &outside] {
+            until("lan0 takes multicast", || {
+                end.sh("ip -6 route show table local dev lan0").contains("multicast ff00::/8")
+            });
+        }
         let pins = Pins::new();
         let mut config = NodeConfig::new(pins.path());
         change(&mut config);
