@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested check build soak bench bench-services lab-up lab-down codegen
+.PHONY: help demo test test-nested test-long check build soak bench bench-services lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,10 @@ test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on
 test-nested: ## all scenarios on nodes that are virtual machines with trunks
 	@test/prerequisites
 	@test/run --nodes nested-vlan,nested-vlan
+
+test-long: ## scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
+	@test/prerequisites
+	@test/run --long $(if $(NODES),--nodes $(NODES))
 
 soak: ## an hour (MINUTES) of pods that come and go while parts fail, on a lab of its own (NODES: kinds)
 	@test/prerequisites

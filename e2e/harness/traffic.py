@@ -20,8 +20,9 @@ STREAM_PORT = 9009
 INTERVAL_SECONDS = 0.01
 # The userspace datapath of Open vSwitch reads all routes of its node anew at any change of links there, and loses what it would send through a
 # tunnel in those milliseconds: one datagram now and then, whoever plugs the pods. So this share is no loss of Kuryr's; an interruption is: so many
-# seconds in which no datagram was answered.
+# seconds in which no datagram was answered. A short stream may meet one such moment, which costs it a few datagrams.
 SWITCH_LOSES = 0.005
+SWITCH_LOSES_AT_ONCE = 3
 INTERRUPTED_SECONDS = 0.1
 
 
@@ -322,6 +323,6 @@ class Stream:
         expect(self.tcp_answered > 0, "the TCP connection carried nothing")
         expect(losses.tcp_broken is None, f"the TCP connection broke {losses.tcp_broken}")
         told = f"{losses.lost} of {losses.sent} datagrams to {self.address} were lost ({losses.missing[:20]}), longest gap {losses.longest_gap * 1000:.0f} ms"
-        expect(losses.lost <= allowed_share * losses.sent, told)
+        expect(losses.lost <= max(SWITCH_LOSES_AT_ONCE, allowed_share * losses.sent), told)
         expect(losses.interruption < interrupted, f"interrupted for {losses.interruption * 1000:.0f} ms: {told}")
         return losses
