@@ -347,20 +347,13 @@ fn on_record_change(world: &World, change: &Change<KuryrNode>) {
 
 /// The kubelet writes the Node's status every few seconds; only its life, its addresses and its zone matter here.
 fn on_node_change(world: &World, change: &Change<slim::Node>) {
-    let moved = match change {
-        Change::Applied { new, old: Some(old) } => service::zone(new) != service::zone(old),
-        _ => true,
-    };
-    if moved {
+    if !change.leaves(|new, old| service::zone(new) == service::zone(old)) {
         world.services.queue.add(service::Work::All);
     }
-    let matters = match change {
-        Change::Applied { new, old: Some(old) } => {
-            new.metadata.uid != old.metadata.uid || new.status.addresses != old.status.addresses
-        }
-        _ => true,
+    let told = |new: &slim::Node, old: &slim::Node| {
+        new.metadata.uid == old.metadata.uid && new.status.addresses == old.status.addresses
     };
-    if matters {
+    if !change.leaves(told) {
         world.queue.add(Work::Start);
         world.queue.add(Work::Uplinks);
     }

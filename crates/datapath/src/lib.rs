@@ -38,6 +38,7 @@ pub mod joint;
 mod map_access;
 pub mod trial;
 // Services
+mod bpf;
 pub mod cgroup;
 pub mod pinned_link;
 pub mod service;

@@ -59,20 +59,21 @@ impl PinnedLink {
 }
 
 mod system {
-    //! Three commands of bpf(2).
+    //! Three commands of bpf(2), and their forms.
     #![allow(unsafe_code)]
 
     use std::{
         ffi::CString,
         io, mem,
         os::{
-            fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+            fd::{BorrowedFd, OwnedFd},
             unix::ffi::OsStrExt,
         },
         path::Path,
     };
 
     use super::About;
+    use crate::bpf;
 
     const BPF_OBJ_GET: libc::c_int = 7;
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -118,20 +119,18 @@ mod system {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let mut asked = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
         // SAFETY: the path is a string that ends with a zero byte and lives until the call has returned.
-        let fd = unsafe { bpf(BPF_OBJ_GET, &mut asked) }?;
-        // SAFETY: the command returns a descriptor that nobody else has.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        unsafe { bpf::opening(BPF_OBJ_GET, &mut asked) }
     }
 
     pub(super) fn about(link: BorrowedFd<'_>) -> io::Result<About> {
         let mut info = Info::default();
         let mut asked = InfoGet {
-            fd: number(link)?,
+            fd: bpf::number(link)?,
             length: u32::try_from(mem::size_of::<Info>()).unwrap_or_default(),
             info: &raw mut info as u64,
         };
         // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call has returned.
-        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut asked) }?;
+        unsafe { bpf::command(BPF_OBJ_GET_INFO_BY_FD, &mut asked) }?;
         if info.kind != BPF_LINK_TYPE_CGROUP {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no link to a cgroup"));
         }
@@ -139,26 +138,14 @@ mod system {
     }
 
     pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-        let mut asked =
-            LinkUpdate { link: number(link)?, new_program: number(program)?, flags: 0, old_program: 0 };
+        let mut asked = LinkUpdate {
+            link: bpf::number(link)?,
+            new_program: bpf::number(program)?,
+            flags: 0,
+            old_program: 0,
+        };
         // SAFETY: the command reads numbers only.
-        unsafe { bpf(BPF_LINK_UPDATE, &mut asked) }.map(|_| ())
-    }
-
-    fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
-        u32::try_from(fd.as_raw_fd()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
-    }
-
-    /// # Safety
-    ///
-    /// `asked` has to be the form that the command takes, and every address in it has to be good for it.
-    unsafe fn bpf<T>(command: libc::c_int, asked: &mut T) -> io::Result<libc::c_int> {
-        // SAFETY: the caller's promise; the kernel reads and writes no more than the size that it is told.
-        let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *asked, mem::size_of::<T>()) };
-        if answer < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::c_int::try_from(answer).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        unsafe { bpf::command(BPF_LINK_UPDATE, &mut asked) }
     }
 }
 

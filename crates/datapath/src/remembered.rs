@@ -88,8 +88,10 @@ mod system {
 
     use std::{
         io, mem,
-        os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        os::fd::{AsFd, BorrowedFd, OwnedFd},
     };
+
+    use crate::bpf;
 
     const BPF_LINK_CREATE: libc::c_int = 28;
     const BPF_ITER_CREATE: libc::c_int = 33;
@@ -115,9 +117,9 @@ mod system {
     /// A file of what the program writes about the map.
     pub(super) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // `union bpf_iter_link_info`, of which a map's iterator has one number.
-        let info = number(map)?;
+        let info = bpf::number(map)?;
         let mut asked = LinkCreate {
-            program: number(program)?,
+            program: bpf::number(program)?,
             target: 0,
             attach_type: BPF_TRACE_ITER,
             flags: 0,
@@ -126,28 +128,9 @@ mod system {
             end: 0,
         };
         // SAFETY: the kernel reads `info_length` bytes of `info`, which lives until the call has returned.
-        let link = unsafe { bpf(BPF_LINK_CREATE, &mut asked) }?;
-        let mut asked = IterCreate { link: number(link.as_fd())?, flags: 0 };
+        let link = unsafe { bpf::opening(BPF_LINK_CREATE, &mut asked) }?;
+        let mut asked = IterCreate { link: bpf::number(link.as_fd())?, flags: 0 };
         // SAFETY: the command reads numbers only.
-        unsafe { bpf(BPF_ITER_CREATE, &mut asked) }
-    }
-
-    fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
-        u32::try_from(fd.as_raw_fd()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
-    }
-
-    /// # Safety
-    ///
-    /// `asked` has to be the form that the command takes, which has to be one that returns a descriptor, and every address in
-    /// it has to be good for it.
-    unsafe fn bpf<T>(command: libc::c_int, asked: &mut T) -> io::Result<OwnedFd> {
-        // SAFETY: the caller's promise; the kernel reads and writes no more than the size that it is told.
-        let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *asked, mem::size_of::<T>()) };
-        if answer < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = libc::c_int::try_from(answer).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        // SAFETY: the command returns a descriptor that nobody else has.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        unsafe { bpf::opening(BPF_ITER_CREATE, &mut asked) }
     }
 }

@@ -138,9 +138,7 @@ impl Services {
     /// Follows a change of a Node, of any: ports of nodes are reached at its addresses.
     pub(crate) fn on_node(&self, change: &Change<slim::Node>) {
         // The kubelet writes the status every few minutes; only addresses matter here.
-        let stayed = matches!(change, Change::Applied { new, old: Some(old) }
-            if observe::node_addresses(new) == observe::node_addresses(old));
-        if !stayed {
+        if !change.leaves(|new, old| observe::node_addresses(new) == observe::node_addresses(old)) {
             self.queue.add(Work::All);
         }
     }
@@ -158,9 +156,8 @@ impl Services {
 
     /// Follows a change of the node's record: external addresses are refused where pods have theirs.
     pub(crate) fn on_record(&self, change: &Change<KuryrNode>) {
-        let stayed = matches!(change, Change::Applied { new, old: Some(old) }
-            if observe::pod_prefixes(new) == observe::pod_prefixes(old));
-        if !stayed && !self.external_ranges.is_empty() {
+        let stay = change.leaves(|new, old| observe::pod_prefixes(new) == observe::pod_prefixes(old));
+        if !stay && !self.external_ranges.is_empty() {
             self.queue.add(Work::All);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -77,15 +77,8 @@ pub(super) fn cluster(world: &World) -> Cluster {
     let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
     let api = clusterips
         .chain(endpoints.flat_map(|endpoint| &endpoint.addresses).copied())
-        .chain(host(&world.config.client.api_root));
+        .chain(world.config.client.api_address());
     Cluster { nodes, external_ranges: room.external_ranges.clone(), api: api.collect(), pod_prefixes }
-}
-
-/// The address in the first of some URLs, if there is one in the place of a name.
-fn host(urls: &str) -> Option<IpAddr> {
-    let authority = urls.split(',').next()?.split("://").nth(1)?.split('/').next()?;
-    let with_port = authority.parse::<SocketAddr>().ok().map(|one| one.ip());
-    with_port.or_else(|| authority.trim_matches(['[', ']']).parse().ok())
 }
 
 impl Look {
@@ -173,20 +166,6 @@ fn names(named: Option<&Vec<slim::Named>>) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_api_server_is_where_the_configuration_says() {
-        for (urls, expect) in [
-            ("https://10.0.0.1:6443", Some("10.0.0.1")),
-            ("https://[fd00::1]:6443/x,https://10.0.0.2", Some("fd00::1")),
-            ("https://[fd00::1]", Some("fd00::1")),
-            ("http://10.0.0.1/", Some("10.0.0.1")),
-            ("https://api.example.org:6443", None),
-            ("", None),
-        ] {
-            assert_eq!(host(urls), expect.map(|address| address.parse().unwrap()), "{urls}");
-        }
-    }
 
     #[test]
     fn load_balancers_that_change_what_passes_them_are_not_spared() {

@@ -26,7 +26,7 @@ use crate::{
     wiring::World,
 };
 
-/// Between two lists: each looks into every namespace, which takes about a tenth of a millisecond.
+/// Between two lists: each looks into every namespace.
 const BETWEEN: Duration = Duration::from_millis(250);
 
 /// What this part remembers.

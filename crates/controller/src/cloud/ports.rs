@@ -134,25 +134,15 @@ impl PortIndex {
 
     /// Ports that are known and not in a list, unless they were written since it was begun.
     pub(crate) fn vanished(&self, listing: &Listing, ports: &[OwnedPort]) -> Vec<PortId> {
-        let state = self.lock();
-        let listed: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
-        state
-            .ports
-            .keys()
-            .filter(|id| !listed.contains(id) && !state.is_newer(id, listing))
-            .cloned()
-            .collect()
+        self.lock().vanished(listing, ports)
     }
 
     /// Takes a list over.
     pub(crate) fn end(&self, listing: Listing, owner: &Owner, ports: Vec<OwnedPort>) {
-        let vanished = self.vanished(&listing, &ports);
         let mut state = self.lock();
-        for id in vanished {
-            if !state.is_newer(&id, &listing) {
-                state.erase(&id);
-                state.fresh.remove(&id);
-            }
+        for id in state.vanished(&listing, &ports) {
+            state.erase(&id);
+            state.fresh.remove(&id);
         }
         for port in ports {
             if !state.is_newer(&port.id, &listing) {
@@ -172,6 +162,12 @@ impl State {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    fn vanished(&self, listing: &Listing, ports: &[OwnedPort]) -> Vec<PortId> {
+        let listed: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
+        let is_gone = |id: &&PortId| !listed.contains(id) && !self.is_newer(id, listing);
+        self.ports.keys().filter(is_gone).cloned().collect()
     }
 
     /// Whether a port was written since a list was begun.

@@ -13,6 +13,7 @@
 //! Sources: kuryr.conf options of group `kubernetes`; Kubernetes, "Accessing the Kubernetes API from a Pod".
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -97,6 +98,12 @@ impl ClientConfig {
             user_agent: user_agent.into(),
             timeouts: Timeouts::default(),
         }
+    }
+
+    /// The IP address in `api_root`, if there is one in the place of a name.
+    #[must_use]
+    pub fn api_address(&self) -> Option<IpAddr> {
+        address(&self.api_root).ok()?.host()?.trim_matches(['[', ']']).parse().ok()
     }
 }
 
@@ -224,6 +231,20 @@ mod tests {
         ] {
             let found = address(api_root).ok().map(|uri| uri.to_string());
             assert_eq!(found.as_deref(), expect, "{api_root}");
+        }
+    }
+
+    #[test]
+    fn tells_the_address_where_there_is_no_name() {
+        for (api_root, expect) in [
+            ("https://10.0.0.1:6443", Some("10.0.0.1")),
+            ("https://[fd00::1]:6443/x,https://10.0.0.2", Some("fd00::1")),
+            ("https://[fd00::1]", Some("fd00::1")),
+            ("https://api.example.org:6443", None),
+            ("", None),
+        ] {
+            let config = ClientConfig { api_root: api_root.into(), ..ClientConfig::new("kuryr-test") };
+            assert_eq!(config.api_address(), expect.map(|text| text.parse().unwrap()), "{api_root}");
         }
     }
 
