@@ -1,7 +1,8 @@
 //! The world that starts us: how a process begins and ends.
 //!
 //! - [`run`]: configuration, logging, threads, then the work, then the exit code;
-//! - [`command_line`]: what may be written behind the name of a program.
+//! - [`command_line`]: what may be written behind the name of a program;
+//! - [`memory`]: what is free goes back to the system.
 //!
 //! This is the shared part of every `main` that serves, and the only place that reads the environment. What a program
 //! does between begin and end it brings itself.
@@ -11,5 +12,7 @@ mod run;
 mod command_line;
 
 mod logging;
+
+mod memory;
 
 pub use run::{Program, run};

@@ -14,7 +14,7 @@ use anyhow::Context;
 use kuryr_conf::{Conf, Sources};
 use kuryr_telemetry::logging;
 
-use crate::{command_line::Arguments, logging::log_config};
+use crate::{command_line::Arguments, logging::log_config, memory};
 
 /// Our processes wait for answers, they do not compute; more threads only cost memory.
 const WORKER_THREADS_MAX: usize = 4;
@@ -84,14 +84,14 @@ where
     F: Error + Send + Sync + 'static,
 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(1, WORKER_THREADS_MAX))
         .max_blocking_threads(program.blocking_threads)
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(work)
-        .context("running")
+        .context("starting the runtime")?;
+    runtime.spawn(memory::give_back());
+    runtime.block_on(work).context("running")
 }
 
 /// What is not text is nobody's option.
