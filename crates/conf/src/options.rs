@@ -225,7 +225,7 @@ section!(default, "DEFAULT", "Logging.", {
 
 section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what the cluster is called.", {
     API_ROOT: String = "api_root", "",
-        help("URL of the API server; of several, separated by commas, the first is used. Empty: the kubeconfig \
+        help("URL of the API server, or several, separated by commas: when one does not answer, the next is asked. Empty: the kubeconfig \
               file if one is given, else the service account of the pod (`KUBERNETES_SERVICE_HOST`)."),
         why("Upstream falls back to https://localhost:6443, which is right nowhere but on a control plane.");
     KUBECONFIG: Option<PathBuf> = "kubeconfig", "", new_here(),

@@ -77,7 +77,7 @@ pub(super) fn cluster(world: &World) -> Cluster {
     let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
     let api = clusterips
         .chain(endpoints.flat_map(|endpoint| &endpoint.addresses).copied())
-        .chain(world.config.client.api_address());
+        .chain(world.config.client.api_addresses());
     Cluster { nodes, external_ranges: room.external_ranges.clone(), api: api.collect(), pod_prefixes }
 }
 

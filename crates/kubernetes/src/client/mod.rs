@@ -1,6 +1,6 @@
 //! A connection to the API server.
 //!
-//! Where it is, in this order: `api_root` (upstream's options `[kubernetes] api_root, ssl_ca_crt_file,
+//! Where it is, in this order: `api_root`, of which there may be several (upstream's options `[kubernetes] api_root, ssl_ca_crt_file,
 //! ssl_verify_server_crt, token_file, ssl_client_crt_file, ssl_client_key_file`), a kubeconfig, the service
 //! account of the pod we run in.
 //!
@@ -30,14 +30,17 @@ use tower::timeout::TimeoutLayer;
 use crate::{Error, Result};
 
 mod options;
+mod several;
 mod token;
 
+use several::Several;
 use token::TokenLayer;
 
 /// Where the API server is and who we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Address of the API server; of several, separated by commas, the first is used. Empty: see `kubeconfig`.
+    /// Address of the API server, or several, separated by commas: when one does not answer the next is asked. Empty: see
+    /// `kubeconfig`.
     pub api_root: String,
     /// Used when `api_root` is empty; when this is empty too, the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
@@ -100,10 +103,11 @@ impl ClientConfig {
         }
     }
 
-    /// The IP address in `api_root`, if there is one in the place of a name.
+    /// The IP addresses in `api_root`, without names.
     #[must_use]
-    pub fn api_address(&self) -> Option<IpAddr> {
-        address(&self.api_root).ok()?.host()?.trim_matches(['[', ']']).parse().ok()
+    pub fn api_addresses(&self) -> Vec<IpAddr> {
+        let servers = addresses(&self.api_root).unwrap_or_default();
+        servers.iter().filter_map(|server| server.host()?.trim_matches(['[', ']']).parse().ok()).collect()
     }
 }
 
@@ -122,7 +126,19 @@ pub fn install_crypto() {
 /// Whatever is wrong with the configuration or the files it names.
 pub async fn connect(config: &ClientConfig) -> Result<Client> {
     install_crypto();
-    let mut resolved = resolve(config).await?;
+    let mut servers = Vec::new();
+    for resolved in resolve(config).await? {
+        servers.push((resolved.cluster_url.clone(), to_one(config, resolved)?));
+    }
+    if let [(_, client)] = servers.as_slice() {
+        return Ok(client.clone());
+    }
+    let namespace = servers.first().map_or("default", |(_, client)| client.default_namespace()).to_owned();
+    Ok(Client::new(Several::new(servers), namespace))
+}
+
+/// A client of one server.
+fn to_one(config: &ClientConfig, mut resolved: Config) -> Result<Client> {
     apply_common(config, &mut resolved)?;
     // kube's own reading of token files stumbles over the newline that editors and `echo` leave at the end.
     let token_file = resolved.auth_info.token_file.take().map(PathBuf::from);
@@ -136,21 +152,23 @@ pub async fn connect(config: &ClientConfig) -> Result<Client> {
     })
 }
 
-async fn resolve(config: &ClientConfig) -> Result<Config> {
+/// One or several servers.
+async fn resolve(config: &ClientConfig) -> Result<Vec<Config>> {
     if !config.api_root.trim().is_empty() {
-        return from_api_root(config);
+        return addresses(&config.api_root)?.into_iter().map(|one| from_api_root(config, one)).collect();
     }
     let Some(path) = &config.kubeconfig else {
-        return Config::incluster_env().map_err(|source| Error::InCluster { source: Box::new(source) });
+        let in_cluster = Config::incluster_env();
+        return Ok(vec![in_cluster.map_err(|source| Error::InCluster { source: Box::new(source) })?]);
     };
     let broken = |source: KubeconfigError| Error::Kubeconfig { source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(broken)?;
     let options = KubeConfigOptions { context: config.context.clone(), ..KubeConfigOptions::default() };
-    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(broken)
+    Ok(vec![Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(broken)?])
 }
 
-fn from_api_root(config: &ClientConfig) -> Result<Config> {
-    let mut resolved = Config::new(address(&config.api_root)?);
+fn from_api_root(config: &ClientConfig, server: Uri) -> Result<Config> {
+    let mut resolved = Config::new(server);
     resolved.accept_invalid_certs = !config.ssl_verify_server_crt;
     resolved.root_cert = match &config.ssl_ca_crt_file {
         Some(path) if config.ssl_verify_server_crt => Some(certificates(path)?),
@@ -176,10 +194,14 @@ fn apply_common(config: &ClientConfig, resolved: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn address(api_root: &str) -> Result<Uri> {
-    let first = api_root.split(',').next().unwrap_or_default().trim();
-    let bad = || Error::BadApiRoot { api_root: first.to_owned() };
-    let uri: Uri = first.parse().map_err(|_| bad())?;
+/// The addresses in the option, of which each has to be one.
+fn addresses(api_root: &str) -> Result<Vec<Uri>> {
+    api_root.split(',').map(|one| address(one.trim())).collect()
+}
+
+fn address(text: &str) -> Result<Uri> {
+    let bad = || Error::BadApiRoot { api_root: text.to_owned() };
+    let uri: Uri = text.parse().map_err(|_| bad())?;
     let usable = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
     if usable { Ok(uri) } else { Err(bad()) }
 }
@@ -219,32 +241,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_the_first_address_that_is_one() {
+    fn takes_addresses_of_which_each_has_to_be_one() {
         for (api_root, expect) in [
-            ("https://192.0.2.1:6443", Some("https://192.0.2.1:6443/")),
-            (" https://[2001:db8::1]:6443 , https://b:1", Some("https://[2001:db8::1]:6443/")),
-            ("http://localhost:8080/", Some("http://localhost:8080/")),
-            ("192.0.2.1:6443", None),
-            ("ftp://a", None),
-            ("https://", None),
-            (",", None),
+            ("https://192.0.2.1:6443", Ok("https://192.0.2.1:6443/")),
+            (" https://[2001:db8::1]:6443 , https://b:1", Ok("https://[2001:db8::1]:6443/ https://b:1/")),
+            ("http://localhost:8080/", Ok("http://localhost:8080/")),
+            ("192.0.2.1:6443", Err("`192.0.2.1:6443`")),
+            ("https://a,ftp://b", Err("`ftp://b`")),
+            ("https://a,", Err("``")),
+            ("https://", Err("`https://`")),
         ] {
-            let found = address(api_root).ok().map(|uri| uri.to_string());
-            assert_eq!(found.as_deref(), expect, "{api_root}");
+            match (addresses(api_root), expect) {
+                (Ok(found), Ok(expect)) => {
+                    let found: Vec<String> = found.iter().map(Uri::to_string).collect();
+                    assert_eq!(found.join(" "), expect, "{api_root}");
+                }
+                (Err(error), Err(expect)) => assert!(error.to_string().contains(expect), "{error}"),
+                (found, expect) => panic!("{api_root}: {found:?} instead of {expect:?}"),
+            }
         }
     }
 
     #[test]
-    fn tells_the_address_where_there_is_no_name() {
+    fn tells_the_addresses_where_there_are_no_names() {
         for (api_root, expect) in [
-            ("https://10.0.0.1:6443", Some("10.0.0.1")),
-            ("https://[fd00::1]:6443/x,https://10.0.0.2", Some("fd00::1")),
-            ("https://[fd00::1]", Some("fd00::1")),
-            ("https://api.example.org:6443", None),
-            ("", None),
+            ("https://10.0.0.1:6443", &["10.0.0.1"][..]),
+            ("https://[fd00::1]:6443/x,https://b:1,https://10.0.0.2", &["fd00::1", "10.0.0.2"]),
+            ("https://[fd00::1]", &["fd00::1"]),
+            ("https://api.example.org:6443", &[]),
+            ("", &[]),
         ] {
             let config = ClientConfig { api_root: api_root.into(), ..ClientConfig::new("kuryr-test") };
-            assert_eq!(config.api_address(), expect.map(|text| text.parse().unwrap()), "{api_root}");
+            let found: Vec<String> = config.api_addresses().iter().map(IpAddr::to_string).collect();
+            assert_eq!(found, expect, "{api_root}");
         }
     }
 
