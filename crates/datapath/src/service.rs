@@ -52,6 +52,7 @@ pub struct Services {
     programs: Ebpf,
     maps: Maps,
     directory: PathBuf,
+    layout: PathBuf,
     cgroup: PathBuf,
     tells_refusal: bool,
 }
@@ -65,12 +66,20 @@ pub struct ServicesConfig {
     pub cgroup_dir: Option<PathBuf>,
     /// Whether to try to have programs say why they refuse; kernels before 5.18 do not let them.
     pub tells_refusal: bool,
+    /// Version of the layout under which maps are pinned; that of the programs, unless the change between two is what is
+    /// looked at.
+    pub layout: u32,
 }
 
 impl ServicesConfig {
     /// The usual values, with pins under `bpf_dir`.
     pub fn new(bpf_dir: impl Into<PathBuf>) -> Self {
-        Self { bpf_dir: bpf_dir.into(), cgroup_dir: None, tells_refusal: true }
+        Self {
+            bpf_dir: bpf_dir.into(),
+            cgroup_dir: None,
+            tells_refusal: true,
+            layout: SERVICE_LAYOUT_VERSION,
+        }
     }
 }
 
@@ -112,7 +121,7 @@ impl Services {
         let cgroup = cgroup::find(config.cgroup_dir.as_deref())?;
         check_bpffs(&config.bpf_dir)?;
         let directory = pins(&config.bpf_dir);
-        let layout = directory.join(layout());
+        let layout = directory.join(folder(config.layout));
         create_directory(&layout)?;
         create_directory(&links(&directory))?;
         let loaded = if config.tells_refusal { load(&layout, true) } else { load(&layout, false) };
@@ -123,7 +132,7 @@ impl Services {
             Err(error) => return Err(error),
         };
         let maps = Maps::open(&mut programs)?;
-        let mut services = Self { programs, maps, directory, cgroup, tells_refusal };
+        let mut services = Self { programs, maps, directory, layout, cgroup, tells_refusal };
         for key in probes() {
             services.put_service(key, Service::default())?;
         }
@@ -201,10 +210,10 @@ impl Services {
 
     fn remove_other_layouts(&self) -> Result<()> {
         let failed = |source| Error::PinDirectory { path: self.directory.clone(), source };
-        let own = [links(&self.directory), self.directory.join(layout())];
+        let links = links(&self.directory);
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if !own.contains(&path) {
+            if path != links && path != self.layout {
                 remove_folder(&path)?;
             }
         }
@@ -424,7 +433,11 @@ fn links(directory: &Path) -> PathBuf {
 }
 
 pub(crate) fn layout() -> String {
-    format!("v{SERVICE_LAYOUT_VERSION}")
+    folder(SERVICE_LAYOUT_VERSION)
+}
+
+fn folder(layout: u32) -> String {
+    format!("v{layout}")
 }
 
 fn remove_folder(path: &Path) -> Result<()> {

@@ -24,6 +24,7 @@ use std::{
 };
 
 use kuryr_datapath::{Services, ServicesConfig, cgroup, pinned_link::PinnedLink};
+use kuryr_ebpf_maps::SERVICE_LAYOUT_VERSION;
 use kuryr_ebpf_maps::service::{
     Backend, BackendKey, MemberKey, NodeKey, NodeKind, Scope, Service, ServiceKey, TCP, UDP,
 };
@@ -662,6 +663,60 @@ fn clients_never_miss_while_endpoints_change() {
     });
     assert!(rounds.iter().all(|rounds| *rounds > 50) && changes > 100, "{rounds:?} {changes}");
     assert_eq!(tables.services.outcomes().unwrap().unsettled, 0);
+}
+
+/// Upgrade and downgrade: another loader fills maps of its own, puts its programs in the place of those that are linked, and
+/// takes the other maps away.
+#[test]
+fn clients_never_miss_while_loaders_of_two_layouts_take_turns() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    let mut tables = Tables::attached(&pins, &cgroup);
+    tables.lead_to(&[0, 1]);
+    let stop = AtomicBool::new(false);
+    let mut kept = Client::new(&net.client, &cgroup);
+    let by = kept.ask(&format!("keep {VIP6} {PORT}"));
+    let by = by.rsplit(' ').next().unwrap();
+    let rounds = thread::scope(|scope| {
+        let talk = |how: &'static str, address: &'static str| {
+            let (net, cgroup, stop) = (&net, &cgroup, &stop);
+            scope.spawn(move || {
+                let mut client = Client::new(&net.client, cgroup);
+                let mut rounds = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = client.ask(&format!("{how} {address} {PORT}"));
+                    // A socket between two programs may be told the endpoint's address.
+                    assert!(
+                        NAMES.iter().any(|name| answer.ends_with(&format!(" {name}"))),
+                        "{how} {address}: {answer}"
+                    );
+                    rounds += 1;
+                }
+                rounds
+            })
+        };
+        let talks = [
+            talk("tcp", VIP4),
+            talk("tcp", VIP6),
+            talk("udp", VIP6),
+            talk("again", VIP4),
+            talk("again", VIP6),
+        ];
+        for layout in [SERVICE_LAYOUT_VERSION + 1, SERVICE_LAYOUT_VERSION].repeat(8) {
+            let mut next = Tables::with(&pins, &cgroup, |config| config.layout = layout);
+            let probes = next.services.read().unwrap().services;
+            assert!(probes.is_empty(), "maps of this layout are there already: {probes:?}");
+            next.lead_to(&[0, 1]);
+            next.services.attach().unwrap();
+            drop(std::mem::replace(&mut tables, next));
+            assert!(kept.ask("word").ends_with(by), "the connection of before");
+            if talks.iter().any(thread::ScopedJoinHandle::is_finished) {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        talks.map(|talk| talk.join().unwrap())
+    });
+    assert!(rounds.iter().all(|rounds| *rounds > 50), "{rounds:?}");
 }
 
 #[test]
