@@ -205,9 +205,9 @@ class Failed(Unmet):
 class Client:
     """A process that does with sockets what it is told; to be closed before its pod is deleted."""
 
-    def __init__(self, name: str, cgroup: Path, netns: str):
+    def __init__(self, name: str, cgroup: Path | None, netns: str):
         self.name, self.lock = name, threading.Lock()
-        join = ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup / "cgroup.procs")]
+        join = ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup / "cgroup.procs")] if cgroup else []
         words = join + ["nsenter", f"--net={netns}", "--", sys.executable, "-u", "-c", PROGRAM]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -221,6 +221,11 @@ class Client:
         """Return a client that is one of a node's own processes."""
         cgroup = cgroups.tracking() / lab.settings.node_cgroup(lab.node(node)) / cgroups.RUN_LEAF
         return cls(node, cgroup, lab.netns(node))
+
+    @classmethod
+    def outside(cls, lab: Lab, place: str) -> "Client":
+        """Return a client that is no process of a node, such as one on the external side."""
+        return cls(place, None, lab.netns(place))
 
     def __enter__(self) -> "Client":
         return self
