@@ -4,8 +4,9 @@
     test/compiled.py restore           give a fresh checkout what an earlier one compiled
     test/compiled.py keep [PROFILE]    keep what this one compiled, unless that was done
 
-Only what belongs to crates from the registry is kept, a folder per set of inputs: the lock file, all manifests, the compiler
-and its flags. Cargo looks at whatever is restored as at its own: what does not fit is compiled again. It runs as the builder.
+Only what belongs to crates from the registry is kept, a folder per set of inputs: which crates in which versions and with which
+features, profiles, the compiler and its flags. A package of ours may ask for more features than another did: Cargo looks at
+whatever is restored as at its own, and what does not fit is compiled again. It runs as the builder.
 """
 import argparse
 import hashlib
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,10 +38,18 @@ def name(root: Path) -> str:
     digest = hashlib.sha256()
     compiler = subprocess.run(["rustc", "-vV"], stdout=subprocess.PIPE, check=True, timeout=120, cwd=root).stdout
     flags = [os.environ.get(flag, "").encode() for flag in FLAGS]
-    manifests = [root / "Cargo.lock", root / "Cargo.toml", root / "xtask" / "Cargo.toml", *sorted(root.glob("crates/*/Cargo.toml"))]
-    for part in (compiler, *flags, *(path.read_bytes() for path in manifests if path.exists())):
+    inputs = json.dumps(crates(root), sort_keys=True).encode()
+    for part in (compiler, *flags, inputs):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:12]
+
+
+def crates(root: Path) -> list:
+    """Return what of a checkout says how crates of the registry are compiled."""
+    lock = tomllib.loads((root / "Cargo.lock").read_text())
+    manifest = tomllib.loads((root / "Cargo.toml").read_text())
+    versions = sorted([package["name"], package["version"]] for package in lock["package"] if "source" in package)
+    return [versions, manifest["workspace"].get("dependencies"), manifest.get("profile")]
 
 
 def members(root: Path) -> set[str]:

@@ -72,6 +72,19 @@ class CompiledTest(unittest.TestCase):
         self.assertEqual({path.name for path in compiled.cache().rglob("*") if path.parent == compiled.cache()}, {"b", "c"})
         self.assertEqual([path for path in compiled.cache().rglob(".half-*")], [])
 
+    def test_inputs_are_versions_features_and_profiles_but_not_which_package_of_ours_wants_what(self):
+        root = self.checkout("one", "")
+        registry = 'source = "registry"\nname = "serde"\nversion = "1.0.0"\n'
+
+        def crates(ours: str, version: str = registry, features: str = "a", opt: int = 3) -> list:
+            (root / "Cargo.lock").write_text(f'[[package]]\nname = "kuryr-cni"\nversion = "0.1.0"\ndependencies = [{ours}]\n[[package]]\n{version}')
+            (root / "Cargo.toml").write_text(f'[workspace.dependencies]\nserde = {{ version = "1", features = ["{features}"] }}\n[profile.release]\nopt-level = {opt}\n')
+            return compiled.crates(root)
+        same = crates("")
+        self.assertEqual(crates('"serde"'), same)
+        for other in (crates("", registry.replace("1.0.0", "1.0.1")), crates("", features="b"), crates("", opt=2)):
+            self.assertNotEqual(other, same)
+
 
 if __name__ == "__main__":
     unittest.main()
