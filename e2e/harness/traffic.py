@@ -107,6 +107,41 @@ def datagram(netns: str, address: str, port: int, seconds: float = 2) -> str:
     return inside(netns, ask).decode().strip()
 
 
+def dial(netns: str, address: str, port: int, seconds: float = 2) -> socket.socket:
+    """Return a TCP connection.
+
+    Raises OSError when nobody accepts it.
+    """
+    def attempt() -> socket.socket:
+        made = new_socket(address, socket.SOCK_STREAM)
+        made.settimeout(seconds)
+        try:
+            made.connect((address, port))
+        except OSError:
+            made.close()
+            raise
+        return made
+    return inside(netns, attempt)
+
+
+def say(connection: socket.socket) -> str:
+    """Say a word over a TCP connection and return the answer.
+
+    Raises OSError when nobody answers.
+    """
+    connection.sendall(b"who\n")
+    return connection.recv(100).decode().strip()
+
+
+def word(netns: str, address: str, port: int, seconds: float = 2) -> str:
+    """Say a word over a TCP connection of its own and return the answer.
+
+    Raises OSError when nobody answers.
+    """
+    with dial(netns, address, port, seconds) as connection:
+        return say(connection)
+
+
 @contextmanager
 def listener(netns: str, address: str, port: int):
     """Accept TCP connections in a namespace while the block runs."""

@@ -227,6 +227,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     running.until_stop(open_kernel(world.clone()));
     running.until_stop(service::reconcile::open(world.clone()));
     running.until_stop(service::sockets::run(world.clone()));
+    running.until_stop(service::inbound::run(world.clone()));
     running.until_stop(watch_switch(world.clone()));
     running.until_stop(uplink::shared::watch_interface(world.clone()));
     running.until_stop(uplink::observe::keep_local_path(world.clone()));

@@ -279,16 +279,18 @@ pub enum Error {
     // ---- nftables
     /// The `nft` program could not be run.
     #[error("cannot run {}", program.display())]
-    GuardTool {
+    NftTool {
         /// The program.
         program: PathBuf,
         /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// `nft` refused the guard's table.
-    #[error("nft refused the guard ({status}): {message}")]
-    GuardRefused {
+    /// `nft` refused a table.
+    #[error("nft refused {what} ({status}): {message}")]
+    NftRefused {
+        /// The table.
+        what: &'static str,
         /// How it ended.
         status: ExitStatus,
         /// What it said.
@@ -296,7 +298,7 @@ pub enum Error {
     },
     /// `nft` did not end in time and was stopped.
     #[error("nft did not end within {waited:?}")]
-    GuardSilent {
+    NftSilent {
         /// How long was waited.
         waited: Duration,
     },
@@ -523,8 +525,16 @@ pub enum Subject {
     Routes,
     /// A route over a link.
     Route(IpNet, u32),
+    /// All rules that choose a table of routes.
+    Rules,
+    /// A rule that chooses the table of routes for a mark, or for packets from this address.
+    Rule(Option<IpAddr>),
     /// A neighbour on a link.
     Neighbour(IpAddr, Option<MacAddr>, u32),
+    /// Connections that the kernel keeps track of.
+    Flows,
+    /// One of them, to this address.
+    Flow(SocketAddr),
     /// The id of a namespace as this one sees it.
     NamespaceId,
     /// A family of generic netlink.
@@ -551,6 +561,11 @@ impl fmt::Display for Subject {
                 write!(f, "neighbour {address} at {mac} on interface {index}")
             }
             Self::Neighbour(address, None, index) => write!(f, "neighbour {address} on interface {index}"),
+            Self::Rules => f.write_str("routing rules"),
+            Self::Rule(None) => f.write_str("the routing rule for translated packets"),
+            Self::Rule(Some(address)) => write!(f, "the routing rule for packets from {address}"),
+            Self::Flows => f.write_str("tracked connections"),
+            Self::Flow(asked) => write!(f, "a tracked connection to {asked}"),
             Self::NamespaceId => f.write_str("a namespace's id"),
             Self::Family(name) => write!(f, "generic netlink family `{name}`"),
             Self::UdpSockets => f.write_str("connected UDP sockets"),
@@ -568,6 +583,8 @@ pub enum SocketKind {
     Generic,
     /// `NETLINK_SOCK_DIAG`.
     Diagnosis,
+    /// `NETLINK_NETFILTER`.
+    Netfilter,
     /// `AF_PACKET`.
     Packet,
     /// `AF_INET`, for datagrams.
@@ -580,6 +597,7 @@ impl fmt::Display for SocketKind {
             Self::Route => "route netlink",
             Self::Generic => "generic netlink",
             Self::Diagnosis => "socket diagnosis netlink",
+            Self::Netfilter => "netfilter netlink",
             Self::Packet => "packet",
             Self::Udp => "UDP",
         })

@@ -14,15 +14,12 @@
 //!
 //! Sources: nft(8), "NETFILTER HOOKS", and "Interface groups" in ip-link(8).
 
-use std::{
-    io::{self, Read, Write},
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    nft,
+};
 
 /// Mark of packets that are admitted to the local path.
 pub const LOCAL_MARK: u32 = 0x6b75_0001;
@@ -35,9 +32,8 @@ pub const UPLINK_GROUP: u32 = 0x6b76;
 /// and with bridge netfilter their rules are of Neutron's agent.
 pub const BRIDGE_GROUP: u32 = 0x6b77;
 
-/// Bound for one run of `nft`, which takes milliseconds.
-const TIMEOUT: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(2);
+/// The table, as errors name it.
+const WHAT: &str = "the guard";
 /// Before connection tracking (-200) and everybody's own tables.
 const PRIORITY: i32 = -350;
 
@@ -61,63 +57,15 @@ const EACH: &[&str] = &["ip", "ip6"];
 ///
 /// # Errors
 ///
-/// `GuardTool`, `GuardRefused`, `GuardSilent`.
+/// `NftTool`, `NftRefused`, `NftSilent`.
 pub fn install(nft: &Path, marks: Marks) -> Result<()> {
-    match load(nft, &rules(BOTH, marks)) {
+    match nft::run(nft, WHAT, &rules(BOTH, marks)) {
         // If it was not for the family, this is refused for the same reason as before.
-        Err(Error::GuardRefused { status, message }) => {
-            load(nft, &rules(EACH, marks)).map_err(|_| Error::GuardRefused { status, message })
+        Err(Error::NftRefused { what, status, message }) => {
+            nft::run(nft, WHAT, &rules(EACH, marks)).map_err(|_| Error::NftRefused { what, status, message })
         }
         done => done,
     }
-}
-
-fn load(nft: &Path, rules: &str) -> Result<()> {
-    let unusable = |source| Error::GuardTool { program: nft.to_owned(), source };
-    let mut child = Command::new(nft)
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(unusable)?;
-    // The rules fit into the pipe's buffer: this does not wait for nft to read.
-    let written = child.stdin.take().map(|mut stdin| stdin.write_all(rules.as_bytes()));
-    let status = wait(&mut child).map_err(unusable)?;
-    match status {
-        None => Err(Error::GuardSilent { waited: TIMEOUT }),
-        Some(status) if !status.success() => {
-            Err(Error::GuardRefused { status, message: complaint(&mut child) })
-        }
-        // A nft that ended well without reading did not get the rules.
-        Some(_) => written.transpose().map(|_| ()).map_err(unusable),
-    }
-}
-
-/// Waits for the child; `None` if it had to be stopped.
-fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let until = Instant::now() + TIMEOUT;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() > until {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(POLL);
-    }
-}
-
-fn complaint(child: &mut Child) -> String {
-    const LONGEST: u64 = 4096;
-    let mut message = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it said is for a person; what cannot be read is left out.
-        let _ = stderr.take(LONGEST).read_to_string(&mut message);
-    }
-    message.trim_end().to_owned()
 }
 
 /// The table in each of these families, as one transaction: declared so that it exists, deleted, and made anew.
@@ -171,19 +119,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_missing_or_failing_tool_is_told_apart() {
-        let marks = Marks { local: LOCAL_MARK, pods: POD_GROUP, uplinks: UPLINK_GROUP };
-        for (tool, expect) in [("/nonexistent/nft", "tool"), ("/bin/false", "refused")] {
-            let got = match install(Path::new(tool), marks) {
-                Err(Error::GuardTool { .. }) => "tool",
-                Err(Error::GuardRefused { .. }) => "refused",
-                _ => "other",
-            };
-            assert_eq!(got, expect, "{tool}");
-        }
-    }
-
     /// Stands in for a nft on a kernel without these families: it refuses rules that name one, and keeps others.
     fn nft_without(folder: &Path, families: &str) -> std::path::PathBuf {
         use std::os::unix::fs::PermissionsExt;
@@ -208,7 +143,7 @@ mod tests {
             assert_eq!(kept, expect.map(|families| rules(families, marks)), "{missing}");
             match (done, expect) {
                 (Ok(()), Some(_)) => {}
-                (Err(Error::GuardRefused { message, .. }), None) => assert_eq!(message, "no family"),
+                (Err(Error::NftRefused { message, .. }), None) => assert_eq!(message, "no family"),
                 (other, _) => panic!("{missing}: {other:?}"),
             }
         }

@@ -2,14 +2,15 @@
 //!
 //! - [`node`]: what the agent asks for, in one place; the rest serves it;
 //! - [`netns`]: namespaces, and threads in them; [`live`]: the interfaces in all of them;
-//! - [`netlink`], [`link`], [`address`], [`route`], [`neighbour`]: the kernel's network configuration;
+//! - [`netlink`], [`link`], [`address`], [`route`], [`rule`], [`neighbour`]: the kernel's network configuration;
 //! - [`sysctl`], [`offload`]: settings of links;
 //! - [`announce`]: telling a network where a pod's addresses are;
 //! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them; `map_access` is
 //!   how maps are read and written;
-//! - [`guard`]: netfilter rules for when programs are missing;
+//! - [`guard`]: netfilter rules for when programs are missing; [`nft`]: how they are changed;
 //! - [`service`], [`cgroup`], [`pinned_link`]: Services at the sockets of the node's processes; [`translated`], [`sock_diag`]:
 //!   sockets that send to endpoints which are gone, `remembered` tells what they remember;
+//! - [`inbound`]: Services for clients that are no processes of the node; [`conntrack`]: what the kernel remembers of them;
 //! - [`ovsdb`]: ports of the integration bridge;
 //! - [`error`]: what can go wrong.
 //!
@@ -26,6 +27,7 @@ pub mod link;
 pub mod neighbour;
 pub mod netlink;
 pub mod route;
+pub mod rule;
 // settings of links
 pub mod offload;
 pub mod sysctl;
@@ -36,6 +38,7 @@ pub mod classifier;
 pub mod guard;
 pub mod joint;
 mod map_access;
+pub mod nft;
 pub mod trial;
 // Services
 mod bpf;
@@ -45,12 +48,17 @@ pub mod service;
 mod remembered;
 pub mod sock_diag;
 pub mod translated;
+// Services for clients outside the node
+pub mod conntrack;
+pub mod inbound;
 // the integration bridge
 pub mod ovsdb;
 // what can go wrong
 pub mod error;
 
+pub use conntrack::Flow;
 pub use error::{Error, Result};
+pub use inbound::{Affinity, Arrival, Entry as InboundEntry, Inbound, Lead, Transport};
 pub use joint::Entry;
 pub use kuryr_ebpf_maps::PodCounters;
 pub use netns::{Netns, NetnsId};

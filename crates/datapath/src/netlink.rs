@@ -17,7 +17,7 @@ use netlink_packet_core::{
     NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use rustix::{
     io::Errno,
     net::{
@@ -79,6 +79,15 @@ impl Socket {
         Self::open(SocketKind::Diagnosis, NETLINK_SOCK_DIAG)
     }
 
+    /// Opens a socket for what netfilter keeps track of in the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`.
+    pub fn netfilter() -> Result<Self> {
+        Self::open(SocketKind::Netfilter, NETLINK_NETFILTER)
+    }
+
     fn open(kind: SocketKind, protocol: isize) -> Result<Self> {
         let fail = |step| move |source| Error::Socket { step, kind, source };
         let mut inner = netlink_sys::Socket::new(protocol).map_err(fail(SocketStep::Open))?;
@@ -137,7 +146,7 @@ impl Socket {
         }
     }
 
-    /// Lists all of a kind.
+    /// Lists all of a kind; with an error that the request tolerates, what there was before it.
     ///
     /// # Errors
     ///
@@ -203,6 +212,7 @@ impl Socket {
                         let refusal = message.refusal().map_err(|why| request.garbled(why))?;
                         return match refusal {
                             None => Ok(consistent.then_some(answers)),
+                            Some((errno, _)) if request.tolerates(errno) => Ok(Some(answers)),
                             Some((errno, detail)) => Err(request.refused(errno, detail)),
                         };
                     }

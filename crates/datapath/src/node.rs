@@ -248,7 +248,7 @@ impl Node {
         let guard = guard::install(&config.nft, config.marks());
         let (joining, joint) = choose(&config)?;
         let guarded = match guard {
-            Err(Error::GuardRefused { .. }) if joint.is_none() => false,
+            Err(Error::NftRefused { .. }) if joint.is_none() => false,
             guard => guard.map(|()| true)?,
         };
         let joint = joint.map(Mutex::new);
@@ -297,7 +297,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// `GuardTool`, `GuardRefused`, `GuardSilent`.
+    /// `NftTool`, `NftRefused`, `NftSilent`.
     pub fn ensure_guard(&self) -> Result<()> {
         if self.guarded { guard::install(&self.config.nft, self.config.marks()) } else { Ok(()) }
     }

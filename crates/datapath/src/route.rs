@@ -1,4 +1,4 @@
-//! Routes of both families in the main table.
+//! Routes of both families, in the main table or one of our own.
 //!
 //! Setting a route replaces one to the same destination with the same metric, over whichever link it goes: a
 //! pod that comes back with its old address takes over the node's route to it.
@@ -23,6 +23,9 @@ use crate::{
     netlink::{Request, Socket},
 };
 
+/// The table that everybody's routes are in.
+pub const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
 /// Where packets to a destination go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -45,20 +48,22 @@ pub struct Setting {
     pub source: Option<IpAddr>,
     /// Metric; `None`: the family's default.
     pub metric: Option<u32>,
+    /// The table.
+    pub table: u32,
 }
 
 impl Setting {
     /// A route over `link` without anything special.
     #[must_use]
     pub fn new(route: Route, link: u32) -> Self {
-        Self { route, link, onlink: false, source: None, metric: None }
+        Self { route, link, onlink: false, source: None, metric: None, table: MAIN }
     }
 }
 
 /// Sets a route.
 #[must_use]
 pub fn set(setting: &Setting) -> Request {
-    let mut message = message(setting.route, setting.link);
+    let mut message = message(setting.route, setting.link, setting.table);
     if setting.onlink && setting.route.via.is_some() {
         message.header.flags = RouteFlags::Onlink;
     }
@@ -68,10 +73,16 @@ pub fn set(setting: &Setting) -> Request {
     Request::new(Step::Set, subject, &RouteNetlinkMessage::NewRoute(message)).replacing()
 }
 
-/// Removes a route over `link`; one that does not exist is success.
+/// Removes a route over `link` from the main table; one that does not exist is success.
 #[must_use]
 pub fn remove(route: Route, link: u32) -> Request {
-    let message = RouteNetlinkMessage::DelRoute(message(route, link));
+    remove_from(route, link, MAIN)
+}
+
+/// Removes a route over `link` from a table; one that does not exist is success.
+#[must_use]
+pub fn remove_from(route: Route, link: u32, table: u32) -> Request {
+    let message = RouteNetlinkMessage::DelRoute(message(route, link, table));
     Request::new(Step::Remove, Subject::Route(route.dst, link), &message).tolerating(&[
         Errno::SRCH,
         Errno::NODEV,
@@ -86,7 +97,16 @@ pub fn remove(route: Route, link: u32) -> Request {
 ///
 /// `Kernel` or `Restless`.
 pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Route>> {
-    let found = list_over(socket, Some(link))?;
+    list_in(socket, link, MAIN)
+}
+
+/// Lists the routes over `link` in a table as [`list`] does.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list_in(socket: &mut Socket, link: u32, table: u32) -> Result<Vec<Route>> {
+    let found = list_over(socket, Some(link), table)?;
     Ok(found.into_iter().filter(|found| found.link == link).map(|found| found.route).collect())
 }
 
@@ -96,7 +116,7 @@ pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Route>> {
 ///
 /// `Kernel` or `Restless`.
 pub fn list_all(socket: &mut Socket) -> Result<Vec<Found>> {
-    list_over(socket, None)
+    list_over(socket, None, MAIN)
 }
 
 /// A route as the kernel has it.
@@ -110,28 +130,38 @@ pub struct Found {
     pub source: Option<IpAddr>,
 }
 
-fn list_over(socket: &mut Socket, link: Option<u32>) -> Result<Vec<Found>> {
+fn list_over(socket: &mut Socket, link: Option<u32>, table: u32) -> Result<Vec<Found>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        in_table(&mut message, table);
         message.attributes.extend(link.map(RouteAttribute::Oif));
-        let request = Request::new(Step::List, Subject::Routes, &RouteNetlinkMessage::GetRoute(message));
+        let request = Request::new(Step::List, Subject::Routes, &RouteNetlinkMessage::GetRoute(message))
+            // A table that nothing was ever put into does not exist.
+            .tolerating(&[Errno::NOENT]);
         for answer in socket.list(&request)? {
             if let RouteNetlinkMessage::NewRoute(message) = answer.route(&request)? {
-                routes.extend(from_message(&message));
+                routes.extend(from_message(&message, table));
             }
         }
     }
     Ok(routes)
 }
 
-fn message(route: Route, link: u32) -> RouteMessage {
+/// Numbers up to 255 fit into the header, where all kernels look for them.
+fn in_table(message: &mut RouteMessage, table: u32) {
+    match u8::try_from(table) {
+        Ok(table) => message.header.table = table,
+        Err(_) => message.attributes.push(RouteAttribute::Table(table)),
+    }
+}
+
+fn message(route: Route, link: u32, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(route.dst.addr());
     message.header.destination_prefix_length = route.dst.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    in_table(&mut message, table);
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
     message.header.scope = match route {
@@ -146,19 +176,20 @@ fn message(route: Route, link: u32) -> RouteMessage {
     message
 }
 
-fn from_message(message: &RouteMessage) -> Option<Found> {
+fn from_message(message: &RouteMessage, table: u32) -> Option<Found> {
     let (mut destination, mut via, mut over, mut source) = (None, None, None, None);
+    let mut of_table = u32::from(message.header.table);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Oif(index) => over = Some(*index),
             RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Table(found) => of_table = *found,
             _ => {}
         }
     }
-    let ours =
-        message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.kind == RouteType::Unicast;
+    let ours = of_table == table && message.header.kind == RouteType::Unicast;
     let everything = match message.header.address_family {
         AddressFamily::Inet => IpNet::V4(Ipv4Net::default()),
         _ => IpNet::V6(Ipv6Net::default()),

@@ -1,9 +1,9 @@
-//! IPv6 settings of a link under `/proc/sys/net`, in the network namespace of the calling thread.
+//! Settings under `/proc/sys/net`, in the network namespace of the calling thread.
 //!
 //! Source: kernel documentation, "IP Sysctl".
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -40,6 +40,29 @@ pub fn set(link: &str, settings: &[Setting], ipv6: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets packets in by `link` from addresses that are reached by another link.
+///
+/// # Errors
+///
+/// `Sysctl`.
+pub fn loosen_reverse_path(link: &str) -> Result<()> {
+    // What holds is the greater one of this and of all links: 2 is loose, 1 strict.
+    const LOOSE: &str = "2";
+    let path = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"));
+    write(&path, LOOSE).map_err(|source| Error::Sysctl { path, value: LOOSE.to_owned(), source })
+}
+
+/// The settings that have to be 1 for packets to pass from one link to another; those that are not.
+#[must_use]
+pub fn not_forwarding() -> Vec<&'static str> {
+    let settings = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+    let is_off = |key: &&str| {
+        // A kernel without the family forwards nothing of it.
+        fs::read_to_string(format!("/proc/sys/{key}")).is_ok_and(|value| value.trim() == "0")
+    };
+    settings.into_iter().filter(is_off).collect()
 }
 
 /// Writes a setting that is another. The kernel takes its lock for the network's configuration also for writing what is

@@ -124,6 +124,7 @@ fn the_nodes_own_port_has_such_a_bridge_too() {
         offloads: Offloads::Off,
         addresses: vec!["10.1.0.200/24".parse().unwrap()],
         routes: vec![],
+        apart: vec![],
     };
     for _ in 0..2 {
         node.within(|node| node.prepare_own_port(&spec)).unwrap();

@@ -232,9 +232,9 @@ fn a_kernel_without_any_family_is_refused_where_the_guard_is_needed() {
         TestNode::with(|config| (config.joining, config.nft) = (JoinChoice::SubInterface, nft.clone()));
     node.within(|node| node.ensure_guard()).unwrap();
     let uplink = node.within(|node| node.prepare_uplink(&uplink_spec(1)));
-    assert!(matches!(uplink, Err(Error::GuardRefused { .. })), "{uplink:?}");
+    assert!(matches!(uplink, Err(Error::NftRefused { .. })), "{uplink:?}");
     let mut config = node.config.clone();
     config.joining = JoinChoice::Ebpf;
     let other = node.space.within(|| Node::open(config));
-    assert!(matches!(other, Err(Error::GuardRefused { .. })), "{other:?}");
+    assert!(matches!(other, Err(Error::NftRefused { .. })), "{other:?}");
 }

@@ -27,6 +27,7 @@ fn spec(addresses: &[&str]) -> OwnPortSpec {
         offloads: Offloads::Off,
         addresses: addresses.iter().map(|text| net(text)).collect(),
         routes: vec![Route { dst: net("10.2.0.0/16"), via: Some("10.1.0.254".parse().unwrap()) }],
+        apart: addresses.iter().map(|text| net(text).addr()).collect(),
     }
 }
 

@@ -311,7 +311,12 @@ mod tests {
         check(ServiceHealth::Starting, None);
         check(ServiceHealth::Off, Some(("True", "LeftToOthers")));
         check(ServiceHealth::NotUsable { why: "x".into() }, Some(("False", "KernelNotUsable")));
-        let served = ServiceHealth::Served { problems: vec![], tells_refusal: true, leaves_sockets: None };
+        let served = ServiceHealth::Served {
+            problems: vec![],
+            tells_refusal: true,
+            leaves_sockets: None,
+            inbound: crate::service::inbound::InboundHealth::Served,
+        };
         check(served, Some(("True", "Served")));
     }
 

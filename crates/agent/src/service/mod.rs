@@ -18,6 +18,8 @@ mod health_check;
 pub(crate) mod reconcile;
 // Sockets whose endpoint has gone.
 pub(crate) mod sockets;
+// Clients that are no processes of this node.
+pub(crate) mod inbound;
 // What is told.
 pub(crate) mod status;
 
@@ -70,6 +72,7 @@ pub(crate) struct Services {
     forwarder: Arc<OnceLock<Arc<dyn Forwarder>>>,
     held: Arc<tokio::sync::Mutex<Held>>,
     lost: Arc<sockets::Lost>,
+    noted: Arc<inbound::Noted>,
     pub(crate) queue: Queue<Work>,
 }
 
@@ -108,6 +111,7 @@ impl Services {
             forwarder: Arc::default(),
             held: Arc::default(),
             lost: Arc::default(),
+            noted: Arc::default(),
             queue: Queue::new(queue),
         }
     }

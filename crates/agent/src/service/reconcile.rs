@@ -5,6 +5,7 @@
 //! 3. The programs are attached, in the place of those of an earlier agent, and asked whether they answer.
 //! 4. From then on each Service is written when it changes. A write that fails has the tables read anew.
 //! 5. Sockets that lose their endpoint by that are closed, by [`super::sockets`].
+//! 6. What clients that are no processes of the node find is noted, and written by [`super::inbound`].
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Held, Services, Subject, Work,
     forwarder::Forwarder,
-    observe, sockets,
+    inbound, observe, sockets,
     status::{ServiceHealth, publish},
 };
 use crate::{
@@ -51,7 +52,10 @@ pub(crate) async fn open(world: World) {
     loop {
         let bpf_dir = world.config.bpf_dir.clone();
         if !world.config.serves_services {
-            let remove = move || kuryr_datapath::Services::remove(&bpf_dir);
+            let remove = move || {
+                kuryr_datapath::Services::remove(&bpf_dir)?;
+                inbound::remove()
+            };
             match world.kernel.forwarding("take the programs for Services away", remove).await {
                 Ok(()) => return publish(&world, ServiceHealth::Off),
                 Err(error) => not_usable(&world, &error),
@@ -134,6 +138,7 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
         pending.take(plan.changes, &mut tables);
         pending.write_some().await?;
     }
+    note_all(world, held, &known);
     let rest = leftovers(&tables);
     for frontend in rest.iter().flat_map(Change::frontends) {
         tracing::info!(%frontend, "no Service asks for it any more");
@@ -145,6 +150,19 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     world.services.lost.look();
     answer_health_checks(world, held).await;
     Ok(Outcome::again(LOOK_AFTER, "programs that somebody takes away"))
+}
+
+/// Has clients from outside served by what was planned of all.
+fn note_all(world: &World, held: &Held, known: &BTreeSet<Subject>) {
+    let owners: BTreeSet<Owner> = known
+        .iter()
+        .map(|subject| match subject {
+            Subject::Service(key) => owner(OwnerKind::Service, key),
+            Subject::Pod(key) => owner(OwnerKind::Pod, key),
+        })
+        .collect();
+    let own = held.cluster.nodes.get(&world.config.node_name).map_or(&[][..], Vec::as_slice);
+    world.services.noted.complete(own, |owner| owners.contains(owner));
 }
 
 async fn one(
@@ -192,6 +210,7 @@ fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> P
     let news = desired.problems.iter().filter(|problem| !told_before.contains(&text(problem)));
     tell(world, object.as_ref(), news);
     let problems: Vec<String> = desired.problems.iter().chain(&plan.problems).map(text).collect();
+    world.services.noted.note(&owner, desired.inbound, &plan);
     if problems.is_empty() {
         held.problems.remove(subject);
     } else {
@@ -292,11 +311,10 @@ async fn attach(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) 
 
 fn publish_served(world: &World, forwarder: &Arc<dyn Forwarder>, held: &Held) {
     let problems = held.problems.values().flatten().cloned().collect();
+    let room = &world.services;
+    let (leaves_sockets, inbound) = (room.lost.trouble(), room.noted.health());
     let tells_refusal = forwarder.tells_refusal();
-    publish(
-        world,
-        ServiceHealth::Served { problems, tells_refusal, leaves_sockets: world.services.lost.trouble() },
-    );
+    publish(world, ServiceHealth::Served { problems, tells_refusal, leaves_sockets, inbound });
 }
 
 /// Writes that are planned and not carried out yet.

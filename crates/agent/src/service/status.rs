@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::inbound::InboundHealth;
 use crate::{error::with_causes, wiring::World};
 
 /// Whether clients on this node reach Services.
@@ -20,6 +21,8 @@ pub(crate) enum ServiceHealth {
         tells_refusal: bool,
         /// Why sockets whose endpoint has gone are not closed, if they are not.
         leaves_sockets: Option<String>,
+        /// Whether clients that are no processes of the node reach them.
+        inbound: InboundHealth,
     },
     /// The kernel, or how it is set up, lacks something.
     NotUsable {
@@ -52,9 +55,9 @@ impl ServiceHealth {
             Self::Starting => "Starting",
             Self::Off => "LeftToOthers",
             Self::Served { problems, .. } if !problems.is_empty() => "PartlyServed",
-            Self::Served { tells_refusal: false, .. } | Self::Served { leaves_sockets: Some(_), .. } => {
-                "Fallback"
-            }
+            Self::Served { tells_refusal: false, .. }
+            | Self::Served { leaves_sockets: Some(_), .. }
+            | Self::Served { inbound: InboundHealth::NotServed { .. }, .. } => "Fallback",
             Self::Served { .. } => "Served",
             Self::NotUsable { .. } => "KernelNotUsable",
             Self::NoAnswer { .. } => "NoAnswer",
@@ -76,8 +79,8 @@ impl fmt::Display for ServiceHealth {
                     more => write!(f, "; and {more} more"),
                 }
             }
-            Self::Served { tells_refusal, leaves_sockets, .. } => {
-                f.write_str("Services are served")?;
+            Self::Served { tells_refusal, leaves_sockets, inbound, .. } => {
+                write!(f, "Services are served{inbound}")?;
                 if !tells_refusal {
                     f.write_str(
                         "; clients of a Service without endpoints get EPERM in the place of ECONNREFUSED, as this kernel is \
@@ -132,6 +135,7 @@ mod tests {
             problems: (0..count).map(|number| format!("d/s{number}: odd")).collect(),
             tells_refusal: true,
             leaves_sockets: None,
+            inbound: InboundHealth::Served,
         };
         for (count, reason, expect) in [
             (0, "Served", "Services are served"),
@@ -147,14 +151,18 @@ mod tests {
     #[test]
     fn what_this_kernel_does_in_another_way_is_told() {
         let refused = "get EPERM in the place of ECONNREFUSED";
-        for (tells_refusal, leaves_sockets, reason, expect) in [
-            (true, None, "Served", vec![]),
-            (false, None, "Fallback", vec![refused]),
-            (true, Some("no"), "Fallback", vec!["endpoint has gone are not closed: no"]),
-            (false, Some("no"), "Fallback", vec![refused, "are not closed: no"]),
+        let served = InboundHealth::Served;
+        let not_served = InboundHealth::NotServed { why: "no nft".into() };
+        for (tells_refusal, leaves_sockets, inbound, reason, expect) in [
+            (true, None, &served, "Served", vec![]),
+            (false, None, &served, "Fallback", vec![refused]),
+            (true, Some("no"), &served, "Fallback", vec!["endpoint has gone are not closed: no"]),
+            (false, Some("no"), &served, "Fallback", vec![refused, "are not closed: no"]),
+            (true, None, &not_served, "Fallback", vec!["; not for clients outside the node: no nft"]),
+            (true, None, &InboundHealth::NoOwnPort, "Served", vec!["which has no port of its own"]),
         ] {
-            let leaves_sockets = leaves_sockets.map(str::to_owned);
-            let health = ServiceHealth::Served { problems: vec![], tells_refusal, leaves_sockets };
+            let (leaves_sockets, inbound) = (leaves_sockets.map(str::to_owned), inbound.clone());
+            let health = ServiceHealth::Served { problems: vec![], tells_refusal, leaves_sockets, inbound };
             let told = health.to_string();
             assert_eq!((health.reason(), health.good()), (reason, Some(true)));
             assert!(

@@ -71,6 +71,7 @@ pub(super) async fn own_port(world: &World, port: &PortId, links: &NodeLinks) ->
         offloads: offloads(world),
         addresses: links.addresses.clone(),
         routes: links.routes.iter().map(|route| Route { dst: route.dst, via: route.via }).collect(),
+        apart: links.apart.clone(),
     };
     tracing::info!(%port, addresses = ?links.addresses, "making the node's own interface");
     world.kernel.urgent("make the node's own interface", move |node| node.prepare_own_port(&spec)).await

@@ -117,7 +117,7 @@ async fn follow_record(world: &World, state: &NodeState) -> Result<()> {
 async fn own_port(world: &World, state: &NodeState) -> Result<()> {
     let wanted = match state.offer().and_then(|offer| Some((offer.spec(), offer.spec().own_port.as_ref()?))) {
         Some((spec, own)) => {
-            let links = NodeLinks::of(own, spec, world.config.mtu_cap);
+            let links = NodeLinks::of(own, spec, world.config.mtu_cap, &state.node_addresses);
             let links = links.map_err(|source| Error::Incomplete { port: own.id.clone(), source })?;
             Some((own.id.clone(), links))
         }

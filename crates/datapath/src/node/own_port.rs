@@ -16,12 +16,17 @@ use super::{
 use crate::{
     address,
     error::{Error, Result},
+    inbound,
     link::{self, Link, VethEnd},
     netlink::{Request, Socket},
     offload,
     route::{self, Route},
+    rule::{self, Packets, Rule},
     sysctl::{self, Setting},
 };
+
+/// The table of routes without those to the node's own pods.
+const TABLE: u32 = 27_509;
 
 /// The node's own interface to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct OwnPortSpec {
     pub addresses: Vec<IpNet>,
     /// Routes to other subnets. Their source is the first address of their family.
     pub routes: Vec<Route>,
+    /// Those of its addresses that are not on the local path: the node's own pods reach them by the network.
+    pub apart: Vec<IpAddr>,
 }
 
 impl Node {
@@ -76,8 +83,10 @@ impl Node {
         requests.extend(address_requests(&mut socket, spec, own.index)?);
         socket.apply(&requests)?;
         // Only now: with an address its routes go.
-        let requests = route_requests(&mut socket, spec, own.index)?;
+        let mut requests = route_requests(&mut socket, spec, own.index)?;
+        requests.extend(way_requests(&mut socket, spec, own.index)?);
         socket.apply(&requests)?;
+        sysctl::loosen_reverse_path(&spec.ifname)?;
         Ok(own.index)
     }
 
@@ -88,12 +97,19 @@ impl Node {
     /// `InterfaceName`, `Kernel`.
     pub fn remove_own_port(&self, ifname: &str) -> Result<()> {
         link::check_name(ifname)?;
+        self.remove_rules()?;
         let links = link::list(&mut self.socket())?;
         let Some(own) = links.iter().find(|link| link.name == ifname) else { return Ok(()) };
         if let Some(tap) = links.iter().find(|link| Some(link.index) == own.peer) {
             self.remove_hybrid(tap, &links)?;
         }
         self.socket().apply(&[link::delete(own.index)])
+    }
+
+    fn remove_rules(&self) -> Result<()> {
+        let mut socket = self.socket();
+        let present = rule::list(&mut socket)?;
+        socket.apply(&present.into_iter().map(rule::remove).collect::<Vec<_>>())
     }
 
     /// The interface and its tap.
@@ -148,6 +164,33 @@ fn route_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result
         route::set(&route::Setting { source, ..route::Setting::new(*one, index) })
     });
     Ok(remove.chain(set).collect())
+}
+
+/// The routes over the interface once more in a table without the node's routes to its own pods, and the rules by which
+/// packets go by that table: those that were translated for a pod, which the local path is not for, and those from
+/// addresses that are not on the local path.
+fn way_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result<Vec<Request>> {
+    let connected = spec.addresses.iter().map(|address| Route { dst: address.trunc(), via: None });
+    let wanted: Vec<Route> = connected.chain(spec.routes.iter().copied()).collect();
+    let present = route::list_in(socket, index, TABLE)?;
+    let unwanted = present.iter().filter(|route| !wanted.contains(route));
+    let mut requests: Vec<Request> = unwanted.map(|one| route::remove_from(*one, index, TABLE)).collect();
+    let missing = wanted.iter().filter(|route| !present.contains(route));
+    requests.extend(
+        missing.map(|one| route::set(&route::Setting { table: TABLE, ..route::Setting::new(*one, index) })),
+    );
+    let wanted = rules(spec);
+    let present = rule::list(socket)?;
+    requests.extend(present.iter().filter(|rule| !wanted.contains(rule)).map(|rule| rule::remove(*rule)));
+    requests.extend(wanted.iter().filter(|rule| !present.contains(rule)).map(|rule| rule::set(*rule)));
+    Ok(requests)
+}
+
+fn rules(spec: &OwnPortSpec) -> Vec<Rule> {
+    let of_family = |ipv4: bool| spec.addresses.iter().any(|one| one.addr().is_ipv4() == ipv4);
+    let marked = [true, false].into_iter().filter(|ipv4| of_family(*ipv4));
+    let marked = marked.map(|ipv4| Packets::Marked { mark: inbound::MARK, ipv4 });
+    marked.chain(spec.apart.iter().copied().map(Packets::From)).map(|of| Rule { of, table: TABLE }).collect()
 }
 
 fn same_family(a: IpAddr, b: IpAddr) -> bool {

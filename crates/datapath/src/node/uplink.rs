@@ -24,7 +24,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// `InterfaceName`, `LinkTaken` if there is an interface of that name that is no uplink, `GuardRefused` if there is no
+    /// `InterfaceName`, `LinkTaken` if there is an interface of that name that is no uplink, `NftRefused` if there is no
     /// guard to keep its frames from the node's stack, else what the kernel refused.
     pub fn prepare_uplink(&self, spec: &UplinkSpec) -> Result<Uplink> {
         self.need_guard()?;

@@ -5,8 +5,12 @@
 //! that family. Pods of this node are reached by their host routes, which are longer and therefore win.
 //!
 //! The local path (kubelet probes, and a pod to its node) needs addresses that the node really has: those of
-//! `Node.status.addresses`, of which an external one may exist in a translator only, and those of the own port. The
-//! first of each family is what the node talks to its pods from.
+//! `Node.status.addresses`, of which an external one may exist in a translator only. The first of each family is what the
+//! node talks to its pods from.
+//!
+//! An address of the own port is on the local path only where the node has no other of its family. Otherwise pods of
+//! this node reach it by the network, as all others do: by it arrives what comes to the node from outside for a pod, and
+//! security groups have to see both directions of it.
 
 use std::net::IpAddr;
 
@@ -29,15 +33,23 @@ pub struct NodeLinks {
     pub routes: Vec<Route>,
     /// There is a bridge between it and the integration bridge.
     pub hybrid: bool,
+    /// Those of its addresses that are not on the local path.
+    pub apart: Vec<IpAddr>,
 }
 
 impl NodeLinks {
-    /// Describes the interface of the node's own port. `mtu_cap` 0 means no cap.
+    /// Describes the interface of the node's own port. `mtu_cap` 0 means no cap; `local` are the addresses of the local
+    /// path.
     ///
     /// # Errors
     ///
     /// The record names a network or subnet that it does not describe, or no address.
-    pub fn of(port: &OwnPort, spec: &KuryrNodeSpec, mtu_cap: u32) -> Result<Self, Incomplete> {
+    pub fn of(
+        port: &OwnPort,
+        spec: &KuryrNodeSpec,
+        mtu_cap: u32,
+        local: &[IpAddr],
+    ) -> Result<Self, Incomplete> {
         let mut addresses = Vec::new();
         let mut gateways: Vec<IpAddr> = Vec::new();
         let mut connected: Vec<IpNet> = Vec::new();
@@ -62,7 +74,8 @@ impl NodeLinks {
             .filter_map(|dst| Some(Route { dst, via: Some(*gateway(&dst)?) }))
             .collect();
         let mtu = mtu(&port.network, &spec.networks, mtu_cap)?;
-        Ok(Self { mac: port.mac, mtu, addresses, routes, hybrid: port.hybrid })
+        let apart = addresses.iter().map(IpNet::addr).filter(|address| !local.contains(address)).collect();
+        Ok(Self { mac: port.mac, mtu, addresses, routes, hybrid: port.hybrid, apart })
     }
 }
 
@@ -82,11 +95,14 @@ pub fn local_addresses(
     let own = own_port.into_iter().flat_map(|port| &port.addresses).map(|address| address.address);
     let mut found: Vec<IpAddr> = Vec::new();
     let of_node = of_kind("InternalIP").chain(of_kind("ExternalIP")).filter(|address| is_local(*address));
-    for address in of_node.chain(own) {
+    for address in of_node {
         if !found.contains(&address) {
             found.push(address);
         }
     }
+    let lacks = |address: &IpAddr| !found.iter().any(|one| one.is_ipv4() == address.is_ipv4());
+    let own: Vec<IpAddr> = own.filter(lacks).collect();
+    found.extend(own);
     found
 }
 
@@ -107,14 +123,19 @@ mod tests {
 
     #[test]
     fn other_prefixes_go_through_the_gateway_of_their_family() {
-        let links =
-            NodeLinks::of(&own_port(&[("four", "10.128.6.3"), ("six", "fd10::3")]), &spec(), 0).unwrap();
+        let links = NodeLinks::of(
+            &own_port(&[("four", "10.128.6.3"), ("six", "fd10::3")]),
+            &spec(),
+            0,
+            &["fd10::3".parse().unwrap()],
+        )
+        .unwrap();
         let routes: Vec<String> =
             links.routes.iter().map(|route| format!("{} {}", route.dst, route.via.unwrap())).collect();
         assert_eq!(routes, ["192.0.2.0/24 10.128.6.1", "10.129.0.0/16 10.128.6.1"]);
-        let alone = NodeLinks::of(&own_port(&[("alone", "192.0.2.3")]), &spec(), 1400).unwrap();
+        let alone = NodeLinks::of(&own_port(&[("alone", "192.0.2.3")]), &spec(), 1400, &[]).unwrap();
         assert_eq!((alone.routes.len(), alone.mtu), (0, 1400));
-        assert_eq!(NodeLinks::of(&own_port(&[]), &spec(), 0), Err(Incomplete::NoAddress));
+        assert_eq!(NodeLinks::of(&own_port(&[]), &spec(), 0, &[]), Err(Incomplete::NoAddress));
     }
 
     #[test]
@@ -132,6 +153,6 @@ mod tests {
         let not_translated = |address: IpAddr| address.to_string() != "203.0.113.5";
         let got: Vec<String> =
             local_addresses(&node, Some(&own), not_translated).iter().map(ToString::to_string).collect();
-        assert_eq!(got, ["10.199.0.11", "198.51.100.5", "10.128.6.3", "fd10::3"]);
+        assert_eq!(got, ["10.199.0.11", "198.51.100.5", "fd10::3"], "of IPv6 the node has no other");
     }
 }

@@ -18,9 +18,10 @@ use std::{
 };
 
 use super::{
-    endpoints::{Port, ready_here, targets, targets_by_node},
+    endpoints::{Port, ready_here, serving, targets, targets_by_node},
     external::Refusal,
     from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
+    inbound::{Inbound, Lead},
     inputs::{Cluster, NodeFacts, Owner, Service, Slice},
 };
 
@@ -153,6 +154,8 @@ pub struct Desired {
     pub left_alone: Option<LeftAlone>,
     /// Where load balancers ask for this node.
     pub health_check: Option<HealthCheck>,
+    /// What clients from outside find; no frontend is at a loopback address.
+    pub inbound: BTreeMap<Frontend, Inbound>,
 }
 
 /// Where load balancers ask whether this node has endpoints of a Service, and what they are told.
@@ -257,6 +260,9 @@ pub fn desired(
                 intent.addresses.iter().flat_map(|of| intent.ports.iter().map(move |port| (of, port)));
             let mut taken = BTreeSet::new();
             for ((family, addresses), port) in ports {
+                for (frontend, inbound) in look.inbound(*family, addresses, port) {
+                    desired.inbound.entry(frontend).or_insert(inbound);
+                }
                 for mut wanted in look.sets(*family, addresses, port) {
                     // The same address may be asked for in two ways.
                     wanted.frontends.retain(|frontend| taken.insert(*frontend));
@@ -326,6 +332,48 @@ impl Look<'_> {
             .map(|(address, targets)| self.wanted([at(At::Address(address))].into(), targets));
         // At all the others there is no endpoint.
         some.chain([self.wanted([at(At::Nodes(family))].into(), BTreeSet::new())]).collect()
+    }
+
+    /// What clients from outside find at a port in one family.
+    fn inbound(
+        &self,
+        family: Family,
+        addresses: &Addresses,
+        port: &IntentPort<'_>,
+    ) -> BTreeMap<Frontend, Inbound> {
+        let at = |at, number| Frontend { at, port: number, protocol: port.protocol };
+        let at_address = |address: &IpAddr| at(At::Address(*address), port.port);
+        let any = self.targets(family, port, self.node, false);
+        let lead = if any.is_empty() {
+            Lead::Refused
+        } else if self.intent.external_local {
+            Some(self.targets(family, port, self.node, true))
+                .filter(|own| !own.is_empty())
+                .map_or(Lead::Dropped, Lead::Targets)
+        } else {
+            Lead::Targets(any)
+        };
+        let of_port = Port { family, protocol: port.protocol, name: port.name };
+        let for_all = Inbound {
+            lead,
+            affinity_seconds: self.intent.affinity_seconds,
+            service_port: port.port,
+            admitted: BTreeSet::new(),
+            serving: serving(of_port, self.slices),
+        };
+        let mut inbound: BTreeMap<Frontend, Inbound> = BTreeMap::new();
+        for address in &addresses.restricted {
+            let admitted = addresses.admitted.clone();
+            // None that can be read lets nobody in.
+            let lead = if admitted.is_empty() { Lead::Dropped } else { for_all.lead.clone() };
+            inbound.insert(at_address(address), Inbound { lead, admitted, ..for_all.clone() });
+        }
+        let scope = if self.intent.external_local { At::OwnNode(family) } else { At::Nodes(family) };
+        let of_nodes = port.node_port.map(|number| at(scope, number));
+        for frontend in addresses.external.iter().map(at_address).chain(of_nodes) {
+            inbound.entry(frontend).or_insert_with(|| for_all.clone());
+        }
+        inbound
     }
 
     fn targets(
@@ -481,6 +529,81 @@ mod tests {
             &Service { internal_traffic_policy: "Local", ..service() },
             &["10.96.0.7:80/TCP -> 4"],
         );
+    }
+
+    /// What clients from outside find, written as `frontend from ranges -> last byte of target, ...`.
+    fn inbound(service: &Service<'_>, slices: &[Slice<'_>]) -> Vec<String> {
+        let found = desired(Some(service), slices, NODE, &cluster()).inbound;
+        let one = |(frontend, inbound): (&Frontend, &Inbound)| {
+            let ranges: String = inbound.admitted.iter().map(|range| format!(" from {range}")).collect();
+            let kept = if inbound.affinity_seconds > 0 { " kept" } else { "" };
+            let lead = match &inbound.lead {
+                Lead::Refused => "refused".to_owned(),
+                Lead::Dropped => "dropped".to_owned(),
+                Lead::Targets(targets) => {
+                    let last =
+                        |one: &Target| one.address.to_string().rsplit(['.', ':']).next().unwrap().to_owned();
+                    targets.iter().map(last).collect::<Vec<_>>().join(", ")
+                }
+            };
+            format!("{frontend}{ranges} -> {lead}{kept}")
+        };
+        found.iter().map(one).collect()
+    }
+
+    #[test]
+    fn clients_from_outside_get_endpoints_by_the_external_policy() {
+        let local = || Service { external_traffic_policy: "Local", ..node_port() };
+        let elsewhere = [slice("IPv4", &[("10.1.0.5", "n2")])];
+        for (what, service, slices, expect) in [
+            ("Cluster", node_port(), &slices()[..], "30080/TCP at every node's IPv4 -> 4, 5"),
+            ("Cluster, none", node_port(), &[], "30080/TCP at every node's IPv4 -> refused"),
+            ("Local", local(), &slices(), "30080/TCP at this node's IPv4 -> 4"),
+            ("Local, none here", local(), &elsewhere, "30080/TCP at this node's IPv4 -> dropped"),
+            ("Local, none", local(), &[], "30080/TCP at this node's IPv4 -> refused"),
+            (
+                "the ClusterIP's policy does not count",
+                Service { internal_traffic_policy: "Local", ..node_port() },
+                &elsewhere,
+                "30080/TCP at every node's IPv4 -> 5",
+            ),
+            (
+                "ClientIP",
+                Service { session_affinity: "ClientIP", ..node_port() },
+                &slices(),
+                "30080/TCP at every node's IPv4 -> 4, 5 kept",
+            ),
+        ] {
+            assert_eq!(inbound(&service, slices), [expect], "{what}");
+        }
+        assert_eq!(inbound(&service(), &slices()), Vec::<String>::new(), "ClusterIPs mean nothing outside");
+    }
+
+    #[test]
+    fn source_ranges_count_at_addresses_of_load_balancers_only() {
+        let ports = vec![ServicePort { node_port: 0, ..node_port().ports[0] }];
+        let balanced = |source_ranges: Vec<&'static str>| Service {
+            kind: "LoadBalancer",
+            external_ips: vec!["203.0.113.9"],
+            load_balancer_ips: vec!["198.51.100.7"],
+            source_ranges,
+            ports: ports.clone(),
+            ..service()
+        };
+        let external = "203.0.113.9:80/TCP -> 4, 5".to_owned();
+        for (ranges, expect) in [
+            (vec![], "198.51.100.7:80/TCP -> 4, 5"),
+            (vec!["fd00::/8"], "198.51.100.7:80/TCP -> 4, 5"),
+            (vec!["10.0.0.0/8", " 10.1.0.0/16"], "198.51.100.7:80/TCP from 10.0.0.0/8 -> 4, 5"),
+            (vec!["10.0.0.0/8", "0.0.0.0/0"], "198.51.100.7:80/TCP -> 4, 5"),
+            (vec!["what"], "198.51.100.7:80/TCP -> dropped"),
+        ] {
+            assert_eq!(
+                inbound(&balanced(ranges.clone()), &slices()),
+                [expect.to_owned(), external.clone()],
+                "{ranges:?}"
+            );
+        }
     }
 
     #[test]

@@ -58,6 +58,12 @@ pub(super) fn targets_by_node<'a>(
     by_node.into_iter().map(|(node, candidates)| (node, usable(&candidates, |_| {}))).collect()
 }
 
+/// Tells the targets that serve, whether or not clients are given them.
+pub(super) fn serving(port: Port<'_>, slices: &[Slice<'_>]) -> BTreeSet<Target> {
+    let serves = |one: &Candidate<'_>| is_ready(one.endpoint) || is_last_resort(one.endpoint);
+    candidates(port, slices).filter(serves).map(|one| one.target).collect()
+}
+
 /// Tells how many pods on the node are ready, of the family that has most of them.
 pub(super) fn ready_here(slices: &[Slice<'_>], node: &str) -> usize {
     let here = |family: Family| {

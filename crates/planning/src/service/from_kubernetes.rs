@@ -80,6 +80,10 @@ pub(super) struct Addresses {
     pub(super) cluster: IpAddr,
     /// External addresses and those of load balancers.
     pub(super) external: BTreeSet<IpAddr>,
+    /// Addresses of load balancers that let in some clients only.
+    pub(super) restricted: BTreeSet<IpAddr>,
+    /// From where those let clients in.
+    pub(super) admitted: BTreeSet<IpNet>,
 }
 
 /// Reads a Service.
@@ -122,7 +126,13 @@ fn cluster_ips(service: &Service<'_>, problems: &mut Vec<Problem>) -> BTreeMap<F
     for text in texts {
         match text.parse() {
             Ok(cluster) => {
-                addresses.insert(Family::of(cluster), Addresses { cluster, external: BTreeSet::new() });
+                let none = Addresses {
+                    cluster,
+                    external: BTreeSet::new(),
+                    restricted: BTreeSet::new(),
+                    admitted: BTreeSet::new(),
+                };
+                addresses.insert(Family::of(cluster), none);
             }
             Err(_) => problems.push(Problem::NoAddress { text: (*text).to_owned() }),
         }
@@ -148,30 +158,36 @@ fn add_external_ips(
     }
 }
 
-/// A load balancer whose clients are restricted tells them apart itself, by the address that they come from: they are
-/// left to reach it.
+/// A load balancer whose clients are restricted tells them apart itself, by the address that they come from: clients of
+/// this node are left to reach it. What arrives here from outside has kept its address.
 fn add_load_balancer_ips(service: &Service<'_>, addresses: &mut BTreeMap<Family, Addresses>) {
     if service.kind != "LoadBalancer" {
         return;
     }
     for address in service.load_balancer_ips.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
         let family = Family::of(address);
-        let admits_all = admits_all(&service.source_ranges, family);
-        if let Some(of_family) = addresses.get_mut(&family).filter(|_| admits_all) {
-            of_family.external.insert(address);
+        let Some(of_family) = addresses.get_mut(&family) else { continue };
+        match admitted(&service.source_ranges, family) {
+            None => drop(of_family.external.insert(address)),
+            Some(ranges) => {
+                of_family.restricted.insert(address);
+                of_family.admitted = ranges;
+            }
         }
     }
 }
 
-/// Whether clients of a family are not restricted: no range is of the family, or one is all of it. What cannot be read
-/// may restrict.
-fn admits_all(ranges: &[&str], family: Family) -> bool {
+/// From where clients of a family are let in; `None`: from everywhere, as no range is of the family, or one is all of it.
+/// What cannot be read may restrict.
+fn admitted(ranges: &[&str], family: Family) -> Option<BTreeSet<IpNet>> {
     let read = ranges.iter().map(|text| text.trim().parse::<IpNet>());
     let of_family: Vec<Option<IpNet>> = read
         .map(Result::ok)
         .filter(|range| range.is_none_or(|range| Family::of(range.addr()) == family))
         .collect();
-    of_family.is_empty() || of_family.iter().flatten().any(|range| range.prefix_len() == 0)
+    let all = of_family.is_empty() || of_family.iter().flatten().any(|range| range.prefix_len() == 0);
+    let readable: Vec<IpNet> = of_family.into_iter().flatten().collect();
+    (!all).then(|| IpNet::aggregate(&readable).into_iter().collect())
 }
 
 fn port<'a>(found: &ServicePort<'a>, problems: &mut Vec<Problem>) -> Option<IntentPort<'a>> {

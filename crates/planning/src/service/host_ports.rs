@@ -18,6 +18,7 @@ use std::{
 
 use super::{
     desired::{At, Desired, Family, Frontend, Problem, Protocol, Target, Wanted},
+    inbound::{Inbound, Lead},
     inputs::{HostPort, Pod},
 };
 
@@ -45,6 +46,9 @@ pub fn host_ports(pod: Option<&Pod<'_>>, own: &[IpAddr]) -> Desired {
             let frontends: BTreeSet<Frontend> = frontends.filter(|one| taken.insert(*one)).collect();
             if !frontends.is_empty() {
                 let target = Target { address: *address, port: port.container_port };
+                let inbound = Inbound { lead: Lead::Targets([target].into()), ..Inbound::default() };
+                let from_outside = frontends.iter().filter(|one| !matches!(one.at, At::Loopback(_)));
+                desired.inbound.extend(from_outside.map(|one| (*one, inbound.clone())));
                 desired.sets.push(Wanted { frontends, affinity_seconds: 0, targets: [target].into() });
             }
         }
@@ -101,6 +105,22 @@ mod tests {
         ] {
             let expect = expect.into_iter().map(str::to_owned).collect();
             assert_eq!(told(host_ip, "TCP"), (expect, vec![]), "{host_ip}");
+        }
+    }
+
+    #[test]
+    fn clients_from_outside_reach_it_but_at_loopback() {
+        let addresses = ["10.1.0.4".parse().unwrap()];
+        for (host_ip, expect) in [
+            ("", vec!["8000/UDP at this node's IPv4"]),
+            ("127.0.0.1", vec![]),
+            ("192.0.2.1", vec!["192.0.2.1:8000/UDP"]),
+        ] {
+            let port = HostPort { host_ip, host_port: 8000, container_port: 80, protocol: "UDP" };
+            let pod = Pod { addresses: &addresses, ports: vec![port] };
+            let found = host_ports(Some(&pod), &["192.0.2.1".parse().unwrap()]).inbound;
+            let told: Vec<String> = found.keys().map(ToString::to_string).collect();
+            assert_eq!(told, expect, "{host_ip}");
         }
     }
 

@@ -17,7 +17,7 @@
 //! `10.1.0.5` becomes backends `(1, 1, 0) -> 10.1.0.4:8080`, `(1, 1, 1) -> 10.1.0.5:8080` and then
 //! `10.96.0.7:80/TCP -> number 1, generation 1, 2 backends`.
 //!
-//! Deliberately not here: what does not come from a socket of this node.
+//! What does not come from a socket of this node finds the same endpoints by tables of another kind: [`inbound`].
 //!
 //! Sources: Kubernetes documentation, "Service", "Virtual IPs and Service Proxies", "EndpointSlices", "Topology Aware
 //! Routing", "Traffic distribution"; kube-proxy 1.36, `pkg/proxy/topology.go`, `pkg/proxy/nftables`.
@@ -42,6 +42,8 @@ pub mod nodes;
 pub mod diff;
 // What becomes of sockets whose endpoint goes.
 pub mod sockets;
+// Clients that are no processes of this node.
+pub mod inbound;
 
 pub use desired::{At, Desired, Family, Frontend, HealthCheck, Problem, Protocol, Target, Wanted, desired};
 pub use diff::{Change, Plan, diff, leftovers};

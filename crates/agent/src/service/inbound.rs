@@ -1,0 +1,296 @@
+//! Clients that are no processes of this node: the tables of netfilter follow what Services and pods have for them.
+//!
+//! What they find is [`kuryr_planning::service::inbound`]'s, noted by the story of Services as it looks at one after
+//! another. Here it is written, in a loop of its own: a transaction takes tens of milliseconds, and clients on the node do
+//! not wait for it.
+//!
+//! 1. Nothing is written before all lists are complete; what an earlier agent wrote goes on meanwhile.
+//! 2. What has been noted by then is written as one transaction.
+//! 3. Flows of UDP to endpoints that are none any more are forgotten.
+//!
+//! On a node without a port of its own there are no such tables: nothing would bring what pods answer back to the node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use kuryr_datapath::{Affinity, Inbound as Tables, InboundEntry as Entry};
+use kuryr_planning::service::{
+    Family, Frontend, Owner, Plan, Protocol,
+    inbound::{Arrival, Arrivals, Flow, Found, Inbound, Lead, is_stale},
+};
+use tokio::{sync::Notify, time::timeout};
+
+use super::Work;
+use crate::{
+    error::{Result, with_causes},
+    wiring::World,
+};
+
+/// Between two transactions: what changes meanwhile goes into the next.
+const BETWEEN: Duration = Duration::from_millis(100);
+/// How soon it is seen that the node has got a port of its own, and how soon a failure is followed by another attempt.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Whether clients from outside reach Services at this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum InboundHealth {
+    /// Not known yet.
+    #[default]
+    Starting,
+    /// They do.
+    Served,
+    /// They do not, as the node has no port of its own.
+    NoOwnPort,
+    /// They do not.
+    NotServed {
+        /// What the node lacks.
+        why: String,
+    },
+}
+
+impl fmt::Display for InboundHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting | Self::Served => Ok(()),
+            Self::NoOwnPort => f.write_str(
+                "; not for clients outside the node, which has no port of its own on the pods' network",
+            ),
+            Self::NotServed { why } => write!(f, "; not for clients outside the node: {why}"),
+        }
+    }
+}
+
+/// What this part remembers.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    wake: Notify,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    arrivals: Arrivals,
+    /// The node's addresses.
+    own: Vec<IpAddr>,
+    /// All lists have been looked at.
+    complete: bool,
+    /// The tables have to be looked after, which somebody may take away.
+    look_after: bool,
+    health: InboundHealth,
+}
+
+impl Noted {
+    /// Notes what an owner has for clients from outside.
+    pub(super) fn note(&self, owner: &Owner, inbound: BTreeMap<Frontend, Inbound>, plan: &Plan) {
+        if self.known().arrivals.note(owner, inbound, &plan.problems) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Notes that everything has been noted, on a node with these addresses; other owners are none any more.
+    pub(super) fn complete(&self, own: &[IpAddr], is_known: impl Fn(&Owner) -> bool) {
+        let mut known = self.known();
+        known.arrivals.retain(is_known);
+        known.own = own.to_vec();
+        (known.complete, known.look_after) = (true, true);
+        self.wake.notify_one();
+    }
+
+    /// How it is.
+    pub(super) fn health(&self) -> InboundHealth {
+        self.known().health.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // What a panic leaves half noted is noted again with the next look at all.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the tables, for as long as the agent runs.
+pub(crate) async fn run(world: World) {
+    if !world.config.serves_services {
+        return;
+    }
+    let noted = Arc::clone(&world.services.noted);
+    let tables = Arc::new(Mutex::new(Tables::new(NFT)));
+    let mut was_possible = None;
+    loop {
+        let woken = timeout(LOOK_AGAIN, noted.wake.notified()).await.is_ok();
+        // Not before it is known whether there is one.
+        let has_own_port = world.state.get().offer().map(|offer| offer.spec().own_port.is_some());
+        let health = noted.health();
+        let again = matches!(health, InboundHealth::NotServed { .. });
+        let nothing_new = has_own_port == was_possible && (!woken || health == InboundHealth::NoOwnPort);
+        if !noted.known().complete || has_own_port.is_none() || (nothing_new && !again) {
+            continue;
+        }
+        let health = match write(&world, &tables, has_own_port == Some(true)).await {
+            Ok(health) => health,
+            Err(error) => InboundHealth::NotServed { why: with_causes(&error) },
+        };
+        was_possible = has_own_port;
+        let before = std::mem::replace(&mut noted.known().health, health.clone());
+        if before != health {
+            // Tells it.
+            world.services.queue.add(Work::All);
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+}
+
+/// Found in the path.
+const NFT: &str = "nft";
+
+/// Takes the tables away.
+pub(super) fn remove() -> kuryr_datapath::Result<()> {
+    Tables::new(NFT).remove()
+}
+
+async fn write(world: &World, tables: &Arc<Mutex<Tables>>, possible: bool) -> Result<InboundHealth> {
+    let tables = Arc::clone(tables);
+    if !possible {
+        let remove = move || lock(&tables).remove();
+        return match world.kernel.blocking("take the tables for clients outside away", remove).await? {
+            Ok(()) => Ok(InboundHealth::NoOwnPort),
+            Err(error) => Ok(InboundHealth::NotServed { why: error.explain() }),
+        };
+    }
+    let (at, look_after) = {
+        let mut known = world.services.noted.known();
+        (known.arrivals.at(&known.own), std::mem::take(&mut known.look_after))
+    };
+    let done =
+        world.kernel.blocking("write the tables for clients outside", move || set(&tables, &at, look_after));
+    Ok(match done.await? {
+        Ok(lacking) if lacking.is_empty() => InboundHealth::Served,
+        Ok(lacking) => InboundHealth::NotServed { why: lacking_settings(&lacking) },
+        Err(error) => InboundHealth::NotServed { why: error.explain() },
+    })
+}
+
+fn lacking_settings(lacking: &[&str]) -> String {
+    let settings: Vec<String> = lacking.iter().map(|key| format!("{key} is 0")).collect();
+    format!("the kernel does not forward: {}; set it to 1 by sysctl", settings.join(", "))
+}
+
+/// Tells which settings the kernel lacks to forward.
+fn set(
+    tables: &Mutex<Tables>,
+    at: &BTreeMap<Arrival, Found>,
+    look_after: bool,
+) -> kuryr_datapath::Result<Vec<&'static str>> {
+    let wanted: BTreeMap<_, _> =
+        at.iter().map(|(arrival, found)| (kernel_arrival(arrival), entry(arrival, found))).collect();
+    let families: BTreeSet<Family> = at.keys().map(|arrival| Family::of(arrival.address)).collect();
+    let changed = {
+        let mut tables = lock(tables);
+        if look_after {
+            tables.look_after();
+        }
+        tables.set(&wanted)?
+    };
+    // Also when the tables stay: an endpoint that was only served to the end has ended.
+    if changed || at.keys().any(|arrival| arrival.protocol == Protocol::Udp) {
+        forget_stale(at)?;
+    }
+    let lacking = kuryr_datapath::sysctl::not_forwarding().into_iter();
+    Ok(lacking.filter(|key| families.contains(&family_of_setting(key))).collect())
+}
+
+fn family_of_setting(key: &str) -> Family {
+    if key.starts_with("net/ipv4") { Family::V4 } else { Family::V6 }
+}
+
+fn forget_stale(at: &BTreeMap<Arrival, Found>) -> kuryr_datapath::Result<()> {
+    let mut flows = Tables::udp_flows()?;
+    flows.retain(|flow| {
+        let ours = flow.mark == kuryr_datapath::inbound::MARK;
+        is_stale(&Flow { asked: flow.asked, answered_by: flow.answered_by, ours }, at)
+    });
+    if let Some(first) = flows.first() {
+        tracing::info!(flows = flows.len(), asked = %first.asked, endpoint = %first.answered_by, "forgetting flows of UDP whose endpoint has gone");
+    }
+    Tables::end_flows(&flows)
+}
+
+fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
+    // What they hold is noted after it has been written.
+    tables.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kernel_arrival(arrival: &Arrival) -> kuryr_datapath::Arrival {
+    let transport = match arrival.protocol {
+        Protocol::Tcp => kuryr_datapath::Transport::Tcp,
+        Protocol::Udp => kuryr_datapath::Transport::Udp,
+    };
+    kuryr_datapath::Arrival { address: arrival.address, port: arrival.port, transport }
+}
+
+fn entry(arrival: &Arrival, found: &Found) -> Entry {
+    let inbound = &found.inbound;
+    let lead = match &inbound.lead {
+        Lead::Targets(targets) => {
+            let seconds = inbound.affinity_seconds;
+            let affinity = (seconds > 0).then(|| Affinity {
+                seconds,
+                service: number(&found.owner, inbound.service_port, arrival.protocol),
+            });
+            let endpoints =
+                targets.iter().map(|target| SocketAddr::new(target.address, target.port)).collect();
+            kuryr_datapath::Lead::Endpoints { endpoints, affinity }
+        }
+        Lead::Refused => kuryr_datapath::Lead::Refused,
+        Lead::Dropped => kuryr_datapath::Lead::Dropped,
+    };
+    let admitted: Vec<IpNet> = inbound.admitted.iter().copied().collect();
+    Entry { lead, admitted }
+}
+
+/// A number for a port of a Service, the same in each process (FNV-1a). Two of the same number would only cost clients of
+/// both their endpoint at each change between them.
+fn number(owner: &Owner, port: u16, protocol: Protocol) -> u32 {
+    let text = format!("{owner} {port}/{protocol}");
+    text.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use kuryr_planning::service::{OwnerKind, Target};
+
+    use super::*;
+
+    #[test]
+    fn what_clients_find_reaches_the_kernel_as_it_was_meant() {
+        let owner = Owner { kind: OwnerKind::Service, namespace: "d".into(), name: "web".into() };
+        let found = |inbound| Found { owner: Arc::new(owner.clone()), inbound };
+        let at = Arrival { address: "192.0.2.1".parse().unwrap(), port: 30080, protocol: Protocol::Udp };
+        assert_eq!(kernel_arrival(&at).transport, kuryr_datapath::Transport::Udp);
+        let target = Target { address: "10.1.0.4".parse().unwrap(), port: 53 };
+        let range: IpNet = "10.0.0.0/8".parse().unwrap();
+        let led = Inbound {
+            lead: Lead::Targets([target].into()),
+            admitted: [range].into(),
+            service_port: 53,
+            ..Inbound::default()
+        };
+        let kept = |affinity_seconds| entry(&at, &found(Inbound { affinity_seconds, ..led.clone() }));
+        let endpoints: Vec<SocketAddr> = vec!["10.1.0.4:53".parse().unwrap()];
+        let lead = kuryr_datapath::Lead::Endpoints { endpoints: endpoints.clone(), affinity: None };
+        assert_eq!(kept(0), Entry { lead, admitted: vec![range] });
+        let affinity = Some(Affinity { seconds: 60, service: number(&owner, 53, Protocol::Udp) });
+        assert_eq!(kept(60).lead, kuryr_datapath::Lead::Endpoints { endpoints, affinity });
+        assert_ne!(number(&owner, 53, Protocol::Udp), number(&owner, 53, Protocol::Tcp));
+        for (lead, expect) in
+            [(Lead::Refused, kuryr_datapath::Lead::Refused), (Lead::Dropped, kuryr_datapath::Lead::Dropped)]
+        {
+            assert_eq!(entry(&at, &found(Inbound { lead, ..Inbound::default() })).lead, expect);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Rules that choose the table of routes for some packets, both families.
+//!
+//! One priority is ours, and one table that no other program uses: what stands there is what we have set.
+//!
+//! Sources: rtnetlink(7), ip-rule(8); kernel `net/core/fib_rules.c`.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use rustix::io::Errno;
+
+use crate::{
+    address::family,
+    error::{Result, Step, Subject},
+    netlink::{Request, Socket},
+};
+
+/// Priority of our rules, before that of the main table (32766).
+const PRIORITY: u32 = 27_509;
+
+/// A rule: these packets go by this table, and by the next one if it has no route for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Which packets.
+    pub of: Packets,
+    /// The table.
+    pub table: u32,
+}
+
+/// Which packets a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packets {
+    /// Those with this mark; of IPv4 or of IPv6.
+    Marked {
+        /// The mark.
+        mark: u32,
+        /// Of IPv4.
+        ipv4: bool,
+    },
+    /// Those from this address.
+    From(IpAddr),
+}
+
+/// Sets a rule; one that is there already is success.
+#[must_use]
+pub fn set(rule: Rule) -> Request {
+    let message = RouteNetlinkMessage::NewRule(message(rule));
+    Request::new(Step::Set, rule.subject(), &message).creating().tolerating(&[Errno::EXIST])
+}
+
+/// Removes a rule; one that does not exist is success.
+#[must_use]
+pub fn remove(rule: Rule) -> Request {
+    let message = RouteNetlinkMessage::DelRule(message(rule));
+    Request::new(Step::Remove, rule.subject(), &message).tolerating(&[Errno::NOENT])
+}
+
+/// Lists our rules of both families.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list(socket: &mut Socket) -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        let request = Request::new(Step::List, Subject::Rules, &RouteNetlinkMessage::GetRule(message));
+        for answer in socket.list(&request)? {
+            if let RouteNetlinkMessage::NewRule(message) = answer.route(&request)? {
+                rules.extend(from_message(&message));
+            }
+        }
+    }
+    Ok(rules)
+}
+
+impl Rule {
+    fn subject(self) -> Subject {
+        Subject::Rule(match self.of {
+            Packets::Marked { .. } => None,
+            Packets::From(address) => Some(address),
+        })
+    }
+}
+
+fn message(rule: Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.action = RuleAction::ToTable;
+    match rule.of {
+        Packets::Marked { mark, ipv4 } => {
+            message.header.family = if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            message.attributes.push(RuleAttribute::FwMark(mark));
+        }
+        Packets::From(address) => {
+            message.header.family = family(address);
+            message.header.src_len = if address.is_ipv4() { 32 } else { 128 };
+            message.attributes.push(RuleAttribute::Source(address));
+        }
+    }
+    message.attributes.push(RuleAttribute::Priority(PRIORITY));
+    message.attributes.push(RuleAttribute::Table(rule.table));
+    message
+}
+
+fn from_message(message: &RuleMessage) -> Option<Rule> {
+    let (mut mark, mut source, mut priority, mut table) = (None, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::Source(address) => source = Some(*address),
+            RuleAttribute::Priority(value) => priority = Some(*value),
+            RuleAttribute::Table(value) => table = Some(*value),
+            _ => {}
+        }
+    }
+    let ipv4 = message.header.family == AddressFamily::Inet;
+    let of = match (mark, source) {
+        (_, Some(address)) => Packets::From(address),
+        (Some(mark), None) => Packets::Marked { mark, ipv4 },
+        (None, None) => return None,
+    };
+    (priority == Some(PRIORITY)).then_some(Rule { of, table: table? })
+}

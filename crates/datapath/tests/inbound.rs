@@ -1,0 +1,434 @@
+//! Clients that are no processes of a node reach endpoints on it and elsewhere, through the node.
+//!
+//! Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use kuryr_datapath::{
+    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, Offloads, OwnPortSpec, Route, Transport,
+    inbound::MARK,
+};
+use world::{NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, Space, TestNode, TestPod, mac};
+
+const NODE_PORT: u16 = 30080;
+const ENDPOINT_PORT: u16 = 8080;
+const OWN_V4: &str = "10.1.0.200";
+const OWN_V6: &str = "fd00:1::c8";
+/// With two endpoints one of them is missed once in half a million times.
+const TIMES: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For what has to fail.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// A node that forwards, and checks strictly by which link an address is reached; its port on the pods' network; a pod here
+/// and a machine elsewhere, which answer with their name and the address that they see.
+struct Site {
+    tables: Inbound,
+    _answers: Vec<Answers>,
+    here: TestPod,
+    elsewhere: Space,
+    node: TestNode,
+}
+
+impl Site {
+    fn new() -> Self {
+        let node = TestNode::new();
+        node.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+             echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter");
+        let elsewhere = Space::new("elsewhere");
+        node.space.sh(&format!(
+            "ip link add far0 type veth peer name eth0 netns {}; ip link set far0 master br-test; ip link set far0 up",
+            elsewhere.name
+        ));
+        elsewhere.sh("ip addr add 10.1.0.50/24 dev eth0; ip addr add fd00:1::50/64 dev eth0 nodad; ip link set eth0 up");
+        let here = node.pod(1);
+        node.within(|node| node.prepare_own_port(&own_port())).unwrap();
+        node.space.sh("ip link set tapown master br-test");
+        let answers = vec![Answers::of("here", &here.space), Answers::of("elsewhere", &elsewhere)];
+        Self { tables: Inbound::new("nft"), _answers: answers, here, elsewhere, node }
+    }
+
+    fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) -> bool {
+        let (space, tables) = (&self.node.space, &mut self.tables);
+        space.within(|| tables.set(wanted)).unwrap()
+    }
+
+    /// Who answers, and whom they see.
+    fn answers(&self, transport: Transport, to: SocketAddr) -> BTreeSet<String> {
+        (0..TIMES).map(|_| ask(&self.node.outside, transport, to, PATIENCE).unwrap()).collect()
+    }
+}
+
+fn own_port() -> OwnPortSpec {
+    OwnPortSpec {
+        tap: "tapown".into(),
+        hybrid: None,
+        ifname: "own0".into(),
+        mac: mac(200),
+        mtu: 1442,
+        offloads: Offloads::Keep,
+        addresses: vec![format!("{OWN_V4}/24").parse().unwrap(), format!("{OWN_V6}/64").parse().unwrap()],
+        routes: vec![Route { dst: "10.2.0.0/16".parse().unwrap(), via: Some("10.1.0.254".parse().unwrap()) }],
+        apart: [OWN_V4, OWN_V6].map(|text| text.parse().unwrap()).into(),
+    }
+}
+
+/// Servers of TCP and UDP in a namespace; they end with their owner.
+struct Answers {
+    stop: Arc<AtomicBool>,
+}
+
+impl Answers {
+    fn of(name: &'static str, space: &Space) -> Self {
+        let any: SocketAddr = ("::".parse::<IpAddr>().unwrap(), ENDPOINT_PORT).into();
+        let (listener, socket) =
+            space.within(|| (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap()));
+        listener.set_nonblocking(true).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let text = move |peer: SocketAddr| format!("{name} {}\n", peer.ip().to_canonical());
+        let ended = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, peer)) => drop(thread::spawn(move || echo(stream, &text(peer)))),
+                    Err(_) => thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        let ended = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                    let _ = socket.send_to(text(peer).as_bytes(), peer);
+                }
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Says who it is, then everything that it hears.
+fn echo(mut stream: TcpStream, first: &str) {
+    let _ = stream.set_nonblocking(false);
+    let _ = stream.set_read_timeout(Some(world::SOON));
+    let mut bytes = vec![0; 65536];
+    if stream.write_all(first.as_bytes()).is_ok() {
+        while let Ok(read @ 1..) = stream.read(&mut bytes) {
+            if stream.write_all(&bytes[..read]).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn connect(space: &Space, to: SocketAddr, patience: Duration) -> io::Result<(String, TcpStream)> {
+    let stream = space.within(|| TcpStream::connect_timeout(&to, patience))?;
+    stream.set_read_timeout(Some(world::SOON))?;
+    let mut line = String::new();
+    BufReader::with_capacity(1, &stream).read_line(&mut line)?;
+    Ok((line.trim_end().to_owned(), stream))
+}
+
+fn ask(space: &Space, transport: Transport, to: SocketAddr, patience: Duration) -> io::Result<String> {
+    if transport == Transport::Tcp {
+        return connect(space, to, patience).map(|(who, _)| who);
+    }
+    let socket = space.within(|| {
+        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        UdpSocket::bind((any, 0)).unwrap()
+    });
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(patience))?;
+    say(&socket)
+}
+
+fn say(socket: &UdpSocket) -> io::Result<String> {
+    socket.send(b"who")?;
+    let mut bytes = [0; 64];
+    let length = socket.recv(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
+}
+
+/// A big exchange, for which packets have to be as big as every link takes.
+fn carries(mut stream: &TcpStream) -> bool {
+    let chunk = vec![7; 32768];
+    let mut back = vec![0; chunk.len()];
+    (0..16).all(|_| stream.write_all(&chunk).is_ok() && stream.read_exact(&mut back).is_ok())
+}
+
+fn at(address: &str, transport: Transport) -> Arrival {
+    Arrival { address: address.parse().unwrap(), port: NODE_PORT, transport }
+}
+
+fn led(endpoints: &[&str], seconds: u32) -> Entry {
+    let endpoints = endpoints.iter().map(|text| SocketAddr::new(text.parse().unwrap(), ENDPOINT_PORT));
+    let affinity = (seconds > 0).then_some(Affinity { seconds, service: 7 });
+    Entry { lead: Lead::Endpoints { endpoints: endpoints.collect(), affinity }, admitted: vec![] }
+}
+
+const FAMILIES: [(&str, &str, [&str; 2]); 2] =
+    [(NODE_V4, OWN_V4, ["10.1.0.1", "10.1.0.50"]), (NODE_V6, OWN_V6, ["fd00:1::1", "fd00:1::50"])];
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+/// Everywhere the same endpoints: here, elsewhere, or both.
+fn everywhere(which: &[usize], seconds: u32) -> BTreeMap<Arrival, Entry> {
+    let mut wanted = BTreeMap::new();
+    for (node, _, endpoints) in FAMILIES {
+        let endpoints: Vec<&str> = which.iter().map(|number| endpoints[*number]).collect();
+        for transport in TRANSPORTS {
+            wanted.insert(at(node, transport), led(&endpoints, seconds));
+        }
+    }
+    wanted
+}
+
+fn to(node: &str) -> SocketAddr {
+    SocketAddr::new(node.parse().unwrap(), NODE_PORT)
+}
+
+#[test]
+fn clients_outside_reach_endpoints_here_and_elsewhere() {
+    let mut site = Site::new();
+    assert!(site.set(&everywhere(&[0, 1], 0)));
+    for (node, own, _) in FAMILIES {
+        for transport in TRANSPORTS {
+            let expect = [format!("elsewhere {own}"), format!("here {own}")];
+            assert_eq!(site.answers(transport, to(node)), expect.into(), "{node} {transport:?}");
+        }
+    }
+    let counters = site.node.counters(&site.here);
+    assert_eq!(
+        (counters.local_rx_packets, counters.local_tx_packets, counters.foreign),
+        (0, 0, 0),
+        "{counters:?}"
+    );
+
+    // Under the policy Local there is one; big packets pass.
+    assert!(site.set(&everywhere(&[0], 0)));
+    for (node, own, _) in FAMILIES {
+        let (who, stream) = connect(&site.node.outside, to(node), PATIENCE).unwrap();
+        assert_eq!(who, format!("here {own}"));
+        assert!(carries(&stream), "{node}");
+        assert_eq!(site.answers(Transport::Udp, to(node)), [format!("here {own}")].into());
+    }
+    // The local path is as before, and so are the node's ways to others.
+    let counters = site.node.counters(&site.here);
+    assert_eq!(site.node.space.ping(site.here.v4(), 2), 2);
+    assert_eq!(site.node.space.ping(site.here.v6(), 2), 2);
+    assert!(site.node.counters(&site.here).local_rx_packets >= counters.local_rx_packets + 4);
+    assert_eq!(site.node.space.ping("10.1.0.50".parse::<IpAddr>().unwrap(), 2), 2);
+    assert!(!site.set(&everywhere(&[0], 0)), "nothing to change");
+}
+
+/// What a network that filters by addresses sees: the node's port as client, also of a pod on the node itself.
+#[test]
+fn who_does_not_let_the_node_in_is_not_reached_while_the_node_itself_reaches_it() {
+    let mut site = Site::new();
+    site.set(&everywhere(&[0], 0));
+    site.node.space.sh(&format!(
+        "nft add table bridge t; nft add chain bridge t c '{{ type filter hook forward priority 0; }}'
+         nft add rule bridge t c oifname tap1 ip saddr {OWN_V4} drop; nft add rule bridge t c oifname tap1 ip6 saddr {OWN_V6} drop"
+    ));
+    for (node, _, _) in FAMILIES {
+        for transport in TRANSPORTS {
+            assert!(ask(&site.node.outside, transport, to(node), SHORT).is_err(), "{node} {transport:?}");
+        }
+    }
+    for probed in [site.here.v4(), site.here.v6()] {
+        let to = SocketAddr::new(probed, ENDPOINT_PORT);
+        let seen = ask(&site.node.space, Transport::Tcp, to, PATIENCE).unwrap();
+        assert!(seen == format!("here {NODE_V4}") || seen == format!("here {NODE_V6}"), "{seen}");
+    }
+    site.node.space.sh("nft delete table bridge t");
+    assert_eq!(site.answers(Transport::Tcp, to(NODE_V4)).len(), 1);
+}
+
+#[test]
+fn a_pod_reaches_the_nodes_port_as_others_do() {
+    let site = Site::new();
+    let before = site.node.counters(&site.here);
+    for own in [OWN_V4, OWN_V6] {
+        let own: IpAddr = own.parse().unwrap();
+        assert_eq!(site.here.space.ping(own, 3), 3, "{own}");
+        assert!(site.here.space.tcp(&site.node.space, own), "{own}");
+    }
+    let after = site.node.counters(&site.here);
+    assert_eq!(
+        (before.local_rx_packets, before.local_tx_packets),
+        (after.local_rx_packets, after.local_tx_packets)
+    );
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_as_long_as_it_is_one() {
+    let mut site = Site::new();
+    site.set(&everywhere(&[0, 1], 60));
+    let who = |site: &Site, node| {
+        let all: BTreeSet<String> =
+            TRANSPORTS.iter().flat_map(|transport| site.answers(*transport, to(node))).collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.into_iter().next().unwrap().split(' ').next().unwrap().to_owned()
+    };
+    for (node, _, _) in FAMILIES {
+        let first = who(&site, node);
+        let other = usize::from(first == "here");
+        site.set(&everywhere(&[other], 60));
+        let second = who(&site, node);
+        assert_ne!(first, second);
+        // Also when there is a choice again, for a process that starts anew.
+        site.tables = Inbound::new("nft");
+        site.set(&everywhere(&[0, 1], 60));
+        assert_eq!(who(&site, node), second);
+    }
+}
+
+#[test]
+fn without_endpoints_clients_are_refused_or_dropped_and_ranges_count() {
+    let mut site = Site::new();
+    let nobody = |lead: &Lead| -> BTreeMap<Arrival, Entry> {
+        everywhere(&[0], 0)
+            .into_keys()
+            .map(|at| (at, Entry { lead: lead.clone(), admitted: vec![] }))
+            .collect()
+    };
+    // Somebody listens there on the node, and is not asked.
+    let _listener = site.node.space.within(|| TcpListener::bind(("::", NODE_PORT)).unwrap());
+    for (lead, expect) in [
+        (Lead::Refused, [io::ErrorKind::ConnectionRefused].as_slice()),
+        (Lead::Dropped, &[io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock]),
+    ] {
+        site.set(&nobody(&lead));
+        for (node, _, _) in FAMILIES {
+            for transport in TRANSPORTS {
+                let error = ask(&site.node.outside, transport, to(node), SHORT).unwrap_err();
+                assert!(expect.contains(&error.kind()), "{lead:?} {node} {transport:?}: {error}");
+            }
+        }
+    }
+    for (ranges, lets_in) in [
+        ([format!("{OUTSIDE_V4}/32"), format!("{OUTSIDE_V6}/128")], true),
+        (["192.0.2.128/25".to_owned(), "2001:db8:9::/48".to_owned()], false),
+    ] {
+        let mut wanted = everywhere(&[0, 1], 0);
+        for (arrival, entry) in &mut wanted {
+            let of_family = ranges.iter().map(|text| text.parse().unwrap());
+            entry.admitted = of_family
+                .filter(|range: &ipnet::IpNet| range.addr().is_ipv4() == arrival.address.is_ipv4())
+                .collect();
+        }
+        site.set(&wanted);
+        for (node, _, _) in FAMILIES {
+            for transport in TRANSPORTS {
+                let answer =
+                    ask(&site.node.outside, transport, to(node), if lets_in { PATIENCE } else { SHORT });
+                assert_eq!(answer.is_ok(), lets_in, "{node} {transport:?} {answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn datagrams_go_on_to_another_endpoint_when_theirs_has_gone() {
+    let mut site = Site::new();
+    for (node, _, _) in FAMILIES {
+        site.set(&everywhere(&[0], 0));
+        let outside = &site.node.outside;
+        let any: IpAddr = if to(node).is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let socket = outside.within(|| UdpSocket::bind((any, 0)).unwrap());
+        socket.connect(to(node)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(say(&socket).unwrap().starts_with("here"));
+        site.set(&everywhere(&[1], 0));
+        assert!(say(&socket).unwrap().starts_with("here"), "the kernel remembers");
+        let ended = site.node.space.within(|| {
+            let mut flows = Inbound::udp_flows().unwrap();
+            flows.retain(|flow| flow.mark == MARK && flow.asked == to(node));
+            let endpoint = if to(node).is_ipv4() { site.here.v4() } else { site.here.v6() };
+            assert!(flows.iter().all(|flow| flow.answered_by == SocketAddr::new(endpoint, ENDPOINT_PORT)));
+            Inbound::end_flows(&flows).unwrap();
+            Inbound::end_flows(&flows).unwrap();
+            flows.len()
+        });
+        assert_eq!(ended, 1);
+        assert!(say(&socket).unwrap().starts_with("elsewhere"));
+    }
+    assert_eq!(site.elsewhere.ping(site.here.v4(), 1), 1);
+}
+
+#[test]
+fn connections_stay_through_a_restart_and_other_tables_are_not_touched() {
+    let mut site = Site::new();
+    site.node
+        .space
+        .sh("nft add table ip others; nft add chain ip others c; nft add rule ip others c counter");
+    let others = |site: &Site| site.node.space.sh("nft list table ip others; nft list table inet kuryr");
+    let before = others(&site);
+    site.set(&everywhere(&[0, 1], 0));
+    let connections = FAMILIES.map(|(node, _, _)| connect(&site.node.outside, to(node), PATIENCE).unwrap().1);
+    // A process that starts anew finds everything there, or tables of another version, or none.
+    let spoil = "nft delete table ip kuryr-services; nft add table ip kuryr-services
+                 nft add map ip kuryr-services frontends '{ type ipv4_addr : verdict; }'";
+    for line in ["true", spoil, "nft delete table ip kuryr-services; nft delete table ip6 kuryr-services"] {
+        site.node.space.sh(line);
+        site.tables = Inbound::new("nft");
+        assert!(site.set(&everywhere(&[0, 1], 0)));
+        assert!(connections.iter().all(carries), "{line}");
+        assert_eq!(site.answers(Transport::Tcp, to(NODE_V6)).len(), 2, "{line}");
+        assert_eq!(site.answers(Transport::Tcp, to(NODE_V4)).len(), 2, "{line}");
+    }
+    // What somebody takes away is seen by looking.
+    site.node.space.sh("nft delete table ip6 kuryr-services");
+    let (space, tables) = (&site.node.space, &mut site.tables);
+    space.within(|| tables.look_after());
+    assert!(site.set(&everywhere(&[0, 1], 0)));
+    assert_eq!(site.answers(Transport::Udp, to(NODE_V6)).len(), 2);
+
+    let (space, tables) = (&site.node.space, &mut site.tables);
+    space.within(|| tables.remove()).unwrap();
+    space.within(|| tables.remove()).unwrap();
+    assert!(ask(&site.node.outside, Transport::Tcp, to(NODE_V4), PATIENCE).is_err());
+    assert_eq!(others(&site), before);
+}
+
+/// What one more costs does not follow from how many there are.
+#[test]
+fn ten_thousand_services_are_elements_of_the_same_chains() {
+    let mut site = Site::new();
+    let endpoints: Vec<SocketAddr> =
+        (1..5).map(|last| SocketAddr::new([10, 1, 0, last].into(), 80)).collect();
+    let one = Entry { lead: Lead::Endpoints { endpoints, affinity: None }, admitted: vec![] };
+    let mut wanted = everywhere(&[0, 1], 0);
+    for number in 0..10_000u16 {
+        let [high, low] = number.to_be_bytes();
+        let address = [198, 18, high, low].into();
+        wanted.insert(Arrival { address, port: 80, transport: Transport::Tcp }, one.clone());
+    }
+    site.set(&wanted);
+    let chains = site.node.space.sh("nft list chains | grep -c chain");
+    assert!(chains.trim().parse::<usize>().unwrap() < 40, "{chains}");
+    assert_eq!(site.answers(Transport::Tcp, to(NODE_V4)).len(), 2);
+    wanted.extend(everywhere(&[1], 0));
+    assert!(site.set(&wanted));
+    assert_eq!(site.answers(Transport::Tcp, to(NODE_V4)).len(), 1);
+}
