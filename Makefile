@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested test-long check build soak bench bench-services lab-up lab-down codegen
+.PHONY: help demo test test-nested test-long check build soak bench bench-services conformance lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,11 @@ bench-services: ## how soon clients follow a Service, what a connection costs, w
 	@test/prerequisites
 	@test/build
 	@bench/services $(ARGS)
+
+conformance: ## Kubernetes' own specs of the network, on a lab of its own, into docs/conformance.md; ARGS: see conformance/run --help
+	@test/prerequisites
+	@test/build
+	@conformance/run $(if $(ARGS),$(ARGS),--write)
 
 lab-up: ## the lab alone
 	lab/lab up

@@ -13,13 +13,16 @@ NAMESPACE, NAME = "kube-system", "coredns"
 SECONDS = 60
 
 
-def start(lab: Lab) -> None:
-    """Bring CoreDNS up and wait until all of its pods are ready; Kuryr has to run, as they are pods like others."""
+def start(lab: Lab, outside: str = "") -> None:
+    """Bring CoreDNS up and wait until all of its pods are ready; Kuryr has to run, as they are pods like others. Questions
+    about names outside of the cluster go to the server `outside`, if there is one.
+    """
     program = golang.dns_entry(lab.settings).make() / "coredns"
     for machine in lab.machines.values():
         give(lab, machine, program)
     filled = (s.LAB / "dns" / "manifests.yaml").read_text()
-    for word, value in (("ADDRESS4", s.DNS4), ("ADDRESS6", s.DNS6), ("IMAGE", s.DNS_IMAGE)):
+    forward = f"forward . {outside}" if outside else ""
+    for word, value in (("ADDRESS4", s.DNS4), ("ADDRESS6", s.DNS6), ("IMAGE", s.DNS_IMAGE), ("OUTSIDE", forward)):
         filled = filled.replace(word, value)
     file = lab.settings.etc / "dns.yaml"
     file.write_text(filled)

@@ -22,10 +22,10 @@ def write_program(target: Path, name: str, program: Path) -> None:
         for folder in ("dev", "etc", "proc", "sys", "tmp"):
             add(t, folder, kind=tarfile.DIRTYPE)
         add(t, program.name, program.read_bytes())
-    pack(target, name, layer.getvalue(), {"Entrypoint": [f"/{program.name}"]})
+    pack(target, {name: {"Entrypoint": [f"/{program.name}"]}}, layer.getvalue())
 
 
-def write(target: Path, busybox: Path) -> None:
+def write(target: Path, busybox: Path, name: str = s.IMAGE) -> None:
     """Write the image of busybox."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as t:
@@ -38,12 +38,38 @@ def write(target: Path, busybox: Path) -> None:
         add(t, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o644)
         add(t, "etc/group", b"root:x:0:\n", mode=0o644)
         add(t, "www/index.html", b"ok\n", mode=0o644)
-    pack(target, s.IMAGE, layer.getvalue(), {"Env": ["PATH=/bin"], "Cmd": COMMAND})
+    pack(target, {name: {"Env": ["PATH=/bin"], "Cmd": COMMAND}}, layer.getvalue())
 
 
-def pack(target: Path, name: str, data: bytes, run: dict) -> None:
-    """Write an archive with one layer."""
-    config = json.dumps(
+def pack(target: Path, images: dict[str, dict], data: bytes) -> None:
+    """Write an archive of images with the same only layer, each by its name with what it runs."""
+    blobs, manifests = {digest(data): data}, []
+    for name, run in images.items():
+        config = configuration(run, data)
+        manifest = of_layer(config, data)
+        blobs |= {digest(config): config, digest(manifest): manifest}
+        manifests.append(
+            {
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": digest(manifest),
+                "size": len(manifest),
+                "annotations": {
+                    "io.containerd.image.name": name,
+                    "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+                },
+            }
+        )
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
+    with tarfile.open(target, "w") as t:
+        add(t, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}', mode=0o644)
+        add(t, "index.json", json.dumps(index).encode(), mode=0o644)
+        for name, blob in blobs.items():
+            add(t, f"blobs/sha256/{name[7:]}", blob, mode=0o644)
+
+
+def configuration(run: dict, data: bytes) -> bytes:
+    """Return the configuration of an image with one layer."""
+    return json.dumps(
         {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
             "os": "linux",
@@ -51,7 +77,11 @@ def pack(target: Path, name: str, data: bytes, run: dict) -> None:
             "rootfs": {"type": "layers", "diff_ids": [digest(data)]},
         }
     ).encode()
-    manifest = json.dumps(
+
+
+def of_layer(config: bytes, data: bytes) -> bytes:
+    """Return the manifest of an image with one layer."""
+    return json.dumps(
         {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -65,28 +95,6 @@ def pack(target: Path, name: str, data: bytes, run: dict) -> None:
             ],
         }
     ).encode()
-    index = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [
-                {
-                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                    "digest": digest(manifest),
-                    "size": len(manifest),
-                    "annotations": {
-                        "io.containerd.image.name": name,
-                        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-                    },
-                }
-            ],
-        }
-    ).encode()
-    with tarfile.open(target, "w") as t:
-        add(t, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}', mode=0o644)
-        add(t, "index.json", index, mode=0o644)
-        for blob in (data, config, manifest):
-            add(t, f"blobs/sha256/{digest(blob)[7:]}", blob, mode=0o644)
 
 
 def digest(data: bytes) -> str:

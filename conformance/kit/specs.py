@@ -1,0 +1,93 @@
+"""Which specs there are, and which of them are not expected to pass.
+
+A spec is known by its full text, labels included. All that begin with `[sig-network]` are taken but those about network policies, which Kuryr
+does not have yet. `exceptions.toml` lists what is left out, each with one of the reasons below; a Conformance spec may not stand there, and an
+entry that fits no spec, or another number of specs than it says, is an error: a new version of the suite cannot slip anything past.
+"""
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from kuryrlab.failure import Failure
+
+EXCEPTIONS = Path(__file__).resolve().parent.parent / "exceptions.toml"
+GROUP = "[sig-network] "
+POLICIES = re.compile(r"\[sig-network\] (?:Netpol|NetworkPolicy|ClusterNetworkPolicy)\b")
+CONFORMANCE, SERIAL = "[Conformance]", ("[Serial]", "[Disruptive]")
+# The reasons that an exception may have, by the word in the list.
+REASONS = {
+    "cloud": "needs a cloud provider",
+    "nodes": "needs more than two nodes",
+    "kernel": "the kernel lacks what it needs",
+    "program": "looks into another program that does not run here (kube-proxy, an API server that is a pod)",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An entry of the list: which specs, and why."""
+
+    specs: tuple[str, ...]
+    reason: str
+    why: str
+
+
+def is_conformance(spec: str) -> bool:
+    """Tell whether a spec is one that every cluster has to pass."""
+    return CONFORMANCE in spec
+
+
+def runs_alone(spec: str) -> bool:
+    """Tell whether nothing else may run beside a spec."""
+    return any(word in spec for word in SERIAL)
+
+
+def of_report(report: list) -> list[str]:
+    """Return the texts of all specs that a report of the suite knows, run or not, in its order."""
+    specs = [spec for suite in report for spec in suite.get("SpecReports") or [] if spec.get("LeafNodeType") == "It"]
+    return [text(spec) for spec in specs]
+
+
+def text(spec: dict) -> str:
+    """Return a spec's full text, as the suite's options for choosing specs see it."""
+    return " ".join([*(spec.get("ContainerHierarchyTexts") or []), spec["LeafNodeText"]])
+
+
+def taken(every: list[str]) -> list[str]:
+    """Return the specs that are to pass or to be excepted."""
+    return sorted(one for one in every if one.startswith(GROUP) and not POLICIES.match(one))
+
+
+def about_policies(every: list[str]) -> list[str]:
+    """Return the specs of the group that are not taken."""
+    return sorted(one for one in every if one.startswith(GROUP) and POLICIES.match(one))
+
+
+def exceptions(listed: str, specs: list[str]) -> list[LeftOut]:
+    """Read the list and find the specs of each entry.
+
+    Raises Failure with all that is wrong with it.
+    """
+    found, problems, seen = [], [], set()
+    for entry in tomllib.loads(listed).get("exception", []):
+        pattern, reason, why, wanted = (entry.get(key) for key in ("contains", "reason", "why", "specs"))
+        fitting = tuple(one for one in specs if pattern and pattern in one)
+        if reason not in REASONS:
+            problems.append(f"{pattern!r}: the reason {reason!r} is none of {', '.join(REASONS)}")
+        if not why:
+            problems.append(f"{pattern!r}: no `why`")
+        if len(fitting) != wanted:
+            problems.append(f"{pattern!r} is in {len(fitting)} specs, and `specs` says {wanted}")
+        problems += [f"{one!r} is a Conformance spec" for one in fitting if is_conformance(one)]
+        problems += [f"{one!r} is listed twice" for one in fitting if one in seen]
+        seen.update(fitting)
+        found.append(LeftOut(fitting, reason, why))
+    if problems:
+        raise Failure("exceptions.toml: " + "; ".join(problems), fix="correct the entries; e2e.test --list-tests shows the specs")
+    return found
+
+
+def focus(chosen: list[str]) -> list[str]:
+    """Return the options by which the suite runs these specs and no others."""
+    return [f"--ginkgo.focus={re.escape(one)}$" for one in chosen]

@@ -1,0 +1,137 @@
+"""What the lab gets for the suite, and loses again: a leg of the control plane in the pods' network, names, and what specs ask of the Internet.
+
+The API server reaches pods (`pods/proxy`, `services/proxy`) by IPv4 only from inside their network: their router translates. So it has a port there, as
+a control plane that is a virtual machine of the cloud has.
+
+The lab has no Internet. Its external side, which pods reach only through their router, gets the addresses and names that specs ask for. Each node is in a zone of its own.
+"""
+import sys
+
+from kuryrlab import dns, golang, places, resources, settings as s, vm
+from kuryrlab.failure import Failure
+from kuryrlab.lab import Lab
+
+PLACE, PORT = "cp", "control-plane"
+OUTSIDE = "ext"
+# Google's public resolver, with its names, and a server of HTTP.
+RESOLVER4, RESOLVER6 = "8.8.8.8", "2001:4860:4860::8888"
+NAMES = {RESOLVER4: "dns.google", RESOLVER6: "dns.google", s.INTERNET4: "google.com", s.INTERNET6: "google.com"}
+HTTP = 80
+
+
+class Leg:
+    """The control plane's port in the pods' network."""
+
+    def __init__(self, lab: Lab, facts: dict):
+        self.lab, self.facts = lab, facts
+        self.neutron = resources.Neutron(lab.settings.netns(PLACE))
+
+    def make(self) -> None:
+        """Make the port and plug it."""
+        if self.lab.settings.options.ml2 != "ovn":
+            raise Failure("the suite runs on labs with OVN", fix="lab up without --ml2")
+        found = self.neutron.find("ports", PORT) or self.neutron.call("POST", "/ports", {"port": self.wanted()})["port"]
+        address = next(ip["ip_address"] for ip in found["fixed_ips"] if ":" not in ip["ip_address"])
+        self.machine = vm.Vm(PLACE, self.lab.settings.server_chassis, found["id"], found["mac_address"], self.facts["mtu"])
+        self.lab.network.delete_link(PLACE, "eth0")
+        vm.link(self.machine, self.lab.network)
+        prefix = s.PODS4_CIDR.rpartition("/")[2]
+        self.lab.network.ip(PLACE, [f"addr add {address}/{prefix} dev eth0", "link set eth0 up"])
+        self.lab.switches.plug(self.machine.chassis, self.machine.tap, self.machine.port, self.machine.mac)
+        vm.wait_flows(self.machine, self.lab.switches)
+
+    def wanted(self) -> dict:
+        """Return the port as Neutron is asked for it."""
+        return {
+            "name": PORT,
+            "network_id": self.facts["pods_network"],
+            "project_id": self.facts["project"],
+            "security_groups": [self.facts["server_group"]],
+            "device_owner": "compute:nova",
+            "device_id": PORT,
+            "binding:host_id": self.lab.settings.server_chassis.hostname,
+        }
+
+    def remove(self) -> None:
+        """Unplug and delete the port."""
+        if found := self.neutron.find("ports", PORT):
+            machine = vm.Vm(PLACE, self.lab.settings.server_chassis, found["id"], found["mac_address"], self.facts["mtu"])
+            vm.unplug(machine, self.lab.network, self.lab.switches)
+            self.neutron.call("DELETE", f"/ports/{found['id']}", accept=(404,))
+
+
+class Internet:
+    """What answers on the lab's external side in place of the Internet."""
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+        self.daemons = {"internet-names": self.resolver, "internet-http": self.server}
+
+    def make(self) -> None:
+        """Give the external side the addresses, and start what answers there."""
+        self.lab.network.ip(OUTSIDE, [f"addr replace {RESOLVER4}/32 dev lo", f"addr replace {RESOLVER6}/128 dev lo"])
+        place = places.Place(self.lab.settings, self.lab.settings.netns(OUTSIDE), "control")
+        for name, command in self.daemons.items():
+            self.lab.processes.start(name, place, command())
+
+    def resolver(self) -> list:
+        """Return the command line of the resolver."""
+        hosts = "\n".join(f"{address} {name}" for address, name in NAMES.items())
+        file = self.lab.settings.etc / "internet-names"
+        file.write_text(f".:53 {{\nhosts {{\n{hosts}\n}}\n}}\n")
+        return [golang.dns_entry(self.lab.settings).make() / "coredns", "-conf", file]
+
+    def server(self) -> list:
+        """Return the command line of the server of HTTP."""
+        return [sys.executable, "-I", s.LAB / "kuryrlab" / "answer.py", "internet", str(HTTP)]
+
+    def remove(self) -> None:
+        """Take both away."""
+        for name in self.daemons:
+            self.lab.processes.stop(name)
+        self.lab.network.ip(OUTSIDE, [f"addr del {RESOLVER4}/32 dev lo", f"addr del {RESOLVER6}/128 dev lo"])
+
+
+class Zones:
+    """A zone for each node."""
+
+    LABEL = "topology.kubernetes.io/zone"
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+
+    def make(self) -> None:
+        """Say of each node which zone it is in."""
+        for node in self.lab.machines:
+            self.label(node, f"zone-of-{node}")
+
+    def remove(self) -> None:
+        """Take the labels away."""
+        for node in self.lab.machines:
+            self.label(node, None)
+
+    def label(self, node: str, zone: str | None) -> None:
+        """Set the label, or remove it."""
+        change = {"metadata": {"labels": {self.LABEL: zone}}}
+        self.lab.kubernetes.call("PATCH", f"/api/v1/nodes/{node}", change, "application/merge-patch+json")
+
+
+class Surroundings:
+    """All of it. Kuryr has to run, as the cluster's resolvers are pods."""
+
+    def __init__(self, lab: Lab, facts: dict):
+        self.lab, self.parts = lab, [Leg(lab, facts), Internet(lab), Zones(lab)]
+        self.begun: list[Leg | Internet | Zones] = []
+
+    def make(self) -> None:
+        """Make everything."""
+        for part in self.parts:
+            self.begun.append(part)
+            part.make()
+        dns.start(self.lab, RESOLVER4)
+
+    def remove(self) -> None:
+        """Take away what was begun."""
+        dns.stop(self.lab)
+        for part in self.begun:
+            part.remove()
