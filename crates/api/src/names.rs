@@ -18,6 +18,10 @@ pub const SERVICE_FINALIZER: &str = "kuryr.openstack.org/service-finalizer";
 /// left alone.
 pub const LBAAS_SPEC_ANNOTATION: &str = "openstack.org/kuryr-lbaas-spec";
 
+/// Annotation of a Service or a namespace that says who serves ClusterIPs, with the words of `[kubernetes] service_mode`; new
+/// here.
+pub const SERVICE_MODE_ANNOTATION: &str = "openstack.org/kuryr-service-mode";
+
 /// `spec.loadBalancerClass` of Services that are Kuryr's, besides those that name no class; new here.
 pub const LOAD_BALANCER_CLASS: &str = "openstack.org/kuryr";
 

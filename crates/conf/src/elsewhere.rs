@@ -80,8 +80,6 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "network_policy_driver", POLICIES),
     known("kubernetes", "multi_vif_drivers", MULTIPLE),
     known("kubernetes", "additional_ifname_prefix", MULTIPLE),
-    known("neutron_defaults", "service_subnet", SERVICES),
-    known("neutron_defaults", "service_subnets", SERVICES),
     known("neutron_defaults", "subnet_mapping", MULTIPLE),
     known(
         "vif_pool",

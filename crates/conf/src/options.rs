@@ -281,6 +281,13 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
         help("Octavia's provider of load balancers, such as `ovn` or `amphora`. `default`: the only one that Octavia \
               has, of several `amphora`."),
         why("As upstream has it, but a cloud with one provider needs no setting.");
+    SERVICE_MODE: String = "service_mode", "node", choices(&["node", "octavia"]), new_here(),
+        reader(Reader::Controller),
+        help("Who serves ClusterIPs, where annotation openstack.org/kuryr-service-mode of a Service or its namespace does not \
+              say otherwise. `node`: each node, for its pods and processes. `octavia`: besides, a load balancer for each \
+              Service, which servers of the tenant's networks reach, too, as upstream has it; needs `[neutron_defaults] \
+              service_subnets`."),
+        why("A load balancer for each Service is what made upstream slow and dear.");
     LEASE_NAMESPACE: String = "lease_namespace", "kube-system", new_here(), reader(Reader::Controller),
         help("Namespace of the Lease `kuryr-controller`, by which one of several controllers is the active one.");
     NODE_GRACE: Duration = "node_grace", "60", new_here(), range(1, 86_400), reader(Reader::Controller),
@@ -333,6 +340,11 @@ section!(neutron_defaults, "neutron_defaults", "What pods get in Neutron unless 
         help("Id of the subnet of pods.");
     POD_SUBNETS: Vec<String> = "pod_subnets", "", new_here(), reader(Reader::Controller),
         help("Ids of the subnets of pods, one for each family, all of the same network; wins over `pod_subnet`.");
+    SERVICE_SUBNET: Option<String> = "service_subnet", "", reader(Reader::Controller),
+        help("Id of the subnet of ClusterIPs, for those that Octavia serves (`[kubernetes] service_mode`).");
+    SERVICE_SUBNETS: Vec<String> = "service_subnets", "", reader(Reader::Controller),
+        help("Ids of the subnets of ClusterIPs, one for each family, both of one network if Services have two families; wins \
+              over `service_subnet`.");
     POD_SECURITY_GROUPS: Vec<String> = "pod_security_groups", "", reader(Reader::Controller),
         help("Ids of the security groups of pods. Empty: one group of Kuryr's own that allows everything."),
         why("Neutron's own default group would refuse what comes from outside the group, and with it what \

@@ -92,6 +92,10 @@ pub(crate) struct BalancerConfig {
     pub(crate) provider: Option<String>,
     /// Subnets of their addresses; empty: those of pods.
     pub(crate) vip_subnets: Vec<SubnetId>,
+    /// Octavia serves ClusterIPs where nobody says otherwise.
+    pub(crate) by_octavia: bool,
+    /// Subnets of ClusterIPs.
+    pub(crate) service_subnets: Vec<SubnetId>,
     /// Where floating IPs are from.
     pub(crate) external: Option<External>,
     /// How members are chosen.
@@ -195,7 +199,12 @@ fn balancers(conf: &Conf) -> Result<BalancerConfig> {
     let subnet = conf.get(&neutron_defaults::EXTERNAL_SVC_SUBNET)?.map(SubnetId::from);
     let network = conf.get(&neutron_defaults::EXTERNAL_SVC_NET)?;
     let mode = conf.get(&octavia_defaults::MEMBER_MODE)?;
+    let several = conf.get(&neutron_defaults::SERVICE_SUBNETS)?;
+    let single = || conf.get(&neutron_defaults::SERVICE_SUBNET);
+    let service_subnets = if several.is_empty() { single()?.into_iter().collect() } else { several };
     Ok(BalancerConfig {
+        by_octavia: conf.get(&kubernetes::SERVICE_MODE)? == "octavia",
+        service_subnets: service_subnets.into_iter().map(SubnetId::from).collect(),
         provider: Some(provider).filter(|name| !name.is_empty() && name != "default"),
         vip_subnets: conf.get(&octavia_defaults::VIP_SUBNETS)?.into_iter().map(SubnetId::from).collect(),
         external: network.map(|network| External { network: network.into(), subnet }),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use kube::{Api, Client};
-use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_api::{kuryrnode::KuryrNode, names::SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{
     client::{connect, install_crypto},
     event::{EventConfig, Recorder, recorder},
@@ -67,6 +67,7 @@ pub(crate) struct World {
     slices_by_address: Index<IpAddr, slim::EndpointSlice>,
     slices_by_service: Index<ObjectKey, slim::EndpointSlice>,
     pub(crate) services: Store<slim::Service>,
+    pub(crate) namespaces: Store<slim::Namespace>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
     /// Asks for a full list of our ports.
@@ -100,6 +101,8 @@ impl World {
             watch::<slim::EndpointSlice>(Api::all(client.clone()), WatchConfig::default());
         let (services, service_watch) =
             watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
+        let (namespaces, namespace_watch) =
+            watch::<slim::Namespace>(Api::all(client.clone()), WatchConfig::default());
         let workloads = config.looks_ahead().then(|| workload_watches(&client));
         let (workloads, workload_watches) = workloads.unzip();
         let forecast = Forecast::new(workloads);
@@ -126,6 +129,7 @@ impl World {
             records,
             slices,
             services,
+            namespaces,
             events,
             figures,
         });
@@ -145,8 +149,10 @@ impl World {
         let of = Arc::clone(&world);
         tasks.spawn(slice_watch.run(stop.clone(), move |change| follow_slices(change, &of)));
         let of = Arc::clone(&world);
+        tasks.spawn(namespace_watch.run(stop.clone(), move |change| follow_namespaces(change, &of)));
+        let of = Arc::clone(&world);
         tasks.spawn(service_watch.run(stop.clone(), move |change| {
-            let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service));
+            let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service, &of));
             concern_us.for_each(|service| of.balancers.add(ObjectKey::of(service.as_ref())));
         }));
         world
@@ -205,6 +211,12 @@ impl World {
         let node = self.nodes.get(&key)?;
         let is_it = node.status.addresses.iter().any(|found| found.address.parse() == Ok(address));
         is_it.then(|| own.addresses.iter().map(|own| own.address).collect())
+    }
+
+    /// What a namespace says about who serves ClusterIPs.
+    pub(crate) fn mode_of(&self, namespace: &str) -> Option<String> {
+        let namespace = self.namespaces.get(&ObjectKey::cluster(namespace))?;
+        namespace.metadata.annotations.as_ref()?.get(SERVICE_MODE_ANNOTATION).cloned()
     }
 
     /// What is about to come to a node.
@@ -329,12 +341,25 @@ fn follow_nodes(change: &Change<slim::Node>, world: &World) {
     }
 }
 
+/// Who serves ClusterIPs of a namespace may be another now.
+fn follow_namespaces(change: &Change<slim::Namespace>, world: &World) {
+    let touched: BTreeSet<&str> =
+        change.touched().filter_map(|namespace| namespace.metadata.name.as_deref()).collect();
+    for service in world.services.list() {
+        let is_in =
+            service.metadata.namespace.as_deref().is_some_and(|namespace| touched.contains(namespace));
+        if is_in && loadbalancer::concerns_us(&service, world) {
+            world.balancers.add(ObjectKey::of(service.as_ref()));
+        }
+    }
+}
+
 fn follow_slices(change: &Change<slim::EndpointSlice>, world: &World) {
     world.slices_by_address.update(change);
     world.slices_by_service.update(change);
     for service in change.touched().filter_map(|slice| loadbalancer::service_of(slice)) {
         let known = world.services.get(&service);
-        if known.is_some_and(|service| loadbalancer::concerns_us(&service)) {
+        if known.is_some_and(|service| loadbalancer::concerns_us(&service, world)) {
             world.balancers.add(service);
         }
     }

@@ -200,6 +200,12 @@ impl Owner {
         &self.project
     }
 
+    /// Tells whether tags name another cluster than ours.
+    #[must_use]
+    pub fn is_another_clusters(&self, tags: &[String]) -> bool {
+        tags.iter().any(|tag| tag.starts_with(CLUSTER_TAG) && !self.tags.contains(tag))
+    }
+
     /// Proves that `port` is ours, or drops it.
     #[must_use]
     pub fn admit(&self, port: ListedPort) -> Option<OurPort> {
@@ -323,6 +329,13 @@ mod tests {
             ("k8s", &[], false),
         ] {
             assert_eq!(owner.admit(port(project, tags, "", "")).is_some(), expect, "{project} {tags:?}");
+        }
+        for (tags, expect) in [
+            (vec!["kuryr-cluster:c1".to_owned()], false),
+            (vec!["theirs".to_owned()], false),
+            (vec!["site".to_owned(), "kuryr-cluster:c2".to_owned()], true),
+        ] {
+            assert_eq!(owner.is_another_clusters(&tags), expect, "{tags:?}");
         }
     }
 

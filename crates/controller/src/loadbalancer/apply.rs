@@ -39,6 +39,11 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
         (Step::CreateBalancer(spec), _) => {
             client.create_load_balancer(&access.ownership, &tree(spec)).await?;
         }
+        (Step::AdoptBalancer { stranger }, _) => {
+            if let Some(found) = look.strangers.iter().find(|found| found.id == *stranger) {
+                client.adopt_load_balancer(&access.ownership, found.clone()).await?;
+            }
+        }
         (Step::DeleteBalancer { .. }, Some(of)) => client.delete_load_balancer(of).await?,
         (Step::CreatePool { name, pool, .. }, Some(of)) => {
             client.create_lb_pool(of, &bare_pool(name, pool)).await?;

@@ -44,8 +44,12 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
 async fn list(world: &World, term: &Term) -> Result<bool> {
     term.check()?;
     let known = world.known();
-    let Some(access) = known.access.as_ref().filter(|_| world.services.in_sync()) else { return Ok(false) };
-    for service in world.services.list().iter().filter(|service| concerns_us(service)) {
+    let Some(access) =
+        known.access.as_ref().filter(|_| world.services.in_sync() && world.namespaces.synced())
+    else {
+        return Ok(false);
+    };
+    for service in world.services.list().iter().filter(|service| concerns_us(service, world)) {
         world.balancers.add(ObjectKey::of(service.as_ref()));
     }
     let balancers = match access.client.load_balancers(&access.ownership, None).await {

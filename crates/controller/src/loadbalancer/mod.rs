@@ -1,4 +1,4 @@
-//! Load balancers of Services of type `LoadBalancer`: one key per Service.
+//! Load balancers of Services of type `LoadBalancer`, and of those whose ClusterIPs Octavia serves: one key per Service.
 //!
 //! The story is in [`reconcile`]: look ([`observe`]), plan (`kuryr_planning::loadbalancer`), act ([`apply`]), tell
 //! ([`status`]). A load balancer that is being changed parks its key; others go on.
@@ -22,14 +22,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use kuryr_api::names::SERVICE_FINALIZER;
+use kuryr_api::names::{SERVICE_FINALIZER, SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::neutron::Subnet;
-use kuryr_planning::loadbalancer::{self as planning, Memory};
+use kuryr_planning::loadbalancer::{self as planning, Concern, Memory};
 use kuryr_types::SubnetId;
 use tokio::sync::OnceCell;
 
 pub(crate) use reconcile::reconcile;
+
+use crate::wiring::World;
 
 /// What a leadership remembers of load balancers.
 #[derive(Debug, Default)]
@@ -37,6 +39,8 @@ pub(crate) struct Balancers {
     memories: Mutex<BTreeMap<ObjectKey, Memory>>,
     /// Subnets of VIPs, as they were found.
     vip_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
+    /// Subnets of ClusterIPs, as they were found.
+    service_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
 }
 
 impl Balancers {
@@ -53,8 +57,19 @@ impl Balancers {
 }
 
 /// Whether a Service has to be looked at: it has a load balancer, or had one.
-pub(crate) fn concerns_us(service: &slim::Service) -> bool {
-    planning::concerns_us(&service.spec.kind, has_finalizer(service))
+pub(crate) fn concerns_us(service: &slim::Service, world: &World) -> bool {
+    let metadata = &service.metadata;
+    let own = metadata.annotations.as_ref().and_then(|annotations| annotations.get(SERVICE_MODE_ANNOTATION));
+    let namespaces = metadata.namespace.as_deref().and_then(|namespace| world.mode_of(namespace));
+    planning::concerns_us(Concern {
+        kind: &service.spec.kind,
+        has_finalizer: has_finalizer(service),
+        // A headless Service has the word `None` there.
+        has_cluster_ip: service.spec.cluster_ips.iter().any(|address| address != "None"),
+        own_mode: own.map(String::as_str),
+        namespace_mode: namespaces.as_deref(),
+        by_octavia: world.config.balancers.by_octavia,
+    })
 }
 
 fn has_finalizer(service: &slim::Service) -> bool {

@@ -11,18 +11,19 @@ use kuryr_kubernetes::{
 use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, Subnet, SubnetFilter},
-    octavia::{HealthMonitor, Listener, OwnedLoadBalancer, ProvisioningStatus},
+    octavia::{HealthMonitor, Listener, LoadBalancer, OwnedLoadBalancer, ProvisioningStatus},
 };
 use kuryr_planning::{
     loadbalancer::{
         Actual, Balancer, EndpointFacts, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
         Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort, PortFacts, ServiceFacts, Settings,
-        State, asked,
+        State, Stranger, asked,
     },
-    ownership::{asked_timeouts, load_balancer_name, service_tag},
+    ownership::{Owner, asked_timeouts, load_balancer_name, service_tag},
     pool::Millis,
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
+use tokio::sync::OnceCell;
 
 use crate::{
     cloud::{Known, facts::Access},
@@ -43,6 +44,7 @@ pub(super) struct Look {
     actual: Actual,
     /// The same as Octavia and Neutron showed them, for calls.
     pub(super) balancers: Vec<OwnedLoadBalancer>,
+    pub(super) strangers: Vec<LoadBalancer>,
     pub(super) floating: Vec<FloatingIp>,
 }
 
@@ -73,10 +75,11 @@ pub(super) async fn look(
         Presence::Unknown => return Ok(None),
     };
     let (Some(slices), Some(class)) = (world.slices_of(key), &known.class) else { return Ok(None) };
-    if !world.nodes.synced() || !world.records.synced() {
+    if !world.nodes.synced() || !world.records.synced() || !world.namespaces.synced() {
         return Ok(None);
     }
-    let service = object.as_deref().map_or_else(|| gone(key), facts);
+    let mut service = object.as_deref().map_or_else(|| gone(key), facts);
+    service.namespace_mode = world.mode_of(&key.namespace);
     let octavia = match access.client.octavia().await {
         // A cloud without Octavia has nothing of ours.
         Err(CloudError::EndpointMissing { .. })
@@ -86,12 +89,17 @@ pub(super) async fn look(
         }
         octavia => octavia?,
     };
-    let balancers = match octavia.providers.is_empty() {
-        true => vec![],
-        false => {
-            let name = load_balancer_name(&key.namespace, &key.name);
-            access.client.load_balancers(&access.ownership, Some(&name)).await?
-        }
+    let name = load_balancer_name(&key.namespace, &key.name);
+    let has_octavia = !octavia.providers.is_empty();
+    let balancers = match has_octavia {
+        true => access.client.load_balancers(&access.ownership, Some(&name)).await?,
+        false => vec![],
+    };
+    // Those that upstream made for ClusterIPs.
+    let may_be_strangers = has_octavia && balancers.is_empty() && !service.cluster_ips.is_empty();
+    let strangers = match may_be_strangers && !world.config.balancers.service_subnets.is_empty() {
+        true => access.client.untagged_load_balancers(&access.ownership, &name).await?,
+        false => vec![],
     };
     let mut found = Vec::with_capacity(balancers.len());
     for balancer in &balancers {
@@ -99,11 +107,13 @@ pub(super) async fn look(
     }
     let floating = floating(&service, &balancers, access).await?;
     let config = &world.config.balancers;
-    let vip_subnets = vip_subnets(access, world, term).await?;
+    let vip_subnets = subnets(&config.vip_subnets, &term.balancers.vip_subnets, access).await?;
+    let service_subnets = subnets(&config.service_subnets, &term.balancers.service_subnets, access).await?;
     let is_configured = |id: &SubnetId| class.subnets.contains_key(id) || vip_subnets.contains_key(id);
     let (named, named_networks) = named(&service, is_configured, access).await?;
     let of_pods = class.subnets.keys().map(|id| (id.clone(), class.network.clone()));
-    let of_vips = vip_subnets.iter().map(|(id, subnet)| (id.clone(), subnet.network_id.clone()));
+    let of_vips = vip_subnets.iter().chain(service_subnets);
+    let of_vips = of_vips.map(|(id, subnet)| (id.clone(), subnet.network_id.clone()));
     let endpoints = endpoints(&slices, world);
     let subnets: BTreeMap<_, _> =
         class.subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect();
@@ -115,6 +125,8 @@ pub(super) async fn look(
         subnets,
         others,
         vip_subnets: vip_subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect(),
+        service_subnets: service_subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect(),
+        by_octavia: config.by_octavia,
         networks: of_pods.chain(of_vips).chain(named_networks).collect(),
         named,
         external: config.external.clone(),
@@ -138,23 +150,29 @@ pub(super) async fn look(
             && (service.uid.is_empty() || floating.tags.contains(&service_tag)),
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
     };
-    let actual = Actual { balancers: found, floating: floating.iter().map(floating_facts).collect() };
-    Ok(Some(Look { now: world.now(), object, service, endpoints, settings, actual, balancers, floating }))
+    let actual = Actual {
+        balancers: found,
+        strangers: strangers.iter().map(|found| stranger(found, &access.owner)).collect(),
+        floating: floating.iter().map(floating_facts).collect(),
+    };
+    let now = world.now();
+    Ok(Some(Look { now, object, service, endpoints, settings, actual, balancers, strangers, floating }))
 }
 
-async fn vip_subnets<'a>(
+/// Subnets that the configuration names, which are asked for once in a leadership.
+async fn subnets<'a>(
+    named: &[SubnetId],
+    known: &'a OnceCell<BTreeMap<SubnetId, Subnet>>,
     access: &Access,
-    world: &World,
-    term: &'a Term,
 ) -> Result<&'a BTreeMap<SubnetId, Subnet>> {
     let find = || async {
         let mut found = BTreeMap::new();
-        for id in &world.config.balancers.vip_subnets {
+        for id in named {
             found.insert(id.clone(), access.client.subnet(id).await?);
         }
         Ok(found)
     };
-    term.balancers.vip_subnets.get_or_try_init(find).await
+    known.get_or_try_init(find).await
 }
 
 /// What a Service names in the cloud, with the networks of the subnets. What is not there is left out, and so is what is
@@ -238,6 +256,9 @@ fn facts(service: &slim::Service) -> ServiceFacts {
         is_leaving: metadata.deletion_timestamp.is_some(),
         has_finalizer: super::has_finalizer(service),
         kind: spec.kind.clone(),
+        // A headless Service has the word `None` there.
+        cluster_ips: spec.cluster_ips.iter().filter_map(|address| address.parse().ok()).collect(),
+        namespace_mode: None,
         class: spec.load_balancer_class.clone(),
         load_balancer_ip: spec.load_balancer_ip.clone(),
         source_ranges: spec.load_balancer_source_ranges.clone(),
@@ -280,14 +301,7 @@ fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<Endpoint
 
 /// A load balancer with what is below it, which only one that is active shows as it will stay.
 async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer> {
-    let state = match balancer.provisioning_status {
-        ProvisioningStatus::Active => State::Active,
-        ProvisioningStatus::Error => State::Error,
-        ProvisioningStatus::PendingDelete | ProvisioningStatus::Deleted => State::Deleting,
-        ProvisioningStatus::PendingCreate
-        | ProvisioningStatus::PendingUpdate
-        | ProvisioningStatus::Other(_) => State::Pending,
-    };
+    let state = state(balancer);
     let mut found = Balancer {
         id: balancer.id.clone(),
         state,
@@ -336,6 +350,27 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
         });
     }
     Ok(found)
+}
+
+fn state(balancer: &LoadBalancer) -> State {
+    match balancer.provisioning_status {
+        ProvisioningStatus::Active => State::Active,
+        ProvisioningStatus::Error => State::Error,
+        ProvisioningStatus::PendingDelete | ProvisioningStatus::Deleted => State::Deleting,
+        ProvisioningStatus::PendingCreate
+        | ProvisioningStatus::PendingUpdate
+        | ProvisioningStatus::Other(_) => State::Pending,
+    }
+}
+
+fn stranger(balancer: &LoadBalancer, owner: &Owner) -> Stranger {
+    Stranger {
+        id: balancer.id.clone(),
+        state: state(balancer),
+        vip_address: balancer.vip_address,
+        vip_subnet: balancer.vip_subnet_id.clone(),
+        is_of_another_cluster: owner.is_another_clusters(&balancer.tags),
+    }
 }
 
 fn more_vips(balancer: &OwnedLoadBalancer) -> Vec<(IpAddr, Option<PortId>)> {

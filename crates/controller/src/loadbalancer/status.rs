@@ -18,6 +18,10 @@ pub(super) fn tell(look: &Look, plan: &Plan, world: &World) {
                 "KuryrEnsureLB",
                 format!("making load balancer {} by provider {}", spec.name, spec.provider),
             )),
+            Step::AdoptBalancer { stranger } => Some((
+                "KuryrEnsureLB",
+                format!("taking over load balancer {stranger}, which has the ClusterIP"),
+            )),
             Step::DeleteBalancer { balancer } => {
                 Some(("KuryrReleaseLB", format!("deleting load balancer {balancer}")))
             }

@@ -216,6 +216,48 @@ impl Client {
         Ok(owned)
     }
 
+    /// Lists load balancers of our project and of a name that lack our tags. "List Load Balancers",
+    /// `GET /v2/lbaas/loadbalancers`.
+    ///
+    /// # Errors
+    /// What the cloud answers; [`Error::ListChanged`] if it must be read again.
+    pub async fn untagged_load_balancers(
+        &self,
+        owner: &Ownership,
+        name: &str,
+    ) -> Result<Vec<LoadBalancer>, Error> {
+        let query = Query::default().with("project_id", owner.project_id().as_str()).with("name", name);
+        let request = Request::octavia("list_load_balancers", Method::GET, COLLECTION);
+        let mut found: Vec<LoadBalancer> = self.pages(request, COLLECTION, query).await?;
+        found.retain(|found| {
+            let is_named = found.name == name && found.project_id == *owner.project_id();
+            is_named && owner.difference(&found.project_id, &found.tags).is_some()
+        });
+        Ok(found)
+    }
+
+    /// Makes a load balancer of our project ours by its tags. "Update a Load Balancer",
+    /// `PUT /v2/lbaas/loadbalancers/{id}`.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if it is of another project; [`Error::Immutable`]; what else the cloud answers.
+    pub async fn adopt_load_balancer(
+        &self,
+        owner: &Ownership,
+        mut load_balancer: LoadBalancer,
+    ) -> Result<OwnedLoadBalancer, Error> {
+        let operation = "tag_load_balancer";
+        let tags: Vec<String> =
+            owner.and_tags_of(&load_balancer.tags).into_iter().map(str::to_owned).collect();
+        if load_balancer.project_id == *owner.project_id() {
+            let path = format!("{COLLECTION}/{}", segment(load_balancer.id.as_str()));
+            let body = BTreeMap::from([("loadbalancer", BTreeMap::from([("tags", &tags)]))]);
+            self.call(Request::octavia(operation, Method::PUT, path).body(&body)).await?;
+            load_balancer.tags = tags;
+        }
+        OwnedLoadBalancer::prove(operation, &Arc::new(owner.clone()), load_balancer)
+    }
+
     /// Creates a load balancer with listeners, pools and members, in our project and with our tags. "Create a Load
     /// Balancer", `POST /v2/lbaas/loadbalancers`.
     ///
@@ -339,6 +381,36 @@ mod tests {
         );
         let found = client.load_balancers(&owner(), None).await.unwrap();
         assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["b1", "b4"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_our_project_and_of_the_name_can_be_made_ours() {
+        let (client, recorded) = octavia(|asked| match asked.method {
+            Method::PUT => {
+                Some(Reply::Json(200, json!({"loadbalancer": load_balancer("b1", "PENDING_UPDATE", OURS)})))
+            }
+            _ => {
+                let mut hostile = load_balancer("b3", "ACTIVE", &[]);
+                hostile["project_id"] = json!("hostile");
+                let found = [
+                    load_balancer("b1", "ACTIVE", &["theirs"]),
+                    load_balancer("b2", "ACTIVE", OURS),
+                    hostile,
+                ];
+                Some(Reply::Json(200, json!({"loadbalancers": found})))
+            }
+        });
+        let found = client.untagged_load_balancers(&owner(), "d/web").await.unwrap();
+        assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["b1"]);
+        client.adopt_load_balancer(&owner(), found[0].clone()).await.unwrap();
+        let mut hostile = found[0].clone();
+        hostile.project_id = "hostile".into();
+        let error = client.adopt_load_balancer(&owner(), hostile).await.unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        let asked = recorded.asked();
+        assert_eq!(asked.len(), 2);
+        assert_eq!(asked[1].line(), "PUT /v2/lbaas/loadbalancers/b1");
+        assert_eq!(asked[1].body, json!({"loadbalancer": {"tags": ["kuryr:cluster=a", "theirs"]}}));
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,6 +47,7 @@ pub const TABLE: &[(&str, Treatment)] = &[
     ("openstack.org/kuryr-timeout-client-data", Honoured),
     ("openstack.org/kuryr-timeout-member-data", Honoured),
     ("openstack.org/kuryr-octavia-provider", Honoured),
+    ("openstack.org/kuryr-service-mode", Honoured),
     ("service.beta.kubernetes.io/openstack-internal-load-balancer", Honoured),
     ("loadbalancer.openstack.org/floating-network-id", Honoured),
     ("loadbalancer.openstack.org/floating-subnet-id", Honoured),

@@ -174,7 +174,7 @@ pub fn desired(
         vip_subnet: intent.vip_subnet.0.clone(),
         vip_address: intent.vip_address,
         vip_port: intent.vip_port.clone(),
-        more_vips: intent.more_vips.iter().map(|(subnet, _)| (subnet.clone(), None)).collect(),
+        more_vips: intent.more_vips.iter().map(|(subnet, _, address)| (subnet.clone(), *address)).collect(),
         flavor: intent.flavor.clone(),
         zone: intent.zone.clone(),
         listeners: listeners.collect(),
@@ -284,7 +284,7 @@ mod tests {
         endpoints: &[EndpointFacts],
     ) -> (Vec<String>, usize) {
         let settings = settings(provider);
-        let (Wish::Balancer(intent), _) = read(service, &settings) else { panic!() };
+        let (Wish::Balancer(intent), _) = read(service, &settings, false) else { panic!() };
         let (spec, problems) = desired(&intent, endpoints, &settings);
         let listener = spec.listeners.values().next().unwrap();
         let shown = listener.pool.members.iter().map(|((address, port), member)| {
@@ -346,7 +346,7 @@ mod tests {
             for other in others {
                 settings.others.insert((*other).into(), "192.0.2.0/24".parse().unwrap());
             }
-            let (Wish::Balancer(intent), _) = read(&service(), &settings) else { panic!() };
+            let (Wish::Balancer(intent), _) = read(&service(), &settings, false) else { panic!() };
             let (spec, problems) = desired(&intent, &pods, &settings);
             let listener = spec.listeners.into_values().next().unwrap();
             let member = listener.pool.members.into_values().next();

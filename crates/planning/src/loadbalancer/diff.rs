@@ -12,7 +12,7 @@ use super::{
     desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
     floating,
     from_kubernetes::{ClientTold, FloatingWish, Intent, keeps_floating},
-    inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State},
+    inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State, Stranger},
     memory::Memory,
     provider,
     step::Step,
@@ -75,8 +75,17 @@ pub(super) fn towards(
 /// Towards no load balancer at all.
 pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     let Inputs { service, actual, .. } = inputs;
+    // The finalizer says that what upstream made is still there for this Service.
+    let upstreams = inputs.upstreams().filter(|_| service.has_finalizer);
+    match upstreams {
+        // Nobody could delete it but by hand, and a Service does not wait for that.
+        Some(found) if found.state == State::Error => {}
+        Some(found) => return adopt(found),
+        None => {}
+    }
     let steps = floating::release(service, actual, keeps_floating(service));
-    let mut plan = Plan { steps, ..Plan::default() };
+    let problems = upstreams.map(not_adopted).into_iter().collect();
+    let mut plan = Plan { steps, problems, ..Plan::default() };
     // Later the port that a floating IP leads to is gone.
     if !plan.steps.is_empty() {
         return plan;
@@ -152,6 +161,9 @@ fn create(desired: &BalancerSpec, intent: &Intent, inputs: &Inputs<'_>, memory: 
     if let Some(leaving) = inputs.actual.balancers.first() {
         return wait(Plan::default(), leaving, inputs, memory);
     }
+    if let Some(found) = inputs.upstreams() {
+        return adopt(found);
+    }
     // They follow a new Service within a moment; a tree that is made without them needs a second call.
     let endpoints = if inputs.endpoints.is_empty() { memory.endpoints_wait(inputs.now) } else { 0 };
     match memory.recreate_wait(inputs.now).max(endpoints) {
@@ -162,6 +174,25 @@ fn create(desired: &BalancerSpec, intent: &Intent, inputs: &Inputs<'_>, memory: 
         }
         after => Plan { wake_after: Some(after), ..Plan::default() },
     }
+}
+
+/// Makes what upstream made ours. One that is no longer wanted is deleted after that.
+fn adopt(found: &Stranger) -> Plan {
+    match found.state {
+        State::Active => {
+            Plan { steps: vec![Step::AdoptBalancer { stranger: found.id.clone() }], ..Plan::default() }
+        }
+        _ => Plan { wake_after: Some(STRANGER), problems: vec![not_adopted(found)], ..Plan::default() },
+    }
+}
+
+fn not_adopted(found: &Stranger) -> Problem {
+    let message = format!(
+        "load balancer {} has the ClusterIP and none of this cluster's tags, and takes no change now, so it cannot be given \
+         them: repair it or delete it",
+        found.id
+    );
+    Problem { reason: STUCK.to_owned(), message }
 }
 
 /// What is asked for by the call that makes it: with the addresses that clients know, as long as they can be had.
@@ -179,7 +210,8 @@ fn made_whole(
     let known: Vec<IpAddr> = memory.vips().unwrap_or_default().iter().copied().chain(told).collect();
     let of = |prefix: &IpNet| known.iter().copied().find(|address| prefix.contains(address));
     let first = of(&intent.vip_subnet.1).filter(|_| spec.vip_address.is_none() && spec.vip_port.is_none());
-    let more: Vec<_> = intent.more_vips.iter().map(|(_, prefix)| of(prefix)).collect();
+    let wanted = intent.more_vips.iter();
+    let more: Vec<_> = wanted.map(|(_, prefix, address)| of(prefix).filter(|_| address.is_none())).collect();
     if first.is_none() && more.iter().all(Option::is_none) {
         return (spec, vec![]);
     }
@@ -193,7 +225,7 @@ fn made_whole(
     }
     memory.asks_for_same_address();
     spec.vip_address = spec.vip_address.or(first);
-    spec.more_vips.iter_mut().zip(more).for_each(|((_, address), had)| *address = had);
+    spec.more_vips.iter_mut().zip(more).for_each(|((_, address), had)| *address = address.or(had));
     (spec, vec![])
 }
 
@@ -249,6 +281,9 @@ fn wait(plan: Plan, busy: &Balancer, inputs: &Inputs<'_>, memory: &mut Memory) -
     }
     plan
 }
+
+/// Between looks at one that is not ours and takes no change.
+const STRANGER: Millis = 10_000;
 
 /// Reason of Events about a load balancer that does not become usable; upstream's.
 const STUCK: &str = "KuryrEnsureLBError";
@@ -405,6 +440,11 @@ fn differs(found: &FoundListener, pool: &FoundPool, wanted: &ListenerSpec) -> bo
 
 /// What the status should tell, if it tells something else; nothing as long as an address is not known.
 fn tell(intent: &Intent, found: &Balancer, inputs: &Inputs<'_>) -> Option<Vec<Ingress>> {
+    if !intent.is_told {
+        // Of another class it is somebody else who tells.
+        let is_left = inputs.service.kind != "LoadBalancer" && !inputs.service.told.is_empty();
+        return is_left.then(Vec::new);
+    }
     let is_proxied = intent.client_told != ClientTold::Not;
     let mut told = vec![];
     for (vip, port) in found.vips() {
@@ -440,6 +480,7 @@ mod tests {
     };
     use super::*;
 
+    #[derive(Clone)]
     struct Look {
         service: ServiceFacts,
         settings: Settings,
@@ -451,7 +492,7 @@ mod tests {
         let mut service = service();
         service.has_finalizer = true;
         let settings = Settings { external: None, ..settings("ovn") };
-        let actual = Actual { balancers: vec![balancer("b")], floating: vec![] };
+        let actual = Actual { balancers: vec![balancer("b")], ..Actual::default() };
         Look { service, settings, actual, pods: vec![endpoint("10.1.0.7")] }
     }
 
@@ -637,6 +678,71 @@ mod tests {
         assert_eq!(asked(&plan).as_deref(), Some("10.1.0.100"));
         look.service.told = told("203.0.113.7");
         assert_eq!(asked(&planned(&look, 0, &mut Memory::default())), None);
+    }
+
+    /// A Service with ClusterIP 10.96.0.7, and what is there of its name without our tags.
+    fn at_cluster_ip(state: State, vip: &str) -> (Look, Stranger) {
+        let mut look = look();
+        look.service.kind = "ClusterIP".to_owned();
+        look.service.cluster_ips = vec!["10.96.0.7".parse().unwrap()];
+        look.settings.service_subnets.insert("c4".into(), "10.96.0.0/16".parse().unwrap());
+        let (vip_address, vip_subnet) = (Some(vip.parse().unwrap()), Some("c4".into()));
+        let stranger =
+            Stranger { id: "x".into(), state, vip_address, vip_subnet, is_of_another_cluster: false };
+        look.actual = Actual { strangers: vec![stranger.clone()], ..Actual::default() };
+        (look, stranger)
+    }
+
+    #[test]
+    fn what_upstream_made_for_a_cluster_ip_is_taken_over() {
+        let steps = |look: &Look| names(&planned(look, 0, &mut Memory::default()));
+        let (look, stranger) = at_cluster_ip(State::Active, "10.96.0.7");
+        assert_eq!(steps(&look), ["adopt_load_balancer"]);
+        let with = |stranger: Stranger| Actual { strangers: vec![stranger], ..Actual::default() };
+        let elsewhere = Stranger { vip_subnet: Some("of another cluster".into()), ..stranger.clone() };
+        assert_eq!(steps(&Look { actual: with(elsewhere), ..look.clone() }), ["remove_finalizer"]);
+        let another = Stranger { is_of_another_cluster: true, ..stranger };
+        assert_eq!(steps(&Look { actual: with(another), ..look.clone() }), ["remove_finalizer"]);
+        // Without finalizer nothing says that it is Kuryr's, but whoever wants Octavia takes it.
+        let mut new = Look { ..look.clone() };
+        new.service.has_finalizer = false;
+        assert_eq!(steps(&new), [""; 0]);
+        new.settings.by_octavia = true;
+        assert_eq!(steps(&new), ["add_finalizer"]);
+        // One that is not wanted is taken, too, to be deleted; a Service does not wait for what cannot be.
+        let (mut leaving, _) = at_cluster_ip(State::Active, "10.96.0.7");
+        leaving.service.is_leaving = true;
+        assert_eq!(steps(&leaving), ["adopt_load_balancer"]);
+        leaving.actual.strangers[0].state = State::Error;
+        let plan = planned(&leaving, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.problems.len()), (vec!["remove_finalizer"], 1));
+        let (other, _) = at_cluster_ip(State::Active, "10.96.0.8");
+        assert_eq!(steps(&other), ["remove_finalizer"]);
+        let (broken, _) = at_cluster_ip(State::Error, "10.96.0.7");
+        let plan = planned(&broken, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.problems.len()), (vec![], 1));
+    }
+
+    #[test]
+    fn what_octavia_serves_stays_so_until_somebody_says_node() {
+        let (mut look, _) = at_cluster_ip(State::Active, "10.96.0.7");
+        let found = Balancer {
+            vip_address: Some("10.96.0.7".parse().unwrap()),
+            vip_subnet: Some("c4".into()),
+            ..balancer("b")
+        };
+        look.actual = Actual { balancers: vec![found], ..Actual::default() };
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.tell), (vec![], None));
+        // It was of type LoadBalancer.
+        look.service.told = vec![Ingress { ip: None, hostname: None, is_proxied: false }];
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![]));
+        look.service.kind = "LoadBalancer".to_owned();
+        look.service.class = Some("example.org/metal".to_owned());
+        assert_eq!(planned(&look, 0, &mut Memory::default()).tell, None);
+        let mode = kuryr_api::names::SERVICE_MODE_ANNOTATION.to_owned();
+        look.service.annotations.insert(mode, "node".to_owned());
+        assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["delete_load_balancer"]);
     }
 
     #[test]

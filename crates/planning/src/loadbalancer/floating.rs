@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn steps(wish: &FloatingWish, found: &[Floating]) -> (Vec<&'static str>, usize) {
-        let actual = Actual { balancers: vec![balancer("b")], floating: found.to_vec() };
+        let actual = Actual { balancers: vec![balancer("b")], floating: found.to_vec(), ..Actual::default() };
         let (steps, problems) = towards(wish, &"vip-b".into(), &service(), &actual);
         (steps.iter().map(Step::name).collect(), problems.len())
     }
@@ -164,6 +164,7 @@ mod tests {
         let actual = Actual {
             balancers: vec![balancer("b")],
             floating: vec![floating("f", Some("vip-b"), false, true)],
+            ..Actual::default()
         };
         let tags_of = |service: &ServiceFacts| match &release(service, &actual, false)[..] {
             [Step::AdoptFloating { tags, .. }] => tags.clone(),
@@ -198,7 +199,8 @@ mod tests {
 
     #[test]
     fn at_the_end_it_goes_or_is_kept() {
-        let actual = |found| Actual { balancers: vec![balancer("b")], floating: vec![found] };
+        let actual =
+            |found| Actual { balancers: vec![balancer("b")], floating: vec![found], ..Actual::default() };
         let names =
             |actual, keeps| release(&service(), &actual, keeps).iter().map(Step::name).collect::<Vec<_>>();
         for (found, gone, kept) in [

@@ -3,6 +3,8 @@
 //! 1. Ours is a Service of type `LoadBalancer` without class or with ours. One that a release of upstream's before
 //!    Victoria has marked is left alone altogether, as upstream leaves it.
 //! 2. `spec.loadBalancerIP` is the floating IP; of an internal one, the VIP.
+//!    Where Octavia serves ClusterIPs, every Service with one is ours, and its VIPs are its ClusterIPs. One that is served so
+//!    stays so until its own annotation says otherwise. The API server's own is left alone, as upstream leaves it.
 //! 3. The VIP's family is the Service's first. Where the Service has two and both have a subnet on one network, there is a
 //!    VIP of each.
 //! 4. Ranges of clients that the provider cannot enforce are refused: nothing is exposed. So is the PROXY protocol: members
@@ -13,7 +15,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use kuryr_api::{
     kuryrnode::Problem,
-    names::{LBAAS_SPEC_ANNOTATION, LOAD_BALANCER_CLASS},
+    names::{LBAAS_SPEC_ANNOTATION, LOAD_BALANCER_CLASS, SERVICE_MODE_ANNOTATION},
 };
 use kuryr_types::{PortId, SubnetId};
 
@@ -57,8 +59,10 @@ pub struct Intent {
     pub vip_address: Option<IpAddr>,
     /// The user's port for the VIP.
     pub vip_port: Option<PortId>,
-    /// Subnets of further VIPs, and their prefixes.
-    pub more_vips: Vec<(SubnetId, IpNet)>,
+    /// Subnets of further VIPs, their prefixes, and the VIPs if certain ones are wanted.
+    pub more_vips: Vec<(SubnetId, IpNet, Option<IpAddr>)>,
+    /// Clients outside use it, so the Service's status says where it is reached.
+    pub is_told: bool,
     /// Its floating IP.
     pub floating: FloatingWish,
     /// Told instead of the address.
@@ -92,7 +96,7 @@ pub struct Intent {
 impl Intent {
     /// Prefixes of the subnets of all VIPs.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
-        std::iter::once(&self.vip_subnet.1).chain(self.more_vips.iter().map(|(_, prefix)| prefix))
+        std::iter::once(&self.vip_subnet.1).chain(self.more_vips.iter().map(|(_, prefix, _)| prefix))
     }
 }
 
@@ -131,10 +135,61 @@ pub enum FloatingWish {
     Given(IpAddr),
 }
 
-/// Whether a Service has to be looked at: it is ours, or was.
+/// Whether a Service has to be looked at: it is ours, or was, or something is said of who serves it, be it wrong.
 #[must_use]
-pub fn concerns_us(kind: &str, has_finalizer: bool) -> bool {
-    kind == "LoadBalancer" || has_finalizer
+pub fn concerns_us(service: Concern<'_>) -> bool {
+    let Concern { kind, has_finalizer, has_cluster_ip, own_mode, namespace_mode, by_octavia } = service;
+    let is_said = own_mode.is_some() || namespace_mode.is_some();
+    kind == "LoadBalancer" || has_finalizer || has_cluster_ip && (is_said || by_octavia)
+}
+
+/// What decides whether a Service has to be looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Concern<'a> {
+    /// `spec.type`.
+    pub kind: &'a str,
+    /// It has our finalizer.
+    pub has_finalizer: bool,
+    /// It is not headless.
+    pub has_cluster_ip: bool,
+    /// What its annotation says of who serves ClusterIPs.
+    pub own_mode: Option<&'a str>,
+    /// What its namespace's annotation says.
+    pub namespace_mode: Option<&'a str>,
+    /// Octavia serves ClusterIPs where nobody says otherwise.
+    pub by_octavia: bool,
+}
+
+/// Whether Octavia serves the ClusterIPs of a Service: by its own annotation, its namespace's, or the cluster's setting.
+fn by_octavia(own: Option<&str>, namespaces: Option<&str>, clusters: bool) -> bool {
+    own.and_then(mode).or_else(|| namespaces.and_then(mode)).unwrap_or(clusters)
+}
+
+/// Whether an annotation says `octavia`; none if it says neither this nor `node`.
+fn mode(said: &str) -> Option<bool> {
+    match said.trim() {
+        "octavia" => Some(true),
+        "node" => Some(false),
+        _ => None,
+    }
+}
+
+/// A word that is neither, which counts as not said.
+fn unknown_mode(service: &ServiceFacts) -> Option<Problem> {
+    let own = service.annotations.get(SERVICE_MODE_ANNOTATION).map(|said| ("the Service", said));
+    let namespaces = service.namespace_mode.as_ref().map(|said| ("its namespace", said));
+    let (of, said) = own.into_iter().chain(namespaces).find(|(_, said)| mode(said).is_none())?;
+    Some(problem(format!(
+        "annotation {SERVICE_MODE_ANNOTATION} of {of}: `{said}` is neither octavia nor node: ignored"
+    )))
+}
+
+/// Whether Octavia is to serve this Service's ClusterIPs, of which there are some.
+fn is_by_octavia(service: &ServiceFacts, settings: &Settings, is_so_already: bool) -> bool {
+    let own = service.annotations.get(SERVICE_MODE_ANNOTATION).map(String::as_str);
+    let is_api_server = service.namespace == "default" && service.name == "kubernetes";
+    let has_any = !service.cluster_ips.is_empty() && service.kind != "ExternalName" && !is_api_server;
+    has_any && by_octavia(own, service.namespace_mode.as_deref(), settings.by_octavia || is_so_already)
 }
 
 /// Whether the floating IP stays when the Service goes.
@@ -142,25 +197,43 @@ pub(super) fn keeps_floating(service: &ServiceFacts) -> bool {
     Annotations::read(&service.annotations).0.keeps_floating
 }
 
-/// Reads a Service.
+/// Reads a Service; `is_so_already` says whether it has a load balancer at its ClusterIP.
 #[must_use]
-pub fn read(service: &ServiceFacts, settings: &Settings) -> (Wish, Vec<Problem>) {
+pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) -> (Wish, Vec<Problem>) {
     if service.annotations.contains_key(LBAAS_SPEC_ANNOTATION) {
         return (Wish::Untouched, vec![]);
     }
     let is_ours_by_class = service.class.as_deref().is_none_or(|class| class == LOAD_BALANCER_CLASS);
-    if service.is_leaving || service.kind != "LoadBalancer" || !is_ours_by_class {
+    let role = Role {
+        is_outside: service.kind == "LoadBalancer" && is_ours_by_class,
+        is_inside: is_by_octavia(service, settings, is_so_already),
+    };
+    if service.is_leaving {
         return (Wish::Nothing, vec![]);
     }
+    if !role.is_outside && !role.is_inside {
+        return (Wish::Nothing, unknown_mode(service).into_iter().collect());
+    }
     let (annotations, mut problems) = Annotations::read(&service.annotations);
-    match intent(service, &annotations, settings, &mut problems) {
+    problems.extend(unknown_mode(service));
+    match intent(service, role, &annotations, settings, &mut problems) {
         Some(intent) => (Wish::Balancer(Box::new(intent)), problems),
         None => (Wish::Closed, problems),
     }
 }
 
+/// Whose clients a load balancer serves.
+#[derive(Clone, Copy)]
+struct Role {
+    /// Those outside.
+    is_outside: bool,
+    /// Those of the ClusterIPs.
+    is_inside: bool,
+}
+
 fn intent(
     service: &ServiceFacts,
+    role: Role,
     annotations: &Annotations,
     settings: &Settings,
     problems: &mut Vec<Problem>,
@@ -177,13 +250,23 @@ fn intent(
         return None;
     }
     let capabilities = provider::capabilities(&provider);
-    let vip = vip(service, annotations, settings, problems)?;
+    let vip = match role.is_inside {
+        true => cluster_vip(service, settings, problems)?,
+        false => vip(service, annotations, settings, problems)?,
+    };
     let client_told = client_told(annotations, &provider, capabilities, settings, problems)?;
     let allowed = allowed(service, &provider, capabilities, settings, problems)?;
-    let more_vips = more_vips(service, &vip, settings, problems);
-    let has_v4 = std::iter::once(&vip.subnet).chain(&more_vips).any(|(_, prefix)| is_of("IPv4", prefix));
-    let (mut floating, vip_address) =
-        addresses(service, annotations, (&vip.subnet.1, has_v4), settings, problems)?;
+    let more_vips = match role.is_inside {
+        true => more_cluster_vips(service, &vip, settings, problems),
+        false => more_vips(service, &vip, settings, problems),
+    };
+    let mut prefixes = vec![&vip.subnet.1];
+    prefixes.extend(more_vips.iter().map(|(_, prefix, _)| prefix));
+    let has_v4 = prefixes.into_iter().any(|prefix| is_of("IPv4", prefix));
+    let (mut floating, vip_address) = match role.is_outside {
+        true => addresses(service, annotations, (&vip.subnet.1, has_v4), settings, problems)?,
+        false => (FloatingWish::None, None),
+    };
     if vip.port.is_some() && floating != FloatingWish::None && !capabilities.translates_to_given_ports {
         problems.push(problem(format!(
             "annotation loadbalancer.openstack.org/port-id: provider {provider} has floating IPs lead only to ports that it \
@@ -200,6 +283,7 @@ fn intent(
         vip_subnet: vip.subnet,
         vip_port: vip.port,
         more_vips,
+        is_told: role.is_outside,
         floating,
         hostname: annotations.hostname.clone(),
         ports: ports(service, settings, problems),
@@ -285,6 +369,54 @@ fn vip(
     None
 }
 
+/// The subnet of a ClusterIP.
+fn subnet_of(cluster_ip: IpAddr, settings: &Settings) -> Option<(SubnetId, IpNet)> {
+    let mut subnets = settings.service_subnets.iter();
+    subnets.find(|(_, prefix)| prefix.contains(&cluster_ip)).map(|(id, prefix)| (id.clone(), *prefix))
+}
+
+fn no_subnet(cluster_ip: IpAddr) -> Problem {
+    problem(format!(
+        "Octavia cannot serve ClusterIP {cluster_ip}: no subnet of [neutron_defaults] service_subnets contains it; name one \
+         there, or set annotation {SERVICE_MODE_ANNOTATION} of the Service to node"
+    ))
+}
+
+/// The first ClusterIP as VIP.
+fn cluster_vip(service: &ServiceFacts, settings: &Settings, problems: &mut Vec<Problem>) -> Option<Vip> {
+    let address = *service.cluster_ips.first()?;
+    let Some(subnet) = subnet_of(address, settings) else {
+        problems.push(no_subnet(address));
+        return None;
+    };
+    Some(Vip { subnet, port: None, address: Some(address) })
+}
+
+/// The second ClusterIP as VIP.
+fn more_cluster_vips(
+    service: &ServiceFacts,
+    vip: &Vip,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Vec<(SubnetId, IpNet, Option<IpAddr>)> {
+    let Some(address) = service.cluster_ips.get(1).copied() else { return vec![] };
+    let Some((id, prefix)) = subnet_of(address, settings) else {
+        problems.push(no_subnet(address));
+        return vec![];
+    };
+    let network = settings.networks.get(&vip.subnet.0);
+    if !provider::has_more_vips(settings.version)
+        || network.is_none()
+        || settings.networks.get(&id) != network
+    {
+        problems.push(problem(format!(
+            "Octavia cannot serve ClusterIP {address} beside the first one: that takes its API 2.26, and subnets of one network"
+        )));
+        return vec![];
+    }
+    vec![(id, prefix, Some(address))]
+}
+
 /// The port that was named, with the address of this family.
 fn port(id: &str, family: &str, settings: &Settings) -> Option<Vip> {
     let port = settings.named.port.as_ref().filter(|port| port.id.as_str() == id)?;
@@ -300,7 +432,7 @@ fn more_vips(
     vip: &Vip,
     settings: &Settings,
     problems: &mut Vec<Problem>,
-) -> Vec<(SubnetId, IpNet)> {
+) -> Vec<(SubnetId, IpNet, Option<IpAddr>)> {
     let Some(family) = service.families.get(1) else { return vec![] };
     let mut refuse = |why: &str| {
         problems.push(problem(format!("there is no {family} address beside the first one: {why}")));
@@ -320,7 +452,7 @@ fn more_vips(
         is_of(family, prefix) && network.is_some() && settings.networks.get(*id) == network
     };
     match all.into_iter().find(fits) {
-        Some((id, prefix)) => vec![(id.clone(), *prefix)],
+        Some((id, prefix)) => vec![(id.clone(), *prefix, None)],
         None => refuse(
             "Octavia wants it from a subnet of the same network: name one in [octavia_defaults] vip_subnets",
         ),
@@ -547,7 +679,7 @@ mod tests {
     fn wish(change: impl FnOnce(&mut ServiceFacts, &mut Settings)) -> (Wish, Vec<String>) {
         let (mut service, mut settings) = (service(), settings("ovn"));
         change(&mut service, &mut settings);
-        let (wish, problems) = read(&service, &settings);
+        let (wish, problems) = read(&service, &settings, false);
         (wish, problems.into_iter().map(|problem| problem.message).collect())
     }
 
@@ -700,6 +832,74 @@ mod tests {
     }
 
     #[test]
+    fn who_serves_a_cluster_ip() {
+        for (own, namespaces, clusters, expect) in [
+            (None, None, false, false),
+            (None, None, true, true),
+            (None, Some("octavia"), false, true),
+            (Some("node"), Some("octavia"), true, false),
+            (Some("octavia"), Some("node"), false, true),
+            (Some(" octavia"), None, false, true),
+            (Some("nobody"), None, false, false),
+            (Some("nobody"), Some("octavia"), false, true),
+        ] {
+            assert_eq!(by_octavia(own, namespaces, clusters), expect, "{own:?} {namespaces:?} {clusters}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_octavia_serves_has_its_cluster_ips_as_vips() {
+        let inside = |change: fn(&mut ServiceFacts, &mut Settings)| {
+            let (wish, problems) = wish(|service, settings| {
+                service.kind = "ClusterIP".to_owned();
+                service.cluster_ips = vec!["10.96.0.7".parse().unwrap(), "fd00:96::7".parse().unwrap()];
+                settings.by_octavia = true;
+                for (id, prefix) in [("c4", "10.96.0.0/16"), ("c6", "fd00:96::/112")] {
+                    settings.service_subnets.insert(id.into(), prefix.parse().unwrap());
+                    settings.networks.insert(id.into(), "c".into());
+                }
+                change(service, settings);
+            });
+            let Wish::Balancer(intent) = wish else {
+                return (matches!(wish, Wish::Nothing), None, vec![], false, problems.len());
+            };
+            let more: Vec<_> = intent.more_vips.iter().filter_map(|(.., address)| *address).collect();
+            assert_eq!(intent.is_told, intent.floating != FloatingWish::None);
+            (
+                false,
+                intent.vip_address.map(|address| address.to_string()),
+                more,
+                intent.is_told,
+                problems.len(),
+            )
+        };
+        let (first, second) = (Some("10.96.0.7".to_owned()), vec!["fd00:96::7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(inside(|_, _| {}), (false, first.clone(), second.clone(), false, 0));
+        let outside = inside(|service, _| service.kind = "LoadBalancer".to_owned());
+        assert_eq!(outside, (false, first.clone(), second, true, 0));
+        let no_second = inside(|_, settings| settings.service_subnets.retain(|id, _| id.as_str() != "c6"));
+        assert_eq!(no_second, (false, first, vec![], false, 1));
+        let no_subnet = inside(|_, settings| settings.service_subnets.clear());
+        assert_eq!(no_subnet, (false, None, vec![], false, 1));
+        let left_alone = (true, None, vec![], false, 0);
+        assert_eq!(inside(|service, _| service.cluster_ips.clear()), left_alone);
+        let api_server = |service: &mut ServiceFacts, _: &mut Settings| {
+            (service.namespace, service.name) = ("default".to_owned(), "kubernetes".to_owned());
+        };
+        assert_eq!(inside(api_server), left_alone);
+        let by_node = |service: &mut ServiceFacts, _: &mut Settings| {
+            service.annotations.insert(SERVICE_MODE_ANNOTATION.to_owned(), "node".to_owned());
+        };
+        assert_eq!(inside(by_node), left_alone);
+        // What cannot be understood is told, also where there is no load balancer.
+        let by_nobody = |service: &mut ServiceFacts, settings: &mut Settings| {
+            settings.by_octavia = false;
+            service.namespace_mode = Some("nobody".to_owned());
+        };
+        assert_eq!(inside(by_nobody), (true, None, vec![], false, 1));
+    }
+
+    #[test]
     fn monitors_are_off_unless_somebody_wants_them() {
         let monitor = |by_default: bool, written: &'static [(&str, &str)]| {
             let (wish, problems) = wish(|service, settings| {
@@ -725,7 +925,7 @@ mod tests {
                 change(service, settings);
             });
             let Wish::Balancer(intent) = wish else { panic!("{wish:?}") };
-            let more: Vec<_> = intent.more_vips.iter().map(|(id, _)| id.to_string()).collect();
+            let more: Vec<_> = intent.more_vips.iter().map(|(id, ..)| id.to_string()).collect();
             (intent.vip_subnet.0.to_string(), more, intent.floating, problems.len())
         };
         let any = || FloatingWish::Any(External { network: "ext".into(), subnet: None });

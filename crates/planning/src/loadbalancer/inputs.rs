@@ -28,6 +28,28 @@ pub struct Inputs<'a> {
     pub actual: &'a Actual,
 }
 
+impl<'a> Inputs<'a> {
+    /// The load balancer that upstream made for the Service: of our project and of its name, at its ClusterIP in a subnet of
+    /// ClusterIPs, which nobody else can have.
+    pub(super) fn upstreams(&self) -> Option<&'a Stranger> {
+        let has_cluster_ip = |found: &&Stranger| {
+            let subnet = found.vip_subnet.as_ref();
+            found.vip_address.is_some_and(|vip| self.service.cluster_ips.contains(&vip))
+                && subnet.is_some_and(|subnet| self.settings.service_subnets.contains_key(subnet))
+                && !found.is_of_another_cluster
+        };
+        self.actual.strangers.iter().find(has_cluster_ip)
+    }
+
+    /// Whether Octavia serves the ClusterIP of the Service already, by us or by upstream, whose finalizer it has then.
+    pub(super) fn is_so_already(&self) -> bool {
+        let at_cluster_ip =
+            |found: &Balancer| found.vip_address.is_some_and(|vip| self.service.cluster_ips.contains(&vip));
+        self.actual.balancers.iter().any(at_cluster_ip)
+            || self.service.has_finalizer && self.upstreams().is_some()
+    }
+}
+
 /// A Service, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceFacts {
@@ -43,6 +65,10 @@ pub struct ServiceFacts {
     pub has_finalizer: bool,
     /// `spec.type`.
     pub kind: String,
+    /// `spec.clusterIPs`; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// What its namespace says about who serves ClusterIPs.
+    pub namespace_mode: Option<String>,
     /// `spec.loadBalancerClass`.
     pub class: Option<String>,
     /// `spec.loadBalancerIP`.
@@ -127,6 +153,10 @@ pub struct Settings {
     pub vip_subnets: BTreeMap<SubnetId, IpNet>,
     /// All subnets of the project, where endpoints are outside of those above.
     pub others: BTreeMap<SubnetId, IpNet>,
+    /// Subnets of ClusterIPs, with their prefixes.
+    pub service_subnets: BTreeMap<SubnetId, IpNet>,
+    /// Octavia serves ClusterIPs where nobody says otherwise.
+    pub by_octavia: bool,
     /// Networks of these subnets, as far as they are known.
     pub networks: BTreeMap<SubnetId, NetworkId>,
     /// What the Service's annotations name in the cloud, as it was found.
@@ -196,9 +226,26 @@ pub struct External {
 pub struct Actual {
     /// Our load balancers of its name; more than one after a lost answer.
     pub balancers: Vec<Balancer>,
+    /// Load balancers of our project and of its name that are not ours; looked for only if none is.
+    pub strangers: Vec<Stranger>,
     /// Floating IPs of our project that lead to their VIPs, are tagged with the Service, or have the address that it
     /// asks for.
     pub floating: Vec<Floating>,
+}
+
+/// A load balancer of our project without our tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// Its id.
+    pub id: LoadBalancerId,
+    /// Whether it can be changed.
+    pub state: State,
+    /// Its VIP.
+    pub vip_address: Option<IpAddr>,
+    /// Subnet of its VIP.
+    pub vip_subnet: Option<SubnetId>,
+    /// It carries the tag of another cluster of Kuryr's.
+    pub is_of_another_cluster: bool,
 }
 
 /// A load balancer of ours.

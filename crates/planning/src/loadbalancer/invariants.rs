@@ -50,14 +50,14 @@ mod tests {
         let mut busy = balancer("b");
         busy.state = State::Pending;
         let steps = vec![Step::DeleteBalancer { balancer: "b".into() }];
-        check(&Plan { steps, ..Plan::default() }, &Actual { balancers: vec![busy], floating: vec![] });
+        check(&Plan { steps, ..Plan::default() }, &Actual { balancers: vec![busy], ..Actual::default() });
     }
 
     #[test]
     #[should_panic(expected = "two steps")]
     fn two_changes_at_a_time_are_noticed() {
         let delete = || Step::DeleteBalancer { balancer: "b".into() };
-        let actual = Actual { balancers: vec![balancer("b")], floating: vec![] };
+        let actual = Actual { balancers: vec![balancer("b")], ..Actual::default() };
         check(&Plan { steps: vec![delete(), delete()], ..Plan::default() }, &actual);
     }
 }

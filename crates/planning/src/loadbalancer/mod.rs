@@ -1,4 +1,5 @@
-//! What a Service of type `LoadBalancer` is in the cloud: one load balancer of Octavia whose members are pods.
+//! What a Service of type `LoadBalancer`, or one whose ClusterIPs Octavia serves, is in the cloud: one load balancer of
+//! Octavia whose members are pods.
 //!
 //! [`plan`] takes one look at a Service, its endpoints and what is in the cloud, and returns steps. At most one of them
 //! changes the load balancer, since Octavia refuses every other change until one is done; what follows it is part of a
@@ -26,7 +27,7 @@
 //! 10.0 (names, annotations, finalizer); cloud-provider-openstack, "Exposing applications using services of
 //! LoadBalancer type" (annotations).
 //!
-//! What this does not do: load balancers that Services share, `KuryrLoadBalancer` objects, ClusterIPs.
+//! What this does not do: load balancers that Services share, `KuryrLoadBalancer` objects.
 //!
 //! Rooms, in the order of the flow:
 
@@ -62,10 +63,10 @@ use kuryr_api::kuryrnode::Problem;
 
 pub use annotations::{Asked, asked};
 pub use desired::{BalancerSpec, ListenerSpec, MemberSpec, MonitorSpec, PoolSpec, Protocol};
-pub use from_kubernetes::{Wish, concerns_us};
+pub use from_kubernetes::{Concern, Wish, concerns_us};
 pub use inputs::{
     Actual, Balancer, EndpointFacts, External, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
-    Ingress, Inputs, MonitorSettings, Named, NamedPort, PortFacts, ServiceFacts, Settings, State,
+    Ingress, Inputs, MonitorSettings, Named, NamedPort, PortFacts, ServiceFacts, Settings, State, Stranger,
 };
 pub use memory::Memory;
 pub use provider::MemberMode;
@@ -100,7 +101,7 @@ impl Plan {
 /// If the plan breaks a rule of [`invariants`].
 #[must_use]
 pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
-    let (wish, problems) = from_kubernetes::read(inputs.service, inputs.settings);
+    let (wish, problems) = from_kubernetes::read(inputs.service, inputs.settings, inputs.is_so_already());
     let mut plan = match wish {
         Wish::Untouched => Plan::default(),
         Wish::Nothing => diff::towards_nothing(inputs, memory),

@@ -84,6 +84,7 @@ impl Cloud {
             Step::AddFinalizer => service.has_finalizer = true,
             Step::RemoveFinalizer => service.has_finalizer = false,
             Step::CreateBalancer(spec) => self.create(spec),
+            Step::AdoptBalancer { stranger } => self.adopt(stranger),
             Step::CreateFloating { port, .. } => {
                 let id = self.id("f");
                 let address = format!("203.0.113.{}", self.made % 250).parse().unwrap();
@@ -134,6 +135,25 @@ impl Cloud {
         }
         self.busy.push((made.id.clone(), self.slowness + 1));
         self.actual.balancers.push(made);
+    }
+
+    /// Tagging is a change as any other.
+    fn adopt(&mut self, id: &kuryr_types::LoadBalancerId) {
+        let Some(at) = self.actual.strangers.iter().position(|found| found.id == *id) else { return };
+        let found = self.actual.strangers.remove(at);
+        assert_eq!(found.state, State::Active, "Octavia would refuse this with 409");
+        self.busy.push((found.id.clone(), self.slowness + 1));
+        self.actual.balancers.push(Balancer {
+            vip_port: Some(format!("vip-{}", found.id).into()),
+            id: found.id,
+            state: State::Pending,
+            provider: "ovn".to_owned(),
+            vip_subnet: found.vip_subnet,
+            vip_address: found.vip_address,
+            more_vips: vec![],
+            listeners: vec![],
+            pools: vec![],
+        });
     }
 
     fn pool(&mut self, name: &str, spec: &PoolSpec, whole: bool) -> FoundPool {

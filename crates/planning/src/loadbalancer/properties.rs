@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Inputs, Memory, PortFacts, Protocol, Settings, State, Wish, desired,
+    Inputs, Memory, PortFacts, Protocol, Settings, State, Stranger, Wish, desired,
     fixtures::{endpoint, service, settings},
     from_kubernetes::read,
     inputs::{EndpointFacts, ServiceFacts},
@@ -27,6 +27,8 @@ enum Event {
     Annotated(&'static str, &'static str),
     Ranges(bool),
     Kind(bool),
+    Mode(&'static str),
+    ClustersMode(bool),
     Slowness(u8),
     SomebodyDeletes(usize),
     SomebodyChanges(usize),
@@ -48,6 +50,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => annotation().prop_map(|(name, value)| Event::Annotated(name, value)),
         1 => any::<bool>().prop_map(Event::Ranges),
         1 => any::<bool>().prop_map(Event::Kind),
+        1 => prop::sample::select(vec!["octavia", "node", ""]).prop_map(Event::Mode),
+        1 => any::<bool>().prop_map(Event::ClustersMode),
         1 => (0u8..4).prop_map(Event::Slowness),
         1 => (0usize..2).prop_map(Event::SomebodyDeletes),
         1 => (0usize..2).prop_map(Event::SomebodyChanges),
@@ -77,21 +81,36 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        Self {
+    /// A world in which upstream has made a load balancer for the Service before, or not.
+    fn new(is_upgraded: bool) -> Self {
+        let cluster_ip = "10.96.0.7".parse().unwrap();
+        let mut world = Self {
             now: 0,
-            service: service(),
+            service: ServiceFacts { cluster_ips: vec![cluster_ip], has_finalizer: is_upgraded, ..service() },
             settings: Settings { coalesce: 250, ..settings("ovn") },
             pods: vec![],
             cloud: Cloud::default(),
             memory: Memory::default(),
-        }
+        };
+        world.settings.service_subnets.insert("c4".into(), "10.96.0.0/16".parse().unwrap());
+        world.cloud.actual.strangers.extend(is_upgraded.then(|| Stranger {
+            id: "upstreams".into(),
+            state: State::Active,
+            vip_address: Some(cluster_ip),
+            vip_subnet: Some("c4".into()),
+            is_of_another_cluster: false,
+        }));
+        world
     }
 
     /// One reconcile; tells whether anything was to be done.
     fn look(&mut self, fault: Fault) -> bool {
         let Self { now, service, settings, pods, cloud, memory } = self;
-        let actual = cloud.actual.clone();
+        let mut actual = cloud.actual.clone();
+        // They are looked for only then.
+        if !actual.balancers.is_empty() {
+            actual.strangers.clear();
+        }
         let planned =
             plan(&Inputs { now: *now, service, endpoints: pods, settings, actual: &actual }, memory);
         for step in &planned.steps {
@@ -141,6 +160,11 @@ impl World {
             Event::Kind(balanced) => {
                 self.service.kind = if balanced { "LoadBalancer" } else { "ClusterIP" }.to_owned();
             }
+            Event::Mode(word) => {
+                let name = kuryr_api::names::SERVICE_MODE_ANNOTATION.to_owned();
+                self.service.annotations.insert(name, word.to_owned());
+            }
+            Event::ClustersMode(by_octavia) => self.settings.by_octavia = by_octavia,
             Event::Slowness(rounds) => self.cloud.slowness = rounds,
             Event::SomebodyDeletes(which) => self.cloud.lose(which),
             Event::SomebodyChanges(which) => self.meddle(which),
@@ -184,8 +208,15 @@ impl World {
 
     /// What is in the cloud is what the Service asks for.
     fn check(&self) {
-        let (wish, _) = read(&self.service, &self.settings);
         let found = &self.cloud.actual;
+        let inputs = Inputs {
+            now: self.now,
+            service: &self.service,
+            endpoints: &self.pods,
+            settings: &self.settings,
+            actual: found,
+        };
+        let (wish, _) = read(&self.service, &self.settings, inputs.is_so_already());
         match wish {
             Wish::Untouched => {}
             Wish::Nothing => {
@@ -218,7 +249,7 @@ impl World {
                     assert!(members.iter().all(|member| listener.pool.members.contains_key(member)));
                     assert_eq!(pool.is_persistent, listener.pool.is_persistent);
                 }
-                assert_eq!(self.service.told.len(), 1, "{found:?}");
+                assert_eq!(self.service.told.len(), usize::from(intent.is_told), "{found:?}");
                 let outside = intent.floating != super::from_kubernetes::FloatingWish::None;
                 assert_eq!(found.floating.len(), usize::from(outside), "{found:?}");
             }
@@ -230,8 +261,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn everything_comes_to_rest_as_it_should_be(events in prop::collection::vec(event(), 1..60)) {
-        let mut world = World::new();
+    fn everything_comes_to_rest_as_it_should_be(is_upgraded: bool, events in prop::collection::vec(event(), 1..60)) {
+        let mut world = World::new(is_upgraded);
         for event in events {
             world.happens(event);
         }
@@ -248,7 +279,8 @@ proptest! {
         world.service.is_leaving = true;
         world.service.annotations.clear();
         world.settle();
-        prop_assert!(world.cloud.actual.balancers.is_empty() && world.cloud.actual.floating.is_empty());
+        let left = &world.cloud.actual;
+        prop_assert!(left.balancers.is_empty() && left.floating.is_empty() && left.strangers.is_empty());
         prop_assert!(!world.service.has_finalizer);
     }
 }

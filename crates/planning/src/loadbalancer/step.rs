@@ -16,6 +16,11 @@ pub enum Step {
     RemoveFinalizer,
     /// Makes a load balancer with all below it.
     CreateBalancer(Box<BalancerSpec>),
+    /// Makes a load balancer ours that upstream made for the same ClusterIP.
+    AdoptBalancer {
+        /// Which.
+        stranger: LoadBalancerId,
+    },
     /// Deletes a load balancer with all below it.
     DeleteBalancer {
         /// Which.
@@ -154,6 +159,7 @@ impl Step {
             Self::AddFinalizer => "add_finalizer",
             Self::RemoveFinalizer => "remove_finalizer",
             Self::CreateBalancer(_) => "create_load_balancer",
+            Self::AdoptBalancer { .. } => "adopt_load_balancer",
             Self::DeleteBalancer { .. } => "delete_load_balancer",
             Self::CreatePool { .. } => "create_pool",
             Self::UpdatePool { .. } => "update_pool",
@@ -191,6 +197,7 @@ impl Step {
             Self::AddFinalizer
             | Self::RemoveFinalizer
             | Self::CreateBalancer(_)
+            | Self::AdoptBalancer { .. }
             | Self::CreateFloating { .. }
             | Self::AdoptFloating { .. }
             | Self::Associate { .. }
