@@ -19,6 +19,7 @@ KINDS = {
     "Event": ("/api/v1", "events", True), "ServiceAccount": ("/api/v1", "serviceaccounts", True), "Lease": ("/apis/coordination.k8s.io/v1", "leases", True),
     "Deployment": ("/apis/apps/v1", "deployments", True), "ReplicaSet": ("/apis/apps/v1", "replicasets", True),
     "KuryrNode": ("/apis/kuryr.openstack.org/v1alpha1", "kuryrnodes", False), "KuryrPort": ("/apis/openstack.org/v1", "kuryrports", True),
+    "KuryrLoadBalancer": ("/apis/openstack.org/v1", "kuryrloadbalancers", True),
     "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies", False),
 }
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"

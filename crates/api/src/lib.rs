@@ -4,7 +4,7 @@
 //! - [`cni`]: the Container Network Interface, as the runtime speaks it;
 //! - [`node`]: the messages between the CNI binary and the agent;
 //! - [`vif`]: upstream's VIF objects, as `KuryrPort` carries them;
-//! - `kuryrnode`, `kuryrport`, `crd` (feature `crd`): custom resources and their definitions.
+//! - `kuryrnode`, `kuryrport`, `kuryrloadbalancer`, `crd` (feature `crd`): custom resources and their definitions.
 //!
 //! Sources: CNI specification 1.1.0; the custom resources, annotations and VIF serialisation of
 //! Kuryr-Kubernetes 10.0.
@@ -16,6 +16,8 @@ pub mod vif;
 
 #[cfg(feature = "crd")]
 pub mod crd;
+#[cfg(feature = "crd")]
+pub mod kuryrloadbalancer;
 #[cfg(feature = "crd")]
 pub mod kuryrnode;
 #[cfg(feature = "crd")]

@@ -11,6 +11,9 @@ pub const POD_FINALIZER: &str = "kuryr.openstack.org/pod-finalizer";
 /// Finalizer that upstream's controller put on `KuryrPort`s. Recognised and removed, never added.
 pub const KURYRPORT_FINALIZER: &str = "kuryr.openstack.org/kuryrport-finalizer";
 
+/// Finalizer that upstream's controller put on `KuryrLoadBalancer`s. Recognised and removed, never added.
+pub const KURYRLOADBALANCER_FINALIZER: &str = "kuryr.openstack.org/kuryrloadbalancer-finalizers";
+
 /// Finalizer of Services that have a load balancer; upstream's.
 pub const SERVICE_FINALIZER: &str = "kuryr.openstack.org/service-finalizer";
 

@@ -33,6 +33,8 @@ const NODES_AT_ONCE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const PODS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Services whose load balancers are reconciled at the same time; most of the time they wait for Octavia.
 const BALANCERS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Views are written one after the other: nothing waits for them, and the API server has more urgent work.
+const VIEWS_AT_ONCE: NonZeroUsize = NonZeroUsize::new(1).unwrap();
 /// How long a new leader waits for complete watches before it says so; it goes on waiting.
 const SYNC_WITHIN: Duration = Duration::from_secs(30);
 /// How long work under way may take when a leadership ends.
@@ -53,6 +55,7 @@ pub(crate) async fn whenever_elected(world: &Arc<World>, leadership: &Leadership
         world.figures.leader.set(0);
         world.keys.clear();
         world.balancers.clear();
+        world.view_keys.clear();
     }
 }
 
@@ -115,6 +118,10 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
     let balancers = world.balancers.run(BALANCERS_AT_ONCE, over.clone(), move |service| {
         loadbalancer::reconcile(service, Arc::clone(&of), Arc::clone(&with))
     });
+    let (of, with) = (Arc::clone(world), Arc::clone(&term));
+    let views = world.view_keys.run(VIEWS_AT_ONCE, over.clone(), move |service| {
+        loadbalancer::view::reconcile(service, Arc::clone(&of), Arc::clone(&with))
+    });
     tokio::join!(
         facts.run(over.clone()),
         follow_cloud(world, known, over.clone()),
@@ -127,7 +134,8 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
         loadbalancer::listing::run(world, &term, over.clone()),
         nodes,
         ended,
-        balancers
+        balancers,
+        views
     );
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use kube::{Api, Client};
-use kuryr_api::{kuryrnode::KuryrNode, names::SERVICE_MODE_ANNOTATION};
+use kuryr_api::{kuryrloadbalancer::KuryrLoadBalancer, kuryrnode::KuryrNode, names::SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{
     client::{connect, install_crypto},
     event::{EventConfig, Recorder, recorder},
@@ -68,6 +68,7 @@ pub(crate) struct World {
     slices_by_service: Index<ObjectKey, slim::EndpointSlice>,
     pub(crate) services: Store<slim::Service>,
     pub(crate) namespaces: Store<slim::Namespace>,
+    pub(crate) views: Store<KuryrLoadBalancer>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
     /// Asks for a full list of our ports.
@@ -82,6 +83,8 @@ pub(crate) struct World {
     pub(crate) ended_pods: Queue<PodRef>,
     /// Services that have or had a load balancer.
     pub(crate) balancers: Queue<ObjectKey>,
+    /// Services whose load balancer's view may have to be written.
+    pub(crate) view_keys: Queue<ObjectKey>,
     start: Instant,
 }
 
@@ -103,6 +106,8 @@ impl World {
             watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
         let (namespaces, namespace_watch) =
             watch::<slim::Namespace>(Api::all(client.clone()), WatchConfig::default());
+        let (views, view_watch) =
+            watch::<KuryrLoadBalancer>(Api::all(client.clone()), WatchConfig::default());
         let workloads = config.looks_ahead().then(|| workload_watches(&client));
         let (workloads, workload_watches) = workloads.unzip();
         let forecast = Forecast::new(workloads);
@@ -120,6 +125,7 @@ impl World {
             keys: Queue::new(QueueConfig::new("nodes")),
             ended_pods: Queue::new(QueueConfig::new("ended-pods")),
             balancers: Queue::new(QueueConfig::new("load-balancers")),
+            view_keys: Queue::new(QueueConfig::new("load-balancer-views")),
             start: Instant::now(),
             config,
             client,
@@ -130,6 +136,7 @@ impl World {
             slices,
             services,
             namespaces,
+            views,
             events,
             figures,
         });
@@ -150,6 +157,8 @@ impl World {
         tasks.spawn(slice_watch.run(stop.clone(), move |change| follow_slices(change, &of)));
         let of = Arc::clone(&world);
         tasks.spawn(namespace_watch.run(stop.clone(), move |change| follow_namespaces(change, &of)));
+        let of = Arc::clone(&world);
+        tasks.spawn(view_watch.run(stop.clone(), move |change| loadbalancer::view::follow(change, &of)));
         let of = Arc::clone(&world);
         tasks.spawn(service_watch.run(stop.clone(), move |change| {
             let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service, &of));

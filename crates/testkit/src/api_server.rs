@@ -444,7 +444,7 @@ impl Query {
 
 /// A collection path ends in a plural, an object path in a name after one.
 fn is_collection(path: &str) -> bool {
-    const PLURALS: [&str; 14] = [
+    const PLURALS: [&str; 15] = [
         "pods",
         "nodes",
         "namespaces",
@@ -452,6 +452,7 @@ fn is_collection(path: &str) -> bool {
         "events",
         "configmaps",
         "endpointslices",
+        "kuryrloadbalancers",
         "services",
         "deployments",
         "replicasets",
@@ -517,7 +518,14 @@ fn apply_operation(object: &mut Value, operation: &Value) -> Option<()> {
             object.pointer_mut(parent)?.as_object_mut()?.insert(last, value);
             Some(())
         }
-        "remove" => object.pointer_mut(parent)?.as_object_mut()?.remove(&last).map(drop),
+        "remove" => match object.pointer_mut(parent)? {
+            Value::Array(items) => {
+                let at = last.parse().ok().filter(|at| *at < items.len())?;
+                items.remove(at);
+                Some(())
+            }
+            parent => parent.as_object_mut()?.remove(&last).map(drop),
+        },
         _ => None,
     }
 }

@@ -94,6 +94,10 @@ id!(
     LbPoolId
 );
 id!(
+    /// A member of a load balancer's pool.
+    MemberId
+);
+id!(
     /// A health monitor of a load balancer's pool.
     MonitorId
 );

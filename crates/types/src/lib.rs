@@ -20,8 +20,8 @@ pub mod causes;
 pub use causes::with_causes;
 pub use generation::{Epoch, Generation};
 pub use ids::{
-    ClassId, FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, NetworkId, PortId, ProjectId,
-    SecurityGroupId, SubnetId, TrunkId,
+    ClassId, FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MemberId, MonitorId, NetworkId, PortId,
+    ProjectId, SecurityGroupId, SubnetId, TrunkId,
 };
 pub use mac::MacAddr;
 pub use pod::{PodIdentity, PodRef};

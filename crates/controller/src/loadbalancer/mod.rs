@@ -13,6 +13,8 @@ mod apply;
 pub(crate) mod listing;
 // What people are told.
 mod status;
+// The view for people and upstream's tools.
+pub(crate) mod view;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ pub(crate) use reconcile::reconcile;
 
 use crate::wiring::World;
 
+use view::Views;
+
 /// What a leadership remembers of load balancers.
 #[derive(Debug, Default)]
 pub(crate) struct Balancers {
@@ -41,6 +45,8 @@ pub(crate) struct Balancers {
     vip_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
     /// Subnets of ClusterIPs, as they were found.
     service_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
+    /// What views should be.
+    views: Mutex<Views>,
 }
 
 impl Balancers {
@@ -50,9 +56,15 @@ impl Balancers {
         plan(memories.entry(service.clone()).or_default())
     }
 
+    /// Looks at, or notes, what views should be; never held across a call.
+    fn with_views<T>(&self, look: impl FnOnce(&mut Views) -> T) -> T {
+        look(&mut self.views.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Forgets a Service of which nothing is left.
     fn forget(&self, service: &ObjectKey) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+        self.with_views(|views| views.remove(service));
     }
 }
 

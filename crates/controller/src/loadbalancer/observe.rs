@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kuryr_api::names::FLOATING_IP_DESCRIPTION;
 use kuryr_kubernetes::{
     slim,
@@ -243,6 +244,11 @@ fn facts(service: &slim::Service) -> ServiceFacts {
         name: port.name.clone(),
         protocol: port.protocol.clone(),
         port: port.port,
+        target: match &port.target_port {
+            Some(IntOrString::Int(number)) => number.to_string(),
+            Some(IntOrString::String(name)) => name.clone(),
+            None => String::new(),
+        },
     };
     let ingress = |told: &slim::LoadBalancerIngress| Ingress {
         ip: told.ip.as_deref().and_then(|ip| ip.parse().ok()),
@@ -278,6 +284,7 @@ fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<Endpoint
                 name: port.name.clone().unwrap_or_default(),
                 protocol: port.protocol.clone().unwrap_or_default(),
                 port: port.port?,
+                ..PortFacts::default()
             })
         };
         let ports: Vec<PortFacts> = slice.ports.iter().flatten().filter_map(port).collect();
@@ -338,6 +345,8 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
             address: member.address,
             port: member.protocol_port,
             subnet: member.subnet_id,
+            id: member.id,
+            name: member.name,
         });
         found.pools.push(FoundPool {
             id: pool.id,

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::{Outcome, store::ObjectKey};
 use kuryr_openstack::Error as CloudError;
-use kuryr_planning::loadbalancer::plan;
+use kuryr_planning::loadbalancer::{plan, view};
 
-use super::{apply, observe, status};
+use super::{apply, observe, status, view::note};
 use crate::{
     error::{Error, Result},
     term::Term,
@@ -57,6 +57,7 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         return Ok(match plan.wake_after {
             Some(after) => Outcome::again(Duration::from_millis(after.max(1)), "what is under way"),
             None => {
+                note(service, view(&look.inputs(), access.owner.project()), world, term);
                 if look.is_over() {
                     term.balancers.forget(service);
                 }

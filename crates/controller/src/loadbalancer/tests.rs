@@ -96,3 +96,82 @@ async fn what_is_nobodys_is_deleted_and_what_is_not_ours_left_alone() {
     outdoors.pass(400).await;
     assert_eq!(changes(&outdoors), Vec::<String>::new());
 }
+
+const VIEW: &str = "/apis/openstack.org/v1/namespaces/d/kuryrloadbalancers/web";
+const UPSTREAMS: &str = "kuryr.openstack.org/kuryrloadbalancer-finalizers";
+
+/// Writes of views since the last call.
+fn view_writes(outdoors: &Outdoors) -> Vec<String> {
+    let writes = outdoors.api.writes();
+    let views = writes.iter().filter(|write| write.line.contains("/kuryrloadbalancers"));
+    views.map(|write| write.line.split(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_view_of_a_load_balancer_follows_it_calmly() {
+    let outdoors = with_service();
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    assert_eq!(view_writes(&outdoors), ["POST"]);
+    let view = outdoors.api.get(VIEW).unwrap();
+    assert_eq!(view["metadata"]["ownerReferences"][0]["uid"], "u");
+    assert_eq!((&view["spec"]["ip"], &view["spec"]["provider"]), (&json!("10.96.0.7"), &json!("ovn")));
+    assert_eq!(view["status"]["loadbalancer"]["id"], "b1");
+    assert_eq!(view["status"]["members"].as_array().unwrap().len(), 1);
+
+    // Endpoints come one after the other for three seconds: as many writes at most, and the last of them tells all.
+    for number in 1..=12 {
+        let all: Vec<String> = (1..=number).map(|number| format!("10.0.0.{number}")).collect();
+        outdoors.api.put(SLICE, slice(&all.iter().map(String::as_str).collect::<Vec<_>>()));
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    outdoors.pass(20).await;
+    let writes = view_writes(&outdoors);
+    assert!((1..=4).contains(&writes.len()) && writes.iter().all(|write| write == "PUT"), "{writes:?}");
+    assert_eq!(outdoors.api.get(VIEW).unwrap()["status"]["members"].as_array().unwrap().len(), 12);
+
+    // Somebody writes there what upstream's users write, and somebody takes it away.
+    let told = outdoors.api.get(VIEW).unwrap()["status"].clone();
+    let mut reset = outdoors.api.get(VIEW).unwrap();
+    reset["status"] = json!({});
+    outdoors.api.put(VIEW, reset);
+    outdoors.pass(10).await;
+    assert_eq!(outdoors.api.get(VIEW).unwrap()["status"], told);
+    outdoors.api.remove(VIEW);
+    outdoors.pass(10).await;
+    assert_eq!(view_writes(&outdoors), ["PUT", "POST"]);
+
+    // Nothing happens: nothing is written.
+    outdoors.pass(600).await;
+    assert_eq!(view_writes(&outdoors), Vec::<String>::new());
+
+    // The Service needs no load balancer any more.
+    let mut service = outdoors.api.get(SERVICE).unwrap();
+    service["spec"]["type"] = json!("ClusterIP");
+    outdoors.api.put(SERVICE, service);
+    outdoors.pass(30).await;
+    assert_eq!((view_writes(&outdoors), outdoors.api.get(VIEW)), (vec!["DELETE".to_owned()], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn upstreams_views_become_ours_and_hold_nothing_up() {
+    let outdoors = with_service();
+    let upstreams = |name: &str| {
+        json!({"apiVersion": "openstack.org/v1", "kind": "KuryrLoadBalancer",
+               "metadata": {"uid": format!("uid-of-{name}"), "finalizers": [UPSTREAMS, "example.org/other"],
+                            "labels": {"team": "a"}},
+               "spec": {"ip": "10.96.0.7", "security_groups_ids": ["g"]}, "status": {}})
+    };
+    outdoors.api.put(VIEW, upstreams("web"));
+    let other = VIEW.replace("/web", "/gone");
+    let mut leaving = upstreams("gone");
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z");
+    outdoors.api.put(&other, leaving);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    let view = outdoors.api.get(VIEW).unwrap();
+    assert_eq!(view["status"]["loadbalancer"]["id"], "b1");
+    assert_eq!(view["metadata"]["finalizers"], json!(["example.org/other"]));
+    assert_eq!(view["metadata"]["labels"], json!({"team": "a"}));
+    assert_eq!(outdoors.api.get(&other).unwrap()["metadata"]["finalizers"], json!(["example.org/other"]));
+}

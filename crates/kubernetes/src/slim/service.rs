@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes API reference, Service v1.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString};
 use serde::Deserialize;
 
 /// Says that another proxy than the cluster's own serves a Service.
@@ -99,6 +99,8 @@ pub struct ServicePort {
     pub port: u16,
     /// Number at the addresses of nodes; 0 if there is none.
     pub node_port: u16,
+    /// Number of the endpoints' port, or its name.
+    pub target_port: Option<IntOrString>,
 }
 
 /// How long clients keep their endpoint.
@@ -156,6 +158,7 @@ mod tests {
             (30080, &["203.0.113.9".to_owned()][..])
         );
         assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
+        assert_eq!(port.target_port, Some(IntOrString::String("web".to_owned())));
         assert_eq!(service.spec.internal_traffic_policy, "Local");
         assert_eq!(
             (service.spec.external_traffic_policy.as_str(), service.spec.health_check_node_port),

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use http::Method;
-use kuryr_types::{LbPoolId, SubnetId};
+use kuryr_types::{LbPoolId, MemberId, SubnetId};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -18,12 +18,18 @@ use super::{
 use crate::{
     client::{Client, Request},
     error::Error,
+    neutron::null_is_default,
     query::Query,
 };
 
 /// A member as Octavia shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Member {
+    /// Its id.
+    pub id: MemberId,
+    /// Its name.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub name: String,
     /// Its address.
     pub address: IpAddr,
     /// Its port.

@@ -372,8 +372,7 @@ mod tests {
         let mut pod = endpoint("10.1.0.7");
         pod.ports[0].protocol = "UDP".to_owned();
         assert_eq!(members_of(&service(), "ovn", &[pod.clone()]).0, Vec::<String>::new());
-        pod.ports[0] =
-            super::super::PortFacts { name: "other".to_owned(), protocol: "TCP".to_owned(), port: 1 };
+        pod.ports[0] = super::super::PortFacts { name: "other".to_owned(), port: 1, ..pod.ports[0].clone() };
         assert_eq!(members_of(&service(), "ovn", &[pod]).0, Vec::<String>::new());
     }
 }

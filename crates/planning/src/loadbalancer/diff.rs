@@ -129,7 +129,7 @@ pub(super) fn towards_closed(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
 }
 
 /// The load balancer to go on with: one that clients know, if there are several.
-fn choose<'a>(inputs: &Inputs<'a>) -> Option<&'a Balancer> {
+pub(super) fn choose<'a>(inputs: &Inputs<'a>) -> Option<&'a Balancer> {
     let usable = |balancer: &&Balancer| balancer.state != State::Deleting;
     let rank = |balancer: &&Balancer| {
         (balancer.state == State::Error, !is_told(balancer, inputs), balancer.state, balancer.id.clone())

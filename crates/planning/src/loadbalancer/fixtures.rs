@@ -14,7 +14,12 @@ pub(super) fn service() -> ServiceFacts {
         uid: "u".to_owned(),
         kind: "LoadBalancer".to_owned(),
         families: vec!["IPv4".to_owned()],
-        ports: vec![PortFacts { name: "http".to_owned(), protocol: "TCP".to_owned(), port: 80 }],
+        ports: vec![PortFacts {
+            name: "http".to_owned(),
+            protocol: "TCP".to_owned(),
+            port: 80,
+            target: "web".to_owned(),
+        }],
         ..ServiceFacts::default()
     }
 }
@@ -37,7 +42,12 @@ pub(super) fn settings(provider: &str) -> Settings {
 pub(super) fn endpoint(address: &str) -> EndpointFacts {
     EndpointFacts {
         address: address.parse().unwrap(),
-        ports: vec![PortFacts { name: "http".to_owned(), protocol: "TCP".to_owned(), port: 8080 }],
+        ports: vec![PortFacts {
+            name: "http".to_owned(),
+            protocol: "TCP".to_owned(),
+            port: 8080,
+            ..PortFacts::default()
+        }],
         is_ready: true,
         is_last_resort: false,
         pod: None,
@@ -77,6 +87,8 @@ pub(super) fn balancer(id: &str) -> Balancer {
                 address: "10.1.0.7".parse().unwrap(),
                 port: 8080,
                 subnet: Some("s4".into()),
+                id: format!("m-{id}").into(),
+                name: "d/web-0:8080".to_owned(),
             }],
             monitor: None,
         }],

@@ -1,7 +1,8 @@
 //! The Service, read: whether it is ours, what is wished, what is refused.
 //!
 //! 1. Ours is a Service of type `LoadBalancer` without class or with ours. One that a release of upstream's before
-//!    Victoria has marked is left alone altogether, as upstream leaves it.
+//!    Victoria has marked is left alone altogether, as upstream leaves it, until it is deleted: nobody else would take the
+//!    finalizer off.
 //! 2. `spec.loadBalancerIP` is the floating IP; of an internal one, the VIP.
 //!    Where Octavia serves ClusterIPs, every Service with one is ours, and its VIPs are its ClusterIPs. One that is served so
 //!    stays so until its own annotation says otherwise. The API server's own is left alone, as upstream leaves it.
@@ -200,9 +201,6 @@ pub(super) fn keeps_floating(service: &ServiceFacts) -> bool {
 /// Reads a Service; `is_so_already` says whether it has a load balancer at its ClusterIP.
 #[must_use]
 pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) -> (Wish, Vec<Problem>) {
-    if service.annotations.contains_key(LBAAS_SPEC_ANNOTATION) {
-        return (Wish::Untouched, vec![]);
-    }
     let is_ours_by_class = service.class.as_deref().is_none_or(|class| class == LOAD_BALANCER_CLASS);
     let role = Role {
         is_outside: service.kind == "LoadBalancer" && is_ours_by_class,
@@ -210,6 +208,10 @@ pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) ->
     };
     if service.is_leaving {
         return (Wish::Nothing, vec![]);
+    }
+    if service.annotations.contains_key(LBAAS_SPEC_ANNOTATION) {
+        let is_one_of_us = role.is_outside || role.is_inside;
+        return (Wish::Untouched, is_one_of_us.then(marked).into_iter().collect());
     }
     if !role.is_outside && !role.is_inside {
         return (Wish::Nothing, unknown_mode(service).into_iter().collect());
@@ -220,6 +222,14 @@ pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) ->
         Some(intent) => (Wish::Balancer(Box::new(intent)), problems),
         None => (Wish::Closed, problems),
     }
+}
+
+fn marked() -> Problem {
+    let message = format!(
+        "annotation {LBAAS_SPEC_ANNOTATION} says that Kuryr before release Victoria has a load balancer for it, so it is left \
+         alone: remove the annotation when that Kuryr is gone"
+    );
+    Problem { reason: "KuryrServiceSkipped".to_owned(), message }
 }
 
 /// Whose clients a load balancer serves.
@@ -693,7 +703,7 @@ mod tests {
     #[test]
     fn which_services_are_ours() {
         type Change = fn(&mut ServiceFacts, &mut Settings);
-        let table: [(&str, Change, &str); 8] = [
+        let table: [(&str, Change, &str); 9] = [
             ("of type LoadBalancer", |_, _| {}, "balancer"),
             ("ClusterIP", |service, _| service.kind = "ClusterIP".to_owned(), "nothing"),
             ("NodePort", |service, _| service.kind = "NodePort".to_owned(), "nothing"),
@@ -706,6 +716,14 @@ mod tests {
                     service.annotations.insert(LBAAS_SPEC_ANNOTATION.to_owned(), "{}".to_owned());
                 },
                 "untouched",
+            ),
+            (
+                "marked and being deleted",
+                |service, _| {
+                    service.annotations.insert(LBAAS_SPEC_ANNOTATION.to_owned(), "{}".to_owned());
+                    service.is_leaving = true;
+                },
+                "nothing",
             ),
             (
                 "source ranges with ovn",
@@ -976,6 +994,7 @@ mod tests {
                 name: protocol.to_owned(),
                 protocol: protocol.to_owned(),
                 port: 53,
+                ..super::super::PortFacts::default()
             };
             service.ports = vec![port("TCP"), port("UDP"), port("SCTP")];
         });

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use kuryr_types::{
-    FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, NetworkId, PortId, SubnetId,
+    FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MemberId, MonitorId, NetworkId, PortId, SubnetId,
 };
 
 use super::{desired::MonitorSpec, provider::MemberMode};
@@ -88,7 +88,7 @@ pub struct ServiceFacts {
 }
 
 /// A port of a Service, or of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct PortFacts {
     /// Name; empty if it is the only one.
     pub name: String,
@@ -96,6 +96,8 @@ pub struct PortFacts {
     pub protocol: String,
     /// Number.
     pub port: u16,
+    /// Of a Service's port: that of the endpoints, by number or name, as it was written.
+    pub target: String,
 }
 
 /// Where a Service is reached.
@@ -352,6 +354,10 @@ pub struct FoundMember {
     pub port: u16,
     /// The subnet by which it is reached.
     pub subnet: Option<SubnetId>,
+    /// Its id.
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
 }
 
 /// A floating IP of our project.

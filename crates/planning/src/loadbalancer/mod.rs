@@ -27,7 +27,7 @@
 //! 10.0 (names, annotations, finalizer); cloud-provider-openstack, "Exposing applications using services of
 //! LoadBalancer type" (annotations).
 //!
-//! What this does not do: load balancers that Services share, `KuryrLoadBalancer` objects.
+//! What this does not do: load balancers that Services share.
 //!
 //! Rooms, in the order of the flow:
 
@@ -49,6 +49,8 @@ pub mod diff;
 mod floating;
 // The steps.
 pub mod step;
+// What people and upstream's tools are told of it.
+pub mod view;
 // What must hold whatever happens.
 pub mod invariants;
 
@@ -71,6 +73,7 @@ pub use inputs::{
 pub use memory::Memory;
 pub use provider::MemberMode;
 pub use step::Step;
+pub use view::{View, view};
 
 use crate::pool::Millis;
 

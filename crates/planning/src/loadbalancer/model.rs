@@ -258,6 +258,8 @@ fn found(spec: &PoolSpec) -> Vec<FoundMember> {
         address: *address,
         port: *port,
         subnet: member.subnet.clone(),
+        id: format!("{address}:{port}").into(),
+        name: member.name.clone(),
     });
     found.collect()
 }

@@ -177,6 +177,7 @@ impl World {
             name: "http".to_owned(),
             protocol: if udp { "UDP" } else { "TCP" }.to_owned(),
             port,
+            ..PortFacts::default()
         };
         self.service.ports.clear();
         for port in ports.into_iter().map(named) {
