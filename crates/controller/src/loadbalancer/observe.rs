@@ -16,9 +16,9 @@ use kuryr_openstack::{
 };
 use kuryr_planning::{
     loadbalancer::{
-        Actual, Balancer, EndpointFacts, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
-        Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort, PortFacts, ServiceFacts, Settings,
-        State, Stranger, asked,
+        Actual, Balancer, EndpointFacts, External, ExternalSubnet, Floating, FoundListener, FoundMember,
+        FoundMonitor, FoundPool, Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort, PortFacts,
+        ServiceFacts, Settings, State, Stranger, asked,
     },
     ownership::{Owner, asked_timeouts, load_balancer_name, service_tag},
     pool::Millis,
@@ -111,7 +111,8 @@ pub(super) async fn look(
     let vip_subnets = subnets(&config.vip_subnets, &term.balancers.vip_subnets, access).await?;
     let service_subnets = subnets(&config.service_subnets, &term.balancers.service_subnets, access).await?;
     let is_configured = |id: &SubnetId| class.subnets.contains_key(id) || vip_subnets.contains_key(id);
-    let (named, named_networks) = named(&service, is_configured, access).await?;
+    let (mut named, named_networks) = named(&service, is_configured, access).await?;
+    named.external = external(&service, config.external.as_ref(), access).await?;
     let of_pods = class.subnets.keys().map(|id| (id.clone(), class.network.clone()));
     let of_vips = vip_subnets.iter().chain(service_subnets);
     let of_vips = of_vips.map(|(id, subnet)| (id.clone(), subnet.network_id.clone()));
@@ -203,7 +204,27 @@ async fn named(
     });
     let networks = subnets.iter().map(|subnet| (subnet.id.clone(), subnet.network_id.clone())).collect();
     let subnets = subnets.into_iter().map(|subnet| (subnet.id, subnet.cidr)).collect();
-    Ok((Named { subnets, port }, networks))
+    Ok((Named { subnets, port, external: vec![] }, networks))
+}
+
+/// Subnets of the network that floating IPs are from, if the Service describes one. Whose they are does not matter: Neutron
+/// gives everybody who may use the network floating IPs of them.
+async fn external(
+    service: &ServiceFacts,
+    configured: Option<&External>,
+    access: &Access,
+) -> Result<Vec<ExternalSubnet>> {
+    let Some(asked) = asked(&service.annotations).external else { return Ok(vec![]) };
+    let Some(network_id) = asked.or_else(|| Some(configured?.network.clone())) else { return Ok(vec![]) };
+    let filter = SubnetFilter { network_id: Some(network_id), ..SubnetFilter::default() };
+    let found = access.client.subnets(&filter).await?.into_iter();
+    let facts = |subnet: Subnet| ExternalSubnet {
+        id: subnet.id,
+        name: subnet.name,
+        prefix: subnet.cidr,
+        tags: subnet.tags,
+    };
+    Ok(found.map(facts).collect())
 }
 
 /// All subnets of the project, if the cloud reaches an endpoint outside of those of pods.

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use kuryr_api::kuryrnode::Problem;
 use kuryr_types::{NetworkId, PortId, SubnetId};
 
+use super::external::Words;
+
 const UPSTREAM: &str = "openstack.org/kuryr-";
 const CLOUD_PROVIDER: &str = "loadbalancer.openstack.org/";
 const INTERNAL: &str = "service.beta.kubernetes.io/openstack-internal-load-balancer";
@@ -38,7 +40,7 @@ use Treatment::{Honoured, Refused, WithoutEffect};
 
 const SHARED: &str = "each Service has a load balancer of its own in this version";
 const TLS: &str = "TLS ends in the pods: Kuryr gives Octavia no certificates";
-const BY_ID: &str = "name the subnet by its id: loadbalancer.openstack.org/floating-subnet-id";
+const TAGS: &str = "the cloud provider calls it loadbalancer.openstack.org/floating-subnet-tags";
 const CLASS: &str = "classes of the cloud provider's configuration are not known here; use the annotations that name networks \
                      and subnets";
 
@@ -51,10 +53,10 @@ pub const TABLE: &[(&str, Treatment)] = &[
     ("service.beta.kubernetes.io/openstack-internal-load-balancer", Honoured),
     ("loadbalancer.openstack.org/floating-network-id", Honoured),
     ("loadbalancer.openstack.org/floating-subnet-id", Honoured),
-    ("loadbalancer.openstack.org/floating-subnet", Refused(BY_ID)),
-    ("loadbalancer.openstack.org/floating-subnet-tag", Refused(BY_ID)),
-    ("loadbalancer.openstack.org/floating-subnet-tags", Refused(BY_ID)),
-    ("loadbalancer.openstack.org/floating-tag", Refused(BY_ID)),
+    ("loadbalancer.openstack.org/floating-subnet", Honoured),
+    ("loadbalancer.openstack.org/floating-subnet-tag", Honoured),
+    ("loadbalancer.openstack.org/floating-subnet-tags", Honoured),
+    ("loadbalancer.openstack.org/floating-tag", Refused(TAGS)),
     ("loadbalancer.openstack.org/keep-floatingip", Honoured),
     ("loadbalancer.openstack.org/class", Refused(CLASS)),
     ("loadbalancer.openstack.org/subnet-id", Honoured),
@@ -118,6 +120,8 @@ pub struct Annotations {
     pub floating_network: Option<String>,
     /// Subnet of the floating IP.
     pub floating_subnet: Option<String>,
+    /// What else is said of that subnet; none if its id is.
+    pub floating_words: Option<Words>,
     /// Subnet of the VIP.
     pub vip_subnet: Option<String>,
     /// Network of the VIP.
@@ -162,6 +166,7 @@ impl Annotations {
             keeps_floating: reader.truth(&of_cloud_provider("keep-floatingip")),
             floating_network: reader.text("floating-network-id"),
             floating_subnet: reader.text("floating-subnet-id"),
+            floating_words: reader.floating_words(),
             vip_subnet: reader.text("subnet-id"),
             vip_network: reader.text("network-id"),
             vip_port: reader.text("port-id"),
@@ -190,6 +195,8 @@ pub struct Asked {
     pub network: Option<NetworkId>,
     /// A port.
     pub port: Option<PortId>,
+    /// The network that floating IPs are from, whose subnets matter; the inner one is none for the configured one.
+    pub external: Option<Option<NetworkId>>,
 }
 
 /// What has to be looked for in the cloud before a Service can be read. A subnet goes before a network.
@@ -201,6 +208,7 @@ pub fn asked(annotations: &BTreeMap<String, String>) -> Asked {
         subnet: read.vip_subnet.map(SubnetId::from),
         network: network.map(NetworkId::from),
         port: read.vip_port.map(PortId::from),
+        external: read.floating_words.map(|_| read.floating_network.map(NetworkId::from)),
     }
 }
 
@@ -256,6 +264,15 @@ impl Reader<'_> {
                 false
             }
         }
+    }
+
+    fn floating_words(&self) -> Option<Words> {
+        let words = Words {
+            name: self.text("floating-subnet"),
+            tags: self.text("floating-subnet-tags").or_else(|| self.text("floating-subnet-tag")),
+        };
+        let is_needed = words != Words::default() && self.text("floating-subnet-id").is_none();
+        is_needed.then_some(words)
     }
 
     fn algorithm(&mut self) -> Option<String> {
@@ -367,6 +384,9 @@ mod tests {
             ("loadbalancer.openstack.org/proxy-protocol", "v3", true),
             ("loadbalancer.openstack.org/default-tls-container-ref", "https://secret", true),
             ("loadbalancer.openstack.org/class", "dmz", true),
+            ("loadbalancer.openstack.org/floating-subnet", "dmz-*", false),
+            ("loadbalancer.openstack.org/floating-subnet-tags", "&public,west", false),
+            ("loadbalancer.openstack.org/floating-tag", "public", true),
             ("loadbalancer.openstack.org/lb-method", "RANDOM", true),
             ("loadbalancer.openstack.org/lb-method", "SOURCE_IP", false),
             ("loadbalancer.openstack.org/health-monitor-delay", "0", true),

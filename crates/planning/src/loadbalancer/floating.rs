@@ -2,6 +2,7 @@
 //!
 //! 1. One that leads to the VIP already is taken, whoever made it, unless the user asks for another address.
 //! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again.
+//!    Where none can be made, these still count.
 //! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
 //!    it is taken off at most.
 
@@ -28,20 +29,23 @@ pub(super) fn towards(
     let on_vip: Vec<&Floating> = of_port(vip, actual).collect();
     match wish {
         FloatingWish::None => (release(service, actual, false), vec![]),
-        FloatingWish::Any(external) => {
+        FloatingWish::Any(_) | FloatingWish::Kept => {
             if let Some(found) = on_vip.first() {
                 return (adopt(found, service).into_iter().collect(), vec![]);
             }
             let lost = actual.floating.iter().find(|floating| floating.is_ours);
-            let step = match lost {
-                Some(lost) => Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) },
-                None => Step::CreateFloating {
+            let step = match (lost, wish) {
+                (Some(lost), _) => {
+                    Some(Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) })
+                }
+                (None, FloatingWish::Any(external)) => Some(Step::CreateFloating {
                     port: vip.clone(),
                     external: external.clone(),
                     tags: tags(service),
-                },
+                }),
+                (None, _) => None,
             };
-            (vec![step], vec![])
+            (step.into_iter().collect(), vec![])
         }
         FloatingWish::Given(address) => given(*address, vip, &on_vip, actual),
     }
@@ -93,7 +97,7 @@ pub(super) fn address(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> Opt
     let mut on_vip = of_port(vip, actual).map(|floating| floating.address);
     match wish {
         FloatingWish::None => None,
-        FloatingWish::Any(_) => on_vip.next(),
+        FloatingWish::Any(_) | FloatingWish::Kept => on_vip.next(),
         FloatingWish::Given(address) => on_vip.find(|found| found == address),
     }
 }
@@ -155,7 +159,10 @@ mod tests {
             (vec![floating("f", Some("vip-b"), false, false)], vec![]),
             (vec![floating("f", None, true, true)], vec!["associate_floating_ip"]),
         ] {
-            assert_eq!(steps(&any, &found), (expect, 0), "{found:?}");
+            assert_eq!(steps(&any, &found), (expect.clone(), 0), "{found:?}");
+            // Where none can be made, none is, and all else is the same.
+            let kept = expect.into_iter().filter(|step| *step != "create_floating_ip").collect();
+            assert_eq!(steps(&FloatingWish::Kept, &found), (kept, 0), "{found:?}");
         }
     }
 

@@ -132,6 +132,8 @@ pub enum FloatingWish {
     None,
     /// Any of a network.
     Any(External),
+    /// The one that there is: none can be made.
+    Kept,
     /// This one, which the user has.
     Given(IpAddr),
 }
@@ -603,9 +605,33 @@ fn addresses(
             None
         }
         (Some(address), _) => Some((FloatingWish::Given(address), None)),
-        (None, Some(external)) if !is_internal => Some((FloatingWish::Any(external), None)),
+        (None, Some(external)) if !is_internal => {
+            Some((described(external, annotations, settings, problems), None))
+        }
         _ => Some((FloatingWish::None, None)),
     }
+}
+
+/// A floating IP of the subnet that is described, if one is.
+fn described(
+    external: External,
+    annotations: &Annotations,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> FloatingWish {
+    let Some(words) = &annotations.floating_words else { return FloatingWish::Any(external) };
+    if let Some(found) = words.choose(&settings.named.external) {
+        return FloatingWish::Any(External { subnet: Some(found.id.clone()), ..external });
+    }
+    let said = [("floating-subnet", &words.name), ("floating-subnet-tags", &words.tags)];
+    let said = said.into_iter().filter_map(|(name, said)| Some(format!("{name} `{}`", said.as_deref()?)));
+    problems.push(problem(format!(
+        "annotation loadbalancer.openstack.org/{}: none of the subnets of network {} that Kuryr may see is like this, so no \
+         floating IP is made: correct it, or name the subnet by floating-subnet-id",
+        said.collect::<Vec<_>>().join(" and "),
+        external.network
+    )));
+    FloatingWish::Kept
 }
 
 fn timeouts(
@@ -803,6 +829,31 @@ mod tests {
             service.annotations.insert(internal.to_owned(), "true".to_owned());
         });
         assert_eq!(inside.floating, FloatingWish::None);
+    }
+
+    #[test]
+    fn the_subnet_of_a_floating_ip_may_be_described() {
+        let floating = |written: &'static [(&str, &str)]| {
+            let (wish, problems) = wish(|service, settings| {
+                let prefix = "203.0.113.0/24".parse().unwrap();
+                let tags = vec!["public".to_owned()];
+                let subnet =
+                    super::super::ExternalSubnet { id: "e1".into(), name: "dmz-1".to_owned(), prefix, tags };
+                settings.named.external = vec![subnet];
+                annotate(service, written);
+            });
+            let Wish::Balancer(intent) = wish else { panic!("{wish:?}") };
+            (intent.floating, problems.len())
+        };
+        let of =
+            |subnet: &str| FloatingWish::Any(External { network: "ext".into(), subnet: Some(subnet.into()) });
+        assert_eq!(floating(&[("floating-subnet", "dmz-*")]), (of("e1"), 0));
+        assert_eq!(floating(&[("floating-subnet-tag", "public")]), (of("e1"), 0));
+        assert_eq!(floating(&[("floating-subnet", "office")]), (FloatingWish::Kept, 1));
+        let both = &[("floating-subnet", "dmz-*"), ("floating-subnet-tags", "west")];
+        assert_eq!(floating(both), (FloatingWish::Kept, 1));
+        // Its id goes before all words.
+        assert_eq!(floating(&[("floating-subnet-id", "e2"), ("floating-subnet", "office")]), (of("e2"), 0));
     }
 
     #[test]

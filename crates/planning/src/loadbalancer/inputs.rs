@@ -10,7 +10,7 @@ use kuryr_types::{
     FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MemberId, MonitorId, NetworkId, PortId, SubnetId,
 };
 
-use super::{desired::MonitorSpec, provider::MemberMode};
+use super::{desired::MonitorSpec, external::ExternalSubnet, provider::MemberMode};
 use crate::pool::Millis;
 
 /// One look.
@@ -203,6 +203,8 @@ pub struct Named {
     pub subnets: BTreeMap<SubnetId, IpNet>,
     /// The port of that id.
     pub port: Option<NamedPort>,
+    /// Subnets of the network that floating IPs are from; looked for only if one is described.
+    pub external: Vec<ExternalSubnet>,
 }
 
 /// A port that a Service names.

@@ -39,6 +39,8 @@ pub mod memory;
 pub mod annotations;
 // What providers can do.
 pub mod provider;
+// The subnet of a floating IP that is described by words.
+pub mod external;
 // The Service, read: what is wished, what is refused.
 pub mod from_kubernetes;
 // The load balancer as it should be.
@@ -65,6 +67,7 @@ use kuryr_api::kuryrnode::Problem;
 
 pub use annotations::{Asked, asked};
 pub use desired::{BalancerSpec, ListenerSpec, MemberSpec, MonitorSpec, PoolSpec, Protocol};
+pub use external::ExternalSubnet;
 pub use from_kubernetes::{Concern, Wish, concerns_us};
 pub use inputs::{
     Actual, Balancer, EndpointFacts, External, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
