@@ -12,7 +12,7 @@ use kuryr_kubernetes::{
 use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, Subnet, SubnetFilter},
-    octavia::{HealthMonitor, Listener, LoadBalancer, OwnedLoadBalancer, ProvisioningStatus},
+    octavia::{HealthMonitor, Listener, LoadBalancer, Member, OwnedLoadBalancer, ProvisioningStatus},
 };
 use kuryr_planning::{
     loadbalancer::{
@@ -356,13 +356,13 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
     }
     found.listeners = listeners.into_iter().map(listener).collect();
     for pool in pools {
-        let members = access.client.members(&pool.id).await?.into_iter();
+        let members = access.client.members(&pool.id).await?;
         let monitor = match &pool.healthmonitor_id {
             Some(id) => unless_missing(access.client.health_monitor(id).await)?.map(monitor),
             None => None,
         };
-        // What Octavia is about to delete is not there any more: asking for it twice helps nobody.
-        let members = members.filter(|member| !member.is_leaving()).map(|member| FoundMember {
+        let (leaving, members): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::is_leaving);
+        let members = members.into_iter().map(|member| FoundMember {
             address: member.address,
             port: member.protocol_port,
             subnet: member.subnet_id,
@@ -376,6 +376,7 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
             algorithm: pool.lb_algorithm,
             is_persistent: pool.session_persistence.is_some(),
             members: members.collect(),
+            leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),
             monitor,
         });
     }

@@ -32,6 +32,7 @@ pub(super) fn towards(
     let Some(found) = choose(inputs) else { return create(desired, intent, inputs, memory) };
     let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
     match found.state {
+        State::Active if is_about_to_lose(found, desired) => return wait(plan, found, inputs, memory),
         State::Active => {
             memory.settled(State::Active);
             memory.has_vips(found.vips().map(|(address, _)| address));
@@ -412,6 +413,14 @@ fn pool_of<'a>(key: (Protocol, u16), wanted: &ListenerSpec, found: &'a Balancer)
     named.min_by_key(|pool| (Some(&pool.id) != current, &pool.id))
 }
 
+/// Whether members are wanted that it is about to lose. Octavia would change what it is deleting, and then it is gone.
+fn is_about_to_lose(found: &Balancer, desired: &BalancerSpec) -> bool {
+    desired.listeners.iter().any(|(key, wanted)| {
+        let pool = pool_of(*key, wanted, found);
+        pool.is_some_and(|pool| pool.leaving.iter().any(|at| wanted.pool.members.contains_key(at)))
+    })
+}
+
 fn members_differ(wanted: &PoolSpec, found: &FoundPool) -> bool {
     if wanted.members.len() != found.members.len() {
         return true;
@@ -546,11 +555,28 @@ mod tests {
             });
             assert_eq!(steps, expect, "{found:?} {wanted}");
         }
-        let table: [(&str, Change, &[&str]); 16] = [
+        let table: [(&str, Change, &[&str]); 18] = [
             ("no finalizer yet", |look| look.service.has_finalizer = false, &["add_finalizer"]),
             ("nothing there", |look| look.actual.balancers.clear(), &["create_load_balancer"]),
             ("another member", |look| look.pods.push(endpoint("10.1.0.8")), &["replace_members"]),
             ("no member", |look| look.pods.clear(), &["replace_members"]),
+            (
+                "a member that is about to go",
+                |look| {
+                    let pool = &mut look.actual.balancers[0].pools[0];
+                    pool.leaving =
+                        pool.members.drain(..).map(|member| (member.address, member.port)).collect();
+                },
+                &[],
+            ),
+            (
+                "another that is about to go",
+                |look| {
+                    look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+                    look.pods.push(endpoint("10.1.0.8"));
+                },
+                &["replace_members"],
+            ),
             ("pending", |look| look.actual.balancers[0].state = State::Pending, &[]),
             ("failed", |look| look.actual.balancers[0].state = State::Error, &["delete_load_balancer"]),
             ("being deleted", |look| look.actual.balancers[0].state = State::Deleting, &[]),

@@ -90,6 +90,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
                 id: format!("m-{id}").into(),
                 name: "d/web-0:8080".to_owned(),
             }],
+            leaving: BTreeSet::new(),
             monitor: None,
         }],
     }

@@ -334,6 +334,8 @@ pub struct FoundPool {
     pub is_persistent: bool,
     /// Its members.
     pub members: Vec<FoundMember>,
+    /// Where members are that it is about to lose.
+    pub leaving: BTreeSet<(IpAddr, u16)>,
     /// Its monitor.
     pub monitor: Option<FoundMonitor>,
 }

@@ -1,5 +1,7 @@
 //! A cloud in memory that keeps Octavia's rules: one change of a load balancer at a time, which lasts.
 
+use std::collections::BTreeSet;
+
 use super::{
     Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
     ListenerSpec, PoolSpec, Protocol, ServiceFacts, State, Step,
@@ -29,6 +31,9 @@ pub(super) struct Cloud {
 impl Cloud {
     /// Time passes: changes come to their end.
     pub(super) fn turn(&mut self, fails: bool) {
+        // Provider ovn calls a load balancer ACTIVE before members are gone.
+        let active = self.actual.balancers.iter_mut().filter(|balancer| balancer.state == State::Active);
+        active.flat_map(|balancer| &mut balancer.pools).for_each(|pool| pool.leaving.clear());
         let mut busy = std::mem::take(&mut self.busy);
         for (id, rounds) in &mut busy {
             *rounds = rounds.saturating_sub(1);
@@ -167,6 +172,7 @@ impl Cloud {
             algorithm: spec.algorithm.clone(),
             is_persistent: spec.is_persistent,
             members,
+            leaving: BTreeSet::new(),
             monitor,
         }
     }
@@ -209,7 +215,15 @@ impl Cloud {
                 of.pools.retain(|found| found.id != *pool);
             }
             Step::SetMembers { pool, to, .. } => {
-                of.pools.iter_mut().find(|found| found.id == *pool).unwrap().members = found(to);
+                let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
+                let lost = to.members.keys().find(|at| pool.leaving.contains(at));
+                assert_eq!(
+                    lost, None,
+                    "Octavia would change a member that it is deleting, and then it is gone"
+                );
+                let before = std::mem::replace(&mut pool.members, found(to));
+                let ends = before.iter().map(|member| (member.address, member.port));
+                pool.leaving.extend(ends.filter(|at| !to.members.contains_key(at)));
             }
             Step::CreateListener { at, pool, listener, .. } => {
                 let is_at = |found: &FoundListener| {
