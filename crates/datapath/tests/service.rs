@@ -628,6 +628,25 @@ fn a_cgroup_that_was_made_anew_gets_the_programs_again() {
     assert_eq!(client.reached("tcp", VIP4, 1), only(VIP4, 'b'));
 }
 
+/// Asks until told to stop; every answer has to be whole. Tells how often.
+fn talk(
+    net: &Net,
+    cgroup: &Cgroup,
+    stop: &AtomicBool,
+    how: &str,
+    address: &str,
+    whole: impl Fn(&str, &str) -> bool,
+) -> u32 {
+    let mut client = Client::new(&net.client, cgroup);
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let answer = client.ask(&format!("{how} {address} {PORT}"));
+        assert!(whole(&answer, address), "{how} {address}: {answer}");
+        rounds += 1;
+    }
+    rounds
+}
+
 #[test]
 fn clients_never_miss_while_endpoints_change() {
     let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
@@ -635,19 +654,11 @@ fn clients_never_miss_while_endpoints_change() {
     tables.lead_to(&[0]);
     let stop = AtomicBool::new(false);
     let (rounds, changes) = thread::scope(|scope| {
-        let talk = |how: &'static str, address: &'static str| {
+        let whole =
+            |answer: &str, address: &str| NAMES.iter().any(|name| answer == format!("{address} {name}"));
+        let talk = |how, address| {
             let (net, cgroup, stop) = (&net, &cgroup, &stop);
-            scope.spawn(move || {
-                let mut client = Client::new(&net.client, cgroup);
-                let mut rounds = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = client.ask(&format!("{how} {address} {PORT}"));
-                    let whole = NAMES.iter().any(|name| answer == format!("{address} {name}"));
-                    assert!(whole, "{how} {address}: {answer}");
-                    rounds += 1;
-                }
-                rounds
-            })
+            scope.spawn(move || talk(net, cgroup, stop, how, address, whole))
         };
         let talks = [talk("tcp", VIP4), talk("tcp", MAPPED), talk("udp", VIP6), talk("again", VIP4)];
         let end = std::time::Instant::now() + Duration::from_secs(3);
@@ -677,22 +688,11 @@ fn clients_never_miss_while_loaders_of_two_layouts_take_turns() {
     let by = kept.ask(&format!("keep {VIP6} {PORT}"));
     let by = by.rsplit(' ').next().unwrap();
     let rounds = thread::scope(|scope| {
-        let talk = |how: &'static str, address: &'static str| {
+        // A socket between two programs may be told the endpoint's address.
+        let whole = |answer: &str, _: &str| NAMES.iter().any(|name| answer.ends_with(&format!(" {name}")));
+        let talk = |how, address| {
             let (net, cgroup, stop) = (&net, &cgroup, &stop);
-            scope.spawn(move || {
-                let mut client = Client::new(&net.client, cgroup);
-                let mut rounds = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = client.ask(&format!("{how} {address} {PORT}"));
-                    // A socket between two programs may be told the endpoint's address.
-                    assert!(
-                        NAMES.iter().any(|name| answer.ends_with(&format!(" {name}"))),
-                        "{how} {address}: {answer}"
-                    );
-                    rounds += 1;
-                }
-                rounds
-            })
+            scope.spawn(move || talk(net, cgroup, stop, how, address, whole))
         };
         let talks = [
             talk("tcp", VIP4),
