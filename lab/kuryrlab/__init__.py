@@ -6,6 +6,7 @@ In the order of the flow:
 - failure: how a step says what went wrong and whose log tells more;
 - doctor: can this machine carry it, and what has to be downloaded;
 - cache, debian, golang, python: what is downloaded or built, once per version;
+- whole: files that are there whole or not at all;
 - steps: a graph of steps, run in parallel;
 - cgroups, places, processes: where a process runs, and how it is remembered;
 - network: namespaces, the LAN between them;

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from . import cgroups, debian, image, nested, places, settings as s
+from . import cgroups, debian, image, nested, places, settings as s, whole
 from .failure import Failure
 from .kubernetes import Kubernetes
 from .network import Network
@@ -247,9 +247,7 @@ class NodeMachine:
         ipam = {"type": "host-local", "dataDir": f"{self.state}/cni/addresses", "ranges": [[{"subnet": pods}]]}
         ipam["routes"] = [{"dst": "0.0.0.0/0"}]
         ptp = {"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": ipam}
-        new = ours.with_suffix(".new")
-        new.write_text(json.dumps({"cniVersion": "1.0.0", "name": "ptp", "plugins": [ptp]}) + "\n")
-        new.replace(ours)
+        whole.write(ours, json.dumps({"cniVersion": "1.0.0", "name": "ptp", "plugins": [ptp]}) + "\n")
         self.network.ip("cp", [f"route replace {pods} via {self.n.lan4}"])
 
     def containerd_configuration(self) -> str:

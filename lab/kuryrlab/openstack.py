@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import message_queue, places, settings as s
+from . import message_queue, places, settings as s, whole
 from .failure import Failure
 from .processes import Processes
 from .settings import Settings
@@ -382,31 +382,12 @@ class OpenStack:
         if not certificate.exists():
             from .debian import tool
 
-            done = subprocess.run(
-                tool(self.root, "openssl")
-                + [
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-days",
-                    "3650",
-                    "-subj",
-                    "/CN=lab",
-                    "-passout",
-                    "pass:lab",
-                    "-config",
-                    f"{self.root}/etc/ssl/openssl.cnf",
-                    "-keyout",
-                    key,
-                    "-out",
-                    certificate,
-                ],
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                raise Failure(f"openssl: {done.stderr}")
+            with whole.made(certificate) as new:
+                words = ["req", "-x509", "-newkey", "rsa:2048", "-days", "3650", "-subj", "/CN=lab", "-passout", "pass:lab"]
+                words += ["-config", f"{self.root}/etc/ssl/openssl.cnf", "-keyout", key, "-out", new]
+                done = subprocess.run(tool(self.root, "openssl") + words, capture_output=True, text=True)
+                if done.returncode:
+                    raise Failure(f"openssl: {done.stderr}")
         worker = [f"{self.at.venv}/bin/python", f"{self.at.venv}/bin/octavia-worker"] + self.at.configs(
             "octavia-worker"
         )

@@ -7,7 +7,7 @@ inherit from this one: ovn and ml2ovs. All speak to the switch over a unix socke
 import subprocess
 from pathlib import Path
 
-from . import debian, places
+from . import debian, places, whole
 from .failure import Failure
 from .processes import Processes
 from .settings import Chassis, Settings
@@ -73,13 +73,11 @@ class Switches:
         """Create a database file unless it is there."""
         if not db.exists():
             db.parent.mkdir(parents=True, exist_ok=True)
-            new = db.with_suffix(".new")
-            new.unlink(missing_ok=True)
             try:
-                self.tool("ovsdb-tool", "create", str(new), str(schema))
+                with whole.made(db) as new:
+                    self.tool("ovsdb-tool", "create", str(new), str(schema))
             except OSError as e:
                 raise Failure(str(e)) from e
-            new.replace(db)
 
     def run(self, n: Chassis) -> Path:
         """Return OVS's run directory of a node; its database is db.sock there."""

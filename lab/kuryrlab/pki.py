@@ -3,10 +3,11 @@ files.
 """
 
 import base64
+import secrets
 import subprocess
 from pathlib import Path
 
-from . import debian, settings as s
+from . import debian, settings as s, whole
 from .failure import Failure
 from .settings import Settings
 
@@ -28,12 +29,12 @@ class Pki:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.file("ca.crt").exists():
             self.key("ca")
-            self.openssl(
-                "req", "-x509", "-new", "-key", "ca.key", "-days", DAYS, "-subj", "/CN=kuryr-lab", "-out", "ca.crt"
-            )
+            with whole.made(self.file("ca.crt")) as new:
+                self.openssl("req", "-x509", "-new", "-key", "ca.key", "-days", DAYS, "-subj", "/CN=kuryr-lab", "-out", new.name)
         if not self.file("service-accounts.pub").exists():
             self.openssl("genrsa", "-out", "service-accounts.key", "2048")
-            self.openssl("rsa", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
+            with whole.made(self.file("service-accounts.pub")) as new:
+                self.openssl("rsa", "-in", "service-accounts.key", "-pubout", "-out", new.name)
         first = s.SERVICES4_CIDR.rsplit(".", 1)[0] + ".1"
         names = [
             "IP:127.0.0.1",
@@ -71,23 +72,9 @@ class Pki:
         self.openssl("req", "-new", "-key", f"{name}.key", "-subj", subject, "-out", f"{name}.csr")
         extensions = [f"extendedKeyUsage={usage}"] + ([f"subjectAltName={','.join(names)}"] if names else [])
         self.file(f"{name}.ext").write_text("\n".join(extensions) + "\n")
-        self.openssl(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}.csr",
-            "-CA",
-            "ca.crt",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            DAYS,
-            "-extfile",
-            f"{name}.ext",
-            "-out",
-            f"{name}.crt",
-        )
+        with whole.made(self.file(f"{name}.crt")) as new:
+            sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-days", DAYS]
+            self.openssl(*sign, "-set_serial", serial(), "-extfile", f"{name}.ext", "-out", new.name)
         self.file(f"{name}.csr").unlink()
         self.file(f"{name}.ext").unlink()
 
@@ -123,3 +110,8 @@ current-context: lab
         )
         if done.returncode:
             raise Failure(f"openssl {' '.join(words)}: {done.stderr.strip()}")
+
+
+def serial() -> str:
+    """Return the number of a certificate: any that was not given before, so at random rather than from a file."""
+    return f"0x{secrets.token_hex(16)}"

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import places
+from . import places, whole
 from .failure import Failure
 from .settings import Settings
 from .steps import until
@@ -96,9 +96,7 @@ class Processes:
             )
         children.append(child)
         record = Record(name, child.pid, start_time(child.pid) or 0, boot_id(), str(log), [str(a) for a in argv])
-        target = self.folder / f"{name}.json"
-        target.with_suffix(".new").write_text(json.dumps(asdict(record)))
-        target.with_suffix(".new").replace(target)
+        whole.write(self.folder / f"{name}.json", json.dumps(asdict(record)))
         return True
 
     def wait(self, name: str, probe, seconds: float = 60):

@@ -10,6 +10,8 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from . import whole
+
 LAB = Path(__file__).resolve().parent.parent
 REPOSITORY = LAB.parent
 
@@ -223,7 +225,7 @@ class Options:
     def save(self, path: Path) -> None:
         """Write them."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)) + "\n")
+        whole.write(path, json.dumps(asdict(self)) + "\n")
 
 
 @dataclass

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 
-from . import cgroups, database, nested, openstack, resources, server, tools
+from . import cgroups, database, nested, openstack, resources, server, tools, whole
 from .lab import Lab
 from .node import wait_ready
 from .processes import send
@@ -136,7 +136,7 @@ def networks(lab: Lab) -> str | None:
         lab.switches.wait_registered(resources.Neutron(lab.settings.netns("cp")))
     if not file.exists():
         facts = resources.create(resources.Neutron(lab.settings.netns("cp")), lab.settings)
-        file.write_text(json.dumps(facts, indent=1) + "\n")
+        whole.write(file, json.dumps(facts, indent=1) + "\n")
         remark = "external, pods, kuryr-router, server"
     server.route_pods(lab.network, json.loads(file.read_text()))
     return remark

@@ -22,6 +22,7 @@ from kuryrlab import (  # noqa: E402
     doctor,
     golang,
     kuryr,
+    pki,
     places,
     processes,
     rights,
@@ -356,6 +357,30 @@ class DoctorTest(Scratch):
 
     def test_free_space_of_a_directory_that_is_not_there_yet(self):
         self.assertGreater(doctor.free_mb(self.folder / "a" / "b"), 0)
+
+
+class PkiTest(Scratch):
+    def test_a_certificate_that_was_begun_is_made_again(self):
+        """An openssl that is ended while it writes leaves an empty file behind."""
+        of = pki.Pki(self.lab(), self.folder)
+        of.folder.mkdir(parents=True)
+        written, ended = "certificate", True
+
+        def openssl(*words: str) -> None:
+            out = of.folder / words[-1]
+            last = ended and out.name.startswith("node2-serving.crt")
+            out.write_text("" if last else written)
+            if last:
+                raise KeyboardInterrupt
+
+        with mock.patch.object(of, "openssl", openssl):
+            with self.assertRaises(KeyboardInterrupt):
+                of.create()
+            ended = False
+            of.create()
+        made = {p.name: p.read_text() for p in of.folder.glob("*.crt")}
+        self.assertIn("node2-serving.crt", made)
+        self.assertEqual(set(made.values()), {written})
 
 
 class CacheTest(Scratch):
