@@ -21,7 +21,7 @@ def markdown(run: dict, wanted: list[str], left_out: list[specs.LeftOut], polici
 
 def facts(run: dict, seconds: float) -> str:
     """Tell what was run on what."""
-    spent = f"{seconds / 60:.0f} minutes in specs, {run['parallel']} at a time"
+    spent = f"{seconds / 60:.0f} minutes in specs, {run['parallel']} at a time" + (f", in {run['runs']} runs" if run.get("runs", 1) > 1 else "")
     return (f"{run['date']}: Kubernetes {run['kubernetes']} with its own suite of the same version; {run['nodes']} nodes ({run['kinds']}), "
             f"{run['cores']} cores for everything, kernel {run['kernel']}; {spent}.")
 

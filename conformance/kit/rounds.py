@@ -24,8 +24,8 @@ CRASHED = "run again: the switch had crashed"
 class Rounds:
     """The runs of the suite on one lab."""
 
-    def __init__(self, lab: Lab, folder: Path, logs: Path, crashes: Callable[[], int], say: Callable[[Outcome], None]):
-        self.lab, self.folder, self.logs, self.crashes, self.say = lab, folder, logs, crashes, say
+    def __init__(self, lab: Lab, folder: Path, logs: Path, crashes: Callable[[], int], say: Callable[[Outcome], None], together: int = TOGETHER):
+        self.lab, self.folder, self.logs, self.crashes, self.say, self.together = lab, folder, logs, crashes, say, together
         self.outcomes: dict[str, Outcome] = {}
         self.lock, self.number = threading.Lock(), 0
         self.children: list[subprocess.Popen] = []
@@ -46,7 +46,7 @@ class Rounds:
 
         for group, workers in ((beside, parallel), (alone, 1)):
             with ThreadPoolExecutor(workers) as pool:
-                begun = [pool.submit(fairly, some) for some in parts(group, workers)]
+                begun = [pool.submit(fairly, some) for some in parts(group, workers, self.together)]
                 try:
                     # Results are asked for so that an error is not lost.
                     for one in begun:
@@ -123,7 +123,7 @@ def end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def parts(some: list[str], workers: int) -> list[list[str]]:
+def parts(some: list[str], workers: int, together: int = TOGETHER) -> list[list[str]]:
     """Return the specs in parts of which each is run by one call, of neighbours, as even as can be for so many workers."""
-    size = max(1, min(TOGETHER, -(-len(some) // workers)))
+    size = max(1, min(together, -(-len(some) // workers)))
     return [some[at:at + size] for at in range(0, len(some), size)]

@@ -15,6 +15,8 @@ EXCEPTIONS = Path(__file__).resolve().parent.parent / "exceptions.toml"
 GROUP = "[sig-network] "
 POLICIES = re.compile(r"\[sig-network\] (?:Netpol|NetworkPolicy|ClusterNetworkPolicy)\b")
 CONFORMANCE, SERIAL = "[Conformance]", ("[Serial]", "[Disruptive]")
+# What takes minutes, and what takes ten of them: five rolling updates with a minute for each pod, ten thousand Services one after the other.
+SLOW, SLOWEST = "[Slow]", ("during rolling update", "maximum number of services per cluster")
 # The reasons that an exception may have, by the word in the list.
 REASONS = {
     "cloud": "needs a cloud provider",
@@ -36,6 +38,12 @@ class LeftOut:
 def is_conformance(spec: str) -> bool:
     """Tell whether a spec is one that every cluster has to pass."""
     return CONFORMANCE in spec
+
+
+def turn(spec: str) -> tuple[int, int]:
+    """Return what specs are ordered by: Conformance first, and what takes long last, so that a run that is ended early has run as many as can be."""
+    length = 2 if any(words in spec for words in SLOWEST) else int(SLOW in spec)
+    return int(not is_conformance(spec)), length
 
 
 def runs_alone(spec: str) -> bool:

@@ -1,10 +1,15 @@
-"""What the lab gets for the suite, and loses again: a leg of the control plane in the pods' network, names, and what specs ask of the Internet.
+"""What the lab gets for the suite, and loses again: a leg of the control plane in the pods' network, an address of elsewhere, names, and what
+specs ask of the Internet.
 
 The API server reaches pods (`pods/proxy`, `services/proxy`) by IPv4 only from inside their network: their router translates. So it has a port there, as
 a control plane that is a virtual machine of the cloud has.
 
+A spec that a load balancer keeps the client's address takes every address of the nodes' network for a node's. The suite runs beside the control plane, in that
+network; so it has an address of elsewhere towards floating IPs, to which their router answers by the external side.
+
 The lab has no Internet. Its external side, which pods reach only through their router, gets the addresses and names that specs ask for. Each node is in a zone of its own.
 """
+import ipaddress
 import sys
 
 from kuryrlab import dns, golang, places, resources, settings as s, vm
@@ -58,6 +63,31 @@ class Leg:
             machine = vm.Vm(PLACE, self.lab.settings.server_chassis, found["id"], found["mac_address"], self.facts["mtu"])
             vm.unplug(machine, self.lab.network, self.lab.switches)
             self.neutron.call("DELETE", f"/ports/{found['id']}", accept=(404,))
+
+
+class Elsewhere:
+    """The suite's address towards floating IPs."""
+
+    ADDRESS = "198.51.100.20"
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+
+    def make(self) -> None:
+        """Give the control plane the address, and the way back."""
+        self.lab.network.ip(PLACE, [f"addr replace {self.ADDRESS}/32 dev lo", *(f"route replace {one} dev lan src {self.ADDRESS}" for one in self.floating())])
+        self.lab.network.ip(OUTSIDE, [f"route replace {self.ADDRESS}/32 via {s.CONTROL4}"])
+
+    def remove(self) -> None:
+        """Take both away."""
+        self.lab.network.ip(OUTSIDE, [f"route del {self.ADDRESS}/32"])
+        self.lab.network.ip(PLACE, [*(f"route del {one} dev lan" for one in self.floating()), f"addr del {self.ADDRESS}/32 dev lo"])
+
+    @staticmethod
+    def floating() -> list[str]:
+        """Return the networks that floating IPs are from."""
+        first, last = map(ipaddress.IPv4Address, s.EXTERNAL_POOL4)
+        return [str(one) for one in ipaddress.summarize_address_range(first, last)]
 
 
 class Internet:
@@ -120,8 +150,8 @@ class Surroundings:
     """All of it. Kuryr has to run, as the cluster's resolvers are pods."""
 
     def __init__(self, lab: Lab, facts: dict):
-        self.lab, self.parts = lab, [Leg(lab, facts), Internet(lab), Zones(lab)]
-        self.begun: list[Leg | Internet | Zones] = []
+        self.lab, self.parts = lab, [Leg(lab, facts), Elsewhere(lab), Internet(lab), Zones(lab)]
+        self.begun: list[Leg | Elsewhere | Internet | Zones] = []
 
     def make(self) -> None:
         """Make everything."""

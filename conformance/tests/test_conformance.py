@@ -45,6 +45,10 @@ class SpecsTest(unittest.TestCase):
     def test_those_that_break_things_run_alone(self):
         self.assertEqual([one for one in EVERY if specs.runs_alone(one)], [DISRUPTIVE])
 
+    def test_what_takes_long_comes_late(self):
+        slow, slowest = f"{UPDATED} [Slow]", "[sig-network] LoadBalancers should not have connectivity disruption during rolling update [Slow]"
+        self.assertEqual(sorted([slowest, slow, UPDATED, BASIC], key=specs.turn), [BASIC, UPDATED, slow, slowest])
+
     def test_a_focus_fits_its_spec_alone(self):
         import re
         pattern = re.compile(specs.focus([BASIC])[0].partition("=")[2])
@@ -115,6 +119,7 @@ class RoundsTest(unittest.TestCase):
                 found = rounds.parts(some, workers)
                 self.assertEqual([one for part in found for one in part], some)
                 self.assertTrue(all(0 < len(part) <= rounds.TOGETHER for part in found))
+        self.assertEqual(rounds.parts(["a", "b", "c"], 1, 2), [["a", "b"], ["c"]])
 
     def test_what_failed_while_the_switch_crashed_runs_again(self):
         told, crashed = [], iter([0, 1])
