@@ -57,6 +57,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount --bind /run/netns /run/netns
 mount --bind "$5" "$5"
 mount --make-rshared /
+echo "$6" > /proc/sys/kernel/hostname
 touch "$2"
 exec sleep infinity
 """
@@ -143,6 +144,7 @@ class NodeMachine:
                 bare,
                 [
                     "unshare",
+                    "--uts",
                     "--mount",
                     "--propagation",
                     "slave",
@@ -155,6 +157,7 @@ class NodeMachine:
                     self.settings.states,
                     self.settings.cache,
                     self.state,
+                    self.n.name,
                 ],
             )
         self.processes.wait(self.n.name, mounted.exists, 20)

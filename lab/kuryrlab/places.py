@@ -1,5 +1,5 @@
-"""Where a process of the lab runs: its cgroup, network namespace, mount namespace, and whether Debian's `/usr` covers
-the machine's.
+"""Where a process of the lab runs: its cgroup, network namespace, mount namespace, host name, and whether Debian's
+`/usr` covers the machine's.
 
 Everything is done by replacing the process (nsenter, unshare, env, in a chain of exec), so the process id that is
 recorded at the start is the daemon's own. The environment is built from nothing: no proxy and no variable of the user
@@ -22,7 +22,7 @@ class Place:
     settings: Settings
     netns: str
     leaf: str  # cgroup, below the lab's
-    mounts_of: int | None = None  # process whose mount namespace is entered
+    mounts_of: int | None = None  # process whose mount namespace and host name are taken
     usr: Path | None = None  # tree whose usr covers /usr
     private_run: Path | None = None  # directory that covers /run
 
@@ -37,7 +37,7 @@ def control(settings: Settings, leaf: str = cgroups.CONTROL_LEAF) -> Place:
 
 
 def on_node(settings: Settings, n: Machine, leaf: str = cgroups.DAEMONS_LEAF, holder: int | None = None) -> Place:
-    """A node, with its own mounts if their holder is given, or a hypervisor."""
+    """A node, with its own mounts and host name if their holder is given, or a hypervisor."""
     return Place(settings, settings.netns(n.name), f"{n.name}/{leaf}", holder)
 
 
@@ -58,7 +58,7 @@ def command(place: Place, argv: list, env: dict, cwd: str | None = None) -> list
     words = ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(join)]
     words += ["nsenter", f"--net=/run/netns/{place.netns}"]
     if place.mounts_of:
-        words.append(f"--mount=/proc/{place.mounts_of}/ns/mnt")
+        words += [f"--mount=/proc/{place.mounts_of}/ns/mnt", f"--uts=/proc/{place.mounts_of}/ns/uts"]
     words.append("--")
     if script := mount_script(place):
         # In a node's namespace, mounts below shared directories must still reach the node's other processes.

@@ -646,6 +646,7 @@ class PlacesTest(Scratch):
         self.assertEqual(words[-3:], ["A=b c", "prog", "1"])
         self.assertIn("--net=/run/netns/kuryr-node1", words)
         self.assertIn("--mount=/proc/77/ns/mnt", words)
+        self.assertIn("--uts=/proc/77/ns/uts", words, "a pod on the host network has the node's host name")
         script = next(w for w in words if "mount --bind" in w)
         self.assertIn("/tree/usr /usr", script)
         self.assertLess(
