@@ -19,7 +19,7 @@ from kuryrlab.settings import DEBIAN_SUITE, Settings
 from . import suite
 
 PACKAGES = ["bash", "bind9-dnsutils", "conntrack", "coreutils", "curl", "dash", "debianutils", "findutils", "grep", "hostname", "iperf", "iproute2",
-            "iputils-ping", "libc-bin", "mawk", "netcat-openbsd", "procps", "sed", "util-linux"]
+            "iputils-ping", "libc-bin", "mawk", "netcat-openbsd", "procps", "sed", "util-linux", "wget"]
 # Debian's iperf is 2.1, and the spec counts the columns that 2.2 reports: a line of names comes first, and those that are new, which no spec reads, are made up.
 IPERF, IPERF_REPORT = "usr/bin/iperf", """#!/bin/sh
 case " $* " in

@@ -8,9 +8,12 @@ A spec that a load balancer keeps the client's address takes every address of th
 network; so it has an address of elsewhere towards floating IPs, to which their router answers by the external side.
 
 The lab has no Internet. Its external side, which pods reach only through their router, gets the addresses and names that specs ask for. Each node is in a zone of its own.
+Pods that may use little of the disk are evicted in the kubelets' place.
 """
 import ipaddress
 import sys
+import threading
+import time
 
 from kuryrlab import dns, golang, places, resources, settings as s, vm
 from kuryrlab.failure import Failure
@@ -146,12 +149,58 @@ class Zones:
         self.lab.kubernetes.call("PATCH", f"/api/v1/nodes/{node}", change, "application/merge-patch+json")
 
 
+class Evictions:
+    """Evicts pods that may use little of a node's disk, some time after their start: what a spec fills its own with is there then.
+
+    The lab's kubelets do not look at what pods write, as they find no file system of their own.
+    """
+
+    SECONDS, EVERY = 15, 1
+
+    def __init__(self, lab: Lab):
+        self.lab, self.stopping, self.seen = lab, threading.Event(), {}
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def make(self) -> None:
+        """Begin."""
+        self.thread.start()
+
+    def run(self) -> None:
+        while not self.stopping.wait(self.EVERY):
+            try:
+                self.look()
+            except (Failure, OSError) as problem:
+                print(f"evictions: {problem}", file=sys.stderr, flush=True)
+
+    def look(self) -> None:
+        """Evict those whose time has come, again if the kubelet has written over it."""
+        for pod in self.lab.kubernetes.call("GET", "/api/v1/pods")["items"]:
+            status = pod.get("status", {})
+            if not self.is_bounded(pod) or status.get("phase") not in ("Running", "Failed") or status.get("reason") == "Evicted":
+                continue
+            since = self.seen.setdefault(pod["metadata"]["uid"], time.monotonic())
+            if time.monotonic() - since >= self.SECONDS:
+                path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/status"
+                evicted = {"status": {"phase": "Failed", "reason": "Evicted", "message": "It uses more of the disk than it may."}}
+                self.lab.kubernetes.call("PATCH", path, evicted, "application/merge-patch+json", accept=(404, 409))
+
+    @staticmethod
+    def is_bounded(pod: dict) -> bool:
+        """Tell whether a pod has a limit of what it may use of the disk."""
+        return any("ephemeral-storage" in one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"])
+
+    def remove(self) -> None:
+        """End."""
+        self.stopping.set()
+        self.thread.join(timeout=30)
+
+
 class Surroundings:
     """All of it. Kuryr has to run, as the cluster's resolvers are pods."""
 
     def __init__(self, lab: Lab, facts: dict):
-        self.lab, self.parts = lab, [Leg(lab, facts), Elsewhere(lab), Internet(lab), Zones(lab)]
-        self.begun: list[Leg | Elsewhere | Internet | Zones] = []
+        self.lab, self.parts = lab, [Leg(lab, facts), Elsewhere(lab), Internet(lab), Zones(lab), Evictions(lab)]
+        self.begun: list[Leg | Elsewhere | Internet | Zones | Evictions] = []
 
     def make(self) -> None:
         """Make everything."""
