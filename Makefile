@@ -42,7 +42,7 @@ bench: ## what a pod costs, against the ptp plugin and bare calls to Neutron, on
 	@test/build
 	@bench/run $(ARGS)
 
-bench-services: ## how soon clients follow a Service, what a connection costs, what ten thousand Services take; ARGS=--write as above
+bench-services: ## what Services cost, against kube-proxy and load balancers made step by step; ARGS=--write as above, --parts: some of it
 	@test/prerequisites
 	@test/build
 	@bench/services $(ARGS)

@@ -7,4 +7,11 @@
 - `wire`: how fast bytes go, and how long they take;
 - `rounds`: what is measured, and in which order;
 - `tables`, `picture`: figures and a picture of them, from the samples of a run.
+
+For Services (`bench/services`):
+
+- `many`: Services and EndpointSlices, written by hand, and changes of them;
+- `proxy`: kube-proxy, which is compared with;
+- `balancers`: load balancers, by Kuryr and step by step;
+- `following`: the figures.
 """

@@ -1,31 +1,46 @@
-"""Figures about Services as Markdown."""
+"""Figures about Services as Markdown. Every part may be missing: each can be measured alone."""
+from collections.abc import Iterator
+
 from harness.expect import percentile
 
 MARKS = ("<!-- written by bench/services: begin -->", "<!-- written by bench/services: end -->")
+KURYR, PROXY, OCTAVIA = "kuryr", "kube-proxy", "octavia"
 # What it should be, by the figures that the project set itself: seconds, a ratio, MiB of an agent and of its maps.
 FOLLOWED, RATIO, AGENT, MAPS = 0.1, 1.1, 20, 32
+BALANCED = {"": "a Service of two ports and ten endpoints, until all of it is ACTIVE", "more_": "ten endpoints more"}
+WAYS = {"kuryr": "Kuryr", "stepwise": "one call after the other"}
 
 
 def markdown(result: dict) -> str:
     """Return all tables."""
-    return "\n\n".join([machine(result), changes(result), connects(result), memory(result), losses(result)])
+    parts = ["![Services: following, connecting, load balancers](benchmarks-services.svg)", machines(result), changes(result), connects(result), memory(result), balancers(result),
+             losses(result)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def machine(result: dict) -> str:
-    """Tell on what it was measured."""
-    found, settings = result["machine"], result["settings"]
-    return (f"{found['date']}: {found['nodes']} nodes, {found['cores']} cores for everything, kernel {found['kernel']}, load average {found['load'][0]:.1f} before and "
-            f"{found['load'][1]:.1f} after; each Service has both families and {settings['endpoints']} endpoints in each.")
+def machines(result: dict) -> str:
+    """Tell on what each part was measured."""
+    lines = []
+    for part, samples in result.items():
+        found, settings = samples["machine"], samples["settings"]
+        services = f"; each Service has both families and {settings['endpoints']} endpoints in each" if "connects" in samples else ""
+        lines.append(f"- {part}, {found['date']}: {found['nodes']} nodes, {found['cores']} cores for everything, kernel {found['kernel']}, load average {found['load'][0]:.1f} before "
+                     f"and {found['load'][1]:.1f} after{services}.")
+    return "\n".join(lines)
 
 
 def changes(result: dict) -> str:
     """Tell how soon clients follow."""
-    last = result["settings"]["sizes"][-1]
+    followed = {part: samples for part, samples in result.items() if samples.get("busy")}
+    if not followed:
+        return ""
     lines = ["### From a written EndpointSlice to the first connection", "",
-             "From the API server's answer until a client on the slowest node is connected; its Service had no endpoint before.", "",
-             f"| at {last:,} Services | n | p50 | p99 | max |", "|---|---|---|---|---|"]
-    for what, values in (("nothing else changes", result["quiet"]), (f"{result['churn']:.0f} other slices change per second", result["busy"])):
-        lines.append(f"| {what} | {len(values)} | {spread(values, 1e3, 'ms')} |")
+             "From the API server's answer until a client on the slowest node is connected; its Service had no endpoint before. kube-proxy: one client, on the only machine on which it runs.", "",
+             "| by | at Services | meanwhile | n | p50 | p99 | max |", "|---|---|---|---|---|---|---|"]
+    for part, samples in followed.items():
+        last = samples["settings"]["sizes"][-1]
+        for what, values in (("nothing else changes", samples["quiet"]), (f"{samples['churn']:.0f} other slices change per second", samples["busy"])):
+            lines.append(f"| {part} | {last:,} | {what} | {len(values)} | {spread(values, 1e3, 'ms')} |")
     return "\n".join(lines)
 
 
@@ -38,13 +53,20 @@ def spread(values: list[float], scale: float, unit: str) -> str:
 
 def connects(result: dict) -> str:
     """Compare connections by a Service with direct ones of the same run, in turns."""
-    lines = ["### Connecting", "", "By TCP, from a process of a node to the control plane; direct connections and those through the Service take turns. The client is Python, whose part is in both.", "",
-             "| Services | family | direct p50 | by the Service p50 | ratio p50 | ratio p99 |", "|---|---|---|---|---|---|"]
-    for size, found in result["connects"].items():
-        for family in (4, 6):
-            direct, through = found[f"direct{family}"], found[f"service{family}"]
-            p50, p99 = ratio(direct, through, 0.5), ratio(direct, through, 0.99)
-            lines.append(f"| {int(size):,} | IPv{family} | {1e6 * percentile(direct, 0.5):.1f} µs | {1e6 * percentile(through, 0.5):.1f} µs | {p50:.2f} | {p99:.2f} |")
+    connected = {part: samples["connects"] for part, samples in result.items() if samples.get("connects")}
+    if not connected:
+        return ""
+    lines = ["### Connecting", "",
+             "By TCP to the control plane, over a link of one kind; direct connections and those through the Service take turns. The client is Python, whose part is in all of them. "
+             "Direct: by the same process, whose cgroup has Kuryr's programs; without: by one in the same network that has neither. kube-proxy: from a place without Kuryr, with its rules.", "",
+             "| by | Services | family | without | direct p50 | by the Service p50 | ratio p50 | ratio p99 |", "|---|---|---|---|---|---|---|---|"]
+    for part, sizes in connected.items():
+        for size, found in sizes.items():
+            for family in (4, 6):
+                direct, through, bare = found[f"direct{family}"], found[f"service{family}"], found.get(f"bare{family}")
+                without = f"{1e6 * percentile(bare, 0.5):.1f} µs" if bare else "-"
+                lines.append(f"| {part} | {int(size):,} | IPv{family} | {without} | {1e6 * percentile(direct, 0.5):.1f} µs | {1e6 * percentile(through, 0.5):.1f} µs | "
+                             f"{ratio(direct, through, 0.5):.2f} | {ratio(direct, through, 0.99):.2f} |")
     return "\n".join(lines)
 
 
@@ -54,39 +76,89 @@ def ratio(direct: list[float], through: list[float], share: float) -> float:
 
 def memory(result: dict) -> str:
     """Tell what it takes."""
-    settings = result["settings"]
-    last = settings["sizes"][-1]
-    lines = ["### Memory", "", f"RSS of an agent, and what the kernel accounts for the maps that it has open (`memlock` in `/proc/PID/fdinfo`); full: {last:,} Services of both families, "
-             f"{last * settings['endpoints']:,} endpoints.", "", "| node | RSS before | RSS full | most | RSS after churn | maps before | maps full |", "|---|---|---|---|---|---|---|"]
-    for node, full in result["full"].items():
-        empty, after = result["empty"][node], result["after"][node]
-        lines.append(f"| {node} | {empty['now']:.1f} MiB | {full['now']:.1f} MiB | {after['most']:.1f} MiB | {after['now']:.1f} MiB | {total(empty):.1f} MiB | {total(full):.1f} MiB |")
-    lines += ["", "| map (greatest five, first node) | memory full |", "|---|---|"]
-    first = next(iter(result["full"].values()))
-    for one in sorted(first["maps"], key=lambda one: -one["mib"])[:5]:
-        lines.append(f"| {one['name']} (at most {one['max']:,}) | {one['mib']:.1f} MiB |")
-    return "\n".join(lines)
+    lines = []
+    if KURYR in result:
+        samples = result[KURYR]
+        last, endpoints = samples["settings"]["sizes"][-1], samples["settings"]["endpoints"]
+        lines += ["### Memory", "", f"RSS of an agent, and what the kernel accounts for the maps that it has open (`memlock` in `/proc/PID/fdinfo`); full: {last:,} Services of both "
+                  f"families, {last * endpoints:,} endpoints in each family.", "", "| node | RSS before | RSS full | most | RSS after churn | maps before | maps full |", "|---|---|---|---|---|---|---|"]
+        for node, full in samples["full"].items():
+            empty, after = samples["empty"][node], samples["after"][node]
+            lines.append(f"| {node} | {empty['now']:.1f} MiB | {full['now']:.1f} MiB | {after['most']:.1f} MiB | {after['now']:.1f} MiB | {total(empty):.1f} MiB | {total(full):.1f} MiB |")
+        lines += ["", "| map (greatest five, first node) | memory full |", "|---|---|"]
+        first = next(iter(samples["full"].values()))
+        for one in sorted(first["maps"], key=lambda one: -one["mib"])[:5]:
+            lines.append(f"| {one['name']} (at most {one['max']:,}) | {one['mib']:.1f} MiB |")
+    if PROXY in result:
+        samples = result[PROXY]
+        began = ", ".join(f"{seconds:.1f} s at {int(size):,}" for size, seconds in samples["began"].items())
+        lines += ["", f"kube-proxy at the same Services: RSS {samples['memory']['now']:.0f} MiB, at most {samples['memory']['most']:.0f} MiB, without the kernel's rules. From its start until it serves: {began}."]
+    return "\n".join(lines).strip()
 
 
 def total(found: dict) -> float:
     return sum(one["mib"] for one in found["maps"])
 
 
+def balancers(result: dict) -> str:
+    """Compare load balancers that Kuryr has made with those made step by step."""
+    if OCTAVIA not in result:
+        return ""
+    lines = ["### Load balancers", "", "By provider ovn, from the API server's answer, or the first call to Octavia, until the load balancer is ACTIVE with everything; both ways take turns. Step by step: as "
+             "upstream's controller makes them, which waits before each call until the load balancer is ACTIVE again; it looks once a second, here it is looked every 0.2 s.", "",
+             "| what | by | n | changes of Octavia | p50 | max |", "|---|---|---|---|---|---|"]
+    for prefix, what in BALANCED.items():
+        for way, name in WAYS.items():
+            found = result[OCTAVIA][way]
+            seconds, made = [one[f"{prefix}seconds"] for one in found], sorted({one[f"{prefix}changes"] for one in found})
+            lines.append(f"| {what} | {name} | {len(found)} | {' or '.join(map(str, made))} | {percentile(seconds, 0.5):.1f} s | {max(seconds):.1f} s |")
+    return "\n".join(lines)
+
+
 def losses(result: dict) -> str:
     """Tell where it is not what it should be."""
-    lines = [f"- {failure}" for failure in result["failures"]]
-    busy = result["busy"]
+    lines = [f"- {part}: {failure}" for part, samples in result.items() for failure in samples["failures"]]
+    if KURYR in result:
+        lines += losses_of_kuryr(result[KURYR])
+    lines += [f"- Not measured: {part}." for part in (KURYR, PROXY, OCTAVIA) if part not in result]
+    return "\n".join(["### Losses", "", "Against what was aimed at: 100 ms, 1.1 times, 20 MiB and 32 MiB.", "", *(lines or ["None."])])
+
+
+def losses_of_kuryr(samples: dict) -> list[str]:
+    """Hold Kuryr against what was aimed at."""
+    lines, busy = [], samples["busy"]
     if busy and percentile(busy, 0.99) > FOLLOWED:
         lines.append(f"- p99 of following under churn is {1e3 * percentile(busy, 0.99):.0f} ms, not {1e3 * FOLLOWED:.0f} ms.")
-    for size, found in result["connects"].items():
+    for size, found in samples["connects"].items():
         for family in (4, 6):
             by = ratio(found[f"direct{family}"], found[f"service{family}"], 0.5)
             if by > RATIO:
                 lines.append(f"- At {int(size):,} Services connecting by IPv{family} takes {by:.2f} times a direct connection, not {RATIO}.")
-    for node, full in result["full"].items():
+    for node, full in samples["full"].items():
         if full["now"] > AGENT:
             lines.append(f"- The agent of {node} holds {full['now']:.0f} MiB, not {AGENT} MiB.")
         if total(full) > MAPS:
             lines.append(f"- The maps of {node} take {total(full):.0f} MiB, not {MAPS} MiB.")
-    lines.append("- Not compared with kube-proxy.")
-    return "\n".join(["### Losses", "", "Against what was aimed at: 100 ms, 1.1 times, 20 MiB and 32 MiB.", "", *lines])
+    return lines
+
+
+def rows(result: dict) -> Iterator[tuple[str, str, list[float]]]:
+    """Yield what the picture shows: title, whose it is, milliseconds."""
+    for part, samples in result.items():
+        if samples.get("busy"):
+            yield f"first connection under churn: {part}", part, scaled(samples["busy"])
+    sizes = sorted({int(size) for samples in result.values() for size in samples.get("connects", {})})
+    for size in sizes:
+        for part, samples in result.items():
+            found = {int(name): values for name, values in samples.get("connects", {}).items()}.get(size)
+            if found:
+                yield f"connecting directly, {size:,} Services: {part}", "direct", scaled(found["direct4"])
+                yield f"connecting by a Service of {size:,}: {part}", part, scaled(found["service4"])
+    for prefix, what in BALANCED.items() if OCTAVIA in result else ():
+        for way, name in WAYS.items():
+            yield f"{'load balancer' if not prefix else what}: {name}", way, scaled([one[f"{prefix}seconds"] for one in result[OCTAVIA][way]])
+
+
+def scaled(values: list[float]) -> list[float]:
+    """Return milliseconds of seconds."""
+    return [1e3 * value for value in values]

@@ -1,16 +1,15 @@
-"""A picture of a run: for each part and plugin the range from the fastest to p99, with a mark at p50, on a logarithmic scale."""
+"""A picture of a run: for each row the range from the fastest to p99, with a mark at p50, on a logarithmic scale."""
 import math
 
 from harness.expect import percentile
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 900, 330, 20, 22, 40
-COLOURS = {"kuryr": "#1f6feb", "ptp": "#8b949e"}
+COLOURS = {"kuryr": "#1f6feb", "ptp": "#8b949e", "direct": "#8b949e"}
 OTHER = "#d29922"
 
 
-def svg(results: list[dict]) -> str:
-    """Return the picture."""
-    rows = list(found(results))
+def svg(rows: list[tuple[str, str, list[float]]]) -> str:
+    """Return the picture of rows: title, whose it is, milliseconds."""
     values = [value for _, _, all_values in rows for value in (min(all_values), percentile(all_values, 0.99))]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     height = TOP + ROW * len(rows) + 30
@@ -34,8 +33,8 @@ def svg(results: list[dict]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def found(results: list[dict]):
-    """Yield title, plugin and milliseconds of each row."""
+def of_pods(results: list[dict]):
+    """Yield the rows of runs with pods: title, plugin, milliseconds."""
     sizes = sorted({size for result in results for size in result["settings"]["bursts"]})
     fields = [("ADD, one by one", "serial_add", 1)]
     fields += [(f"ADD, burst of {size}", f"burst{size}_add", 1) for size in sizes]

@@ -17,9 +17,14 @@ def processes(kuryr) -> dict[str, dict]:
         if not pid:
             continue
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        found[name] = {"cpu": (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"), "now": mib(status, "VmRSS"), "most": mib(status, "VmHWM")}
+        found[name] = {"cpu": (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"), **memory(pid)}
     return found
+
+
+def memory(pid: int) -> dict[str, float]:
+    """Return the memory of a process in MiB, now and at most."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {"now": mib(status, "VmRSS"), "most": mib(status, "VmHWM")}
 
 
 def maps(pid: int) -> list[dict]:

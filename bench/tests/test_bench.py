@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "e2e")]
 
 from harness.expect import percentile  # noqa: E402
-from kit import following, many, rounds, tables  # noqa: E402
+from kit import following, many, picture, rounds, tables  # noqa: E402
 
 
 def call(pod: str, at: float, ms: float, code: int = 0, command: str = "DEL", plugin: str = "kuryr-cni", namespace: str = rounds.NAMESPACE) -> dict:
@@ -51,20 +51,43 @@ class FiguresTest(unittest.TestCase):
 
 
 class FollowingTest(unittest.TestCase):
+    samples = {"direct4": [1e-5], "service4": [1.05e-5], "direct6": [1e-5], "service6": [1.05e-5]}
+    common = {"machine": {"date": "2026-11-21", "nodes": 2, "cores": 2, "kernel": "6.18.44", "load": [0.5, 1.5]}, "settings": {"sizes": [1], "endpoints": 10}, "failures": []}
+
     def result(self, **changed) -> dict:
         memory = {"node1": {"now": 10.0, "most": 11.0, "maps": [{"name": "type 1, 20 -> 16 bytes", "max": 65536, "mib": 5.0}]}}
-        samples = {"direct4": [1e-5], "service4": [1.05e-5], "direct6": [1e-5], "service6": [1.05e-5]}
-        return {"machine": {"date": "2026-11-21", "nodes": 2, "cores": 2, "kernel": "6.18.44", "load": [0.5, 1.5]}, "settings": {"sizes": [1], "endpoints": 10},
-                "connects": {"1": samples}, "quiet": [0.01], "busy": [0.02, 0.03], "churn": 19.6, "empty": memory, "full": memory, "after": memory, "failures": []} | changed
+        kuryr = {"connects": {"1": self.samples}, "quiet": [0.01], "busy": [0.02, 0.03], "churn": 19.6, "empty": memory, "full": memory, "after": memory}
+        return {"kuryr": self.common | kuryr | changed}
+
+    def all_parts(self) -> dict:
+        """Return what a run of all parts has found: sizes are numbers before they were written, and words when they are read again."""
+        proxied = {"connects": {1: self.samples}, "quiet": [1.0], "busy": [2.0], "churn": 20.0, "began": {1: 0.5}, "memory": {"now": 60.0, "most": 70.0}}
+        one = {"seconds": 1.0, "changes": 1, "more_seconds": 0.5, "more_changes": 2}
+        octavia = {"kuryr": [one], "stepwise": [one | {"seconds": 20.0, "changes": 25, "more_changes": 20}]}
+        return self.result() | {"kube-proxy": self.common | proxied, "octavia": self.common | octavia}
 
     def test_what_is_as_it_should_be_is_no_loss(self):
         self.assertNotIn("not 100 ms", following.markdown(self.result()))
-        self.assertIn("| 20 other slices change per second | 2 | 25.0 ms | 29.9 ms | 30.0 ms |", following.markdown(self.result()))
+        self.assertIn("| kuryr | 1 | 20 other slices change per second | 2 | 25.0 ms | 29.9 ms | 30.0 ms |", following.markdown(self.result()))
 
     def test_losses_are_told(self):
         late, slow = self.result(busy=[0.2]), {"direct4": [1e-5], "service4": [2e-5], "direct6": [1e-5], "service6": [1e-5]}
         self.assertIn("p99 of following under churn is 200 ms, not 100 ms", following.markdown(late))
         self.assertIn("connecting by IPv4 takes 2.00 times", following.markdown(self.result(connects={"10000": slow})))
+        self.assertIn("- Not measured: octavia.", following.markdown(self.result()))
+
+    def test_each_part_can_be_told_alone(self):
+        every = self.all_parts()
+        for parts in (["kuryr"], ["kube-proxy"], ["octavia"], list(every)):
+            self.assertIn("### Losses", following.markdown({part: every[part] for part in parts}))
+        self.assertIn("until all of it is ACTIVE | one call after the other | 1 | 25 | 20.0 s | 20.0 s |", following.markdown(every))
+        self.assertIn("RSS 60 MiB, at most 70 MiB", following.markdown(every))
+        self.assertNotIn("Not measured", following.markdown(every))
+
+    def test_a_picture_shows_each_row(self):
+        rows = list(following.rows(self.all_parts()))
+        self.assertEqual(len({title for title, _, _ in rows}), 2 + 4 + 4)
+        self.assertEqual(picture.svg(rows).count('text-anchor="end"'), len(rows))
 
     def test_endpoints_of_the_crowd_differ(self):
         seen = [address for number in range(3000) for addresses in many.background(number, 10).values() for address in addresses]
