@@ -3,6 +3,8 @@ from . import specs
 from .outcome import FAILED, PASSED, Outcome
 
 BEGIN, END = "<!-- written by conformance/run: begin -->", "<!-- written by conformance/run: end -->"
+# So much of what a spec said that did not pass.
+SAID_CHARACTERS = 200
 MARKS = {PASSED: "passed", FAILED: "**failed**", "skipped": "**skipped itself**", None: "**did not run**"}
 
 
@@ -57,6 +59,7 @@ def each(wanted: list[str], left_out: list[specs.LeftOut], outcomes: dict[str, O
     for one in sorted((one for one in wanted if one not in excepted), key=lambda one: (not specs.is_conformance(one), one)):
         outcome = outcomes.get(one)
         remark = f", {outcome.remark}" if outcome and outcome.remark else ""
+        remark += f": {cell(outcome.said[:SAID_CHARACTERS])}" if outcome and outcome.said else ""
         seconds = f"{outcome.seconds:.0f}" if outcome else ""
         lines.append(f"| {cell(one.removeprefix(specs.GROUP))} | {MARKS[outcome.state if outcome else None]}{remark} | {seconds} |")
     return "\n".join(lines)

@@ -152,18 +152,27 @@ class Zones:
 class Evictions:
     """Evicts pods that may use little of a node's disk, some time after their start: what a spec fills its own with is there then.
 
-    The lab's kubelets do not look at what pods write, as they find no file system of their own.
+    The lab's kubelets do not look at what pods write, as they find no file system of their own. So they do not say either how much there is, without which
+    no such pod is scheduled.
     """
 
     SECONDS, EVERY = 15, 1
+    RESOURCE, THERE = "ephemeral-storage", "10Gi"
 
     def __init__(self, lab: Lab):
         self.lab, self.stopping, self.seen = lab, threading.Event(), {}
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def make(self) -> None:
-        """Begin."""
+        """Say how much of the disk there is, and begin."""
+        self.offer(self.THERE)
         self.thread.start()
+
+    def offer(self, amount: str | None) -> None:
+        """Say of each node how much of the disk pods may use, or take it back."""
+        change = {"status": {what: {self.RESOURCE: amount} for what in ("capacity", "allocatable")}}
+        for node in self.lab.machines:
+            self.lab.kubernetes.call("PATCH", f"/api/v1/nodes/{node}/status", change, "application/merge-patch+json")
 
     def run(self) -> None:
         while not self.stopping.wait(self.EVERY):
@@ -187,12 +196,13 @@ class Evictions:
     @staticmethod
     def is_bounded(pod: dict) -> bool:
         """Tell whether a pod has a limit of what it may use of the disk."""
-        return any("ephemeral-storage" in one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"])
+        return any(Evictions.RESOURCE in one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"])
 
     def remove(self) -> None:
         """End."""
         self.stopping.set()
         self.thread.join(timeout=30)
+        self.offer(None)
 
 
 class Surroundings:

@@ -161,12 +161,12 @@ class ImagesTest(unittest.TestCase):
 class DocumentTest(unittest.TestCase):
     def test_counts_and_rows(self):
         wanted, left_out = specs.taken(EVERY), specs.exceptions(entry("SCTPConnectivity", 1), specs.taken(EVERY))
-        found = {BASIC: Outcome(BASIC, PASSED, 12.4, remark=rounds.CRASHED), UPDATED: Outcome(UPDATED, FAILED, 3)}
+        found = {BASIC: Outcome(BASIC, PASSED, 12.4, remark=rounds.CRASHED), UPDATED: Outcome(UPDATED, FAILED, 3, "no answer")}
         run = {"date": "2026-11-21", "kubernetes": "v1.36.3", "nodes": 2, "kinds": "ovs", "cores": 2, "kernel": "6.18", "parallel": 1}
         text = document.markdown(run, wanted, left_out, 50, found)
         for line in ("| Conformance | 1 | 1 | 0 | 0 | 0 |", "| others | 3 | 0 | 1 | 1 | 1 |", "50 specs about network policies",
                      f"| Services should serve a basic endpoint from pods [Conformance] | passed, {rounds.CRASHED} | 12 |",
-                     "| Services should be updated after adding or deleting ports | **failed** | 3 |", "**did not run**"):
+                     "| Services should be updated after adding or deleting ports | **failed**: no answer | 3 |", "**did not run**"):
             self.assertIn(line, text)
 
     def test_only_what_stands_between_the_marks_is_replaced(self):
