@@ -8,13 +8,10 @@
 //!
 //! Source: Kuryr-Kubernetes 10.0, `kubernetes_crds/kuryr_crds/kuryrloadbalancer.yaml`.
 
-use std::borrow::Cow;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube_core::{Resource, object::HasSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::names;
+use crate::{names, upstream_kind::upstream_kind};
 
 /// A Service's load balancer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -314,46 +311,7 @@ fn kind() -> String {
     "KuryrLoadBalancer".to_owned()
 }
 
-impl Resource for KuryrLoadBalancer {
-    type DynamicType = ();
-    type Scope = kube_core::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "KuryrLoadBalancer".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "openstack.org".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "kuryrloadbalancers".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-impl HasSpec for KuryrLoadBalancer {
-    type Spec = KuryrLoadBalancerSpec;
-
-    fn spec(&self) -> &Self::Spec {
-        &self.spec
-    }
-
-    fn spec_mut(&mut self) -> &mut Self::Spec {
-        &mut self.spec
-    }
-}
+upstream_kind!(KuryrLoadBalancer, "kuryrloadbalancers", KuryrLoadBalancerSpec);
 
 #[cfg(test)]
 mod tests {

@@ -5,15 +5,12 @@
 //!
 //! Source: Kuryr-Kubernetes 10.0, `kubernetes_crds/kuryr_crds/kuryrport.yaml`.
 
-use std::borrow::Cow;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube_core::{Resource, object::HasSpec};
 use kuryr_types::{PodIdentity, PodRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::names;
+use crate::{names, upstream_kind::upstream_kind};
 
 /// A pod's interfaces.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -100,46 +97,7 @@ fn kind() -> String {
     "KuryrPort".to_owned()
 }
 
-impl Resource for KuryrPort {
-    type DynamicType = ();
-    type Scope = kube_core::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "KuryrPort".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "openstack.org".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "kuryrports".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-impl HasSpec for KuryrPort {
-    type Spec = KuryrPortSpec;
-
-    fn spec(&self) -> &Self::Spec {
-        &self.spec
-    }
-
-    fn spec_mut(&mut self) -> &mut Self::Spec {
-        &mut self.spec
-    }
-}
+upstream_kind!(KuryrPort, "kuryrports", KuryrPortSpec);
 
 #[cfg(test)]
 mod tests {

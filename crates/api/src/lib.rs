@@ -22,3 +22,5 @@ pub mod kuryrloadbalancer;
 pub mod kuryrnode;
 #[cfg(feature = "crd")]
 pub mod kuryrport;
+#[cfg(feature = "crd")]
+mod upstream_kind;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::{
     error::{Result, Step, Subject},
-    netlink::{Request, Socket, attribute, attributes, find_attribute},
+    netlink::{AF_INET, AF_INET6, Request, Socket, UDP, attribute, attributes, find_attribute},
 };
 
 /// `NFNL_SUBSYS_CTNETLINK`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
@@ -36,9 +36,6 @@ const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 const NESTED: u16 = 1 << 15;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const UDP: u8 = 17;
 /// `struct nfgenmsg`.
 const HEADER: usize = 4;
 

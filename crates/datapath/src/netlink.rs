@@ -39,6 +39,10 @@ const BATCH: usize = 64;
 const DATAGRAM: usize = 64 * 1024;
 /// How often a listing is repeated that the kernel says was inconsistent.
 const LIST_ATTEMPTS: u32 = 8;
+/// Families and the protocol, as messages about connections and sockets name them.
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
+pub(crate) const UDP: u8 = 17;
 const HEADER: usize = 16;
 
 /// A netlink socket.

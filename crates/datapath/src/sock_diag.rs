@@ -15,14 +15,11 @@ use rustix::io::Errno;
 
 use crate::{
     error::{Error, Result, Step, Subject},
-    netlink::{Request, Socket},
+    netlink::{AF_INET, AF_INET6, Request, Socket, UDP},
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const UDP: u8 = 17;
 /// The state of a UDP socket that is connected (`TCP_ESTABLISHED`), as a bit.
 const CONNECTED: u32 = 1 << 1;
 const ANY_STATE: u32 = u32::MAX;
