@@ -4,8 +4,9 @@
 //! change is refused ([`Error::Immutable`]). So a load balancer is made whole by one call, the members of a pool are
 //! replaced by one call, and everything is deleted by one call.
 //!
-//! What is ours is told of load balancers only, as of ports: by project *and* tags ([`OwnedLoadBalancer`]). Listeners,
-//! pools and members belong to theirs, and a call that changes one takes the load balancer as well.
+//! What is ours is told as of ports: by project *and* tags ([`OwnedLoadBalancer`]). Listeners, pools and members belong to
+//! the load balancer that carries them, ours or another of our project ([`Carrier`]), and a call that changes one takes
+//! it as well. Which of them are ours the caller has to tell by their names and tags.
 //!
 //! Source: Load Balancer API v2 (Octavia).
 
@@ -23,7 +24,7 @@ pub use api::{ApiVersion, Octavia};
 pub use health_monitor::{HealthMonitor, HealthMonitorCreate, HealthMonitorUpdate};
 pub use listener::{Listener, ListenerCreate, ListenerUpdate, Timeout};
 pub use load_balancer::{
-    AdditionalVip, LoadBalancer, LoadBalancerCreate, OwnedLoadBalancer, ProvisioningStatus,
+    AdditionalVip, Carrier, Guest, LoadBalancer, LoadBalancerCreate, OwnedLoadBalancer, ProvisioningStatus,
 };
 pub use member::{Member, MemberCreate};
 pub use pool::{LbPool, PoolCreate, PoolUpdate, SessionPersistence};

@@ -75,10 +75,15 @@ impl Ownership {
         self.tags.iter().chain(others).map(String::as_str).collect()
     }
 
+    /// Says what keeps a resource from being of our project; `None` if it is.
+    pub(crate) fn difference_of_project(&self, project_id: &ProjectId) -> Option<String> {
+        (*project_id != self.project_id).then(|| format!("it belongs to project {project_id}"))
+    }
+
     /// Says what keeps a resource from being ours; `None` if it is.
     pub(crate) fn difference(&self, project_id: &ProjectId, tags: &[String]) -> Option<String> {
-        if *project_id != self.project_id {
-            return Some(format!("it belongs to project {project_id}"));
+        if let Some(difference) = self.difference_of_project(project_id) {
+            return Some(difference);
         }
         let missing = self.tags.iter().find(|tag| !tags.contains(tag))?;
         Some(format!("it does not carry the tag {missing}"))

@@ -25,6 +25,9 @@ const SHORT_ID: usize = 8;
 /// Begin of the tag that names the Service of a floating IP.
 pub const SERVICE_TAG: &str = "kuryr-service:";
 
+/// The tag of listeners and pools of a Service on a load balancer that is not its own, by which they are found.
+pub const GUEST_TAG: &str = "kuryr-guest";
+
 /// Begin of the tag of a listener that names the timeouts that were asked for.
 const TIMEOUTS_TAG: &str = "kuryr-timeouts:";
 
@@ -75,6 +78,15 @@ pub fn load_balancer_name(namespace: &str, service: &str) -> String {
 #[must_use]
 pub fn listener_name(load_balancer: &str, protocol: &str, port: u16) -> String {
     format!("{load_balancer}:{protocol}:{port}")
+}
+
+/// Name of the load balancer of the Service that a listener or pool was made for.
+#[must_use]
+pub fn made_for(listener: &str) -> Option<&str> {
+    let (rest, port) = listener.rsplit_once(':')?;
+    let (load_balancer, protocol) = rest.rsplit_once(':')?;
+    let is_made = load_balancer.contains('/') && !protocol.is_empty() && port.parse::<u16>().is_ok();
+    is_made.then_some(load_balancer)
 }
 
 /// Name of a member, for people; upstream's, cut to what Octavia takes.
@@ -200,6 +212,12 @@ impl Owner {
         &self.project
     }
 
+    /// Tells whether tags are all of ours, and maybe others.
+    #[must_use]
+    pub fn has_marked(&self, tags: &[String]) -> bool {
+        self.tags.iter().all(|tag| tags.contains(tag))
+    }
+
     /// Tells whether tags name another cluster than ours.
     #[must_use]
     pub fn is_another_clusters(&self, tags: &[String]) -> bool {
@@ -209,8 +227,7 @@ impl Owner {
     /// Proves that `port` is ours, or drops it.
     #[must_use]
     pub fn admit(&self, port: ListedPort) -> Option<OurPort> {
-        let tagged = self.tags.iter().all(|tag| port.tags.contains(tag));
-        (port.project == self.project && tagged).then_some(OurPort(port))
+        (port.project == self.project && self.has_marked(&port.tags)).then_some(OurPort(port))
     }
 }
 
@@ -316,6 +333,20 @@ mod tests {
         }
         assert_eq!(timeouts_tag([true, false, false, true]).as_deref(), Some("kuryr-timeouts:x--x"));
         assert_eq!(asked_timeouts(&["kuryr-timeouts:".to_owned()]), [false; 4]);
+    }
+
+    #[test]
+    fn a_listeners_name_tells_whose_it_is() {
+        for (name, expect) in [
+            (listener_name(&load_balancer_name("d", "web"), "TCP", 80), Some("d/web")),
+            ("d/web:80".to_owned(), None),
+            ("d/web:TCP:http".to_owned(), None),
+            ("d/web::80".to_owned(), None),
+            ("a:b:80".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(made_for(&name), expect, "{name}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl FakeCloud {
         lock(&self.calls).iter().filter(|made| made.starts_with(call)).count()
     }
 
-    fn answer(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    fn answer(&self, method: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
         match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
             _ if *lock(&self.is_down) => (503, Value::Null),
@@ -98,7 +98,7 @@ impl FakeCloud {
                 (204, Value::Null)
             }
             (method, path) => lock(&self.octavia)
-                .answer(method, if path == [""] { &[] } else { path }, body)
+                .answer(method, if path == [""] { &[] } else { path }, query, body)
                 .unwrap_or_else(|| missing("HTTPNotFound")),
         }
     }
@@ -153,7 +153,8 @@ impl Transport for FakeCloud {
         let (method, path) = (request.method().as_str().to_owned(), request.uri().path().to_owned());
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
         lock(&self.calls).push(format!("{method} {path}"));
-        let (status, answer) = self.answer(&method, path.trim_matches('/'), &body);
+        let query = request.uri().query().unwrap_or_default();
+        let (status, answer) = self.answer(&method, path.trim_matches('/'), query, &body);
         let answer = Response::builder()
             .status(status)
             .header("x-subject-token", "t")

@@ -12,8 +12,8 @@ const LOOKS: u64 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct FakeOctavia {
     pub(crate) balancers: Vec<Value>,
-    listeners: Vec<Value>,
-    pools: Vec<Value>,
+    pub(crate) listeners: Vec<Value>,
+    pub(crate) pools: Vec<Value>,
     pub(crate) floating: Vec<Value>,
     made: usize,
 }
@@ -21,26 +21,62 @@ pub(crate) struct FakeOctavia {
 type Answer = (u16, Value);
 
 impl FakeOctavia {
-    /// Answers a request for a path without query.
-    pub(crate) fn answer(&mut self, method: &str, path: &[&str], body: &Value) -> Option<Answer> {
+    /// Answers a request for a path, with its query apart.
+    pub(crate) fn answer(
+        &mut self,
+        method: &str,
+        path: &[&str],
+        query: &str,
+        body: &Value,
+    ) -> Option<Answer> {
         Some(match (method, path) {
             ("GET", []) => (200, json!({"versions": [{"id": "v2.30"}]})),
             ("GET", ["v2", "lbaas", "providers"]) => (200, json!({"providers": [{"name": "ovn"}]})),
             ("GET", ["v2", "lbaas", "loadbalancers"]) => {
-                self.go_on();
+                let ids: Vec<Value> = self.balancers.iter().map(|found| found["id"].clone()).collect();
+                ids.iter().for_each(|id| self.go_on(id));
                 (200, json!({"loadbalancers": self.balancers}))
             }
+            ("GET", ["v2", "lbaas", "loadbalancers", id]) => {
+                self.go_on(&json!(id));
+                let found = self.balancers.iter().find(|found| found["id"] == *id);
+                found.map_or_else(missing, |found| (200, json!({"loadbalancer": found})))
+            }
             ("POST", ["v2", "lbaas", "loadbalancers"]) => self.create(body["loadbalancer"].clone()),
-            ("DELETE", ["v2", "lbaas", "loadbalancers", _]) => self.change("PENDING_DELETE", |_| {}),
-            ("GET", ["v2", "lbaas", "listeners"]) => (200, json!({"listeners": self.listeners})),
-            ("GET", ["v2", "lbaas", "pools"]) => (200, json!({"pools": self.pools})),
+            ("DELETE", ["v2", "lbaas", "loadbalancers", id]) => {
+                self.change(&json!(id), "PENDING_DELETE", |_| {})
+            }
+            ("GET", ["v2", "lbaas", what @ ("listeners" | "pools")]) => {
+                let mut found = self.all(what).clone();
+                if let Some((_, of)) = query.split_once("loadbalancer_id=") {
+                    let of = of.split('&').next().unwrap_or_default();
+                    found.retain(|found| *above(found) == of);
+                }
+                (200, json!({*what: found}))
+            }
+            ("POST", ["v2", "lbaas", what @ ("listeners" | "pools")]) => {
+                let mut made = body[what.trim_end_matches('s')].clone();
+                let id = made["loadbalancer_id"].clone();
+                self.made += 1;
+                (made["id"], made["project_id"]) = (json!(format!("{what}-{}", self.made)), json!(PROJECT));
+                made["loadbalancers"] = json!([{"id": id}]);
+                self.change(&id, "PENDING_UPDATE", |octavia| octavia.all(what).push(made))
+            }
+            ("DELETE", ["v2", "lbaas", what @ ("listeners" | "pools"), id]) => {
+                let found = self.all(what).iter().find(|found| found["id"] == *id);
+                let Some(of) = found.map(|found| above(found).clone()) else { return Some(missing()) };
+                self.change(&of, "PENDING_UPDATE", |octavia| {
+                    octavia.all(what).retain(|found| found["id"] != *id)
+                })
+            }
             ("GET", ["v2", "lbaas", "pools", pool, "members"]) => {
                 let pool = self.pools.iter().find(|found| found["id"] == *pool)?;
                 (200, json!({"members": with_ids(&pool["members"])}))
             }
             ("PUT", ["v2", "lbaas", "pools", pool, "members"]) => {
                 let (pool, members) = ((*pool).to_owned(), body["members"].clone());
-                self.change("PENDING_UPDATE", |octavia| {
+                let of = above(self.pools.iter().find(|found| found["id"] == pool.as_str())?).clone();
+                self.change(&of, "PENDING_UPDATE", |octavia| {
                     let found = octavia.pools.iter_mut().find(|found| found["id"] == pool.as_str());
                     found.unwrap()["members"] = members;
                 })
@@ -64,6 +100,10 @@ impl FakeOctavia {
         })
     }
 
+    fn all(&mut self, what: &str) -> &mut Vec<Value> {
+        if what == "pools" { &mut self.pools } else { &mut self.listeners }
+    }
+
     fn create(&mut self, mut made: Value) -> Answer {
         self.made += 1;
         let id = format!("b{}", self.made);
@@ -73,6 +113,9 @@ impl FakeOctavia {
             pool["id"] = json!(format!("pool-{id}-{number}"));
             listener["id"] = json!(format!("listener-{id}-{number}"));
             listener["default_pool_id"] = pool["id"].clone();
+            for below in [&mut listener, &mut pool] {
+                (below["project_id"], below["loadbalancers"]) = (json!(PROJECT), json!([{"id": id}]));
+            }
             self.listeners.push(listener);
             self.pools.push(pool);
         }
@@ -84,10 +127,10 @@ impl FakeOctavia {
         (201, json!({"loadbalancer": made}))
     }
 
-    /// Changes the one load balancer, if it takes a change.
-    fn change(&mut self, status: &str, change: impl FnOnce(&mut Self)) -> Answer {
-        let Some(balancer) = self.balancers.first_mut() else {
-            return (404, json!({"faultcode": "Client", "faultstring": "load_balancer b not found."}));
+    /// Changes a load balancer, if it takes a change.
+    fn change(&mut self, id: &Value, status: &str, change: impl FnOnce(&mut Self)) -> Answer {
+        let Some(balancer) = self.balancers.iter_mut().find(|found| found["id"] == *id) else {
+            return missing();
         };
         if balancer["provisioning_status"] != "ACTIVE" {
             let words = "Load Balancer b is immutable and cannot be updated.";
@@ -99,19 +142,30 @@ impl FakeOctavia {
     }
 
     /// A look at what is being changed.
-    fn go_on(&mut self) {
-        let Some(balancer) = self.balancers.first_mut() else { return };
+    fn go_on(&mut self, id: &Value) {
+        let Some(balancer) = self.balancers.iter_mut().find(|found| found["id"] == *id) else { return };
         let looks = balancer["looks"].as_u64().unwrap_or(0);
         balancer["looks"] = json!(looks.saturating_sub(1));
         if looks > 0 {
             return;
         }
         if balancer["provisioning_status"] == "PENDING_DELETE" {
-            (self.balancers, self.listeners, self.pools) = (vec![], vec![], vec![]);
+            self.balancers.retain(|found| found["id"] != *id);
+            self.listeners.retain(|found| above(found) != id);
+            self.pools.retain(|found| above(found) != id);
         } else {
             balancer["provisioning_status"] = json!("ACTIVE");
         }
     }
+}
+
+/// Id of the load balancer of a listener or pool.
+fn above(below: &Value) -> &Value {
+    &below["loadbalancers"][0]["id"]
+}
+
+fn missing() -> Answer {
+    (404, json!({"faultcode": "Client", "faultstring": "load_balancer b not found."}))
 }
 
 fn with_ids(members: &Value) -> Vec<Value> {

@@ -8,9 +8,8 @@ use kuryr_kubernetes::{objects::Objects, slim};
 use kuryr_openstack::{
     neutron::{FloatingIp, FloatingIpCreate, OwnedFloatingIp},
     octavia::{
-        AdditionalVip, HealthMonitorCreate, HealthMonitorUpdate, ListenerCreate, ListenerUpdate,
-        LoadBalancerCreate, MemberCreate, OwnedLoadBalancer, PoolCreate, PoolUpdate, SessionPersistence,
-        Timeout,
+        AdditionalVip, Carrier, HealthMonitorCreate, HealthMonitorUpdate, ListenerCreate, ListenerUpdate,
+        LoadBalancerCreate, MemberCreate, PoolCreate, PoolUpdate, SessionPersistence, Timeout,
     },
 };
 use kuryr_planning::{
@@ -32,7 +31,7 @@ pub(super) fn services(namespace: &str, world: &World) -> Objects<slim::Service>
 pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &World) -> Result<()> {
     let client = &access.client;
     // What a step names was seen in the same look; if it was not, the next look corrects the plan.
-    let of = step.balancer().and_then(|id| balancer(id, look));
+    let of = step.balancer().and_then(|id| carrier(id, look));
     match (step, of) {
         (Step::AddFinalizer, _) => finalizer(true, look, world).await?,
         (Step::RemoveFinalizer, _) => finalizer(false, look, world).await?,
@@ -44,7 +43,11 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
                 client.adopt_load_balancer(&access.ownership, found.clone()).await?;
             }
         }
-        (Step::DeleteBalancer { .. }, Some(of)) => client.delete_load_balancer(of).await?,
+        (Step::DeleteBalancer { balancer }, _) => {
+            if let Some(own) = look.balancers.iter().find(|own| own.id == *balancer) {
+                client.delete_load_balancer(own).await?;
+            }
+        }
         (Step::CreatePool { name, pool, .. }, Some(of)) => {
             client.create_lb_pool(of, &bare_pool(name, pool)).await?;
         }
@@ -104,8 +107,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             }
         }
         (
-            Step::DeleteBalancer { .. }
-            | Step::CreatePool { .. }
+            Step::CreatePool { .. }
             | Step::UpdatePool { .. }
             | Step::DeletePool { .. }
             | Step::SetMembers { .. }
@@ -121,8 +123,9 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
     Ok(())
 }
 
-fn balancer<'a>(id: &LoadBalancerId, look: &'a Look) -> Option<&'a OwnedLoadBalancer> {
-    look.balancers.iter().find(|balancer| balancer.id == *id)
+/// The load balancer of the look, the Service's own or one that is shared.
+fn carrier<'a>(id: &LoadBalancerId, look: &'a Look) -> Option<&'a Carrier> {
+    look.balancers.iter().map(|own| &**own).chain(&look.shared).find(|found| found.id == *id)
 }
 
 fn floating_ip<'a>(id: &FloatingIpId, look: &'a Look) -> Option<&'a FloatingIp> {

@@ -1,7 +1,7 @@
 //! Full lists of our load balancers: at the begin of a leadership and every few minutes.
 //!
-//! Each Service that has or had a load balancer is looked at then, and each load balancer whose Service is gone: what
-//! others changed in the cloud is repaired, and what nobody owns is deleted.
+//! Each Service that has or had a load balancer or shares one is looked at then, and each load balancer whose Service is
+//! gone: what others changed in the cloud is repaired, and what nobody owns is deleted.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use kuryr_kubernetes::store::ObjectKey;
 use kuryr_openstack::Error as CloudError;
 use tokio_util::sync::CancellationToken;
 
-use super::concerns_us;
+use super::{concerns_us, guests::service_of};
 use crate::{error::Result, term::Term, wiring::World};
 
 /// First and greatest distance between lists that fail.
@@ -58,8 +58,8 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
         balancers => balancers?,
     };
     world.figures.balancers.set(i64::try_from(balancers.len()).unwrap_or(i64::MAX));
-    for (namespace, name) in balancers.iter().filter_map(|balancer| balancer.name.split_once('/')) {
-        world.balancers.add(ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() });
-    }
+    let guests = term.balancers.guests.list(access).await?;
+    let own = balancers.iter().filter_map(|balancer| service_of(&balancer.name));
+    own.chain(guests).for_each(|service| world.balancers.add(service));
     Ok(true)
 }

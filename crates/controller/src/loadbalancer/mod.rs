@@ -7,6 +7,8 @@
 pub(crate) mod reconcile;
 // One look.
 mod observe;
+// Where Services share load balancers.
+mod guests;
 // Steps -> calls.
 mod apply;
 // Full lists of our load balancers.
@@ -35,6 +37,7 @@ pub(crate) use reconcile::reconcile;
 
 use crate::wiring::World;
 
+use guests::Guests;
 use view::Views;
 
 /// What a leadership remembers of load balancers.
@@ -45,6 +48,8 @@ pub(crate) struct Balancers {
     vip_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
     /// Subnets of ClusterIPs, as they were found.
     service_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
+    /// Where Services share load balancers.
+    guests: Guests,
     /// What views should be.
     views: Mutex<Views>,
 }

@@ -12,15 +12,18 @@ use kuryr_kubernetes::{
 use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, Subnet, SubnetFilter},
-    octavia::{HealthMonitor, Listener, LoadBalancer, Member, OwnedLoadBalancer, ProvisioningStatus},
+    octavia::{
+        Carrier, HealthMonitor, LbPool, Listener, LoadBalancer, Member, OwnedLoadBalancer, ProvisioningStatus,
+    },
 };
 use kuryr_planning::{
     loadbalancer::{
         Actual, Balancer, EndpointFacts, External, ExternalSubnet, Floating, FoundListener, FoundMember,
-        FoundMonitor, FoundPool, Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort, PortFacts,
-        ServiceFacts, Settings, State, Stranger, asked,
+        FoundMonitor, FoundPool, Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort,
+        OtherListener, Others, PortFacts, ServiceFacts, Settings, State, Stranger, asked,
+        sharing::{is_guest, is_own},
     },
-    ownership::{Owner, asked_timeouts, load_balancer_name, service_tag},
+    ownership::{GUEST_TAG, Owner, asked_timeouts, load_balancer_name, service_tag},
     pool::Millis,
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
@@ -45,6 +48,7 @@ pub(super) struct Look {
     actual: Actual,
     /// The same as Octavia and Neutron showed them, for calls.
     pub(super) balancers: Vec<OwnedLoadBalancer>,
+    pub(super) shared: Vec<Carrier>,
     pub(super) strangers: Vec<LoadBalancer>,
     pub(super) floating: Vec<FloatingIp>,
 }
@@ -58,7 +62,7 @@ impl Look {
 
     /// Whether neither the Service nor anything of it in the cloud is left.
     pub(super) fn is_over(&self) -> bool {
-        self.object.is_none() && self.balancers.is_empty()
+        self.object.is_none() && self.balancers.is_empty() && self.shared.is_empty()
     }
 }
 
@@ -104,9 +108,15 @@ pub(super) async fn look(
     };
     let mut found = Vec::with_capacity(balancers.len());
     for balancer in &balancers {
-        found.push(read(balancer, access).await?);
+        found.push(read(balancer, &name, true, access).await?);
     }
-    let floating = floating(&service, &balancers, access).await?;
+    let (shared, found_shared): (Vec<_>, Vec<_>) = match has_octavia {
+        true => shared(key, &service, &balancers, access, term).await?.into_iter().unzip(),
+        false => (vec![], vec![]),
+    };
+    let all: Vec<&LoadBalancer> =
+        balancers.iter().map(|own| &***own).chain(shared.iter().map(|it| &**it)).collect();
+    let floating = floating(&service, &all, access).await?;
     let config = &world.config.balancers;
     let vip_subnets = subnets(&config.vip_subnets, &term.balancers.vip_subnets, access).await?;
     let service_subnets = subnets(&config.service_subnets, &term.balancers.service_subnets, access).await?;
@@ -143,22 +153,67 @@ pub(super) async fn look(
     };
     let tags = access.ownership.tags();
     let service_tag = service_tag(&service.uid);
+    let leads_to_own = |port: &PortId| found.iter().any(|own| own.vips().any(|(_, vip)| vip == Some(port)));
     let floating_facts = |floating: &FloatingIp| Floating {
         id: floating.id.clone(),
         address: floating.floating_ip_address,
         port: floating.port_id.clone(),
         // Of a Service that is gone only the port tells.
         is_ours: tags.iter().all(|tag| floating.tags.contains(tag))
-            && (service.uid.is_empty() || floating.tags.contains(&service_tag)),
+            && match service.uid.is_empty() {
+                true => floating.port_id.as_ref().is_some_and(leads_to_own),
+                false => floating.tags.contains(&service_tag),
+            },
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
     };
+    let facts_of_floating = floating.iter().map(floating_facts).collect();
     let actual = Actual {
         balancers: found,
+        shared: found_shared,
         strangers: strangers.iter().map(|found| stranger(found, &access.owner)).collect(),
-        floating: floating.iter().map(floating_facts).collect(),
+        floating: facts_of_floating,
     };
     let now = world.now();
-    Ok(Some(Look { now, object, service, endpoints, settings, actual, balancers, strangers, floating }))
+    Ok(Some(Look {
+        now,
+        object,
+        service,
+        endpoints,
+        settings,
+        actual,
+        balancers,
+        shared,
+        strangers,
+        floating,
+    }))
+}
+
+/// Load balancers that are not the Service's own: the one that it names, and those that carry something of it.
+async fn shared(
+    key: &ObjectKey,
+    service: &ServiceFacts,
+    own: &[OwnedLoadBalancer],
+    access: &Access,
+    term: &Term,
+) -> Result<Vec<(Carrier, Balancer)>> {
+    let guests = &term.balancers.guests;
+    let mut ids = guests.of(key, access).await?;
+    let named = asked(&service.annotations).shared.filter(|_| service.kind == "LoadBalancer");
+    ids.extend(named.clone());
+    let mut shared = vec![];
+    for id in ids.iter().filter(|id| own.iter().all(|own| own.id != **id)) {
+        let Some(found) = access.client.load_balancer(&access.ownership, id).await? else {
+            guests.note(key, id, false);
+            continue;
+        };
+        let carrier = Carrier::lent(&access.ownership, found, GUEST_TAG)?;
+        let name = load_balancer_name(&key.namespace, &key.name);
+        let facts = read(&carrier, &name, false, access).await?;
+        let matters = named.as_ref() == Some(id) || facts.carries_something();
+        guests.note(key, id, matters);
+        shared.extend(matters.then_some((carrier, facts)));
+    }
+    Ok(shared)
 }
 
 /// Subnets that the configuration names, which are asked for once in a leadership.
@@ -327,11 +382,13 @@ fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<Endpoint
     endpoints
 }
 
-/// A load balancer with what is below it, which only one that is active shows as it will stay.
-async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer> {
+/// A load balancer with what is below it for a Service whose own load balancers have this name. Only one that is active
+/// shows it as it will stay; of one that is shared it matters at any time whether there is something of the Service.
+async fn read(balancer: &Carrier, name: &str, is_its_own: bool, access: &Access) -> Result<Balancer> {
     let state = state(balancer);
     let mut found = Balancer {
         id: balancer.id.clone(),
+        name: balancer.name.clone(),
         state,
         provider: balancer.provider.clone(),
         vip_subnet: balancer.vip_subnet_id.clone(),
@@ -340,8 +397,9 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
         more_vips: more_vips(balancer),
         listeners: vec![],
         pools: vec![],
+        others: Others::default(),
     };
-    if state != State::Active {
+    if is_its_own && !matches!(state, State::Active | State::Error) {
         return Ok(found);
     }
     let listeners = access.client.listeners(balancer).await?;
@@ -350,37 +408,59 @@ async fn read(balancer: &OwnedLoadBalancer, access: &Access) -> Result<Balancer>
     // floating IP was put on the VIP does not get to know of it.
     let listeners_status = listeners.iter().map(|listener| &listener.provisioning_status);
     let mut below = listeners_status.chain(pools.iter().map(|pool| &pool.provisioning_status));
-    if below.any(|status| *status == Some(ProvisioningStatus::PendingCreate)) {
+    if state == State::Active && below.any(|status| *status == Some(ProvisioningStatus::PendingCreate)) {
         found.state = State::Pending;
+    }
+    let is_ours = |below: &str, tags: &[String]| match is_its_own {
+        true => is_own(below, tags, name, &access.owner),
+        false => is_guest(below, tags, name, &access.owner),
+    };
+    let (listeners, others): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|listener| is_ours(&listener.name, &listener.tags));
+    let (pools, other_pools): (Vec<_>, Vec<_>) =
+        pools.into_iter().partition(|pool| is_ours(&pool.name, &pool.tags));
+    found.others = Others { listeners: others.into_iter().map(other).collect(), pools: other_pools.len() };
+    if is_its_own && found.state != State::Active {
         return Ok(found);
     }
     found.listeners = listeners.into_iter().map(listener).collect();
     for pool in pools {
-        let members = access.client.members(&pool.id).await?;
-        let monitor = match &pool.healthmonitor_id {
-            Some(id) => unless_missing(access.client.health_monitor(id).await)?.map(monitor),
-            None => None,
-        };
-        let (leaving, members): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::is_leaving);
-        let members = members.into_iter().map(|member| FoundMember {
-            address: member.address,
-            port: member.protocol_port,
-            subnet: member.subnet_id,
-            id: member.id,
-            name: member.name,
-        });
-        found.pools.push(FoundPool {
-            id: pool.id,
-            name: pool.name,
-            protocol: pool.protocol,
-            algorithm: pool.lb_algorithm,
-            is_persistent: pool.session_persistence.is_some(),
-            members: members.collect(),
-            leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),
-            monitor,
-        });
+        found.pools.push(read_pool(pool, found.state, access).await?);
     }
     Ok(found)
+}
+
+/// A pool with what belongs to it, unless its load balancer is being changed.
+async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<FoundPool> {
+    let (mut members, mut found_monitor) = (vec![], None);
+    if state == State::Active {
+        members = access.client.members(&pool.id).await?;
+        if let Some(id) = &pool.healthmonitor_id {
+            found_monitor = unless_missing(access.client.health_monitor(id).await)?.map(monitor);
+        }
+    }
+    let (leaving, members): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::is_leaving);
+    let members = members.into_iter().map(|member| FoundMember {
+        address: member.address,
+        port: member.protocol_port,
+        subnet: member.subnet_id,
+        id: member.id,
+        name: member.name,
+    });
+    Ok(FoundPool {
+        id: pool.id,
+        name: pool.name,
+        protocol: pool.protocol,
+        algorithm: pool.lb_algorithm,
+        is_persistent: pool.session_persistence.is_some(),
+        members: members.collect(),
+        leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),
+        monitor: found_monitor,
+    })
+}
+
+fn other(listener: Listener) -> OtherListener {
+    OtherListener { name: listener.name, protocol: listener.protocol, port: listener.protocol_port }
 }
 
 fn state(balancer: &LoadBalancer) -> State {
@@ -404,7 +484,7 @@ fn stranger(balancer: &LoadBalancer, owner: &Owner) -> Stranger {
     }
 }
 
-fn more_vips(balancer: &OwnedLoadBalancer) -> Vec<(IpAddr, Option<PortId>)> {
+fn more_vips(balancer: &LoadBalancer) -> Vec<(IpAddr, Option<PortId>)> {
     let vips = balancer.additional_vips.iter();
     vips.filter_map(|vip| Some((vip.ip_address?, vip.port_id.clone()))).collect()
 }
@@ -438,7 +518,7 @@ fn listener(listener: Listener) -> FoundListener {
 /// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for.
 async fn floating(
     service: &ServiceFacts,
-    balancers: &[OwnedLoadBalancer],
+    balancers: &[&LoadBalancer],
     access: &Access,
 ) -> Result<Vec<FloatingIp>> {
     let mut filters: Vec<FloatingIpFilter> = Vec::new();

@@ -4,10 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::{Outcome, store::ObjectKey};
 use kuryr_openstack::Error as CloudError;
-use kuryr_planning::loadbalancer::{plan, view};
+use kuryr_planning::loadbalancer::{Step, plan, view};
 
-use super::{apply, observe, status, view::note};
+use super::{
+    apply,
+    guests::service_of,
+    observe::{self, Look},
+    status,
+    view::note,
+};
 use crate::{
+    cloud::facts::Access,
     error::{Error, Result},
     term::Term,
     wiring::World,
@@ -71,10 +78,30 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         apply::step(step, &look, access, world).await?;
         world.figures.balancer_step(step.name());
         tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "done");
+        let others = concerned(step, &look, access, term).into_iter().filter(|other| other != service);
+        others.for_each(|other| world.balancers.add(other));
     }
     if let Some(ingress) = &plan.tell {
         term.check()?;
         status::write(&look, ingress, world).await?;
     }
     Ok(Outcome::again(LOOK_AFTER, "look at what came of it"))
+}
+
+/// Services that share a load balancer and may find another by a step: a port that is free, nobody else on it, another
+/// floating IP.
+fn concerned(step: &Step, look: &Look, access: &Access, term: &Term) -> Vec<ObjectKey> {
+    let ids: Vec<_> = match step {
+        Step::DeleteListener { balancer, .. } | Step::DeletePool { balancer, .. } => vec![balancer],
+        Step::CreateFloating { .. }
+        | Step::AdoptFloating { .. }
+        | Step::Associate { .. }
+        | Step::KeepFloating { .. }
+        | Step::DeleteFloating { .. } => look.balancers.iter().map(|own| &own.id).collect(),
+        _ => return vec![],
+    };
+    let is_it = |found: &&kuryr_openstack::octavia::Carrier| ids.contains(&&found.id);
+    let ours = look.shared.iter().filter(is_it).filter(|found| access.owner.has_marked(&found.tags));
+    let owners = ours.filter_map(|found| service_of(&found.name));
+    owners.chain(ids.iter().flat_map(|id| term.balancers.guests.on(id))).collect()
 }

@@ -175,3 +175,81 @@ async fn upstreams_views_become_ours_and_hold_nothing_up() {
     assert_eq!(view["metadata"]["labels"], json!({"team": "a"}));
     assert_eq!(outdoors.api.get(&other).unwrap()["metadata"]["finalizers"], json!(["example.org/other"]));
 }
+
+/// A load balancer that somebody made, with a listener on port 9000.
+fn peoples(outdoors: &Outdoors) {
+    let mut octavia = lock(&outdoors.cloud.octavia);
+    octavia.balancers.push(
+        json!({"id": "people", "name": "people's", "project_id": crate::cloud::fake::PROJECT, "provider": "ovn", "tags": ["theirs"],
+               "provisioning_status": "ACTIVE", "vip_port_id": "vip", "vip_address": "10.0.0.50", "vip_subnet_id": "s4"}),
+    );
+    octavia
+        .listeners
+        .push(json!({"id": "mine", "name": "mine", "protocol": "TCP", "protocol_port": 9000, "tags": [],
+               "project_id": crate::cloud::fake::PROJECT, "loadbalancers": [{"id": "people"}]}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_found_by_its_tags_when_its_service_is_gone() {
+    let outdoors = with_service();
+    peoples(&outdoors);
+    let mut service = outdoors.api.get(SERVICE).unwrap();
+    service["metadata"]["annotations"] = json!({"loadbalancer.openstack.org/load-balancer-id": "people"});
+    outdoors.api.put(SERVICE, service);
+    let replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    let made = ["POST /v2/lbaas/pools", "PUT /v2/lbaas/pools/pools-1/members", "POST /v2/lbaas/listeners"];
+    assert_eq!(changes(&outdoors), made);
+    assert_eq!(told(&outdoors), json!([{"ip": "10.0.0.50", "ipMode": "VIP"}]));
+    let tags = lock(&outdoors.cloud.octavia).listeners[1]["tags"].clone();
+    assert_eq!(tags, json!([crate::cloud::fake::TAG, "kuryr-guest"]));
+
+    // Another controller, which remembers nothing: no change.
+    drop(replica);
+    let replica = outdoors.replica("b");
+    outdoors.pass(60).await;
+    assert_eq!(changes(&outdoors), Vec::<String>::new());
+
+    // While there is none somebody takes the finalizer off and deletes the Service.
+    drop(replica);
+    outdoors.api.remove(SERVICE);
+    let _replica = outdoors.replica("c");
+    outdoors.pass(60).await;
+    let taken_off = ["DELETE /v2/lbaas/listeners/listeners-2", "DELETE /v2/lbaas/pools/pools-1"];
+    assert_eq!(changes(&outdoors), taken_off);
+    outdoors.pass(400).await;
+    assert_eq!(changes(&outdoors), Vec::<String>::new());
+    let octavia = lock(&outdoors.cloud.octavia);
+    assert_eq!((octavia.balancers.len(), octavia.listeners.len(), octavia.pools.len()), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_balancer_goes_with_the_last_guest() {
+    let outdoors = with_service();
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    let other = SERVICE.replace("/web", "/dns");
+    let spec = json!({"type": "LoadBalancer", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+                      "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.8"]});
+    let annotations = json!({"loadbalancer.openstack.org/load-balancer-id": "b1"});
+    outdoors.api.put(
+        &other,
+        json!({"metadata": {"uid": "v", "annotations": annotations}, "spec": spec,
+                                    "status": {"loadBalancer": {}}}),
+    );
+    outdoors.pass(30).await;
+    assert_eq!(outdoors.api.get(&other).unwrap()["status"]["loadBalancer"]["ingress"], told(&outdoors));
+    changes(&outdoors);
+    for (service, left) in [(SERVICE, 1), (other.as_str(), 0)] {
+        let mut leaving = outdoors.api.get(service).unwrap();
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z");
+        outdoors.api.put(service, leaving);
+        outdoors.pass(20).await;
+        assert_eq!(outdoors.api.get(service).unwrap()["metadata"]["finalizers"], json!([]));
+        outdoors.api.remove(service);
+        outdoors.pass(20).await;
+        let octavia = lock(&outdoors.cloud.octavia);
+        assert_eq!((octavia.balancers.len(), octavia.listeners.len()), (left, left), "{service}");
+    }
+    assert_eq!(changes(&outdoors).last().unwrap(), "DELETE /v2/lbaas/loadbalancers/b1");
+}

@@ -8,7 +8,7 @@ use http::Method;
 use kuryr_types::{LbPoolId, MonitorId};
 use serde::{Deserialize, Serialize};
 
-use super::load_balancer::OwnedLoadBalancer;
+use super::load_balancer::Carrier;
 use crate::{
     client::{Client, Request},
     error::Error,
@@ -95,14 +95,14 @@ impl Client {
         self.call(Request::octavia("show_health_monitor", Method::GET, path(id))).await?.member(MEMBER)
     }
 
-    /// Creates the health monitor of a pool of a load balancer of ours. "Create Health Monitor",
+    /// Creates the health monitor of a pool below a [`Carrier`]. "Create Health Monitor",
     /// `POST /v2/lbaas/healthmonitors`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::QuotaExceeded`], [`Error::Unsupported`], what else the cloud answers.
     pub async fn create_health_monitor(
         &self,
-        of: &OwnedLoadBalancer,
+        of: &Carrier,
         pool: &LbPoolId,
         create: &HealthMonitorCreate,
     ) -> Result<(), Error> {
@@ -113,14 +113,14 @@ impl Client {
         self.call(request).await.map(drop)
     }
 
-    /// Changes a health monitor of a load balancer of ours. "Update a Health Monitor",
+    /// Changes a health monitor below a [`Carrier`]. "Update a Health Monitor",
     /// `PUT /v2/lbaas/healthmonitors/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::NotFound`], what else the cloud answers.
     pub async fn update_health_monitor(
         &self,
-        _of: &OwnedLoadBalancer,
+        _of: &Carrier,
         id: &MonitorId,
         update: &HealthMonitorUpdate,
     ) -> Result<(), Error> {
@@ -130,12 +130,12 @@ impl Client {
             .map(drop)
     }
 
-    /// Deletes a health monitor of a load balancer of ours; one that does not exist any more counts as deleted. "Remove a
+    /// Deletes a health monitor below a [`Carrier`]; one that does not exist any more counts as deleted. "Remove a
     /// Health Monitor", `DELETE /v2/lbaas/healthmonitors/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`]; what else the cloud answers.
-    pub async fn delete_health_monitor(&self, _of: &OwnedLoadBalancer, id: &MonitorId) -> Result<(), Error> {
+    pub async fn delete_health_monitor(&self, _of: &Carrier, id: &MonitorId) -> Result<(), Error> {
         self.gone(Request::octavia("delete_health_monitor", Method::DELETE, path(id))).await
     }
 }

@@ -10,7 +10,7 @@ use kuryr_types::{LbPoolId, ListenerId, LoadBalancerId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    load_balancer::{Carrier, ProvisioningStatus},
     pool::PoolCreate,
 };
 use crate::{
@@ -190,38 +190,34 @@ fn path(id: &ListenerId) -> String {
 }
 
 impl Client {
-    /// Lists the listeners of a load balancer of ours. "List Listeners", `GET /v2/lbaas/listeners`.
+    /// Lists all listeners of a load balancer, also those of others. "List Listeners", `GET /v2/lbaas/listeners`.
     ///
     /// # Errors
     /// What the cloud answers.
-    pub async fn listeners(&self, of: &OwnedLoadBalancer) -> Result<Vec<Listener>, Error> {
+    pub async fn listeners(&self, of: &Carrier) -> Result<Vec<Listener>, Error> {
         let query = Query::default().with("loadbalancer_id", of.id.as_str());
         self.pages(Request::octavia("list_listeners", Method::GET, COLLECTION), COLLECTION, query).await
     }
 
-    /// Creates a listener of a load balancer of ours, for a pool that is there. "Create Listener",
+    /// Creates a listener below a [`Carrier`], for a pool that is there. "Create Listener",
     /// `POST /v2/lbaas/listeners`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::QuotaExceeded`], [`Error::Unsupported`], what else the cloud answers.
-    pub async fn create_listener(
-        &self,
-        of: &OwnedLoadBalancer,
-        create: &ListenerCreate,
-    ) -> Result<(), Error> {
+    pub async fn create_listener(&self, of: &Carrier, create: &ListenerCreate) -> Result<(), Error> {
         let mut tagged = create.clone();
         tagged.tag(of.tags_below());
         let body = BTreeMap::from([("listener", NewListener { listener: &tagged, loadbalancer_id: &of.id })]);
         self.call(Request::octavia("create_listener", Method::POST, COLLECTION).body(&body)).await.map(drop)
     }
 
-    /// Changes a listener of a load balancer of ours. "Update a Listener", `PUT /v2/lbaas/listeners/{id}`.
+    /// Changes a listener below a [`Carrier`]. "Update a Listener", `PUT /v2/lbaas/listeners/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::NotFound`], what else the cloud answers.
     pub async fn update_listener(
         &self,
-        of: &OwnedLoadBalancer,
+        of: &Carrier,
         id: &ListenerId,
         update: &ListenerUpdate,
     ) -> Result<(), Error> {
@@ -231,12 +227,12 @@ impl Client {
         self.call(Request::octavia("update_listener", Method::PUT, path(id)).body(&body)).await.map(drop)
     }
 
-    /// Deletes a listener of a load balancer of ours; one that does not exist any more counts as deleted. "Remove a
+    /// Deletes a listener below a [`Carrier`]; one that does not exist any more counts as deleted. "Remove a
     /// Listener", `DELETE /v2/lbaas/listeners/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`]; what else the cloud answers.
-    pub async fn delete_listener(&self, _of: &OwnedLoadBalancer, id: &ListenerId) -> Result<(), Error> {
+    pub async fn delete_listener(&self, _of: &Carrier, id: &ListenerId) -> Result<(), Error> {
         self.gone(Request::octavia("delete_listener", Method::DELETE, path(id))).await
     }
 }

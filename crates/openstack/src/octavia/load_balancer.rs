@@ -112,12 +112,50 @@ impl From<ProvisioningStatus> for String {
     }
 }
 
+/// A load balancer that may carry listeners and pools of ours: one of our project, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carrier {
+    load_balancer: LoadBalancer,
+    tags_below: Vec<String>,
+}
+
+impl Carrier {
+    /// A load balancer that is to carry something of ours beside what others have there. What we put there has our tags
+    /// and `guest_tag`, by which [`Client::guests`] finds it.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if it is of another project.
+    pub fn lent(owner: &Ownership, load_balancer: LoadBalancer, guest_tag: &str) -> Result<Self, Error> {
+        if let Some(reason) = owner.difference_of_project(&load_balancer.project_id) {
+            let id = load_balancer.id.to_string();
+            return Err(Error::Foreign {
+                operation: "share_load_balancer",
+                resource: "load balancer",
+                id,
+                reason,
+            });
+        }
+        let tags_below = owner.tags().iter().cloned().chain([guest_tag.to_owned()]).collect();
+        Ok(Self { load_balancer, tags_below })
+    }
+
+    /// Tags of everything of ours below it.
+    pub(super) fn tags_below(&self) -> &[String] {
+        &self.tags_below
+    }
+}
+
+impl Deref for Carrier {
+    type Target = LoadBalancer;
+
+    fn deref(&self) -> &LoadBalancer {
+        &self.load_balancer
+    }
+}
+
 /// A load balancer that was compared with an [`Ownership`] and is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnedLoadBalancer {
-    load_balancer: LoadBalancer,
-    owner: Arc<Ownership>,
-}
+pub struct OwnedLoadBalancer(Carrier);
 
 impl OwnedLoadBalancer {
     fn prove(
@@ -126,26 +164,46 @@ impl OwnedLoadBalancer {
         load_balancer: LoadBalancer,
     ) -> Result<Self, Error> {
         match owner.difference(&load_balancer.project_id, &load_balancer.tags) {
-            None => Ok(Self { load_balancer, owner: owner.clone() }),
+            None => Ok(Self(Carrier { load_balancer, tags_below: owner.tags().to_vec() })),
             Some(reason) => {
                 let id = load_balancer.id.to_string();
                 Err(Error::Foreign { operation, resource: "load balancer", id, reason })
             }
         }
     }
-
-    /// Tags of everything below it.
-    pub(super) fn tags_below(&self) -> &[String] {
-        self.owner.tags()
-    }
 }
 
 impl Deref for OwnedLoadBalancer {
-    type Target = LoadBalancer;
+    type Target = Carrier;
 
-    fn deref(&self) -> &LoadBalancer {
-        &self.load_balancer
+    fn deref(&self) -> &Carrier {
+        &self.0
     }
+}
+
+/// Something of ours on a load balancer that is not ours, or is another Service's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Name of the listener or pool.
+    pub name: String,
+    /// The load balancers that it is on; one.
+    pub load_balancers: Vec<LoadBalancerId>,
+}
+
+#[derive(Deserialize)]
+struct Below {
+    #[serde(default, deserialize_with = "null_is_default")]
+    name: String,
+    project_id: ProjectId,
+    #[serde(default, deserialize_with = "null_is_default")]
+    tags: Vec<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    loadbalancers: Vec<Above>,
+}
+
+#[derive(Deserialize)]
+struct Above {
+    id: LoadBalancerId,
 }
 
 /// A load balancer to be, with all that is below it. Its project and the tags of its owner are added when it is
@@ -234,6 +292,50 @@ impl Client {
             is_named && owner.difference(&found.project_id, &found.tags).is_some()
         });
         Ok(found)
+    }
+
+    /// Reads a load balancer of our project, whoever made it; none if there is no such one that we may see. "Show Load
+    /// Balancer details", `GET /v2/lbaas/loadbalancers/{id}`.
+    ///
+    /// # Errors
+    /// What the cloud answers.
+    pub async fn load_balancer(
+        &self,
+        owner: &Ownership,
+        id: &LoadBalancerId,
+    ) -> Result<Option<LoadBalancer>, Error> {
+        let path = format!("{COLLECTION}/{}", segment(id.as_str()));
+        let found = self.call(Request::octavia("show_load_balancer", Method::GET, path)).await;
+        let found: LoadBalancer = match found {
+            // One of another project is refused, or hidden, as the operator of the cloud has it.
+            Err(Error::NotFound { .. } | Error::Forbidden { .. }) => return Ok(None),
+            found => found?.member("loadbalancer")?,
+        };
+        Ok(Some(found).filter(|found| owner.difference_of_project(&found.project_id).is_none()))
+    }
+
+    /// Lists listeners and pools of ours on load balancers that are not ours, or are another Service's, by the tag that a
+    /// [`Carrier`] gives them. "List Listeners", `GET /v2/lbaas/listeners`; "List Pools", `GET /v2/lbaas/pools`.
+    ///
+    /// # Errors
+    /// What the cloud answers; [`Error::ListChanged`] if it must be read again.
+    pub async fn guests(&self, owner: &Ownership, guest_tag: &str) -> Result<Vec<Guest>, Error> {
+        let mut guests = vec![];
+        for (operation, collection) in [("list_listeners", "listeners"), ("list_pools", "pools")] {
+            let tags = format!("{},{guest_tag}", owner.tags().join(","));
+            let query = Query::default().with("project_id", owner.project_id().as_str()).with("tags", &tags);
+            let request = Request::octavia(operation, Method::GET, collection);
+            let found: Vec<Below> = self.pages(request, collection, query).await?;
+            let is_ours = |found: &Below| {
+                let is_guest = found.tags.iter().any(|tag| tag == guest_tag);
+                is_guest && owner.difference(&found.project_id, &found.tags).is_none()
+            };
+            guests.extend(found.into_iter().filter(is_ours).map(|found| Guest {
+                name: found.name,
+                load_balancers: found.loadbalancers.into_iter().map(|above| above.id).collect(),
+            }));
+        }
+        Ok(guests)
     }
 
     /// Makes a load balancer of our project ours by its tags. "Update a Load Balancer",
@@ -411,6 +513,56 @@ mod tests {
         assert_eq!(asked.len(), 2);
         assert_eq!(asked[1].line(), "PUT /v2/lbaas/loadbalancers/b1");
         assert_eq!(asked[1].body, json!({"loadbalancer": {"tags": ["kuryr:cluster=a", "theirs"]}}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_our_project_can_be_shared_whoever_made_it() {
+        let (client, _) = octavia(|asked| {
+            let mut found = load_balancer("b", "ACTIVE", &["theirs"]);
+            Some(match asked.path.rsplit('/').next() {
+                Some("b") => Reply::Json(200, json!({"loadbalancer": found})),
+                Some("hostile") => {
+                    found["project_id"] = json!("hostile");
+                    Reply::Json(200, json!({"loadbalancer": found}))
+                }
+                Some("hidden") => {
+                    Reply::Json(403, json!({"faultstring": "Policy does not allow this request."}))
+                }
+                _ => Reply::Json(404, json!({"faultstring": "load_balancer x not found."})),
+            })
+        });
+        for (id, expect) in [("b", true), ("hostile", false), ("hidden", false), ("x", false)] {
+            let found = client.load_balancer(&owner(), &id.into()).await.unwrap();
+            assert_eq!(found.is_some(), expect, "{id}");
+        }
+        let found = client.load_balancer(&owner(), &"b".into()).await.unwrap().unwrap();
+        let carrier = Carrier::lent(&owner(), found.clone(), "guest").unwrap();
+        assert_eq!(carrier.tags_below(), ["kuryr:cluster=a", "guest"]);
+        let hostile = LoadBalancer { project_id: "hostile".into(), ..found };
+        assert!(matches!(Carrier::lent(&owner(), hostile, "guest"), Err(Error::Foreign { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_ours_elsewhere_is_found_by_tags_that_are_compared_again() {
+        let below = |name: &str, project: &str, tags: &[&str]| json!({"id": name, "name": name, "project_id": project, "tags": tags, "loadbalancers": [{"id": "b"}]});
+        let (client, recorded) = octavia(move |asked| {
+            let what = if asked.path.contains("/listeners") { "listeners" } else { "pools" };
+            let found = [
+                below("d/web:TCP:80", "ours", &["kuryr:cluster=a", "guest"]),
+                below("own", "ours", &["kuryr:cluster=a"]),
+                below("another cluster's", "ours", &["kuryr:cluster=b", "guest"]),
+                below("hostile", "hostile", &["kuryr:cluster=a", "guest"]),
+            ];
+            Some(Reply::Json(200, json!({what: found})))
+        });
+        let guests = client.guests(&owner(), "guest").await.unwrap();
+        let guest = Guest { name: "d/web:TCP:80".to_owned(), load_balancers: vec!["b".into()] };
+        assert_eq!(guests, [guest.clone(), guest]);
+        let query = "project_id=ours&tags=kuryr%3Acluster%3Da%2Cguest&limit=500";
+        assert_eq!(
+            recorded.lines(),
+            [format!("GET /v2/lbaas/listeners?{query}"), format!("GET /v2/lbaas/pools?{query}")]
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use kuryr_types::{LbPoolId, MemberId, SubnetId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    load_balancer::{Carrier, ProvisioningStatus},
     pool::path,
 };
 use crate::{
@@ -78,7 +78,7 @@ impl Client {
         self.pages(request, "members", Query::default()).await
     }
 
-    /// Replaces all members of a pool of a load balancer of ours. "Batch Update Members",
+    /// Replaces all members of a pool below a [`Carrier`]. "Batch Update Members",
     /// `PUT /v2/lbaas/pools/{pool_id}/members`.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Client {
     /// answers.
     pub async fn replace_members(
         &self,
-        of: &OwnedLoadBalancer,
+        of: &Carrier,
         pool: &LbPoolId,
         members: &[MemberCreate],
     ) -> Result<(), Error> {

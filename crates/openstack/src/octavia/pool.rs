@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     health_monitor::HealthMonitorCreate,
-    load_balancer::{OwnedLoadBalancer, ProvisioningStatus},
+    load_balancer::{Carrier, ProvisioningStatus},
     member::MemberCreate,
 };
 use crate::{
@@ -38,6 +38,9 @@ pub struct LbPool {
     /// Its health monitor.
     #[serde(default)]
     pub healthmonitor_id: Option<MonitorId>,
+    /// Its tags.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
     /// What becomes of it; `None` where it is not told.
     #[serde(default)]
     pub provisioning_status: Option<ProvisioningStatus>,
@@ -130,33 +133,33 @@ pub(super) fn path(id: &LbPoolId) -> String {
 }
 
 impl Client {
-    /// Lists the pools of a load balancer of ours. "List Pools", `GET /v2/lbaas/pools`.
+    /// Lists all pools of a load balancer, also those of others. "List Pools", `GET /v2/lbaas/pools`.
     ///
     /// # Errors
     /// What the cloud answers.
-    pub async fn lb_pools(&self, of: &OwnedLoadBalancer) -> Result<Vec<LbPool>, Error> {
+    pub async fn lb_pools(&self, of: &Carrier) -> Result<Vec<LbPool>, Error> {
         let query = Query::default().with("loadbalancer_id", of.id.as_str());
         self.pages(Request::octavia("list_pools", Method::GET, COLLECTION), COLLECTION, query).await
     }
 
-    /// Creates a pool of a load balancer of ours, of no listener yet. "Create Pool", `POST /v2/lbaas/pools`.
+    /// Creates a pool below a [`Carrier`], of no listener yet. "Create Pool", `POST /v2/lbaas/pools`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::QuotaExceeded`], [`Error::Unsupported`], what else the cloud answers.
-    pub async fn create_lb_pool(&self, of: &OwnedLoadBalancer, create: &PoolCreate) -> Result<(), Error> {
+    pub async fn create_lb_pool(&self, of: &Carrier, create: &PoolCreate) -> Result<(), Error> {
         let mut tagged = create.clone();
         tagged.tag(of.tags_below());
         let body = BTreeMap::from([("pool", NewPool { pool: &tagged, loadbalancer_id: &of.id })]);
         self.call(Request::octavia("create_pool", Method::POST, COLLECTION).body(&body)).await.map(drop)
     }
 
-    /// Changes a pool of a load balancer of ours. "Update a Pool", `PUT /v2/lbaas/pools/{id}`.
+    /// Changes a pool below a [`Carrier`]. "Update a Pool", `PUT /v2/lbaas/pools/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::NotFound`], what else the cloud answers.
     pub async fn update_lb_pool(
         &self,
-        _of: &OwnedLoadBalancer,
+        _of: &Carrier,
         id: &LbPoolId,
         update: &PoolUpdate,
     ) -> Result<(), Error> {
@@ -164,12 +167,12 @@ impl Client {
         self.call(Request::octavia("update_pool", Method::PUT, path(id)).body(&body)).await.map(drop)
     }
 
-    /// Deletes a pool of a load balancer of ours; one that does not exist any more counts as deleted. "Remove a Pool",
+    /// Deletes a pool below a [`Carrier`]; one that does not exist any more counts as deleted. "Remove a Pool",
     /// `DELETE /v2/lbaas/pools/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`]; what else the cloud answers.
-    pub async fn delete_lb_pool(&self, _of: &OwnedLoadBalancer, id: &LbPoolId) -> Result<(), Error> {
+    pub async fn delete_lb_pool(&self, _of: &Carrier, id: &LbPoolId) -> Result<(), Error> {
         self.gone(Request::octavia("delete_pool", Method::DELETE, path(id))).await
     }
 }

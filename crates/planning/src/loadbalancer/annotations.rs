@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use kuryr_api::kuryrnode::Problem;
-use kuryr_types::{NetworkId, PortId, SubnetId};
+use kuryr_types::{LoadBalancerId, NetworkId, PortId, SubnetId};
 
 use super::external::Words;
 
@@ -38,7 +38,6 @@ pub enum Treatment {
 
 use Treatment::{Honoured, Refused, WithoutEffect};
 
-const SHARED: &str = "each Service has a load balancer of its own in this version";
 const TLS: &str = "TLS ends in the pods: Kuryr gives Octavia no certificates";
 const TAGS: &str = "the cloud provider calls it loadbalancer.openstack.org/floating-subnet-tags";
 const CLASS: &str = "classes of the cloud provider's configuration are not known here; use the annotations that name networks \
@@ -80,7 +79,7 @@ pub const TABLE: &[(&str, Treatment)] = &[
     ("loadbalancer.openstack.org/availability-zone", Honoured),
     ("loadbalancer.openstack.org/hostname", Honoured),
     ("loadbalancer.openstack.org/default-tls-container-ref", Refused(TLS)),
-    ("loadbalancer.openstack.org/load-balancer-id", Refused(SHARED)),
+    ("loadbalancer.openstack.org/load-balancer-id", Honoured),
     ("loadbalancer.openstack.org/load-balancer-address", WithoutEffect),
     ("loadbalancer.openstack.org/node-selector", WithoutEffect),
 ];
@@ -142,6 +141,8 @@ pub struct Annotations {
     pub forwards_for: bool,
     /// Monitors.
     pub monitor: MonitorWish,
+    /// The load balancer to be shared with others.
+    pub shared: Option<String>,
     /// What implements the load balancer.
     pub provider: Option<String>,
     /// Flavor.
@@ -177,6 +178,7 @@ impl Annotations {
             proxy: reader.proxy(),
             forwards_for: reader.truth(&of_cloud_provider("x-forwarded-for")),
             monitor: reader.monitor(),
+            shared: reader.text("load-balancer-id"),
             provider: reader.get(PROVIDER).map(str::to_owned),
             flavor: reader.text("flavor-id"),
             zone: reader.text("availability-zone"),
@@ -195,6 +197,8 @@ pub struct Asked {
     pub network: Option<NetworkId>,
     /// A port.
     pub port: Option<PortId>,
+    /// A load balancer to be shared.
+    pub shared: Option<LoadBalancerId>,
     /// The network that floating IPs are from, whose subnets matter; the inner one is none for the configured one.
     pub external: Option<Option<NetworkId>>,
 }
@@ -208,8 +212,32 @@ pub fn asked(annotations: &BTreeMap<String, String>) -> Asked {
         subnet: read.vip_subnet.map(SubnetId::from),
         network: network.map(NetworkId::from),
         port: read.vip_port.map(PortId::from),
+        shared: read.shared.map(LoadBalancerId::from),
         external: read.floating_words.map(|_| read.floating_network.map(NetworkId::from)),
     }
+}
+
+/// Those that say what a load balancer is like that is made: one that is shared stays as it is.
+const OF_WHOLE: [&str; 12] = [
+    PROVIDER,
+    "loadbalancer.openstack.org/floating-network-id",
+    "loadbalancer.openstack.org/floating-subnet-id",
+    "loadbalancer.openstack.org/floating-subnet",
+    "loadbalancer.openstack.org/floating-subnet-tag",
+    "loadbalancer.openstack.org/floating-subnet-tags",
+    "loadbalancer.openstack.org/keep-floatingip",
+    "loadbalancer.openstack.org/subnet-id",
+    "loadbalancer.openstack.org/network-id",
+    "loadbalancer.openstack.org/port-id",
+    "loadbalancer.openstack.org/flavor-id",
+    "loadbalancer.openstack.org/availability-zone",
+];
+
+/// Annotations that say nothing where the load balancer is shared.
+#[must_use]
+pub fn of_whole(written: &BTreeMap<String, String>) -> Vec<&'static str> {
+    let is_said = |name: &&str| written.get(*name).is_some_and(|value| !matches!(value.trim(), "" | "false"));
+    OF_WHOLE.into_iter().filter(is_said).collect()
 }
 
 const TIMEOUTS: [&str; 4] =

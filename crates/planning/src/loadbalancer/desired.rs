@@ -275,6 +275,7 @@ mod tests {
         fixtures::{endpoint, service, settings},
         from_kubernetes::read,
         inputs::ServiceFacts,
+        sharing::Place,
     };
     use super::*;
 
@@ -284,7 +285,7 @@ mod tests {
         endpoints: &[EndpointFacts],
     ) -> (Vec<String>, usize) {
         let settings = settings(provider);
-        let (Wish::Balancer(intent), _) = read(service, &settings, false) else { panic!() };
+        let (Wish::Balancer(intent), _) = read(service, &settings, false, Place::Own) else { panic!() };
         let (spec, problems) = desired(&intent, endpoints, &settings);
         let listener = spec.listeners.values().next().unwrap();
         let shown = listener.pool.members.iter().map(|((address, port), member)| {
@@ -346,7 +347,9 @@ mod tests {
             for other in others {
                 settings.others.insert((*other).into(), "192.0.2.0/24".parse().unwrap());
             }
-            let (Wish::Balancer(intent), _) = read(&service(), &settings, false) else { panic!() };
+            let (Wish::Balancer(intent), _) = read(&service(), &settings, false, Place::Own) else {
+                panic!()
+            };
             let (spec, problems) = desired(&intent, &pods, &settings);
             let listener = spec.listeners.into_values().next().unwrap();
             let member = listener.pool.members.into_values().next();

@@ -1,10 +1,10 @@
 //! From the load balancer as it is to the load balancer as it should be: the next legal steps.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use kuryr_api::kuryrnode::Problem;
-use kuryr_types::PortId;
+use kuryr_types::{LoadBalancerId, PortId};
 
 use super::{
     Plan,
@@ -15,14 +15,16 @@ use super::{
     inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State, Stranger},
     memory::Memory,
     provider,
+    sharing::{LOOK_AGAIN, in_error, taken},
     step::Step,
 };
 use crate::pool::Millis;
 
-/// Towards a load balancer.
+/// Towards a load balancer of the Service's own; it may be served by another one later.
 pub(super) fn towards(
     desired: &BalancerSpec,
     intent: &Intent,
+    later: Option<&LoadBalancerId>,
     inputs: &Inputs<'_>,
     memory: &mut Memory,
 ) -> Plan {
@@ -38,17 +40,24 @@ pub(super) fn towards(
             memory.has_vips(found.vips().map(|(address, _)| address));
         }
         State::Pending | State::Deleting => return wait(plan, found, inputs, memory),
+        State::Error if !found.others.is_empty() => {
+            memory.settled(State::Error);
+            return Plan { problems: vec![in_error(found)], wake_after: Some(LOOK_AGAIN), ..plan };
+        }
         State::Error => {
             memory.failed(inputs.now);
             memory.settled(State::Error);
             memory.has_vips(found.vips().map(|(address, _)| address));
             plan.steps.push(delete(found));
-            plan.problems.push(in_error(found));
+            plan.problems.push(made_anew(found));
             return plan;
         }
     }
     if !can_become(found, desired) {
-        plan.steps.push(delete(found));
+        match found.others.is_empty() {
+            true => plan.steps.push(delete(found)),
+            false => plan.problems.push(kept_for_others(found)),
+        }
         return plan;
     }
     if let Some(vip) = translated(found) {
@@ -58,8 +67,61 @@ pub(super) fn towards(
     }
     let missing = intent.prefixes().find(|prefix| !has_family(found, prefix.addr()));
     plan.problems.extend(missing.map(|prefix| lacks_family(found, prefix)));
+    let (wanted, refused) = free(fitted(desired, found), found, inputs);
+    plan.problems.extend(refused);
+    go_on(&mut plan, &wanted, found, inputs, memory);
+    plan.tell = tell(intent, found, inputs);
+    if is_settled(&plan) {
+        return leave(plan, [None, later], inputs, memory);
+    }
+    plan
+}
+
+/// Towards listeners on a load balancer that is shared; the Service may be served by another one later.
+pub(super) fn towards_shared(
+    desired: &BalancerSpec,
+    intent: &Intent,
+    (found, later): (&Balancer, Option<&LoadBalancerId>),
+    inputs: &Inputs<'_>,
+    memory: &mut Memory,
+) -> Plan {
+    if !inputs.service.has_finalizer {
+        return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
+    }
+    match found.state {
+        State::Active if !is_about_to_lose(found, desired) => memory.settled(State::Active),
+        State::Active | State::Pending | State::Deleting => {
+            return wait(Plan::default(), found, inputs, memory);
+        }
+        State::Error => {
+            memory.settled(State::Error);
+            return Plan { problems: vec![in_error(found)], wake_after: Some(LOOK_AGAIN), ..Plan::default() };
+        }
+    }
+    let mut plan = Plan::default();
+    let (wanted, refused) = free(Cow::Borrowed(desired), found, inputs);
+    go_on(&mut plan, &wanted, found, inputs, memory);
+    let Inputs { actual, .. } = inputs;
+    let is_elsewhere = |other: &Balancer| other.id != found.id && other.carries_something();
+    let moves = actual.balancers.iter().chain(&actual.shared).any(is_elsewhere);
+    // Clients would find what is somebody else's at the new address.
+    let is_reached = refused.is_empty() || !moves && !found.listeners.is_empty();
+    plan.problems.extend(refused);
+    if !is_reached || !is_settled(&plan) {
+        return plan;
+    }
+    plan.tell = tell(intent, found, inputs);
+    if !is_settled(&plan) {
+        return plan;
+    }
+    let plan = take_away(plan, inputs, memory);
+    leave(plan, [Some(&found.id), later], inputs, memory)
+}
+
+/// The next change of a load balancer that is active, if it is time for it.
+fn go_on(plan: &mut Plan, wanted: &BalancerSpec, found: &Balancer, inputs: &Inputs<'_>, memory: &mut Memory) {
     let members_wait = memory.members_wait(inputs.now, inputs.settings.coalesce);
-    match next(&fitted(desired, found), found, members_wait) {
+    match next(wanted, found, members_wait) {
         Next::Step(step) => {
             if matches!(*step, Step::SetMembers { .. }) {
                 memory.replaced_members(inputs.now);
@@ -69,8 +131,60 @@ pub(super) fn towards(
         Next::Wait(after) => plan.wake_after = Some(after),
         Next::Done => {}
     }
-    plan.tell = tell(intent, found, inputs);
+}
+
+fn is_settled(plan: &Plan) -> bool {
+    plan.is_empty() && plan.wake_after.is_none()
+}
+
+/// Takes what the Service has on load balancers that are not its own off all but these.
+fn leave(
+    mut plan: Plan,
+    but: [Option<&LoadBalancerId>; 2],
+    inputs: &Inputs<'_>,
+    memory: &mut Memory,
+) -> Plan {
+    let is_left = |found: &&Balancer| !but.contains(&Some(&found.id)) && found.carries_something();
+    for found in inputs.actual.shared.iter().filter(is_left) {
+        match found.state {
+            State::Active => plan.steps.extend(stale(&BTreeMap::new(), found)),
+            State::Pending | State::Deleting => plan = wait(plan, found, inputs, memory),
+            State::Error => {
+                plan.problems.push(in_error(found));
+                plan.wake_after = Some(LOOK_AGAIN);
+            }
+        }
+    }
     plan
+}
+
+/// Takes the Service's own load balancers away, and what only it has on those that others use, too.
+fn take_away(mut plan: Plan, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    let Inputs { service, actual, .. } = inputs;
+    let own = &actual.balancers;
+    // What others have on it is not known now.
+    if let Some(busy) = own.iter().find(|found| found.state == State::Pending) {
+        return wait(plan, busy, inputs, memory);
+    }
+    if own.iter().all(|found| found.others.is_empty()) {
+        let steps = floating::release(service, actual, keeps_floating(service));
+        // Later the port that a floating IP leads to is gone.
+        if !steps.is_empty() {
+            plan.steps.extend(steps);
+            return plan;
+        }
+    }
+    for found in own {
+        match (found.state, found.others.is_empty()) {
+            (State::Active | State::Error, true) => plan.steps.push(delete(found)),
+            (State::Active, false) => plan.steps.extend(stale(&BTreeMap::new(), found)),
+            (State::Error | State::Pending | State::Deleting, _) => {}
+        }
+    }
+    match own.iter().find(|found| found.state == State::Deleting) {
+        Some(busy) => wait(plan, busy, inputs, memory),
+        None => plan,
+    }
 }
 
 /// Towards no load balancer at all.
@@ -84,34 +198,52 @@ pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan 
         Some(found) => return adopt(found),
         None => {}
     }
-    let steps = floating::release(service, actual, keeps_floating(service));
     let problems = upstreams.map(not_adopted).into_iter().collect();
-    let mut plan = Plan { steps, problems, ..Plan::default() };
-    // Later the port that a floating IP leads to is gone.
-    if !plan.steps.is_empty() {
+    let plan = take_away(Plan { problems, ..Plan::default() }, inputs, memory);
+    let mut plan = leave(plan, [None; 2], inputs, memory);
+    // What stays for others stays without us. Of one that takes no change a Service does not wait: what is left there is
+    // found by its tags.
+    let is_left = |found: &Balancer| !found.others.is_empty() && !found.carries_something();
+    let is_given_up = |found: &Balancer| !found.carries_something() || found.state == State::Error;
+    let is_over = actual.balancers.iter().all(is_left) && actual.shared.iter().all(is_given_up);
+    if !plan.steps.is_empty() || !is_over {
         return plan;
-    }
-    let is_deletable = |balancer: &&Balancer| matches!(balancer.state, State::Active | State::Error);
-    plan.steps.extend(actual.balancers.iter().filter(is_deletable).map(delete));
-    if let Some(busy) = actual.balancers.iter().find(|balancer| !is_deletable(balancer)) {
-        return wait(plan, busy, inputs, memory);
     }
     memory.settled(State::Active);
     if actual.balancers.is_empty() {
         memory.is_gone();
-        // Without the finalizer it is not ours, and addresses that it has are told by somebody else.
-        if service.has_finalizer {
-            match service.told.is_empty() || service.is_leaving {
-                true => plan.steps.push(Step::RemoveFinalizer),
-                false => plan.tell = Some(vec![]),
+    }
+    // Without the finalizer it is not ours, and addresses that it has are told by somebody else.
+    if service.has_finalizer {
+        plan.problems.extend(actual.balancers.iter().map(stays));
+        match service.told.is_empty() || service.is_leaving {
+            true => plan.steps.push(Step::RemoveFinalizer),
+            false => plan.tell = Some(vec![]),
+        }
+    }
+    plan
+}
+
+/// Towards load balancers that let nobody in to the Service, if there are any.
+pub(super) fn towards_closed(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+    let mut plan = close_own(inputs, memory);
+    for found in &inputs.actual.shared {
+        let Some(listener) = found.listeners.first() else { continue };
+        match found.state {
+            State::Active => plan
+                .steps
+                .push(Step::DeleteListener { balancer: found.id.clone(), listener: listener.id.clone() }),
+            State::Pending | State::Deleting => plan = wait(plan, found, inputs, memory),
+            State::Error => {
+                plan.problems.push(in_error(found));
+                plan.wake_after = Some(LOOK_AGAIN);
             }
         }
     }
     plan
 }
 
-/// Towards a load balancer that lets nobody in, if there is one.
-pub(super) fn towards_closed(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+fn close_own(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     let Some(found) = choose(inputs) else {
         let leaving = inputs.actual.balancers.first();
         return leaving.map_or_else(Plan::default, |leaving| wait(Plan::default(), leaving, inputs, memory));
@@ -122,6 +254,10 @@ pub(super) fn towards_closed(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
         (State::Active, Some(listener)) => plan
             .steps
             .push(Step::DeleteListener { balancer: found.id.clone(), listener: listener.id.clone() }),
+        (State::Error, _) if !found.others.is_empty() => {
+            plan.problems.push(in_error(found));
+            plan.wake_after = Some(LOOK_AGAIN);
+        }
         // It takes no change.
         (State::Error, _) => plan.steps.push(delete(found)),
         (State::Active, None) => memory.settled(State::Active),
@@ -149,7 +285,7 @@ fn is_told(balancer: &Balancer, inputs: &Inputs<'_>) -> bool {
 
 /// Others of the name, which a lost answer left.
 fn delete_doubles(kept: &Balancer, actual: &Actual) -> Vec<Step> {
-    let others = actual.balancers.iter().filter(|other| other.id != kept.id);
+    let others = actual.balancers.iter().filter(|other| other.id != kept.id && other.others.is_empty());
     others.filter(|other| matches!(other.state, State::Active | State::Error)).map(delete).collect()
 }
 
@@ -207,7 +343,12 @@ fn made_whole(
     if !provider::capabilities(&spec.provider).takes_monitors_whole {
         spec.listeners.values_mut().for_each(|listener| listener.pool.monitor = None);
     }
-    let told = inputs.service.told.iter().filter_map(|ingress| ingress.ip);
+    // Of one that is shared the address stays there.
+    let is_free = |address: &IpAddr| {
+        let mut shared = inputs.actual.shared.iter().flat_map(Balancer::vips);
+        shared.all(|(vip, _)| vip != *address)
+    };
+    let told = inputs.service.told.iter().filter_map(|ingress| ingress.ip).filter(is_free);
     let known: Vec<IpAddr> = memory.vips().unwrap_or_default().iter().copied().chain(told).collect();
     let of = |prefix: &IpNet| known.iter().copied().find(|address| prefix.contains(address));
     let first = of(&intent.vip_subnet.1).filter(|_| spec.vip_address.is_none() && spec.vip_port.is_none());
@@ -287,9 +428,68 @@ fn wait(plan: Plan, busy: &Balancer, inputs: &Inputs<'_>, memory: &mut Memory) -
 const STRANGER: Millis = 10_000;
 
 /// Reason of Events about a load balancer that does not become usable; upstream's.
-const STUCK: &str = "KuryrEnsureLBError";
+pub(super) const STUCK: &str = "KuryrEnsureLBError";
 
-fn in_error(found: &Balancer) -> Problem {
+fn kept_for_others(found: &Balancer) -> Problem {
+    let message = format!(
+        "load balancer {} would have to be made anew to be as the Service says (provider, subnet, address or port of the VIP), \
+         and carries {}: take back what was changed, or have the others use another load balancer",
+        found.id,
+        what_others_have(found)
+    );
+    Problem { reason: REASON.to_owned(), message }
+}
+
+fn stays(found: &Balancer) -> Problem {
+    let message = format!(
+        "load balancer {} stays with its addresses, since it carries {}: it goes with the last of them",
+        found.id,
+        what_others_have(found)
+    );
+    Problem { reason: "KuryrReleaseLB".to_owned(), message }
+}
+
+/// Listeners of others that a problem names at most.
+const NAMED: usize = 3;
+
+fn what_others_have(found: &Balancer) -> String {
+    let others = &found.others.listeners;
+    let named: Vec<&str> = others.iter().take(NAMED).map(|other| other.name.as_str()).collect();
+    match (named.join(", "), others.len().saturating_sub(NAMED)) {
+        (_, 0) if named.is_empty() => format!("{} pools of others", found.others.pools),
+        (named, 0) => format!("listeners of others ({named})"),
+        (named, more) => format!("listeners of others ({named} and {more} more)"),
+    }
+}
+
+/// What is wanted without the ports that others have there.
+fn free<'a>(
+    wanted: Cow<'a, BalancerSpec>,
+    found: &Balancer,
+    inputs: &Inputs<'_>,
+) -> (Cow<'a, BalancerSpec>, Vec<Problem>) {
+    let share_ports = provider::shares_ports(inputs.settings.version);
+    let other = |key: &(Protocol, u16)| taken(*key, found, share_ports);
+    let problem = |key: &(Protocol, u16)| {
+        let message = format!(
+            "port {} {}: listener {} of somebody else has it on load balancer {}: choose another port or another load balancer",
+            key.1,
+            key.0.name(),
+            other(key)?.name,
+            found.id
+        );
+        Some(Problem { reason: "KuryrSkipListener".to_owned(), message })
+    };
+    let problems: Vec<Problem> = wanted.listeners.keys().filter_map(problem).collect();
+    if problems.is_empty() {
+        return (wanted, problems);
+    }
+    let mut wanted = wanted.into_owned();
+    wanted.listeners.retain(|key, _| other(key).is_none());
+    (Cow::Owned(wanted), problems)
+}
+
+fn made_anew(found: &Balancer) -> Problem {
     let message = format!(
         "load balancer {} is in state ERROR: it is deleted and made anew; if that goes on, look for its id in the log of \
          provider {}",
@@ -329,7 +529,7 @@ fn next(desired: &BalancerSpec, found: &Balancer, members_wait: Millis) -> Next 
         }
     }
     let wanted = desired.listeners.iter().find_map(|(key, listener)| towards_listener(*key, listener, found));
-    match wanted.or_else(|| stale(desired, found)) {
+    match wanted.or_else(|| stale(&desired.listeners, found)) {
         Some(step) => Next::Step(Box::new(step)),
         None if waits => Next::Wait(members_wait),
         None => Next::Done,
@@ -384,16 +584,16 @@ fn towards_monitor(wanted: &ListenerSpec, pool: &FoundPool, found: &Balancer) ->
 }
 
 /// What nobody wants any more; listeners first, since a pool in use cannot go.
-fn stale(desired: &BalancerSpec, found: &Balancer) -> Option<Step> {
+fn stale(desired: &BTreeMap<(Protocol, u16), ListenerSpec>, found: &Balancer) -> Option<Step> {
     let is_wanted = |listener: &&FoundListener| {
         let protocol = Protocol::below(&listener.protocol);
-        protocol.is_some_and(|protocol| desired.listeners.contains_key(&(protocol, listener.port)))
+        protocol.is_some_and(|protocol| desired.contains_key(&(protocol, listener.port)))
     };
     if let Some(listener) = found.listeners.iter().find(|listener| !is_wanted(listener)) {
         return Some(Step::DeleteListener { balancer: found.id.clone(), listener: listener.id.clone() });
     }
     let wanted: Vec<_> =
-        desired.listeners.iter().filter_map(|(key, listener)| pool_of(*key, listener, found)).collect();
+        desired.iter().filter_map(|(key, listener)| pool_of(*key, listener, found)).collect();
     let pool = found.pools.iter().find(|pool| wanted.iter().all(|wanted| wanted.id != pool.id))?;
     Some(Step::DeletePool { balancer: found.id.clone(), pool: pool.id.clone() })
 }
@@ -462,6 +662,10 @@ fn tell(intent: &Intent, found: &Balancer, inputs: &Inputs<'_>) -> Option<Vec<In
             _ if !is_wanted => continue,
             (FloatingWish::None, _) => vip,
             _ if vip.is_ipv6() => vip,
+            (FloatingWish::Theirs, port) => {
+                let floating = port.and_then(|port| floating::address(&intent.floating, port, inputs.actual));
+                floating.unwrap_or(vip)
+            }
             (wish, Some(port)) => floating::address(wish, port, inputs.actual)?,
             (_, None) => return None,
         };
@@ -483,8 +687,9 @@ fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingr
 #[cfg(test)]
 mod tests {
     use super::super::{
-        External, MonitorSettings, MonitorSpec, Settings,
+        External, MonitorSettings, MonitorSpec, OtherListener, Others, Settings,
         fixtures::{balancer, endpoint, service, settings},
+        model::{self, Cloud, Fault},
         plan,
     };
     use super::*;
@@ -660,8 +865,7 @@ mod tests {
             let name = "loadbalancer.openstack.org/x-forwarded-for".to_owned();
             look.service.annotations.insert(name, "true".to_owned());
         });
-        let mut cloud = super::super::model::Cloud::default();
-        cloud.actual = look.actual.clone();
+        let mut cloud = Cloud::of(look.actual.clone());
         let mut seen = vec![];
         for now in (0..200_000).step_by(10_000) {
             cloud.turn(false);
@@ -669,7 +873,7 @@ mod tests {
             let plan = planned(&look, now, &mut Memory::default());
             for step in &plan.steps {
                 seen.push(step.name());
-                cloud.apply(step, &mut look.service, super::super::model::Fault::None);
+                cloud.apply(step, &mut look.service, Fault::None);
             }
         }
         let expect = ["create_pool", "replace_members", "delete_listener", "create_listener", "delete_pool"];
@@ -807,6 +1011,164 @@ mod tests {
             look.actual.balancers.clear();
         });
         assert!(nothing_there.is_empty());
+    }
+
+    /// What somebody else has at TCP 81.
+    fn others() -> Others {
+        let listener = OtherListener { name: "theirs".to_owned(), protocol: "TCP".to_owned(), port: 81 };
+        Others { listeners: vec![listener], pools: 1 }
+    }
+
+    /// A Service that names load balancer `x`, which is somebody else's.
+    fn guest() -> Look {
+        let mut look = look();
+        let name = "loadbalancer.openstack.org/load-balancer-id".to_owned();
+        look.service.annotations.insert(name, "x".to_owned());
+        let x = Balancer {
+            name: "theirs".to_owned(),
+            vip_address: Some("10.1.0.200".parse().unwrap()),
+            listeners: vec![],
+            pools: vec![],
+            others: others(),
+            ..balancer("x")
+        };
+        look.actual = Actual { shared: vec![x], ..Actual::default() };
+        look
+    }
+
+    /// Carries everything out until nothing is left to do; returns what was done, and `tell` with the address.
+    fn done(look: &mut Look) -> Vec<String> {
+        let mut cloud = Cloud::of(look.actual.clone());
+        let (mut seen, mut memory) = (vec![], Memory::default());
+        for now in (0..400_000).step_by(10_000) {
+            cloud.turn(false);
+            look.actual = cloud.actual.clone();
+            let plan = planned(look, now, &mut memory);
+            for step in &plan.steps {
+                seen.push(step.name().to_owned());
+                cloud.apply(step, &mut look.service, Fault::None);
+            }
+            let addresses = plan.tell.iter().flatten().filter_map(|ingress| ingress.ip);
+            seen.extend(addresses.map(|address| format!("tell {address}")));
+            model::tell(&mut look.service, plan.tell.clone());
+        }
+        seen
+    }
+
+    #[test]
+    fn a_guest_stands_beside_others() {
+        let mut look = guest();
+        let made = ["create_pool", "replace_members", "create_listener", "tell 10.1.0.200"];
+        assert_eq!(done(&mut look), made);
+        assert_eq!(look.actual.shared[0].others, others());
+        look.actual.floating.push(super::super::Floating {
+            id: "f".into(),
+            address: "203.0.113.7".parse().unwrap(),
+            port: Some("vip-x".into()),
+            is_ours: false,
+            is_made: true,
+        });
+        assert_eq!(done(&mut look), ["tell 203.0.113.7"]);
+        assert!(done(&mut look).is_empty());
+        look.service.is_leaving = true;
+        assert_eq!(done(&mut look), ["delete_listener", "delete_pool", "remove_finalizer"]);
+        assert_eq!((&look.actual.shared[0].others, look.actual.floating.len()), (&others(), 1));
+    }
+
+    #[test]
+    fn a_service_moves_before_it_leaves() {
+        let mut look = guest();
+        look.actual.balancers.push(balancer("b"));
+        let there =
+            ["create_pool", "replace_members", "create_listener", "tell 10.1.0.200", "delete_load_balancer"];
+        assert_eq!(done(&mut look), there);
+        look.service.annotations.clear();
+        let [made, told, first, last] = &done(&mut look)[..] else { panic!() };
+        assert_eq!((made.as_str(), &told[..5]), ("create_load_balancer", "tell "));
+        assert_eq!((first.as_str(), last.as_str()), ("delete_listener", "delete_pool"));
+        assert_eq!(look.actual.shared[0].others, others());
+    }
+
+    #[test]
+    fn a_port_that_others_have_is_told_and_the_rest_served() {
+        let mut look = guest();
+        let more = super::super::PortFacts { port: 81, ..look.service.ports[0].clone() };
+        look.service.ports.push(more);
+        assert_eq!(done(&mut look).last().unwrap(), "tell 10.1.0.200");
+        let problems = planned(&look, 0, &mut Memory::default()).problems;
+        assert_eq!(problems.len(), 1);
+        assert!(
+            problems[0].reason == "KuryrSkipListener" && problems[0].message.contains("theirs"),
+            "{problems:?}"
+        );
+        assert_eq!(look.actual.shared[0].listeners.len(), 1);
+        look.actual.shared[0].others = Others::default();
+        assert_eq!(done(&mut look), ["create_pool", "replace_members", "create_listener"]);
+        // One that has another place stays there as long as a port is taken.
+        let mut look = guest();
+        look.service.ports[0].port = 81;
+        look.actual.balancers.push(balancer("b"));
+        assert!(done(&mut look).is_empty());
+        assert_eq!(look.actual.balancers.len(), 1);
+    }
+
+    #[test]
+    fn what_others_use_stays_when_its_service_goes() {
+        let mut look = look();
+        look.actual.balancers[0].others = others();
+        look.actual.floating.push(super::super::Floating {
+            id: "f".into(),
+            address: "203.0.113.7".parse().unwrap(),
+            port: Some("vip-b".into()),
+            is_ours: true,
+            is_made: true,
+        });
+        look.service.is_leaving = true;
+        assert_eq!(done(&mut look), ["delete_listener", "delete_pool", "remove_finalizer"]);
+        assert_eq!((look.actual.balancers.len(), look.actual.floating.len()), (1, 1));
+        look.service.has_finalizer = true;
+        let problems = planned(&look, 0, &mut Memory::default()).problems;
+        assert!(problems[0].message.contains("theirs"), "{problems:?}");
+        // They go, too, when there is no Service any more.
+        look.service = ServiceFacts { uid: String::new(), is_leaving: true, ..service() };
+        look.actual.balancers[0].others = Others::default();
+        assert_eq!(done(&mut look), ["delete_floating_ip", "delete_load_balancer"]);
+    }
+
+    #[test]
+    fn what_others_use_is_not_made_anew() {
+        type Change = fn(&mut Look);
+        let table: [(&str, Change); 4] = [
+            ("it failed", |look| look.actual.balancers[0].state = State::Error),
+            ("another provider", |look| look.settings = settings("amphora")),
+            ("it failed, and is to be closed", |look| {
+                look.service.source_ranges = vec!["10.0.0.0/8".to_owned()];
+                look.actual.balancers[0].state = State::Error;
+            }),
+            ("where it is a guest failed", |look| {
+                *look = guest();
+                look.actual.shared[0].state = State::Error;
+            }),
+        ];
+        for (name, change) in table {
+            let mut look = look();
+            look.actual.balancers[0].others = others();
+            change(&mut look);
+            let plan = planned(&look, 0, &mut Memory::default());
+            assert!(plan.steps.is_empty() && !plan.problems.is_empty(), "{name}: {plan:?}");
+        }
+        let twice = steps(|look| {
+            let used = Balancer { others: others(), ..balancer("c") };
+            look.actual.balancers.push(used);
+        });
+        assert!(twice.is_empty(), "{twice:?}");
+        // A Service that goes does not wait for what nobody can change.
+        let mut look = guest();
+        (look.actual.shared[0].listeners, look.actual.shared[0].state) =
+            (balancer("x").listeners, State::Error);
+        look.service.is_leaving = true;
+        let plan = planned(&look, 0, &mut Memory::default());
+        assert_eq!((names(&plan), plan.problems.len()), (vec!["remove_finalizer"], 1));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Balancer, EndpointFacts, External, FoundListener, FoundMember, FoundPool, MonitorSettings, PortFacts,
-    ServiceFacts, Settings, State,
+    Balancer, EndpointFacts, External, FoundListener, FoundMember, FoundPool, MonitorSettings, Others,
+    PortFacts, ServiceFacts, Settings, State,
 };
 
 pub(super) fn service() -> ServiceFacts {
@@ -60,6 +60,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
     let (pool, name) = (format!("p-{id}"), "d/web:TCP:80");
     Balancer {
         id: id.into(),
+        name: "d/web".to_owned(),
         state: State::Active,
         provider: "ovn".to_owned(),
         vip_subnet: Some("s4".into()),
@@ -93,5 +94,6 @@ pub(super) fn balancer(id: &str) -> Balancer {
             leaving: BTreeSet::new(),
             monitor: None,
         }],
+        others: Others::default(),
     }
 }

@@ -29,6 +29,8 @@ pub(super) fn towards(
     let on_vip: Vec<&Floating> = of_port(vip, actual).collect();
     match wish {
         FloatingWish::None => (release(service, actual, false), vec![]),
+        // Nothing is done about what is others'.
+        FloatingWish::Theirs => (vec![], vec![]),
         FloatingWish::Any(_) | FloatingWish::Kept => {
             if let Some(found) = on_vip.first() {
                 return (adopt(found, service).into_iter().collect(), vec![]);
@@ -97,7 +99,7 @@ pub(super) fn address(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> Opt
     let mut on_vip = of_port(vip, actual).map(|floating| floating.address);
     match wish {
         FloatingWish::None => None,
-        FloatingWish::Any(_) | FloatingWish::Kept => on_vip.next(),
+        FloatingWish::Any(_) | FloatingWish::Kept | FloatingWish::Theirs => on_vip.next(),
         FloatingWish::Given(address) => on_vip.find(|found| found == address),
     }
 }

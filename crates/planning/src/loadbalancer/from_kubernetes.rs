@@ -8,7 +8,9 @@
 //!    stays so until its own annotation says otherwise. The API server's own is left alone, as upstream leaves it.
 //! 3. The VIP's family is the Service's first. Where the Service has two and both have a subnet on one network, there is a
 //!    VIP of each.
-//! 4. Ranges of clients that the provider cannot enforce are refused: nothing is exposed. So is the PROXY protocol: members
+//! 4. Of a load balancer that is shared provider and addresses are as they are. Whoever shares one is reached by all its
+//!    addresses, so an internal Service shares none.
+//! 5. Ranges of clients that the provider cannot enforce are refused: nothing is exposed. So is the PROXY protocol: members
 //!    that expect its header from the load balancer would believe a client's.
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -21,10 +23,11 @@ use kuryr_api::{
 use kuryr_types::{PortId, SubnetId};
 
 use super::{
-    annotations::{Annotations, MonitorWish, ProxyProtocol, REASON},
+    annotations::{Annotations, MonitorWish, ProxyProtocol, REASON, of_whole},
     desired::Protocol,
-    inputs::{External, MonitorSettings, ServiceFacts, Settings},
+    inputs::{Balancer, External, MonitorSettings, ServiceFacts, Settings},
     provider::{self, Capabilities, MemberMode},
+    sharing::Place,
 };
 use crate::ownership::load_balancer_name;
 
@@ -136,6 +139,8 @@ pub enum FloatingWish {
     Kept,
     /// This one, which the user has.
     Given(IpAddr),
+    /// The one that leads to a shared load balancer, if one does.
+    Theirs,
 }
 
 /// Whether a Service has to be looked at: it is ours, or was, or something is said of who serves it, be it wrong.
@@ -200,14 +205,24 @@ pub(super) fn keeps_floating(service: &ServiceFacts) -> bool {
     Annotations::read(&service.annotations).0.keeps_floating
 }
 
-/// Reads a Service; `is_so_already` says whether it has a load balancer at its ClusterIP.
-#[must_use]
-pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) -> (Wish, Vec<Problem>) {
+/// Whose clients a load balancer of a Service serves; `is_so_already` says whether it has one at its ClusterIP.
+pub(super) fn role(service: &ServiceFacts, settings: &Settings, is_so_already: bool) -> Role {
     let is_ours_by_class = service.class.as_deref().is_none_or(|class| class == LOAD_BALANCER_CLASS);
-    let role = Role {
+    Role {
         is_outside: service.kind == "LoadBalancer" && is_ours_by_class,
         is_inside: is_by_octavia(service, settings, is_so_already),
-    };
+    }
+}
+
+/// Reads a Service that is served there; `is_so_already` says whether it has a load balancer at its ClusterIP.
+#[must_use]
+pub fn read(
+    service: &ServiceFacts,
+    settings: &Settings,
+    is_so_already: bool,
+    place: Place<'_>,
+) -> (Wish, Vec<Problem>) {
+    let role = role(service, settings, is_so_already);
     if service.is_leaving {
         return (Wish::Nothing, vec![]);
     }
@@ -220,7 +235,10 @@ pub fn read(service: &ServiceFacts, settings: &Settings, is_so_already: bool) ->
     }
     let (annotations, mut problems) = Annotations::read(&service.annotations);
     problems.extend(unknown_mode(service));
-    match intent(service, role, &annotations, settings, &mut problems) {
+    if place == Place::Nowhere {
+        return (Wish::Nothing, problems);
+    }
+    match intent(service, role, &annotations, settings, place, &mut problems) {
         Some(intent) => (Wish::Balancer(Box::new(intent)), problems),
         None => (Wish::Closed, problems),
     }
@@ -236,11 +254,11 @@ fn marked() -> Problem {
 
 /// Whose clients a load balancer serves.
 #[derive(Clone, Copy)]
-struct Role {
+pub(super) struct Role {
     /// Those outside.
-    is_outside: bool,
+    pub(super) is_outside: bool,
     /// Those of the ClusterIPs.
-    is_inside: bool,
+    pub(super) is_inside: bool,
 }
 
 fn intent(
@@ -248,50 +266,22 @@ fn intent(
     role: Role,
     annotations: &Annotations,
     settings: &Settings,
+    place: Place<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<Intent> {
-    let named = annotations.provider.as_deref().or(settings.provider.as_deref());
-    let provider = provider::choose(named, &settings.providers);
-    if !settings.providers.is_empty() && !settings.providers.contains(&provider) {
-        let offered: Vec<&str> = settings.providers.iter().map(String::as_str).collect();
-        problems.push(problem(format!(
-            "Octavia has no provider {provider}: set annotation openstack.org/kuryr-octavia-provider or [kubernetes] \
-             endpoints_driver_octavia_provider to one of {}",
-            offered.join(", ")
-        )));
-        return None;
-    }
-    let capabilities = provider::capabilities(&provider);
-    let vip = match role.is_inside {
-        true => cluster_vip(service, settings, problems)?,
-        false => vip(service, annotations, settings, problems)?,
+    let site = match place {
+        Place::Shared(found) => shared_site(service, annotations, found, problems)?,
+        Place::Own | Place::Nowhere => own_site(service, role, annotations, settings, problems)?,
     };
+    let Site { provider, capabilities, vip, more_vips, floating } = site;
     let client_told = client_told(annotations, &provider, capabilities, settings, problems)?;
     let allowed = allowed(service, &provider, capabilities, settings, problems)?;
-    let more_vips = match role.is_inside {
-        true => more_cluster_vips(service, &vip, settings, problems),
-        false => more_vips(service, &vip, settings, problems),
-    };
-    let mut prefixes = vec![&vip.subnet.1];
-    prefixes.extend(more_vips.iter().map(|(_, prefix, _)| prefix));
-    let has_v4 = prefixes.into_iter().any(|prefix| is_of("IPv4", prefix));
-    let (mut floating, vip_address) = match role.is_outside {
-        true => addresses(service, annotations, (&vip.subnet.1, has_v4), settings, problems)?,
-        false => (FloatingWish::None, None),
-    };
-    if vip.port.is_some() && floating != FloatingWish::None && !capabilities.translates_to_given_ports {
-        problems.push(problem(format!(
-            "annotation loadbalancer.openstack.org/port-id: provider {provider} has floating IPs lead only to ports that it \
-             made: there is none"
-        )));
-        floating = FloatingWish::None;
-    }
     let timeouts = timeouts(annotations, &provider, capabilities, settings, problems);
     Some(Intent {
         name: load_balancer_name(&service.namespace, &service.name),
         namespace: service.namespace.clone(),
         service: service.name.clone(),
-        vip_address: vip.address.or(vip_address),
+        vip_address: vip.address,
         vip_subnet: vip.subnet,
         vip_port: vip.port,
         more_vips,
@@ -315,6 +305,115 @@ fn intent(
         zone: annotations.zone.clone(),
         provider,
         capabilities,
+    })
+}
+
+/// What of a load balancer does not depend on its listeners.
+struct Site {
+    provider: String,
+    capabilities: Capabilities,
+    vip: Vip,
+    more_vips: Vec<(SubnetId, IpNet, Option<IpAddr>)>,
+    floating: FloatingWish,
+}
+
+/// A load balancer of the Service's own.
+fn own_site(
+    service: &ServiceFacts,
+    role: Role,
+    annotations: &Annotations,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Option<Site> {
+    let named = annotations.provider.as_deref().or(settings.provider.as_deref());
+    let provider = provider::choose(named, &settings.providers);
+    if !settings.providers.is_empty() && !settings.providers.contains(&provider) {
+        let offered: Vec<&str> = settings.providers.iter().map(String::as_str).collect();
+        problems.push(problem(format!(
+            "Octavia has no provider {provider}: set annotation openstack.org/kuryr-octavia-provider or [kubernetes] \
+             endpoints_driver_octavia_provider to one of {}",
+            offered.join(", ")
+        )));
+        return None;
+    }
+    let capabilities = provider::capabilities(&provider);
+    let vip = match role.is_inside {
+        true => cluster_vip(service, settings, problems)?,
+        false => vip(service, annotations, settings, problems)?,
+    };
+    let more_vips = match role.is_inside {
+        true => more_cluster_vips(service, &vip, settings, problems),
+        false => more_vips(service, &vip, settings, problems),
+    };
+    let mut prefixes = vec![&vip.subnet.1];
+    prefixes.extend(more_vips.iter().map(|(_, prefix, _)| prefix));
+    let has_v4 = prefixes.into_iter().any(|prefix| is_of("IPv4", prefix));
+    let (mut floating, vip_address) = match role.is_outside {
+        true => addresses(service, annotations, (&vip.subnet.1, has_v4), settings, problems)?,
+        false => (FloatingWish::None, None),
+    };
+    if vip.port.is_some() && floating != FloatingWish::None && !capabilities.translates_to_given_ports {
+        problems.push(problem(format!(
+            "annotation loadbalancer.openstack.org/port-id: provider {provider} has floating IPs lead only to ports that it \
+             made: there is none"
+        )));
+        floating = FloatingWish::None;
+    }
+    let vip = Vip { address: vip.address.or(vip_address), ..vip };
+    Some(Site { provider, capabilities, vip, more_vips, floating })
+}
+
+/// A load balancer that is shared, as it is.
+fn shared_site(
+    service: &ServiceFacts,
+    annotations: &Annotations,
+    found: &Balancer,
+    problems: &mut Vec<Problem>,
+) -> Option<Site> {
+    let id = &found.id;
+    if annotations.is_internal {
+        problems.push(problem(
+            "annotation loadbalancer.openstack.org/load-balancer-id: an internal Service shares no load balancer, since a \
+             floating IP leads to all of its ports, so nothing is exposed: remove this annotation or \
+             service.beta.kubernetes.io/openstack-internal-load-balancer"
+                .to_owned(),
+        ));
+        return None;
+    }
+    let said = of_whole(&service.annotations);
+    if !said.is_empty() {
+        let said = said.join(", ");
+        problems.push(problem(format!(
+            "load balancer {id} is shared and stays as it is, so {said} says nothing: remove it"
+        )));
+    }
+    let asked = service.load_balancer_ip.as_deref().and_then(|text| text.trim().parse::<IpAddr>().ok());
+    let is_another = |asked: &IpAddr| service.told.iter().all(|told| told.ip != Some(*asked));
+    if let Some(asked) = asked.filter(|asked| !service.told.is_empty() && is_another(asked)) {
+        problems.push(problem(format!(
+            "spec.loadBalancerIP: load balancer {id} is shared and has not the address {asked}: remove the field"
+        )));
+    }
+    let subnet = found.vip_subnet.as_ref();
+    let unsaid = ["IPv4".to_owned()];
+    let families: &[String] = if service.families.is_empty() { &unsaid } else { &service.families };
+    let mut vips = vec![];
+    for family in families {
+        match found.vips().find(|(address, _)| address.is_ipv6() == is_v6(family)).zip(subnet) {
+            Some(((address, _), subnet)) => vips.push((subnet.clone(), IpNet::from(address))),
+            None => problems.push(problem(format!(
+                "load balancer {id}, which is shared, has no {family} address: have the Service use another"
+            ))),
+        }
+    }
+    let mut vips = vips.into_iter();
+    let vip = Vip { subnet: vips.next()?, port: None, address: None };
+    Some(Site {
+        provider: found.provider.clone(),
+        capabilities: provider::capabilities(&found.provider),
+        vip,
+        more_vips: vips.map(|(subnet, prefix)| (subnet, prefix, None)).collect(),
+        floating: FloatingWish::Theirs,
     })
 }
 
@@ -715,7 +814,7 @@ mod tests {
     fn wish(change: impl FnOnce(&mut ServiceFacts, &mut Settings)) -> (Wish, Vec<String>) {
         let (mut service, mut settings) = (service(), settings("ovn"));
         change(&mut service, &mut settings);
-        let (wish, problems) = read(&service, &settings, false);
+        let (wish, problems) = read(&service, &settings, false, Place::Own);
         (wish, problems.into_iter().map(|problem| problem.message).collect())
     }
 
@@ -1035,6 +1134,48 @@ mod tests {
         assert_eq!(named("ovn", "port-id", "theirs"), (None, None, None, 1));
         let not_there = wish(|service, _| annotate(service, &[("subnet-id", "s9")]));
         assert!(matches!(not_there.0, Wish::Closed) && not_there.1[0].contains("s9"), "{not_there:?}");
+    }
+
+    #[test]
+    fn what_is_shared_stays_as_it_is() {
+        let shared = |change: fn(&mut ServiceFacts)| {
+            let (mut service, settings) = (service(), settings("amphora"));
+            change(&mut service);
+            let found = super::super::fixtures::balancer("x");
+            let (wish, problems) = read(&service, &settings, false, Place::Shared(&found));
+            match wish {
+                Wish::Balancer(intent) => {
+                    assert_eq!((intent.vip_address, &intent.floating), (None, &FloatingWish::Theirs));
+                    (Some(intent.provider.clone()), intent.prefixes().count(), problems.len())
+                }
+                _ => (None, 0, problems.len()),
+            }
+        };
+        let ovn = || Some("ovn".to_owned());
+        assert_eq!(shared(|_| {}), (ovn(), 1, 0));
+        assert_eq!(shared(|service| service.families.push("IPv6".to_owned())), (ovn(), 1, 1));
+        assert_eq!(shared(|service| service.families = vec!["IPv6".to_owned()]), (None, 0, 1));
+        assert_eq!(
+            shared(|service| annotate(service, &[("subnet-id", "s9"), ("flavor-id", "f")])),
+            (ovn(), 1, 1)
+        );
+        let internal = |service: &mut ServiceFacts| {
+            let name = "service.beta.kubernetes.io/openstack-internal-load-balancer".to_owned();
+            service.annotations.insert(name, "true".to_owned());
+        };
+        assert_eq!(shared(internal), (None, 0, 1));
+        let asks = |service: &mut ServiceFacts| {
+            service.load_balancer_ip = Some("203.0.113.7".to_owned());
+            let ip = Some("203.0.113.8".parse().unwrap());
+            service.told = vec![super::super::Ingress { ip, hostname: None, is_proxied: false }];
+        };
+        assert_eq!(shared(asks), (ovn(), 1, 1));
+    }
+
+    #[test]
+    fn nothing_is_made_for_a_service_that_names_what_cannot_be_had() {
+        let wish = read(&service(), &settings("ovn"), false, Place::Nowhere).0;
+        assert_eq!(wish, Wish::Nothing);
     }
 
     #[test]

@@ -230,9 +230,11 @@ pub struct External {
 pub struct Actual {
     /// Our load balancers of its name; more than one after a lost answer.
     pub balancers: Vec<Balancer>,
+    /// Load balancers of our project that are not its own, and that its annotation names or that carry something of it.
+    pub shared: Vec<Balancer>,
     /// Load balancers of our project and of its name that are not ours; looked for only if none is.
     pub strangers: Vec<Stranger>,
-    /// Floating IPs of our project that lead to their VIPs, are tagged with the Service, or have the address that it
+    /// Floating IPs of our project that lead to VIPs of all these, are tagged with the Service, or have the address that it
     /// asks for.
     pub floating: Vec<Floating>,
 }
@@ -252,11 +254,13 @@ pub struct Stranger {
     pub is_of_another_cluster: bool,
 }
 
-/// A load balancer of ours.
+/// A load balancer of ours, or one that is shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balancer {
     /// Its id.
     pub id: LoadBalancerId,
+    /// Its name.
+    pub name: String,
     /// Whether it can be changed.
     pub state: State,
     /// What implements it.
@@ -269,13 +273,49 @@ pub struct Balancer {
     pub vip_port: Option<PortId>,
     /// Its further VIPs with their ports.
     pub more_vips: Vec<(IpAddr, Option<PortId>)>,
-    /// Its listeners; not read unless it is active.
+    /// Listeners of the Service; not read unless it is active.
     pub listeners: Vec<FoundListener>,
-    /// Its pools; not read unless it is active.
+    /// Pools of the Service; not read unless it is active.
     pub pools: Vec<FoundPool>,
+    /// What others have on it; not read unless it is active or in state `ERROR`.
+    pub others: Others,
+}
+
+/// What others have on a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Others {
+    /// Their listeners.
+    pub listeners: Vec<OtherListener>,
+    /// How many pools they have.
+    pub pools: usize,
+}
+
+impl Others {
+    /// Tells whether nobody else has anything on it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.pools == 0
+    }
+}
+
+/// A listener of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherListener {
+    /// Its name.
+    pub name: String,
+    /// Such as `TCP`, or what is above it: `HTTP`.
+    pub protocol: String,
+    /// Port.
+    pub port: u16,
 }
 
 impl Balancer {
+    /// Tells whether the Service has something on it; what is not active does not tell.
+    #[must_use]
+    pub fn carries_something(&self) -> bool {
+        !self.listeners.is_empty() || !self.pools.is_empty()
+    }
+
     /// All its VIPs with their ports, the first one first.
     pub fn vips(&self) -> impl Iterator<Item = (IpAddr, Option<&PortId>)> {
         let first = self.vip_address.map(|address| (address, self.vip_port.as_ref()));

@@ -17,6 +17,7 @@
 //! 7. A floating IP that was made for the Service goes before the load balancer whose port it leads to: later it could
 //!    not be found. One that the user gave is taken off, never deleted.
 //! 8. What a provider cannot do is refused, and told, before anything is exposed that should not be.
+//! 9. A load balancer may be shared ([`sharing`]): what others have on it is left alone, and it stays as long as they do.
 //!
 //! Worked example: Service `d/web`, port 80 to pods at 10.1.0.7 and 10.1.0.8, provider ovn. Plan 1: the finalizer.
 //! Plan 2: `CreateBalancer` `d/web` with listener and pool `d/web:TCP:80` and two members. Octavia answers
@@ -26,8 +27,6 @@
 //! Sources: Kubernetes, "Service" (type: LoadBalancer), `EndpointSlice` conditions; Load Balancer API v2; Kuryr-Kubernetes
 //! 10.0 (names, annotations, finalizer); cloud-provider-openstack, "Exposing applications using services of
 //! LoadBalancer type" (annotations).
-//!
-//! What this does not do: load balancers that Services share.
 //!
 //! Rooms, in the order of the flow:
 
@@ -41,6 +40,8 @@ pub mod annotations;
 pub mod provider;
 // The subnet of a floating IP that is described by words.
 pub mod external;
+// Where it is served, and whose is what there.
+pub mod sharing;
 // The Service, read: what is wished, what is refused.
 pub mod from_kubernetes;
 // The load balancer as it should be.
@@ -71,10 +72,12 @@ pub use external::ExternalSubnet;
 pub use from_kubernetes::{Concern, Wish, concerns_us};
 pub use inputs::{
     Actual, Balancer, EndpointFacts, External, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool,
-    Ingress, Inputs, MonitorSettings, Named, NamedPort, PortFacts, ServiceFacts, Settings, State, Stranger,
+    Ingress, Inputs, MonitorSettings, Named, NamedPort, OtherListener, Others, PortFacts, ServiceFacts,
+    Settings, State, Stranger,
 };
 pub use memory::Memory;
 pub use provider::MemberMode;
+pub use sharing::Place;
 pub use step::Step;
 pub use view::{View, view};
 
@@ -107,19 +110,28 @@ impl Plan {
 /// If the plan breaks a rule of [`invariants`].
 #[must_use]
 pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
-    let (wish, problems) = from_kubernetes::read(inputs.service, inputs.settings, inputs.is_so_already());
+    let placed = sharing::place(inputs);
+    let (wish, problems) =
+        from_kubernetes::read(inputs.service, inputs.settings, inputs.is_so_already(), placed.place);
     let mut plan = match wish {
         Wish::Untouched => Plan::default(),
         Wish::Nothing => diff::towards_nothing(inputs, memory),
         Wish::Closed => diff::towards_closed(inputs, memory),
         Wish::Balancer(intent) => {
             let (desired, more) = desired::desired(&intent, inputs.endpoints, inputs.settings);
-            let mut plan = diff::towards(&desired, &intent, inputs, memory);
+            let mut plan = match placed.place {
+                Place::Shared(found) => {
+                    diff::towards_shared(&desired, &intent, (found, placed.later), inputs, memory)
+                }
+                Place::Own | Place::Nowhere => diff::towards(&desired, &intent, placed.later, inputs, memory),
+            };
             plan.problems.extend(more);
             plan
         }
     };
     plan.problems.extend(problems);
+    plan.problems.extend(placed.problems);
+    plan.wake_after = plan.wake_after.into_iter().chain(placed.wake_after).min();
     invariants::check(&plan, inputs.actual);
     plan
 }

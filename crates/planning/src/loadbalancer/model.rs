@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
-    ListenerSpec, PoolSpec, Protocol, ServiceFacts, State, Step,
+    ListenerSpec, Others, PoolSpec, Protocol, ServiceFacts, State, Step, sharing,
 };
 
 /// What becomes of a call.
@@ -29,14 +29,28 @@ pub(super) struct Cloud {
 }
 
 impl Cloud {
+    /// With what is there; what is made has other ids.
+    pub(super) fn of(actual: Actual) -> Self {
+        let all = actual.balancers.iter().chain(&actual.shared);
+        let made = 100 * u32::try_from(1 + all.map(|found| found.pools.len()).sum::<usize>()).unwrap();
+        Self { actual, made, ..Self::default() }
+    }
+
     /// Time passes: changes come to their end.
     pub(super) fn turn(&mut self, fails: bool) {
         // Provider ovn calls a load balancer ACTIVE before members are gone.
-        let active = self.actual.balancers.iter_mut().filter(|balancer| balancer.state == State::Active);
+        let all = self.actual.balancers.iter_mut().chain(&mut self.actual.shared);
+        let active = all.filter(|balancer| balancer.state == State::Active);
         active.flat_map(|balancer| &mut balancer.pools).for_each(|pool| pool.leaving.clear());
         let mut busy = std::mem::take(&mut self.busy);
         for (id, rounds) in &mut busy {
             *rounds = rounds.saturating_sub(1);
+            if let Some(shared) = self.actual.shared.iter_mut().find(|balancer| balancer.id == *id) {
+                if *rounds == 0 && shared.state == State::Pending {
+                    shared.state = State::Active;
+                }
+                continue;
+            }
             let Some(at) = self.actual.balancers.iter().position(|balancer| balancer.id == *id) else {
                 continue;
             };
@@ -128,8 +142,10 @@ impl Cloud {
             ),
             vip_port: Some(format!("vip-{id}").into()),
             more_vips: vec![],
+            name: spec.name.clone(),
             listeners: vec![],
             pools: vec![],
+            others: Others::default(),
         };
         for ((protocol, port), listener) in &spec.listeners {
             let monitor = &listener.pool.monitor;
@@ -151,6 +167,7 @@ impl Cloud {
         self.actual.balancers.push(Balancer {
             vip_port: Some(format!("vip-{}", found.id).into()),
             id: found.id,
+            name: "d/web".to_owned(),
             state: State::Pending,
             provider: "ovn".to_owned(),
             vip_subnet: found.vip_subnet,
@@ -158,6 +175,7 @@ impl Cloud {
             more_vips: vec![],
             listeners: vec![],
             pools: vec![],
+            others: Others::default(),
         });
     }
 
@@ -194,8 +212,14 @@ impl Cloud {
     /// A change of one load balancer, which must take it.
     fn change(&mut self, step: &Step) {
         let id = step.balancer().unwrap().clone();
-        let Some(at) = self.actual.balancers.iter().position(|balancer| balancer.id == id) else { return };
-        let mut of = self.actual.balancers.remove(at);
+        let is_it = |balancer: &Balancer| balancer.id == id;
+        let own = self.actual.balancers.iter().position(is_it);
+        let shared = self.actual.shared.iter().position(is_it);
+        let mut of = match (own, shared) {
+            (Some(at), _) => self.actual.balancers.remove(at),
+            (None, Some(at)) => self.actual.shared.remove(at),
+            (None, None) => return,
+        };
         let deletes = matches!(step, Step::DeleteBalancer { .. });
         let takes_it = of.state == State::Active || deletes && of.state == State::Error;
         assert!(takes_it, "Octavia would refuse this with 409: {step:?} in state {:?}", of.state);
@@ -229,7 +253,7 @@ impl Cloud {
                 let is_at = |found: &FoundListener| {
                     found.port == at.1 && Protocol::below(&found.protocol) == Some(at.0)
                 };
-                let taken = of.listeners.iter().any(is_at);
+                let taken = of.listeners.iter().any(is_at) || sharing::taken(*at, &of, true).is_some();
                 assert!(!taken, "a second listener at {at:?}");
                 let pool = of.pools.iter().find(|found| found.id == *pool).unwrap().clone();
                 let made = self.listener(*at, &pool, listener);
@@ -263,7 +287,21 @@ impl Cloud {
             _ => {}
         }
         self.busy.push((of.id.clone(), self.slowness + 1));
-        self.actual.balancers.push(of);
+        match own {
+            Some(_) => self.actual.balancers.push(of),
+            None => self.actual.shared.push(of),
+        }
+    }
+
+    /// Somebody changes a load balancer that is shared, or has what others have there in its way.
+    pub(super) fn disturb(&mut self, others: Others, is_broken: bool) {
+        let Some(shared) = self.actual.shared.first_mut() else { return };
+        shared.others = others;
+        shared.state = match (is_broken, shared.state) {
+            (true, _) => State::Error,
+            (false, State::Error) => State::Active,
+            (false, other) => other,
+        };
     }
 }
 

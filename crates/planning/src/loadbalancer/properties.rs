@@ -4,13 +4,16 @@
 use proptest::prelude::*;
 
 use super::{
-    Inputs, Memory, PortFacts, Protocol, Settings, State, Stranger, Wish, desired,
-    fixtures::{endpoint, service, settings},
+    Balancer, BalancerSpec, FoundListener, Inputs, Memory, OtherListener, Others, Place, PortFacts, Protocol,
+    Settings, State, Stranger, Wish, desired,
+    fixtures::{balancer, endpoint, service, settings},
     from_kubernetes::read,
     inputs::{EndpointFacts, ServiceFacts},
     model::{Cloud, Fault, tell},
-    plan,
+    plan, sharing,
 };
+
+const SHARED: &str = "loadbalancer.openstack.org/load-balancer-id";
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -32,6 +35,9 @@ enum Event {
     Slowness(u8),
     SomebodyDeletes(usize),
     SomebodyChanges(usize),
+    Shares(&'static str),
+    SharedIs { taken: Vec<u16>, is_broken: bool },
+    OthersOnOwn(bool),
     ControllerRestarts,
 }
 
@@ -55,6 +61,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0u8..4).prop_map(Event::Slowness),
         1 => (0usize..2).prop_map(Event::SomebodyDeletes),
         1 => (0usize..2).prop_map(Event::SomebodyChanges),
+        2 => prop::sample::select(vec!["theirs", "nobodys", ""]).prop_map(Event::Shares),
+        1 => (prop::collection::vec(80u16..84, 0..2), prop::bool::weighted(0.2))
+            .prop_map(|(taken, is_broken)| Event::SharedIs { taken, is_broken }),
+        1 => any::<bool>().prop_map(Event::OthersOnOwn),
         1 => Just(Event::ControllerRestarts),
     ]
 }
@@ -100,17 +110,40 @@ impl World {
             vip_subnet: Some("c4".into()),
             is_of_another_cluster: false,
         }));
+        let theirs =
+            Balancer { name: "theirs".to_owned(), listeners: vec![], pools: vec![], ..balancer("theirs") };
+        world.cloud.actual.shared.push(theirs);
         world
     }
 
-    /// One reconcile; tells whether anything was to be done.
-    fn look(&mut self, fault: Fault) -> bool {
-        let Self { now, service, settings, pods, cloud, memory } = self;
-        let mut actual = cloud.actual.clone();
+    /// What is seen of the cloud.
+    fn seen(&self) -> super::Actual {
+        let mut actual = self.cloud.actual.clone();
         // They are looked for only then.
         if !actual.balancers.is_empty() {
             actual.strangers.clear();
         }
+        let named = self.service.annotations.get(SHARED);
+        actual.shared.retain(|found| {
+            Some(found.id.as_str()) == named.map(String::as_str) || found.carries_something()
+        });
+        for busy in actual.shared.iter_mut().filter(|found| found.state != State::Active) {
+            busy.pools.iter_mut().for_each(|pool| pool.members.clear());
+        }
+        // What is not active is not read.
+        for busy in actual.balancers.iter_mut().filter(|found| found.state != State::Active) {
+            (busy.listeners, busy.pools) = (vec![], vec![]);
+            if busy.state != State::Error {
+                busy.others = Others::default();
+            }
+        }
+        actual
+    }
+
+    /// One reconcile; tells whether anything was to be done.
+    fn look(&mut self, fault: Fault) -> bool {
+        let actual = self.seen();
+        let Self { now, service, settings, pods, cloud, memory } = self;
         let planned =
             plan(&Inputs { now: *now, service, endpoints: pods, settings, actual: &actual }, memory);
         for step in &planned.steps {
@@ -168,6 +201,13 @@ impl World {
             Event::Slowness(rounds) => self.cloud.slowness = rounds,
             Event::SomebodyDeletes(which) => self.cloud.lose(which),
             Event::SomebodyChanges(which) => self.meddle(which),
+            Event::Shares(id) => drop(self.service.annotations.insert(SHARED.to_owned(), id.to_owned())),
+            Event::SharedIs { taken, is_broken } => self.disturb(&taken, is_broken),
+            Event::OthersOnOwn(some) => {
+                let on = self.cloud.actual.balancers.iter_mut();
+                let takes_it = |found: &&mut Balancer| !some || found.state == State::Active;
+                on.filter(takes_it).for_each(|found| found.others.pools = usize::from(some));
+            }
             Event::ControllerRestarts => self.memory = Memory::default(),
         }
     }
@@ -185,6 +225,15 @@ impl World {
                 self.service.ports.push(port);
             }
         }
+    }
+
+    /// What others have on the load balancer that is shared; they cannot take ports that the Service has there.
+    fn disturb(&mut self, taken: &[u16], is_broken: bool) {
+        let has = |port: &u16| self.cloud.actual.shared[0].listeners.iter().any(|ours| ours.port == *port);
+        let other =
+            |port: &u16| OtherListener { name: "theirs".to_owned(), protocol: "TCP".to_owned(), port: *port };
+        let listeners = taken.iter().filter(|port| !has(port)).map(other).collect();
+        self.cloud.disturb(Others { listeners, pools: 1 }, is_broken);
     }
 
     fn meddle(&mut self, which: usize) {
@@ -209,7 +258,7 @@ impl World {
 
     /// What is in the cloud is what the Service asks for.
     fn check(&self) {
-        let found = &self.cloud.actual;
+        let found = &self.seen();
         let inputs = Inputs {
             now: self.now,
             service: &self.service,
@@ -217,44 +266,62 @@ impl World {
             settings: &self.settings,
             actual: found,
         };
-        let (wish, _) = read(&self.service, &self.settings, inputs.is_so_already());
+        let place = sharing::place(&inputs).place;
+        let (wish, _) = read(&self.service, &self.settings, inputs.is_so_already(), place);
+        let guests = || found.shared.iter().filter(|found| found.carries_something()).count();
         match wish {
             Wish::Untouched => {}
             Wish::Nothing => {
                 assert!(found.balancers.is_empty() && found.floating.is_empty(), "left: {found:?}");
+                assert_eq!(guests(), 0, "left: {found:?}");
                 assert!(!self.service.has_finalizer && self.service.told.is_empty());
             }
             Wish::Closed => {
-                assert!(found.balancers.iter().all(|balancer| balancer.listeners.is_empty()), "{found:?}");
+                let mut all = found.balancers.iter().chain(&found.shared);
+                assert!(all.all(|balancer| balancer.listeners.is_empty()), "{found:?}");
             }
             Wish::Balancer(intent) => {
-                let (wanted, _) = desired::desired(&intent, &self.pods, &self.settings);
+                let (mut wanted, _) = desired::desired(&intent, &self.pods, &self.settings);
+                if let Place::Shared(shared) = place {
+                    let all = wanted.listeners.len();
+                    wanted.listeners.retain(|at, _| sharing::taken(*at, shared, true).is_none());
+                    check_listeners(shared, &wanted);
+                    if wanted.listeners.len() == all {
+                        assert!(found.balancers.is_empty() && found.floating.is_empty(), "{found:?}");
+                        assert_eq!(self.service.told.len(), 1);
+                    }
+                    return;
+                }
+                assert_eq!(guests(), 0, "left: {found:?}");
                 let [balancer] = &found.balancers[..] else { panic!("{found:?}") };
                 assert_eq!((balancer.state, &balancer.provider), (State::Active, &wanted.provider));
-                assert_eq!(balancer.listeners.len(), wanted.listeners.len());
-                assert_eq!(balancer.pools.len(), wanted.listeners.len());
-                for ((protocol, port), listener) in &wanted.listeners {
-                    let at = balancer.listeners.iter().find(|found| {
-                        found.port == *port && Protocol::below(&found.protocol) == Some(*protocol)
-                    });
-                    let at = at.unwrap();
-                    assert_eq!((at.protocol.as_str(), at.timeouts), (listener.protocol, listener.timeouts));
-                    let pool = at.pool.clone().unwrap();
-                    let pool = balancer.pools.iter().find(|found| found.id == pool).unwrap();
-                    assert_eq!(pool.protocol, listener.pool.protocol);
-                    let monitor = pool.monitor.as_ref().map(|monitor| &monitor.spec);
-                    assert_eq!(monitor, listener.pool.monitor.as_ref());
-                    let members: Vec<_> =
-                        pool.members.iter().map(|member| (member.address, member.port)).collect();
-                    assert_eq!(members.len(), listener.pool.members.len());
-                    assert!(members.iter().all(|member| listener.pool.members.contains_key(member)));
-                    assert_eq!(pool.is_persistent, listener.pool.is_persistent);
-                }
+                check_listeners(balancer, &wanted);
                 assert_eq!(self.service.told.len(), usize::from(intent.is_told), "{found:?}");
                 let outside = intent.floating != super::from_kubernetes::FloatingWish::None;
                 assert_eq!(found.floating.len(), usize::from(outside), "{found:?}");
             }
         }
+    }
+}
+
+fn check_listeners(balancer: &Balancer, wanted: &BalancerSpec) {
+    assert_eq!(balancer.listeners.len(), wanted.listeners.len());
+    assert_eq!(balancer.pools.len(), wanted.listeners.len());
+    for ((protocol, port), listener) in &wanted.listeners {
+        let is_at = |found: &&FoundListener| {
+            found.port == *port && Protocol::below(&found.protocol) == Some(*protocol)
+        };
+        let at = balancer.listeners.iter().find(is_at).unwrap();
+        assert_eq!((at.protocol.as_str(), at.timeouts), (listener.protocol, listener.timeouts));
+        let pool = at.pool.clone().unwrap();
+        let pool = balancer.pools.iter().find(|found| found.id == pool).unwrap();
+        assert_eq!(pool.protocol, listener.pool.protocol);
+        let monitor = pool.monitor.as_ref().map(|monitor| &monitor.spec);
+        assert_eq!(monitor, listener.pool.monitor.as_ref());
+        let members: Vec<_> = pool.members.iter().map(|member| (member.address, member.port)).collect();
+        assert_eq!(members.len(), listener.pool.members.len());
+        assert!(members.iter().all(|member| listener.pool.members.contains_key(member)));
+        assert_eq!(pool.is_persistent, listener.pool.is_persistent);
     }
 }
 
@@ -267,6 +334,10 @@ proptest! {
         for event in events {
             world.happens(event);
         }
+        // What is in the way of coming to rest goes.
+        world.happens(Event::OthersOnOwn(false));
+        let others = world.cloud.actual.shared[0].others.clone();
+        world.cloud.disturb(others.clone(), false);
         // A tree of three ports takes at most: delete, wait, create, wait, tell; or three steps with a wait for each port.
         let looks = world.settle();
         prop_assert!(looks <= 150, "{looks} looks");
@@ -276,12 +347,21 @@ proptest! {
         let before = world.cloud.actual.clone();
         prop_assert!(!world.look(Fault::None));
         prop_assert_eq!(&before, &world.cloud.actual);
-        // And nothing is left when the Service goes.
+        // The Service goes, and what others use stays for them.
+        world.happens(Event::OthersOnOwn(true));
+        let floating = world.cloud.actual.floating.clone();
         world.service.is_leaving = true;
         world.service.annotations.clear();
         world.settle();
         let left = &world.cloud.actual;
-        prop_assert!(left.balancers.is_empty() && left.floating.is_empty() && left.strangers.is_empty());
+        prop_assert!(left.balancers.iter().chain(&left.shared).all(|found| !found.carries_something()));
+        prop_assert!(left.balancers.is_empty() || left.floating == floating);
         prop_assert!(!world.service.has_finalizer);
+        // When they go, too, nothing is left.
+        world.happens(Event::OthersOnOwn(false));
+        world.settle();
+        let left = &world.cloud.actual;
+        prop_assert!(left.balancers.is_empty() && left.floating.is_empty() && left.strangers.is_empty());
+        prop_assert_eq!(&left.shared[0].others, &others);
     }
 }

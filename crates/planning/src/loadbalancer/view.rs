@@ -16,6 +16,7 @@ use super::{
     desired::Protocol,
     diff::choose,
     inputs::{Balancer, EndpointFacts, FoundListener, Inputs, PortFacts, ServiceFacts, State},
+    sharing::{Place, place},
 };
 use crate::ownership::{listener_name, load_balancer_name};
 
@@ -38,14 +39,24 @@ pub fn view(inputs: &Inputs<'_>, project: &ProjectId) -> View {
     if is_untouched || inputs.upstreams().is_some() {
         return View::Unsettled;
     }
-    match choose(inputs) {
+    let is_left = |found: &Balancer| !found.others.is_empty() && !found.carries_something();
+    let found = match place(inputs).place {
+        Place::Own => choose(inputs).filter(|found| !is_left(found)),
+        Place::Shared(found) => Some(found),
+        Place::Nowhere => None,
+    };
+    match found {
         Some(found) if found.state == State::Active => {
             let (spec, status) = (spec(inputs, found, project), status(inputs, found, project));
             let view =
                 KuryrLoadBalancer::of_service(&service.namespace, &service.name, &service.uid, spec, status);
             View::Is(Box::new(view))
         }
-        None if inputs.actual.balancers.is_empty() => View::Nothing,
+        None if inputs.actual.balancers.iter().all(is_left)
+            && !inputs.actual.shared.iter().any(Balancer::carries_something) =>
+        {
+            View::Nothing
+        }
         _ => View::Unsettled,
     }
 }
@@ -173,7 +184,7 @@ fn status(inputs: &Inputs<'_>, found: &Balancer, project: &ProjectId) -> KuryrLo
         loadbalancer: Some(LoadBalancer {
             id: id.clone(),
             ip: text(found.vip_address.as_ref()),
-            name: called.clone(),
+            name: found.name.clone(),
             port_id: text(found.vip_port.as_ref()),
             project_id: project_id.clone(),
             provider: found.provider.clone(),
