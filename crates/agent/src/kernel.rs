@@ -22,8 +22,8 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Attached, Entry, Joining, MacvlanSpec, Node, NodeInterface, ObservedLinks, ObservedMacvlan, OwnPortSpec,
-    PodLinks, Swept, Uplink, UplinkSpec,
+    Attached, Entry, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute, ObservedLinks, ObservedMacvlan,
+    OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
 use tokio::sync::oneshot;
@@ -86,6 +86,10 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()>;
     /// Deletes the node's own interface; slow.
     fn remove_own_port(&self, ifname: &str) -> Answer<()>;
+    /// The node's routes.
+    fn routes(&self) -> Answer<Vec<NodeRoute>>;
+    /// Sets where packets go that were translated.
+    fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()>;
     /// Sets the node's addresses of the local path.
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()>;
     /// Sets missing routes of the local path; tells how many.
@@ -380,6 +384,14 @@ impl Datapath for Node {
         Self::remove_own_port(self, ifname)
     }
 
+    fn routes(&self) -> Answer<Vec<NodeRoute>> {
+        Self::routes(self)
+    }
+
+    fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()> {
+        Self::set_ways(self, side, ways)
+    }
+
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()> {
         Self::set_node_addresses(self, addresses)
     }
@@ -432,6 +444,10 @@ pub(crate) mod fake {
         pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
         /// Macvlans, by name.
         pub(crate) macvlans: BTreeMap<String, ObservedMacvlan>,
+        /// The node's routes.
+        pub(crate) routes: Vec<NodeRoute>,
+        /// Where packets go that were translated.
+        pub(crate) ways: BTreeMap<Side, Vec<NodeRoute>>,
         /// How long an attachment takes.
         pub(crate) attach_takes: Duration,
         /// Looked at when an attachment begins.
@@ -649,6 +665,15 @@ pub(crate) mod fake {
         }
 
         fn remove_own_port(&self, _: &str) -> Answer<()> {
+            Ok(())
+        }
+
+        fn routes(&self) -> Answer<Vec<NodeRoute>> {
+            Ok(self.contents.lock().unwrap().routes.clone())
+        }
+
+        fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()> {
+            self.contents.lock().unwrap().ways.insert(side, ways.to_vec());
             Ok(())
         }
 

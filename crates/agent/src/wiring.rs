@@ -117,6 +117,8 @@ pub(crate) struct Remembered {
     pub(crate) own_port: Option<(PortId, NodeLinks)>,
     /// The node's addresses as they were set.
     pub(crate) node_addresses: Vec<std::net::IpAddr>,
+    /// Ways of packets that are translated for clients outside, as they were set.
+    pub(crate) ways: Option<uplink::ways::Led>,
     /// The CNI configuration has been written.
     pub(crate) conflist_written: bool,
 }

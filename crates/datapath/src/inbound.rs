@@ -10,7 +10,8 @@
 //!    has the endpoint's number in `affinity`, by a hash of the Service's number and its own address; `numbers` tells the
 //!    number in a slot, and `members` the endpoint of a number, if it still is one.
 //! 3. The connection is marked with [`MARK`], and so is each of its packets towards the endpoint: by the mark they go by
-//!    a table of routes that has no local path ([`Node::prepare_own_port`](crate::Node::prepare_own_port)).
+//!    a table of routes that has no local path ([`Node::set_ways`](crate::Node::set_ways),
+//!    [`Node::prepare_own_port`](crate::Node::prepare_own_port)). Packets back carry [`ANSWER_MARK`].
 //! 4. `leaving` gives them the address of the interface by which they leave.
 //! 5. Arrivals without an endpoint are in `without`: refused or dropped. Those that only some clients may reach are in
 //!    `restricted`, and who may in `admitted`.
@@ -44,6 +45,8 @@ use crate::{
 
 /// Mark of connections that were translated here, and of their packets towards the endpoint.
 pub const MARK: u32 = 0x6b75_0002;
+/// Mark of packets of such connections back to the client.
+pub const ANSWER_MARK: u32 = 0x6b75_0003;
 
 /// The table, as errors name it.
 const WHAT: &str = "the tables for clients outside the node";
@@ -379,7 +382,9 @@ fn fixed_chains(family: Family, to: &mut String) {
     let arrive = [format!("iifgroup {POD_GROUP} return"), format!("{arrival} vmap @frontends")];
     base_chain(family, ("arriving", "nat hook prerouting priority -100"), &arrive, to);
     // After the translation, before the choice of the route.
-    let steer = [format!("ct mark {MARK:#x} ct direction original meta mark set {MARK:#x}")];
+    let steer = [("original", MARK), ("reply", ANSWER_MARK)].map(|(direction, mark)| {
+        format!("ct mark {MARK:#x} ct direction {direction} meta mark set {mark:#x}")
+    });
     base_chain(family, ("steering", "filter hook prerouting priority -90"), &steer, to);
     let refuse = [format!("ct state new {arrival} vmap @without")];
     base_chain(family, ("delivered", "filter hook input priority -10"), &refuse, to);

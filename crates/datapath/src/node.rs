@@ -19,6 +19,7 @@ mod own_port;
 mod pod;
 mod sub_interface;
 mod uplink;
+mod ways;
 
 use std::{
     collections::BTreeSet,
@@ -35,6 +36,7 @@ pub use hybrid::HybridSpec;
 pub use interface::NodeInterface;
 pub use macvlan::{MacvlanSpec, ObservedMacvlan};
 pub use own_port::OwnPortSpec;
+pub use ways::{NodeRoute, Side};
 
 use crate::{
     address,

@@ -116,7 +116,16 @@ pub fn list_in(socket: &mut Socket, link: u32, table: u32) -> Result<Vec<Route>>
 ///
 /// `Kernel` or `Restless`.
 pub fn list_all(socket: &mut Socket) -> Result<Vec<Found>> {
-    list_over(socket, None, MAIN)
+    list_all_in(socket, MAIN)
+}
+
+/// Lists the routes over all links in a table as [`list`] does.
+///
+/// # Errors
+///
+/// `Kernel` or `Restless`.
+pub fn list_all_in(socket: &mut Socket, table: u32) -> Result<Vec<Found>> {
+    list_over(socket, None, table)
 }
 
 /// A route as the kernel has it.

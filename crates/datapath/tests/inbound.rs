@@ -19,10 +19,12 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, Offloads, OwnPortSpec, Route, Transport,
-    inbound::MARK,
+    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, NodeRoute, Offloads, OwnPortSpec, PodLinks,
+    Route, Side, Transport, inbound::MARK,
 };
-use world::{NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, Space, TestNode, TestPod, mac};
+use world::{
+    NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, Space, TestNode, TestPod, mac, node_addresses, pod_links, until,
+};
 
 const NODE_PORT: u16 = 30080;
 const ENDPOINT_PORT: u16 = 8080;
@@ -33,6 +35,12 @@ const TIMES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// For what has to fail.
 const SHORT: Duration = Duration::from_millis(300);
+
+const FORWARDS: &str =
+    "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+/// Packets have to come by the link that leads to whom they come from.
+const STRICT: &str =
+    "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter";
 
 /// A node that forwards, and checks strictly by which link an address is reached; its port on the pods' network; a pod here
 /// and a machine elsewhere, which answer with their name and the address that they see.
@@ -47,8 +55,7 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let node = TestNode::new();
-        node.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
-             echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter");
+        node.space.sh(&format!("{FORWARDS}; {STRICT}"));
         let elsewhere = Space::new("elsewhere");
         node.space.sh(&format!(
             "ip link add far0 type veth peer name eth0 netns {}; ip link set far0 master br-test; ip link set far0 up",
@@ -69,8 +76,15 @@ impl Site {
 
     /// Who answers, and whom they see.
     fn answers(&self, transport: Transport, to: SocketAddr) -> BTreeSet<String> {
-        (0..TIMES).map(|_| ask(&self.node.outside, transport, to, PATIENCE).unwrap()).collect()
+        answers_to(&self.node.outside, transport, to)
     }
+}
+
+fn answers_to(client: &Space, transport: Transport, to: SocketAddr) -> BTreeSet<String> {
+    let answer = |_| {
+        ask(client, transport, to, PATIENCE).unwrap_or_else(|error| panic!("{transport:?} {to}: {error}"))
+    };
+    (0..TIMES).map(answer).collect()
 }
 
 fn own_port() -> OwnPortSpec {
@@ -411,6 +425,54 @@ fn connections_stay_through_a_restart_and_other_tables_are_not_touched() {
     assert_eq!(others(&site), before);
 }
 
+/// Clients on the pods' network itself, whose router brings them to the node by its other interface as they are.
+#[test]
+fn clients_on_the_pods_network_are_answered_by_the_way_they_came() {
+    let mut site = Site::new();
+    let node = &site.node;
+    node.outside.sh(&format!(
+        "{FORWARDS}; ip link add pods0 type veth peer name router0 netns {}
+         ip addr add 10.1.0.254/24 dev pods0; ip addr add fd00:1::fe/64 dev pods0 nodad; ip link set pods0 up",
+        node.space.name
+    ));
+    // Of IPv4, such packets come from where another link leads to.
+    node.space.sh("ip link set router0 master br-test; ip link set router0 up
+         echo 2 > /proc/sys/net/ipv4/conf/lan0/rp_filter");
+    site.elsewhere.sh("ip route add default via 10.1.0.254; ip -6 route add default via fd00:1::fe dev eth0");
+    // A port may send from its own addresses only.
+    node.space.sh(&format!(
+        "nft add table bridge t; nft add chain bridge t c '{{ type filter hook forward priority 0; }}'
+         nft add rule bridge t c iifname tapown ip saddr != {OWN_V4} drop
+         nft add rule bridge t c iifname tapown ip6 saddr != {{ {OWN_V6}, fe80::/10 }} drop"
+    ));
+    let lan = node.within(|node| node.interface_named("lan0")).unwrap().unwrap().index;
+    let way = |dst: &str, via: &str| NodeRoute {
+        dst: dst.parse().unwrap(),
+        via: Some(via.parse().unwrap()),
+        link: lan,
+    };
+    let ways = [way("10.1.0.0/24", OUTSIDE_V4), way("fd00:1::/64", OUTSIDE_V6)];
+    site.set(&everywhere(&[0], 0));
+    for (address, _, _) in FAMILIES {
+        assert!(ask(&site.elsewhere, Transport::Tcp, to(address), SHORT).is_err(), "{address}");
+    }
+    for _ in 0..2 {
+        site.node.within(|node| node.set_ways(Side::ToClients, &ways)).unwrap();
+        for (address, own, _) in FAMILIES {
+            for transport in TRANSPORTS {
+                let expect = [format!("here {own}")].into();
+                assert_eq!(answers_to(&site.elsewhere, transport, to(address)), expect, "{address}");
+            }
+        }
+        // The node's own port is made anew, and takes nothing of it away.
+        site.node.within(|node| node.prepare_own_port(&own_port())).unwrap();
+    }
+    assert_eq!(site.answers(Transport::Tcp, to(NODE_V6)).len(), 1, "others go on");
+    site.node.within(|node| node.set_ways(Side::ToClients, &[])).unwrap();
+    let left = site.node.space.sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
+    assert!(!left.contains("27510"), "{left}");
+}
+
 /// What one more costs does not follow from how many there are.
 #[test]
 fn ten_thousand_services_are_elements_of_the_same_chains() {
@@ -431,4 +493,287 @@ fn ten_thousand_services_are_elements_of_the_same_chains() {
     wanted.extend(everywhere(&[1], 0));
     assert!(site.set(&wanted));
     assert_eq!(site.answers(Transport::Tcp, to(NODE_V4)).len(), 1);
+}
+
+const TRUNK_V4: &str = "172.31.0.1";
+const TRUNK_V6: &str = "fd00:31::1";
+const VLAN: u16 = 101;
+
+/// A node that is a server of the cloud: one interface, on a network of its own and with a VLAN for its pod, and the cloud behind
+/// it. The cloud's router filters as security groups do: statefully, and by the address of who asks.
+struct Server {
+    tables: Inbound,
+    _answers: Vec<Answers>,
+    here: TestPod,
+    /// The router's leg on the pods' network.
+    router: TestPod,
+    _elsewhere: Space,
+    /// The cloud, which is a client as well.
+    cloud: TestNode,
+    node: TestNode,
+}
+
+impl Server {
+    fn new() -> Self {
+        let (node, cloud) = (TestNode::new(), TestNode::new());
+        node.space.sh(&format!(
+            "{FORWARDS}; {STRICT}
+             ip link add trunk0 type veth peer name trunk0 netns {}
+             ip addr add {TRUNK_V4}/24 dev trunk0; ip addr add {TRUNK_V6}/64 dev trunk0 nodad; ip link set trunk0 up
+             ip route add default via 172.31.0.2; ip -6 route add default via fd00:31::2 dev trunk0",
+            cloud.space.name
+        ));
+        cloud.space.sh(&format!(
+            "{FORWARDS}; ip addr add 172.31.0.2/24 dev trunk0; ip addr add fd00:31::2/64 dev trunk0 nodad
+             ip link set trunk0 up"
+        ));
+        let share = |node: &TestNode| node.within(|node| node.adopt_shared_uplink("trunk0", true)).unwrap();
+        let here = pod_on(&node, share(&node).ifindex, pod_links(1, 0), &TRUNKS);
+        // A router passes on what others say; its addresses are only those of the subnet.
+        let gateway = PodLinks {
+            addresses: ["10.1.0.254/24", "fd00:1::fe/64", "172.31.0.1/32", "fd00:31::1/128"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+            routes: vec![],
+            ..pod_links(254, 0)
+        };
+        let router = pod_on(&cloud, share(&cloud).ifindex, gateway, &[]);
+        router.space.sh(&format!(
+            "{FORWARDS}; ip addr del {TRUNK_V4}/32 dev eth0; ip addr del {TRUNK_V6}/128 dev eth0"
+        ));
+        cloud.space.sh(&format!("ip route del {TRUNK_V4} dev krp254; ip -6 route del {TRUNK_V6} dev krp254"));
+        let elsewhere = Space::new("elsewhere");
+        leg(&cloud.space, &router.space, 1);
+        leg(&router.space, &elsewhere, 2);
+        cloud.space.sh("ip route add 10.1.0.0/24 via 10.9.1.2; ip -6 route add fd00:1::/64 via fd00:9:1::2");
+        router.space.sh("ip route add default via 10.9.1.1; ip -6 route add default via fd00:9:1::1
+             ip route add 10.1.0.50 via 10.9.2.2; ip -6 route add fd00:1::50 via fd00:9:2::2");
+        elsewhere
+            .sh("ip link set lo up; ip addr add 10.1.0.50/32 dev lo; ip addr add fd00:1::50/128 dev lo nodad
+             ip route add default via 10.9.2.1 src 10.1.0.50; ip -6 route add default via fd00:9:2::1 src fd00:1::50");
+        router.space.sh("nft add table inet groups; nft add chain inet groups f '{ type filter hook forward priority 0; }'
+             nft add rule inet groups f ct state invalid counter drop; nft add rule inet groups f ct state established,related accept");
+        let answers = vec![Answers::of("here", &here.space), Answers::of("elsewhere", &elsewhere)];
+        let server = Self {
+            tables: Inbound::new("nft"),
+            _answers: answers,
+            here,
+            router,
+            _elsewhere: elsewhere,
+            cloud,
+            node,
+        };
+        server.lead();
+        // A link's own address is not used before the kernel has looked for another with it.
+        for (_, _, [here, elsewhere]) in SERVER_FAMILIES {
+            let [here, elsewhere] = [here, elsewhere].map(|text| text.parse::<IpAddr>().unwrap());
+            until("the router reaches the pod", || server.router.space.ping(here, 1) == 1);
+            until("the node reaches the other", || server.node.space.ping(elsewhere, 1) == 1);
+        }
+        server
+    }
+
+    /// Leads what is translated as the node reaches the pods' network anyway.
+    fn lead(&self) {
+        let default = |route: &NodeRoute| route.dst.prefix_len() == 0;
+        let routes = self.node.within(|node| node.routes()).unwrap();
+        let ways: Vec<NodeRoute> = ["10.1.0.0/24", "fd00:1::/64"]
+            .map(|text| text.parse::<ipnet::IpNet>().unwrap())
+            .into_iter()
+            .map(|dst| {
+                let of_family =
+                    |route: &&NodeRoute| default(route) && route.dst.addr().is_ipv4() == dst.addr().is_ipv4();
+                NodeRoute { dst, ..*routes.iter().find(of_family).unwrap() }
+            })
+            .collect();
+        self.node.within(|node| node.set_ways(Side::ToPods, &ways)).unwrap();
+    }
+
+    fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) {
+        let (space, tables) = (&self.node.space, &mut self.tables);
+        space.within(|| tables.set(wanted)).unwrap();
+    }
+
+    fn at_all_addresses(&mut self, which: &[usize], port: u16) {
+        let mut wanted = BTreeMap::new();
+        for (address, trunk, endpoints) in SERVER_FAMILIES {
+            let endpoints: Vec<SocketAddr> = which
+                .iter()
+                .map(|number| SocketAddr::new(endpoints[*number].parse().unwrap(), port))
+                .collect();
+            for (transport, address) in TRANSPORTS.iter().flat_map(|one| [(*one, address), (*one, trunk)]) {
+                let lead = Lead::Endpoints { endpoints: endpoints.clone(), affinity: None };
+                wanted.insert(at(address, transport), Entry { lead, admitted: vec![] });
+            }
+        }
+        self.set(&wanted);
+    }
+
+    /// Clients, and the address of the node that they ask: on another interface, and on the trunk itself.
+    fn clients(&self) -> [(&Space, &'static str, &'static str); 4] {
+        [
+            (&self.node.outside, NODE_V4, TRUNK_V4),
+            (&self.node.outside, NODE_V6, TRUNK_V6),
+            (&self.cloud.space, TRUNK_V4, TRUNK_V4),
+            (&self.cloud.space, TRUNK_V6, TRUNK_V6),
+        ]
+    }
+
+    fn invalid(&self) -> bool {
+        !self.router.space.sh("nft list chain inet groups f").contains("packets 0 ")
+    }
+}
+
+const SERVER_FAMILIES: [(&str, &str, [&str; 2]); 2] =
+    [(NODE_V4, TRUNK_V4, ["10.1.0.1", "10.1.0.50"]), (NODE_V6, TRUNK_V6, ["fd00:1::1", "fd00:1::50"])];
+const TRUNKS: [&str; 2] = [TRUNK_V4, TRUNK_V6];
+
+/// A pod with a VLAN on a trunk; `more` are further addresses of its node.
+fn pod_on(node: &TestNode, uplink: u32, links: PodLinks, more: &[&str]) -> TestPod {
+    let addresses: Vec<IpAddr> =
+        more.iter().map(|text| text.parse().unwrap()).chain(node_addresses()).collect();
+    node.within(|node| node.set_node_addresses(&addresses)).unwrap();
+    node.attach(PodLinks { vlan: Some(VLAN), mtu: 1400, uplink, node_addresses: addresses, ..links })
+}
+
+/// A link between two spaces, with addresses that nobody else has.
+fn leg(a: &Space, b: &Space, number: u8) {
+    a.sh(&format!(
+        "ip link add leg{number} type veth peer name leg{number} netns {}; ip addr add 10.9.{number}.1/24 dev leg{number}
+         ip addr add fd00:9:{number}::1/64 dev leg{number} nodad; ip link set leg{number} up",
+        b.name
+    ));
+    b.sh(&format!(
+        "ip addr add 10.9.{number}.2/24 dev leg{number}; ip addr add fd00:9:{number}::2/64 dev leg{number} nodad
+         ip link set leg{number} up"
+    ));
+}
+
+#[test]
+fn clients_outside_reach_endpoints_by_a_server_of_the_cloud() {
+    let mut server = Server::new();
+    server.at_all_addresses(&[0, 1], ENDPOINT_PORT);
+    for (client, address, seen) in server.clients() {
+        for transport in TRANSPORTS {
+            let expect = [format!("elsewhere {seen}"), format!("here {seen}")];
+            assert_eq!(answers_to(client, transport, to(address)), expect.into(), "{address} {transport:?}");
+        }
+    }
+    let counters = server.node.counters(&server.here);
+    assert_eq!((counters.local_rx_packets, counters.local_tx_packets, counters.foreign), (0, 0, 0));
+    server.at_all_addresses(&[0], ENDPOINT_PORT);
+    for (client, address, seen) in server.clients() {
+        let (who, stream) = connect(client, to(address), PATIENCE).unwrap();
+        assert_eq!(who, format!("here {seen}"));
+        assert!(carries(&stream), "{address}");
+    }
+    assert!(!server.invalid(), "the router saw one direction only");
+    // The local path is as before.
+    for to in [server.here.v4(), server.here.v6()] {
+        assert_eq!(server.node.space.ping(to, 2), 2);
+        assert!(server.node.space.tcp(&server.here.space, to), "{to}");
+    }
+    let counters = server.node.counters(&server.here);
+    assert!(counters.local_rx_packets > 4 && counters.local_tx_packets > 4 && counters.foreign == 0);
+    // Set again, with routes that somebody took away.
+    server.node.space.sh("ip route flush table 27509; ip -6 rule del pref 27509");
+    server.lead();
+    assert_eq!(answers_to(&server.cloud.space, Transport::Tcp, to(TRUNK_V4)).len(), 1);
+    assert_eq!(answers_to(&server.cloud.space, Transport::Tcp, to(TRUNK_V6)).len(), 1);
+}
+
+/// What security groups refuse to the node's address they refuse to clients outside, also on the endpoint's own node.
+#[test]
+fn on_a_server_of_the_cloud_who_does_not_let_the_node_in_is_not_reached() {
+    let mut server = Server::new();
+    server.at_all_addresses(&[0], ENDPOINT_PORT);
+    server.router.space.sh(&format!(
+        "nft add rule inet groups f ip saddr {TRUNK_V4} ip daddr 10.1.0.1 drop
+         nft add rule inet groups f ip6 saddr {TRUNK_V6} ip6 daddr fd00:1::1 drop"
+    ));
+    for (client, address, _) in server.clients() {
+        for transport in TRANSPORTS {
+            assert!(ask(client, transport, to(address), SHORT).is_err(), "{address} {transport:?}");
+        }
+    }
+    for probed in [server.here.v4(), server.here.v6()] {
+        let to = SocketAddr::new(probed, ENDPOINT_PORT);
+        assert!(ask(&server.node.space, Transport::Tcp, to, PATIENCE).unwrap().starts_with("here"));
+    }
+}
+
+#[test]
+fn fragments_and_errors_of_a_pods_answer_go_the_way_of_the_question() {
+    const BIG: usize = 5000;
+    let mut server = Server::new();
+    server.at_all_addresses(&[0], ENDPOINT_PORT + 1);
+    for (client, address, _) in server.clients() {
+        let refused = || match ask(client, Transport::Udp, to(address), SHORT) {
+            Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Ok(who) => panic!("{who}"),
+        };
+        until("nobody listens", refused);
+    }
+    let any: SocketAddr = ("::".parse::<IpAddr>().unwrap(), ENDPOINT_PORT + 1).into();
+    let pods = server.here.space.within(|| UdpSocket::bind(any).unwrap());
+    for (client, address, _) in server.clients() {
+        let any: IpAddr = if to(address).is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let socket = client.within(|| UdpSocket::bind((any, 0)).unwrap());
+        socket.set_read_timeout(Some(world::SOON)).unwrap();
+        pods.set_read_timeout(Some(SHORT)).unwrap();
+        socket.connect(to(address)).unwrap();
+        let mut bytes = vec![0; 2 * BIG];
+        let mut came = None;
+        // Of IPv6, the first one finds out how much the pods' network takes.
+        until("the pod hears it", || {
+            let _ = socket.send(&[7; BIG]);
+            came = pods.recv_from(&mut bytes).ok();
+            came.is_some()
+        });
+        let (length, peer) = came.unwrap();
+        pods.send_to(&bytes[..length], peer).unwrap();
+        assert_eq!(socket.recv(&mut bytes).unwrap(), BIG, "{address}");
+    }
+    assert_eq!(server.node.counters(&server.here).local_tx_packets, 0);
+}
+
+/// A pod answers the node as it was asked last.
+#[test]
+fn what_the_node_says_by_the_local_path_is_answered_by_it_again() {
+    const PORT: u16 = 40_000;
+    let server = Server::new();
+    // The router says what the node could have translated.
+    server.router.space.sh(&format!(
+        "for family in ip ip6; do
+             nft add table $family n; nft add chain $family n p '{{ type nat hook postrouting priority 100; }}'
+         done
+         nft add rule ip n p udp sport {PORT} snat to {TRUNK_V4}:{PORT}
+         nft add rule ip6 n p udp sport {PORT} snat to [{TRUNK_V6}]:{PORT}"
+    ));
+    for (_, trunk, endpoints) in SERVER_FAMILIES {
+        let any: SocketAddr = ("::".parse::<IpAddr>().unwrap(), PORT).into();
+        let by_network = server.router.space.within(|| UdpSocket::bind(any).unwrap());
+        let by_local_path = server.node.space.within(|| UdpSocket::bind((trunk, PORT)).unwrap());
+        let endpoint = SocketAddr::new(endpoints[0].parse().unwrap(), ENDPOINT_PORT);
+        for (socket, local) in [(&by_local_path, true), (&by_network, false), (&by_local_path, true)] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mapped =
+                SocketAddr::new(if local { endpoint.ip() } else { mapped(endpoint.ip()) }, endpoint.port());
+            let before = server.node.counters(&server.here).local_tx_packets;
+            until("it is answered", || {
+                socket.send_to(b"who", mapped).unwrap();
+                socket.recv(&mut [0; 64]).is_ok()
+            });
+            let after = server.node.counters(&server.here).local_tx_packets;
+            assert_eq!(after > before, local, "{trunk}");
+        }
+    }
+}
+
+/// An address as a socket for both families has it.
+fn mapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => address,
+    }
 }

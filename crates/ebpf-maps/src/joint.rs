@@ -8,6 +8,9 @@
 //! | `pod_addresses` | [`PodAddress`] | `u32`, always 1 | hash |
 //! | `node_addresses` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
 //! | `counters` | index of the host end | [`PodCounters`] | per-CPU hash |
+//! | `ways` | [`WayKey`] | [`Way`] | hash, the least recently used goes |
+//!
+//! `ways` is the programs' own.
 //!
 //! All integers are in host byte order, addresses in network byte order.
 
@@ -19,6 +22,9 @@ pub const MAX_PODS: u32 = 8192;
 pub const MAX_POD_ADDRESSES: u32 = 65536;
 /// Greatest number of addresses of the node itself.
 pub const MAX_NODE_ADDRESSES: u32 = 512;
+
+/// Greatest number of conversations of pods with their node that go by the network.
+pub const MAX_WAYS: u32 = 32768;
 
 /// Where a frame arrives: an uplink and the VLAN it is tagged with.
 #[repr(C)]
@@ -92,6 +98,36 @@ pub struct PodAddress {
     pub host_end: u32,
     /// The address, see [`address_bytes`].
     pub address: [u8; 16],
+}
+
+/// A conversation of a pod with its node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WayKey {
+    /// Interface index of the pod's host end.
+    pub host_end: u32,
+    /// The node's address, see [`address_bytes`].
+    pub node: [u8; 16],
+    /// The pod's address.
+    pub pod: [u8; 16],
+    /// The node's port in network byte order.
+    pub node_port: [u8; 2],
+    /// The pod's port.
+    pub pod_port: [u8; 2],
+    /// Number of the protocol; 0: later fragments of a datagram, whose id stands in the place of the ports.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// By whom the node's side of a conversation came, if not by the local path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Hardware address.
+    pub router: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
 }
 
 /// What passed and what did not, per pod. Each processor counts for itself; [`PodCounters::add`] sums up.
@@ -195,6 +231,10 @@ mod tests {
             ("pod.host_mac", offset_of!(Pod, host_mac), 14),
             ("pod_address", size_of::<PodAddress>(), 20),
             ("pod_address.address", offset_of!(PodAddress, address), 4),
+            ("way_key", size_of::<WayKey>(), 44),
+            ("way_key.node_port", offset_of!(WayKey, node_port), 36),
+            ("way_key.protocol", offset_of!(WayKey, protocol), 40),
+            ("way", size_of::<Way>(), 8),
             ("pod_counters", size_of::<PodCounters>(), 88),
             ("pod_counters.local_rx_packets", offset_of!(PodCounters, local_rx_packets), 32),
             ("pod_counters.spoofed", offset_of!(PodCounters, spoofed), 64),

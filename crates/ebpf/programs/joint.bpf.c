@@ -11,12 +11,18 @@
  * The local path is how the node and its own pods talk (health probes, for one) whatever security groups say. A
  * pod addresses it by the host end's hardware address, and only node addresses can be reached on it. What is
  * admitted carries local_mark; a netfilter rule drops whatever comes from host ends without it.
+ *
+ * The way back: what the node has translated for clients outside comes by the uplink, with an address of the node for
+ * its source, and security groups have seen it. The pod answers an address that it has on the local path; such an
+ * answer goes to the uplink, to the router that the question came from. So whoever filters sees both directions. What
+ * counts is how the node's side of the conversation came last.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/in6.h>
+#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_endian.h>
@@ -52,6 +58,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct pod_counters);
 } counters SEC(".maps");
+
+/* The programs' own; whoever was not heard for longest goes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_WAYS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct way_key);
+	__type(value, struct way);
+} ways SEC(".maps");
 
 /* Replaced by the loader. */
 const volatile __u32 local_mark = 0x6b750001;
@@ -177,7 +192,7 @@ static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, __u32 host
 }
 
 #define IPV6_HEADER 40
-#define IPV6_NEXT_HEADER (ETH_HLEN + 6)
+#define IPV6_NEXT_HEADER 6
 #define IPV6_ADDRESSES (ETH_HLEN + 8)
 #define NO_HEADER 255
 /* More extension headers than this are nothing a pod has to send. */
@@ -199,19 +214,22 @@ static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, __u32 host
 
 struct upper {
 	__u8 header; /* NO_HEADER: none to look at, a later fragment */
+	__u8 first;  /* of several fragments */
 	__u32 offset;
+	__u32 id; /* of the datagram, if this is a fragment of it */
 };
 
-/* Walks over the extension headers to the upper one. */
-static __always_inline int find_upper(struct __sk_buff *skb, struct upper *upper)
+/* Walks over the extension headers to the upper one, from an IPv6 header. */
+static __always_inline int find_upper(struct __sk_buff *skb, __u32 ip, struct upper *upper)
 {
-	__u8 start[4];
+	/* No such header is shorter. */
+	__u8 start[8];
 	__u8 next;
 	int i;
 
-	if (bpf_skb_load_bytes(skb, IPV6_NEXT_HEADER, &next, sizeof(next)) < 0)
+	if (bpf_skb_load_bytes(skb, ip + IPV6_NEXT_HEADER, &next, sizeof(next)) < 0)
 		return -1;
-	upper->offset = ETH_HLEN + IPV6_HEADER;
+	upper->offset = ip + IPV6_HEADER;
 #pragma unroll
 	for (i = 0; i < MAX_EXTENSIONS; i++) {
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
@@ -222,6 +240,8 @@ static __always_inline int find_upper(struct __sk_buff *skb, struct upper *upper
 		if (bpf_skb_load_bytes(skb, upper->offset, start, sizeof(start)) < 0)
 			return -1;
 		if (next == IPPROTO_FRAGMENT) {
+			__builtin_memcpy(&upper->id, start + 4, sizeof(upper->id));
+			upper->first = start[3] & 1;
 			if (start[2] | (start[3] & 0xf8)) {
 				upper->header = NO_HEADER;
 				return 0;
@@ -299,7 +319,7 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, __u32 host
 	struct address pair[2];
 	__u8 type = 0;
 
-	if (bpf_skb_load_bytes(skb, IPV6_ADDRESSES, pair, sizeof(pair)) < 0 || find_upper(skb, &upper) < 0)
+	if (bpf_skb_load_bytes(skb, IPV6_ADDRESSES, pair, sizeof(pair)) < 0 || find_upper(skb, ETH_HLEN, &upper) < 0)
 		return REFUSED;
 	*destination = pair[1];
 	if (upper.header == IPPROTO_ICMPV6 && bpf_skb_load_bytes(skb, upper.offset, &type, sizeof(type)) < 0)
@@ -313,6 +333,197 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, __u32 host
 	if (upper.header != IPPROTO_ICMPV6)
 		return ADMITTED;
 	return judge_icmpv6(skb, host_end, pod, type, upper.offset);
+}
+
+/* ---- the way back ---- */
+
+#define MORE_FRAGMENTS 0x2000
+#define FRAGMENT_OFFSET 0x1fff
+
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_FIRST_ERROR 1
+#define ICMPV6_LAST_ERROR 4
+/* Before the packet that an error is about. */
+#define ICMP_HEADER 8
+
+/* Whose conversation a packet is part of. */
+struct ends {
+	struct address source;
+	struct address destination;
+	__u16 ports[2]; /* source, destination */
+	__u8 protocol;  /* 0: a later fragment, whose id stands in the place of the ports */
+	__u8 first;     /* of several fragments */
+	__u32 id;       /* of the datagram, if this is a fragment of it */
+	__u32 offset;   /* of the upper header */
+};
+
+static __always_inline int read_ipv4(struct __sk_buff *skb, __u32 ip, struct ends *ends)
+{
+	struct iphdr header;
+	__u16 fragment;
+
+	if (bpf_skb_load_bytes(skb, ip, &header, sizeof(header)) < 0)
+		return -1;
+	map_ipv4(&ends->source, header.saddr);
+	map_ipv4(&ends->destination, header.daddr);
+	fragment = bpf_ntohs(header.frag_off);
+	ends->id = header.id;
+	ends->first = fragment == MORE_FRAGMENTS;
+	ends->protocol = fragment & FRAGMENT_OFFSET ? 0 : header.protocol;
+	ends->offset = ip + header.ihl * 4;
+	return 0;
+}
+
+static __always_inline int read_ipv6(struct __sk_buff *skb, __u32 ip, struct ends *ends)
+{
+	struct upper upper = {};
+	struct address pair[2];
+
+	if (bpf_skb_load_bytes(skb, ip + 8, pair, sizeof(pair)) < 0 || find_upper(skb, ip, &upper) < 0)
+		return -1;
+	ends->source = pair[0];
+	ends->destination = pair[1];
+	ends->id = upper.id;
+	ends->first = upper.first && upper.header != NO_HEADER;
+	ends->protocol = upper.header == NO_HEADER ? 0 : upper.header;
+	ends->offset = upper.offset;
+	return 0;
+}
+
+static __always_inline int read_ends(struct __sk_buff *skb, int is_ipv4, __u32 ip, struct ends *ends)
+{
+	if ((is_ipv4 ? read_ipv4(skb, ip, ends) : read_ipv6(skb, ip, ends)) < 0)
+		return -1;
+	if (ends->protocol == IPPROTO_TCP || ends->protocol == IPPROTO_UDP)
+		return bpf_skb_load_bytes(skb, ends->offset, ends->ports, sizeof(ends->ports));
+	__builtin_memcpy(ends->ports, &ends->id, sizeof(ends->id));
+	return 0;
+}
+
+/* Whether it is an error about a packet that was received. */
+static __always_inline int is_error(struct __sk_buff *skb, int is_ipv4, const struct ends *ends)
+{
+	__u8 type;
+
+	if (ends->protocol != (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) ||
+	    bpf_skb_load_bytes(skb, ends->offset, &type, sizeof(type)) < 0)
+		return 0;
+	if (is_ipv4)
+		return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+	return type >= ICMPV6_FIRST_ERROR && type <= ICMPV6_LAST_ERROR;
+}
+
+static __always_inline int has_ports(const struct ends *ends)
+{
+	return ends->protocol == IPPROTO_TCP || ends->protocol == IPPROTO_UDP || !ends->protocol;
+}
+
+/* Of what the node says. */
+static __always_inline void key_of_node(__u32 host_end, const struct ends *ends, struct way_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->host_end = host_end;
+	key->node = ends->source;
+	key->pod = ends->destination;
+	key->node_port = ends->ports[0];
+	key->pod_port = ends->ports[1];
+	key->protocol = ends->protocol;
+}
+
+/* Of what the pod says. A fragment's id is the same in both. */
+static __always_inline void key_of_pod(__u32 host_end, const struct ends *ends, struct way_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->host_end = host_end;
+	key->node = ends->destination;
+	key->pod = ends->source;
+	key->protocol = ends->protocol;
+	if (ends->protocol) {
+		key->node_port = ends->ports[1];
+		key->pod_port = ends->ports[0];
+	} else {
+		key->node_port = ends->ports[0];
+		key->pod_port = ends->ports[1];
+	}
+}
+
+/* Notes that the node speaks to a pod by its uplink; of fragments the first one tells. */
+static __always_inline void note_way(struct __sk_buff *skb, __u32 host_end)
+{
+	struct ends ends = {};
+	struct way way = {}, *before;
+	struct way_key key;
+	struct ethhdr eth;
+	__u32 ipv4;
+	int is_ipv4;
+
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
+		return;
+	is_ipv4 = eth.h_proto == bpf_htons(ETH_P_IP);
+	if (is_ipv4) {
+		if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, &ipv4, sizeof(ipv4)) < 0)
+			return;
+		map_ipv4(&ends.source, ipv4);
+	} else if (eth.h_proto != bpf_htons(ETH_P_IPV6) ||
+		   bpf_skb_load_bytes(skb, IPV6_ADDRESSES, &ends.source, sizeof(ends.source)) < 0) {
+		return;
+	}
+	/* Nearly all of what arrives is nobody's of the node. */
+	if (!is_node_address(&ends.source) || read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0 || !ends.protocol ||
+	    !has_ports(&ends))
+		return;
+	key_of_node(host_end, &ends, &key);
+	__builtin_memcpy(way.router, eth.h_source, MAC_LEN);
+	before = bpf_map_lookup_elem(&ways, &key);
+	if (!before || !same_mac(before->router, way.router))
+		bpf_map_update_elem(&ways, &key, &way, BPF_ANY);
+}
+
+/* Forgets it, as the node speaks to the pod by the local path. */
+static __always_inline void forget_way(struct __sk_buff *skb, __u32 host_end, int is_ipv4)
+{
+	struct ends ends = {};
+	struct way_key key;
+
+	if (read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0 || !ends.protocol || !has_ports(&ends))
+		return;
+	key_of_node(host_end, &ends, &key);
+	if (bpf_map_lookup_elem(&ways, &key))
+		bpf_map_delete_elem(&ways, &key);
+}
+
+/* By whom a pod answers its node; none: by the local path. */
+static __always_inline struct way *way_back(struct __sk_buff *skb, __u32 host_end, int is_ipv4)
+{
+	struct ends ends = {}, about = {};
+	struct way_key key;
+	struct way *way;
+
+	if (read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0)
+		return NULL;
+	if (is_error(skb, is_ipv4, &ends)) {
+		if (read_ends(skb, is_ipv4, ends.offset + ICMP_HEADER, &about) < 0 || !about.protocol ||
+		    !has_ports(&about))
+			return NULL;
+		key_of_node(host_end, &about, &key);
+		return bpf_map_lookup_elem(&ways, &key);
+	}
+	if (!has_ports(&ends))
+		return NULL;
+	key_of_pod(host_end, &ends, &key);
+	way = bpf_map_lookup_elem(&ways, &key);
+	if (way && ends.first) {
+		/* For those that follow, which have no ports. */
+		struct way copy = *way;
+
+		ends.protocol = 0;
+		__builtin_memcpy(ends.ports, &ends.id, sizeof(ends.id));
+		key_of_pod(host_end, &ends, &key);
+		bpf_map_update_elem(&ways, &key, &copy, BPF_ANY);
+	}
+	return way;
 }
 
 /* ---- the programs ---- */
@@ -349,6 +560,7 @@ int uplink_in(struct __sk_buff *skb)
 	/* The kernel judged by the uplink's hardware address, which may be another. */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
+	note_way(skb, host_end);
 	COUNT_BYTES(host_end, rx_packets, rx_bytes);
 	return bpf_redirect_peer(host_end, 0);
 }
@@ -383,12 +595,19 @@ int pod_out(struct __sk_buff *skb)
 
 	if (verdict == ADMITTED && same_mac(eth.h_dest, pod->host_mac)) {
 		/* For ARP the destination is unset, and no node has that address. */
-		if (is_node_address(&destination)) {
-			skb->mark = local_mark;
-			COUNT_BYTES(host_end, local_tx_packets, local_tx_bytes);
-			return TC_ACT_OK;
+		if (!is_node_address(&destination)) {
+			verdict = REFUSED;
+		} else {
+			struct way *way = way_back(skb, host_end, eth.h_proto == bpf_htons(ETH_P_IP));
+
+			if (!way) {
+				skb->mark = local_mark;
+				COUNT_BYTES(host_end, local_tx_packets, local_tx_bytes);
+				return TC_ACT_OK;
+			}
+			if (bpf_skb_store_bytes(skb, 0, way->router, MAC_LEN, 0) < 0)
+				return TC_ACT_SHOT;
 		}
-		verdict = REFUSED;
 	}
 	if (verdict == SPOOFED)
 		COUNT(host_end, spoofed);
@@ -461,6 +680,7 @@ int pod_in(struct __sk_buff *skb)
 		COUNT(host_end, foreign);
 		return TC_ACT_SHOT;
 	}
+	forget_way(skb, host_end, is_ipv4);
 	COUNT_BYTES(host_end, local_rx_packets, local_rx_bytes);
 	return TC_ACT_OK;
 }

@@ -13,6 +13,7 @@
 #define MAX_PODS 8192
 #define MAX_POD_ADDRESSES 65536
 #define MAX_NODE_ADDRESSES 512
+#define MAX_WAYS 32768
 
 /* Bits of the values in shared_uplinks. */
 #define PASS_UNTAGGED 1
@@ -56,6 +57,23 @@ struct pod_counters {
 	__u64 foreign;
 };
 
+/* A conversation of a pod with its node. */
+struct way_key {
+	__u32 host_end; /* interface index */
+	struct address node;
+	struct address pod;
+	__u16 node_port; /* network byte order, as the other */
+	__u16 pod_port;
+	__u8 protocol; /* 0: later fragments of a datagram, whose id stands in the place of the ports */
+	__u8 pad[3];
+};
+
+/* By whom the node's side of it came, if not by the local path. */
+struct way {
+	__u8 router[6];
+	__u8 pad[2];
+};
+
 _Static_assert(sizeof(struct uplink_key) == 8, "layout");
 _Static_assert(__builtin_offsetof(struct uplink_key, vlan) == 4, "layout");
 _Static_assert(sizeof(struct uplink_target) == 12, "layout");
@@ -66,6 +84,10 @@ _Static_assert(__builtin_offsetof(struct pod, mac) == 8, "layout");
 _Static_assert(__builtin_offsetof(struct pod, host_mac) == 14, "layout");
 _Static_assert(sizeof(struct pod_address) == 20, "layout");
 _Static_assert(__builtin_offsetof(struct pod_address, address) == 4, "layout");
+_Static_assert(sizeof(struct way_key) == 44, "layout");
+_Static_assert(__builtin_offsetof(struct way_key, node_port) == 36, "layout");
+_Static_assert(__builtin_offsetof(struct way_key, protocol) == 40, "layout");
+_Static_assert(sizeof(struct way) == 8, "layout");
 _Static_assert(sizeof(struct pod_counters) == 88, "layout");
 _Static_assert(__builtin_offsetof(struct pod_counters, local_rx_packets) == 32, "layout");
 _Static_assert(__builtin_offsetof(struct pod_counters, spoofed) == 64, "layout");

@@ -8,7 +8,8 @@
 //! 2. What has been noted by then is written as one transaction.
 //! 3. Flows of UDP to endpoints that are none any more are forgotten.
 //!
-//! On a node without a port of its own there are no such tables: nothing would bring what pods answer back to the node.
+//! On a node with a switch and without a port of its own there are no such tables: nothing would bring what pods answer back
+//! to the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,6 +114,31 @@ impl Noted {
     }
 }
 
+/// Whether what is translated finds its way to pods and back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Leading {
+    /// It does.
+    Found,
+    /// It does not to these networks.
+    Missing(Vec<IpNet>),
+    /// The node has no port of its own.
+    NoOwnPort,
+}
+
+/// None: it is not known yet.
+fn leading(world: &World) -> Option<Leading> {
+    let state = world.state.get();
+    let spec = state.offer()?.spec();
+    if spec.own_port.is_some() {
+        return Some(Leading::Found);
+    }
+    if !spec.mode.is_nested() {
+        return Some(Leading::NoOwnPort);
+    }
+    let missing = world.memory().ways.as_ref()?.missing.clone();
+    Some(if missing.is_empty() { Leading::Found } else { Leading::Missing(missing) })
+}
+
 /// Keeps the tables, for as long as the agent runs.
 pub(crate) async fn run(world: World) {
     if !world.config.serves_services {
@@ -120,24 +146,24 @@ pub(crate) async fn run(world: World) {
     }
     let noted = Arc::clone(&world.services.noted);
     let tables = Arc::new(Mutex::new(Tables::new(NFT)));
-    let mut was_possible = None;
+    let mut before = None;
     loop {
         let woken = timeout(LOOK_AGAIN, noted.wake.notified()).await.is_ok();
-        // Not before it is known whether there is one.
-        let has_own_port = world.state.get().offer().map(|offer| offer.spec().own_port.is_some());
+        let Some(leading) = leading(&world) else { continue };
         let health = noted.health();
         let again = matches!(health, InboundHealth::NotServed { .. });
-        let nothing_new = has_own_port == was_possible && (!woken || health == InboundHealth::NoOwnPort);
-        if !noted.known().complete || has_own_port.is_none() || (nothing_new && !again) {
+        let same = before.as_ref() == Some(&leading);
+        let nothing_new = same && (!woken || health == InboundHealth::NoOwnPort);
+        if !noted.known().complete || (nothing_new && !again) {
             continue;
         }
-        let health = match write(&world, &tables, has_own_port == Some(true)).await {
+        let health = match write(&world, &tables, &leading).await {
             Ok(health) => health,
             Err(error) => InboundHealth::NotServed { why: with_causes(&error) },
         };
-        was_possible = has_own_port;
-        let before = std::mem::replace(&mut noted.known().health, health.clone());
-        if before != health {
+        before = Some(leading);
+        let told = std::mem::replace(&mut noted.known().health, health.clone());
+        if told != health {
             // Tells it.
             world.services.queue.add(Work::All);
         }
@@ -153,9 +179,9 @@ pub(super) fn remove() -> kuryr_datapath::Result<()> {
     Tables::new(NFT).remove()
 }
 
-async fn write(world: &World, tables: &Arc<Mutex<Tables>>, possible: bool) -> Result<InboundHealth> {
+async fn write(world: &World, tables: &Arc<Mutex<Tables>>, leading: &Leading) -> Result<InboundHealth> {
     let tables = Arc::clone(tables);
-    if !possible {
+    if *leading == Leading::NoOwnPort {
         let remove = move || lock(&tables).remove();
         return match world.kernel.blocking("take the tables for clients outside away", remove).await? {
             Ok(()) => Ok(InboundHealth::NoOwnPort),
@@ -169,10 +195,21 @@ async fn write(world: &World, tables: &Arc<Mutex<Tables>>, possible: bool) -> Re
     let done =
         world.kernel.blocking("write the tables for clients outside", move || set(&tables, &at, look_after));
     Ok(match done.await? {
-        Ok(lacking) if lacking.is_empty() => InboundHealth::Served,
+        Ok(lacking) if lacking.is_empty() => match leading {
+            Leading::Missing(networks) => InboundHealth::NotServed { why: no_route(networks) },
+            Leading::Found | Leading::NoOwnPort => InboundHealth::Served,
+        },
         Ok(lacking) => InboundHealth::NotServed { why: lacking_settings(&lacking) },
         Err(error) => InboundHealth::NotServed { why: error.explain() },
     })
+}
+
+fn no_route(networks: &[IpNet]) -> String {
+    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    format!(
+        "the node has no route to pods in {}; give it one, by the router of the cloud",
+        networks.join(", ")
+    )
 }
 
 fn lacking_settings(lacking: &[&str]) -> String {

@@ -10,5 +10,7 @@ mod apply;
 pub(crate) mod shared;
 // The same without VLANs.
 mod macvlan;
+// Ways of packets that were translated for clients outside.
+pub(crate) mod ways;
 // The story.
 pub(crate) mod reconcile;

@@ -14,7 +14,7 @@ use kuryr_types::PortId;
 use super::{
     apply, macvlan,
     observe::{self, Found},
-    shared,
+    shared, ways,
 };
 use crate::{
     error::{Error, Result},
@@ -39,6 +39,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     follow_record(world, &state).await?;
     shared::find_interface(world).await?;
     own_port(world, &state).await?;
+    ways::reconcile(world, &state).await?;
     set_node_addresses(world, &state).await?;
     let found = observe::found(world).await?;
     let plan = plan_for(world, &state, &found);

@@ -253,6 +253,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_translated_goes_to_pods_by_the_nodes_routes() {
+        use kuryr_datapath::{NodeRoute, Side};
+        let route = |dst: &str, via: &str| NodeRoute {
+            dst: dst.parse().unwrap(),
+            via: Some(via.parse().unwrap()),
+            link: 3,
+        };
+        for (routes, ways, missing) in [
+            (vec![route("0.0.0.0/0", "192.0.2.254")], vec![route("10.0.0.0/24", "192.0.2.254")], vec![]),
+            (vec![], vec![], vec!["10.0.0.0/24".parse().unwrap()]),
+        ] {
+            let world = world(FakeKernel::default());
+            interface(&world.kernel, 3, true);
+            world.kernel.contents.lock().unwrap().routes = routes;
+            reconcile(&world.world).await.unwrap();
+            assert_eq!(world.kernel.contents.lock().unwrap().ways[&Side::ToPods], ways);
+            assert_eq!(world.world.memory().ways.as_ref().unwrap().missing, missing);
+        }
+    }
+
+    #[tokio::test]
     async fn an_interface_that_cannot_be_used_is_named() {
         let world = world(FakeKernel::default());
         reconcile(&world.world).await.unwrap();

@@ -12,11 +12,11 @@ use kuryr_types::MacAddr;
 use super::{
     HybridSpec, Node, Offloads,
     uplink::{other_end, tap_mac},
+    ways::{Side, rule_requests},
 };
 use crate::{
     address,
     error::{Error, Result},
-    inbound,
     link::{self, Link, VethEnd},
     netlink::{Request, Socket},
     offload,
@@ -24,9 +24,6 @@ use crate::{
     rule::{self, Packets, Rule},
     sysctl::{self, Setting},
 };
-
-/// The table of routes without those to the node's own pods.
-const TABLE: u32 = 27_509;
 
 /// The node's own interface to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,27 +167,26 @@ fn route_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result
 /// packets go by that table: those that were translated for a pod, which the local path is not for, and those from
 /// addresses that are not on the local path.
 fn way_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result<Vec<Request>> {
+    let table = Side::ToPods.table();
     let connected = spec.addresses.iter().map(|address| Route { dst: address.trunc(), via: None });
     let wanted: Vec<Route> = connected.chain(spec.routes.iter().copied()).collect();
-    let present = route::list_in(socket, index, TABLE)?;
-    let unwanted = present.iter().filter(|route| !wanted.contains(route));
-    let mut requests: Vec<Request> = unwanted.map(|one| route::remove_from(*one, index, TABLE)).collect();
-    let missing = wanted.iter().filter(|route| !present.contains(route));
-    requests.extend(
-        missing.map(|one| route::set(&route::Setting { table: TABLE, ..route::Setting::new(*one, index) })),
-    );
-    let wanted = rules(spec);
-    let present = rule::list(socket)?;
-    requests.extend(present.iter().filter(|rule| !wanted.contains(rule)).map(|rule| rule::remove(*rule)));
-    requests.extend(wanted.iter().filter(|rule| !present.contains(rule)).map(|rule| rule::set(*rule)));
+    let present = route::list_all_in(socket, table)?;
+    // Also what another mode of the node has left.
+    let unwanted = present.iter().filter(|found| found.link != index || !wanted.contains(&found.route));
+    let mut requests: Vec<Request> =
+        unwanted.map(|one| route::remove_from(one.route, one.link, table)).collect();
+    let is_there = |route: &Route| present.iter().any(|found| found.link == index && found.route == *route);
+    let missing = wanted.iter().filter(|route| !is_there(route));
+    requests
+        .extend(missing.map(|one| route::set(&route::Setting { table, ..route::Setting::new(*one, index) })));
+    requests.extend(rule_requests(socket, Side::ToPods, &rules(spec))?);
     Ok(requests)
 }
 
 fn rules(spec: &OwnPortSpec) -> Vec<Rule> {
-    let of_family = |ipv4: bool| spec.addresses.iter().any(|one| one.addr().is_ipv4() == ipv4);
-    let marked = [true, false].into_iter().filter(|ipv4| of_family(*ipv4));
-    let marked = marked.map(|ipv4| Packets::Marked { mark: inbound::MARK, ipv4 });
-    marked.chain(spec.apart.iter().copied().map(Packets::From)).map(|of| Rule { of, table: TABLE }).collect()
+    let apart = spec.apart.iter().copied().map(Packets::From);
+    let apart = apart.map(|of| Rule { of, table: Side::ToPods.table() });
+    Side::ToPods.rules(spec.addresses.iter().map(IpNet::addr)).into_iter().chain(apart).collect()
 }
 
 fn same_family(a: IpAddr, b: IpAddr) -> bool {

@@ -33,6 +33,8 @@ pub mod plan;
 pub mod shared;
 // The same for a node whose own interface carries the frames of all its pods, without VLANs.
 pub mod macvlan;
+// Routes -> ways of packets that were translated for clients outside.
+pub mod ways;
 
 pub use found::{Row, Sign, Switch};
 pub use memory::Memory;
