@@ -24,7 +24,7 @@ pub(crate) mod inbound;
 pub(crate) mod status;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
 
@@ -91,6 +91,8 @@ struct Held {
     answering: HealthChecks,
     /// What is not served.
     problems: BTreeMap<Subject, Vec<String>>,
+    /// Services of which this node has told that their endpoints do not see clients' addresses.
+    told_client_address: BTreeSet<Subject>,
 }
 
 impl Services {

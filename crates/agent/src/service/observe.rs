@@ -88,6 +88,7 @@ impl Look {
         Some(Service {
             kind: &spec.kind,
             cluster_ips: spec.cluster_ips.iter().map(String::as_str).collect(),
+            load_balancer_class: spec.load_balancer_class.as_deref(),
             proxy_name: service.proxy_name(),
             ports: spec.ports.iter().map(port).collect(),
             session_affinity: &spec.session_affinity,

@@ -44,6 +44,10 @@ const LOOK_AFTER: Duration = Duration::from_secs(60);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Reason of Events about what of a Service is not served.
 const NOT_SERVED: &str = "KuryrServiceNotServed";
+/// Reason of the Event that endpoints do not see clients' addresses.
+const CLIENT_ADDRESS: &str = "KuryrClientAddressNotKept";
+/// What is to be done about it.
+const CLIENT_ADDRESS_TOLD: &str = "externalTrafficPolicy: Local: clients outside are led to endpoints on the node that they reach, but endpoints see an address of the node in the place of the client's; with a Service of type LoadBalancer (provider ovn) they see the client's";
 /// Writes of one job: about a millisecond.
 const WRITES_AT_ONCE: usize = 1000;
 
@@ -133,6 +137,7 @@ async fn all(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> 
     pending.take_nodes(held, &mut tables);
     let known = subjects(world, &tables);
     held.problems.retain(|subject, _| known.contains(subject));
+    held.told_client_address.retain(|subject| known.contains(subject));
     for subject in &known {
         let plan = plan(world, subject, &tables, held);
         pending.take(plan.changes, &mut tables);
@@ -203,6 +208,7 @@ fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> P
             None => drop(held.health_checks.remove(key)),
         }
     }
+    tell_client_address(world, subject, object.as_ref(), desired.tells_client_address, held);
     let plan = diff(tables, &Arc::new(owner.clone()), &desired);
     tracing::debug!(%owner, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
     let text = |problem: &Problem| format!("{owner}: {problem}");
@@ -248,6 +254,23 @@ fn tell<'a>(world: &World, object: Option<&ObjectReference>, problems: impl Iter
     let Some(object) = object else { return };
     for problem in problems.filter(|problem| problem.is_the_authors()) {
         world.sandboxes.events.warning(object, NOT_SERVED, problem.to_string());
+    }
+}
+
+/// Says it once on a Service, for as long as it is so.
+fn tell_client_address(
+    world: &World,
+    subject: &Subject,
+    object: Option<&ObjectReference>,
+    tells: bool,
+    held: &mut Held,
+) {
+    if !tells {
+        held.told_client_address.remove(subject);
+    } else if let Some(object) = object
+        && held.told_client_address.insert(subject.clone())
+    {
+        world.sandboxes.events.warning(object, CLIENT_ADDRESS, CLIENT_ADDRESS_TOLD);
     }
 }
 

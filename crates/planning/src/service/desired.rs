@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    client_address,
     endpoints::{Port, ready_here, serving, targets, targets_by_node},
     external::Refusal,
     from_kubernetes::{Addresses, Intent, IntentPort, LeftAlone, intent},
@@ -156,6 +157,8 @@ pub struct Desired {
     pub health_check: Option<HealthCheck>,
     /// What clients from outside find; no frontend is at a loopback address.
     pub inbound: BTreeMap<Frontend, Inbound>,
+    /// This node has to tell that endpoints do not see the addresses of such clients.
+    pub tells_client_address: bool,
 }
 
 /// Where load balancers ask whether this node has endpoints of a Service, and what they are told.
@@ -255,6 +258,7 @@ pub fn desired(
             desired.health_check = intent
                 .health_check_port
                 .map(|port| HealthCheck { port, local_endpoints: ready_here(slices, node.name) });
+            desired.tells_client_address = client_address::tells(service, &intent, slices, node, cluster);
             let look = Look { intent: &intent, slices, node, cluster };
             let ports =
                 intent.addresses.iter().flat_map(|of| intent.ports.iter().map(move |port| (of, port)));

@@ -49,6 +49,8 @@ pub struct Service<'a> {
     pub kind: &'a str,
     /// `spec.clusterIPs`; the only one is `None` for a headless Service.
     pub cluster_ips: Vec<&'a str>,
+    /// `spec.loadBalancerClass`.
+    pub load_balancer_class: Option<&'a str>,
     /// Label `service.kubernetes.io/service-proxy-name`: another proxy than the cluster's own serves it.
     pub proxy_name: Option<&'a str>,
     /// `spec.ports`.

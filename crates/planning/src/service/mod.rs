@@ -32,6 +32,8 @@ mod from_kubernetes;
 mod endpoints;
 // Service and slices -> frontends and targets.
 pub mod desired;
+// Who tells that clients' addresses are lost.
+mod client_address;
 // Pods' ports on the node -> frontends and targets.
 mod host_ports;
 // What the kernel has.
