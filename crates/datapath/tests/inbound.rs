@@ -660,7 +660,8 @@ fn clients_outside_reach_endpoints_by_a_server_of_the_cloud() {
         }
     }
     let counters = server.node.counters(&server.here);
-    assert_eq!((counters.local_rx_packets, counters.local_tx_packets, counters.foreign), (0, 0, 0));
+    // Packets leave by the link that they came by, of which the kernel tells who sent them: that does not get through.
+    assert_eq!((counters.local_rx_packets, counters.local_tx_packets), (0, 0), "{counters:?}");
     server.at_all_addresses(&[0], ENDPOINT_PORT);
     for (client, address, seen) in server.clients() {
         let (who, stream) = connect(client, to(address), PATIENCE).unwrap();
@@ -674,7 +675,7 @@ fn clients_outside_reach_endpoints_by_a_server_of_the_cloud() {
         assert!(server.node.space.tcp(&server.here.space, to), "{to}");
     }
     let counters = server.node.counters(&server.here);
-    assert!(counters.local_rx_packets > 4 && counters.local_tx_packets > 4 && counters.foreign == 0);
+    assert!(counters.local_rx_packets > 4 && counters.local_tx_packets > 4, "{counters:?}");
     // Set again, with routes that somebody took away.
     server.node.space.sh("ip route flush table 27509; ip -6 rule del pref 27509");
     server.lead();
