@@ -15,6 +15,8 @@ pub(crate) struct FakeOctavia {
     pub(crate) listeners: Vec<Value>,
     pub(crate) pools: Vec<Value>,
     pub(crate) floating: Vec<Value>,
+    /// A pool that is gone as soon as somebody asks for its members.
+    pub(crate) vanishes: Option<String>,
     made: usize,
 }
 
@@ -70,8 +72,11 @@ impl FakeOctavia {
                 })
             }
             ("GET", ["v2", "lbaas", "pools", pool, "members"]) => {
-                let pool = self.pools.iter().find(|found| found["id"] == *pool)?;
-                (200, json!({"members": with_ids(&pool["members"])}))
+                if self.vanishes.take_if(|vanishes| vanishes == pool).is_some() {
+                    self.pools.retain(|found| found["id"] != *pool);
+                }
+                let found = self.pools.iter().find(|found| found["id"] == *pool);
+                found.map_or_else(missing, |pool| (200, json!({"members": with_ids(&pool["members"])})))
             }
             ("PUT", ["v2", "lbaas", "pools", pool, "members"]) => {
                 let (pool, members) = ((*pool).to_owned(), body["members"].clone());

@@ -425,16 +425,17 @@ async fn read(balancer: &Carrier, name: &str, is_its_own: bool, access: &Access)
     }
     found.listeners = listeners.into_iter().map(listener).collect();
     for pool in pools {
-        found.pools.push(read_pool(pool, found.state, access).await?);
+        found.pools.extend(read_pool(pool, found.state, access).await?);
     }
     Ok(found)
 }
 
-/// A pool with what belongs to it, unless its load balancer is being changed.
-async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<FoundPool> {
+/// A pool with what belongs to it, unless its load balancer is being changed; `None` if it went meanwhile.
+async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<Option<FoundPool>> {
     let (mut members, mut found_monitor) = (vec![], None);
     if state == State::Active {
-        members = access.client.members(&pool.id).await?;
+        let Some(listed) = unless_missing(access.client.members(&pool.id).await)? else { return Ok(None) };
+        members = listed;
         if let Some(id) = &pool.healthmonitor_id {
             found_monitor = unless_missing(access.client.health_monitor(id).await)?.map(monitor);
         }
@@ -447,7 +448,7 @@ async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<FoundP
         id: member.id,
         name: member.name,
     });
-    Ok(FoundPool {
+    Ok(Some(FoundPool {
         id: pool.id,
         name: pool.name,
         protocol: pool.protocol,
@@ -456,7 +457,7 @@ async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<FoundP
         members: members.collect(),
         leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),
         monitor: found_monitor,
-    })
+    }))
 }
 
 fn other(listener: Listener) -> OtherListener {

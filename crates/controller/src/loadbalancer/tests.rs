@@ -224,6 +224,23 @@ async fn a_guest_is_found_by_its_tags_when_its_service_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pool_that_goes_while_it_is_looked_at_is_none() {
+    let outdoors = with_service();
+    peoples(&outdoors);
+    let mut service = outdoors.api.get(SERVICE).unwrap();
+    service["metadata"]["annotations"] = json!({"loadbalancer.openstack.org/load-balancer-id": "people"});
+    outdoors.api.put(SERVICE, service);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    changes(&outdoors);
+    lock(&outdoors.cloud.octavia).vanishes = Some("pools-1".to_owned());
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    outdoors.pass(10).await;
+    assert_eq!(lock(&outdoors.cloud.octavia).vanishes, None, "it was looked at");
+    assert_eq!(changes(&outdoors).first().map(String::as_str), Some("POST /v2/lbaas/pools"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_balancer_goes_with_the_last_guest() {
     let outdoors = with_service();
     let _replica = outdoors.replica("a");
