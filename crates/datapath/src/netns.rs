@@ -17,8 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     str::FromStr,
-    sync::mpsc::sync_channel,
-    thread::{self, Scope, ScopedJoinHandle},
+    thread,
 };
 
 use rustix::{
@@ -113,45 +112,10 @@ impl Netns {
     /// If `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         on_own_thread(&self.path, || {
-            self.enter()?;
+            rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|errno| self.failed(NamespaceStep::Enter, errno.into()))?;
             Ok(work())
         })
-    }
-
-    /// Runs `before` here and then `work`, with what it made, in this namespace: on a thread of its own, which starts
-    /// and gets there meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// That of `before`, after which there is no `work`; `Namespace` if the thread could not be started or moved.
-    ///
-    /// # Panics
-    ///
-    /// If `work` does.
-    pub fn run_after<B: Send, T: Send>(
-        &self,
-        before: impl FnOnce() -> Result<B>,
-        work: impl FnOnce(B) -> T + Send,
-    ) -> Result<T> {
-        thread::scope(|scope| {
-            let (go, wait) = sync_channel(1);
-            let inside = start(scope, &self.path, move || {
-                self.enter()?;
-                Ok(wait.recv().ok().map(work))
-            })?;
-            // Nobody takes it if the thread did not get there, which it says itself.
-            let done = before().map(|made| drop(go.send(made)));
-            drop(go);
-            let worked = end(inside);
-            done?;
-            worked?.ok_or_else(|| self.failed(NamespaceStep::Enter, io::ErrorKind::BrokenPipe.into()))
-        })
-    }
-
-    /// Moves the calling thread into this namespace.
-    fn enter(&self) -> Result<()> {
-        rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|errno| self.failed(NamespaceStep::Enter, errno.into()))
     }
 
     fn failed(&self, step: NamespaceStep, source: io::Error) -> Error {
@@ -167,23 +131,13 @@ impl AsFd for Netns {
 
 /// Runs `work` on a thread that ends with it.
 fn on_own_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| end(start(scope, path, work)?))
-}
-
-/// Starts a thread that ends with its work.
-fn start<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    path: &Path,
-    work: impl FnOnce() -> Result<T> + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
-    thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(|source| {
-        Error::Namespace { step: NamespaceStep::StartThread, path: path.to_owned(), source }
+    thread::scope(|scope| {
+        let thread =
+            thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(|source| {
+                Error::Namespace { step: NamespaceStep::StartThread, path: path.to_owned(), source }
+            })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// Waits for the end of a thread; its panic goes on here.
-fn end<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Tells which namespace is at `path` now; `None` if there is none any more.
@@ -356,22 +310,6 @@ mod tests {
         let own = Netns::own().unwrap().id();
         assert_eq!(identity(Path::new("/proc/self/ns/net")).unwrap(), Some(own));
         assert_eq!(identity(Path::new("/proc/self/ns/none")).unwrap(), None);
-    }
-
-    #[test]
-    fn work_follows_what_comes_before_it_and_nothing_follows_its_failure() {
-        let own = Netns::own().unwrap();
-        let worked = own.run_after(|| Ok(1), |one| one + 1);
-        // Moving needs rights that a test of this file may not have.
-        assert!(
-            matches!(worked, Ok(2) | Err(Error::Namespace { step: NamespaceStep::Enter, .. })),
-            "{worked:?}"
-        );
-        let mut began = false;
-        let refused =
-            own.run_after(|| Err::<(), _>(Error::LinkTaken { name: "eth0".to_owned() }), |()| began = true);
-        assert!(matches!(refused, Err(Error::LinkTaken { .. })), "{refused:?}");
-        assert!(!began);
     }
 
     #[test]

@@ -23,17 +23,6 @@ const LOOPBACK: u32 = 1;
 
 pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attached> {
     let host_mac = host_mac(pod.mac);
-    let outside = || make_host_end(node, pod, netns, host_mac);
-    let inside = |host_end| bring_up_inside(pod, Some(host_mac)).map(|ifindex| (host_end, ifindex));
-    let (host_end, ifindex) = netns.run_after(outside, inside)??;
-    link::settle(&mut node.socket(), host_end)?;
-    announce(node, pod)?;
-    Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
-}
-
-/// The node's side, complete before the pod's end comes up: links, programs, the pod's entry, the local path. Tells the
-/// index of the host end.
-fn make_host_end(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) -> Result<u32> {
     let host_end = create(node, pod, netns, host_mac)?;
     node.attach_programs(&Hook::OF_HOST_END, host_end)?;
     let entry = Entry {
@@ -46,7 +35,10 @@ fn make_host_end(node: &Node, pod: &PodLinks, netns: &Netns, host_mac: MacAddr) 
     };
     node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry))?;
     bring_up_host_end(node, pod, host_end)?;
-    Ok(host_end)
+    let ifindex = netns.run(|| bring_up_inside(pod, Some(host_mac)))??;
+    link::settle(&mut node.socket(), host_end)?;
+    announce(node, pod)?;
+    Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
 }
 
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before; tells the index of the
