@@ -189,13 +189,19 @@ fn peoples(outdoors: &Outdoors) {
                "project_id": crate::cloud::fake::PROJECT, "loadbalancers": [{"id": "people"}]}));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_guest_is_found_by_its_tags_when_its_service_is_gone() {
+/// A Service that names people's load balancer.
+fn with_guest() -> Outdoors {
     let outdoors = with_service();
     peoples(&outdoors);
     let mut service = outdoors.api.get(SERVICE).unwrap();
     service["metadata"]["annotations"] = json!({"loadbalancer.openstack.org/load-balancer-id": "people"});
     outdoors.api.put(SERVICE, service);
+    outdoors
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_found_by_its_tags_when_its_service_is_gone() {
+    let outdoors = with_guest();
     let replica = outdoors.replica("a");
     outdoors.pass(30).await;
     let made = ["POST /v2/lbaas/pools", "PUT /v2/lbaas/pools/pools-1/members", "POST /v2/lbaas/listeners"];
@@ -225,11 +231,7 @@ async fn a_guest_is_found_by_its_tags_when_its_service_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_goes_while_it_is_looked_at_is_none() {
-    let outdoors = with_service();
-    peoples(&outdoors);
-    let mut service = outdoors.api.get(SERVICE).unwrap();
-    service["metadata"]["annotations"] = json!({"loadbalancer.openstack.org/load-balancer-id": "people"});
-    outdoors.api.put(SERVICE, service);
+    let outdoors = with_guest();
     let _replica = outdoors.replica("a");
     outdoors.pass(30).await;
     changes(&outdoors);
