@@ -1,8 +1,8 @@
 //! The node's kernel, as the agent uses it: what it may ask, and on which threads.
 //!
 //! Everything asked of the kernel blocks, so none of it runs on a thread of the runtime. Lanes: *urgent* work is
-//! what somebody waits for (a millisecond or so), *patient* work is slow and nobody waits (deleting a link takes 17 ms),
-//! *short* work only touches maps. The first two change the kernel's configuration, which one may do at a time: while
+//! what somebody waits for (a millisecond or so), before other work of the node if we may; *patient* work is slow and
+//! nobody waits (deleting a link takes 17 ms); *short* work only touches maps. The first two change the kernel's configuration, which one may do at a time: while
 //! namespaces go, everybody waits for tens of milliseconds, and short work must not wait behind them. A fourth lane is
 //! that of Services, whose tables may have ten thousands of entries to be written. Each lane has few
 //! threads and a bounded queue, so that a burst cannot start a hundred threads.
@@ -26,6 +26,7 @@ use kuryr_datapath::{
     OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
+use kuryr_process::precedence;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
@@ -135,10 +136,10 @@ impl Kernel {
             shared: Arc::new(Shared {
                 node: OnceLock::new(),
                 trouble: RwLock::new("the kernel is being prepared".to_owned()),
-                urgent: lane("kernel", URGENT_THREADS)?,
-                patient: lane("kernel-patient", PATIENT_THREADS)?,
-                short: lane("kernel-short", SHORT_THREADS)?,
-                forwarding: lane("kernel-services", FORWARDING_THREADS)?,
+                urgent: lane("kernel", URGENT_THREADS, take_precedence)?,
+                patient: lane("kernel-patient", PATIENT_THREADS, || ())?,
+                short: lane("kernel-short", SHORT_THREADS, || ())?,
+                forwarding: lane("kernel-services", FORWARDING_THREADS, || ())?,
             }),
         })
     }
@@ -264,14 +265,25 @@ async fn run<T: Send + 'static>(
     told.await.map_err(|_| Error::BrokenOff { what })
 }
 
-fn lane(name: &str, threads: usize) -> std::io::Result<SyncSender<Job>> {
+/// Starts the threads of a lane, each of which begins with `prepare`.
+fn lane(name: &str, threads: usize, prepare: fn()) -> std::io::Result<SyncSender<Job>> {
     let (sender, jobs) = sync_channel(WAITING_MAX);
     let jobs = Arc::new(Mutex::new(jobs));
     for _ in 0..threads {
         let jobs = Arc::clone(&jobs);
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || work_off(&jobs))?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            prepare();
+            work_off(&jobs);
+        })?;
     }
     Ok(sender)
+}
+
+/// On a busy node an ADD would wait longer for the processor than it needs it. Without the right it goes on as it is.
+fn take_precedence() {
+    if let Err(error) = precedence::take() {
+        tracing::debug!(%error, "pods are attached with no precedence over other work");
+    }
 }
 
 fn work_off(jobs: &Mutex<Receiver<Job>>) {

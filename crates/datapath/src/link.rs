@@ -186,6 +186,10 @@ impl VethEnd<'_> {
             LinkAttribute::Address(self.mac.0.to_vec()),
             LinkAttribute::Mtu(self.mtu),
             LinkAttribute::Group(self.group),
+            // It uses one of each by default, too, but has as many as there are processors; to put the others out of
+            // use, the kernel waits for all processors, for each end.
+            LinkAttribute::NumTxQueues(1),
+            LinkAttribute::NumRxQueues(1),
         ]);
         if !self.arp {
             message.header.flags = LinkFlags::Noarp;

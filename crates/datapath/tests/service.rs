@@ -299,6 +299,12 @@ fn serve(space: &Space, name: char) -> Servers {
 
 // ---- tables, written as the agent does
 
+/// Writes an entry, again while the kernel has no memory at hand, as the agent does: one without interrupts for such work,
+/// as in the guest of the lab, gets memory for entries of maps a tick later than it is asked for.
+fn written(mut write: impl FnMut() -> kuryr_datapath::Result<()>) {
+    until("an entry is written", || write().is_ok());
+}
+
 /// Tells the addresses of endpoints.
 type Family = fn(usize) -> IpAddr;
 
@@ -347,9 +353,9 @@ impl Tables {
                 let endpoint = u32::try_from(*number).unwrap() + 1;
                 let backend = Backend::new(of(*number), TARGET, endpoint);
                 let place = BackendKey { service: id, generation: self.generation, slot };
-                self.services.put_backend(place, backend).unwrap();
+                written(|| self.services.put_backend(place, backend));
                 let member = MemberKey { service: id, generation: self.generation, endpoint };
-                self.services.put_member(member, slot).unwrap();
+                written(|| self.services.put_member(member, slot));
             }
             let value = Service {
                 id,
@@ -357,7 +363,7 @@ impl Tables {
                 count: self.count,
                 affinity_seconds: self.affinity_seconds,
             };
-            self.services.put_service(key, value).unwrap();
+            written(|| self.services.put_service(key, value));
             for slot in 0..old_count {
                 self.services.delete_backend(&BackendKey { service: id, generation: old, slot }).unwrap();
             }
@@ -380,7 +386,8 @@ const NODES: [(&str, NodeKind); 4] = [
 impl Tables {
     fn put_nodes(&mut self) {
         for (address, kind) in NODES {
-            self.services.put_node(NodeKey::new(address.parse().unwrap()), kind as u32).unwrap();
+            let key = NodeKey::new(address.parse().unwrap());
+            written(|| self.services.put_node(key, kind as u32));
         }
     }
 
@@ -389,7 +396,7 @@ impl Tables {
         for (id, of_service, _) in Self::keys() {
             let (generation, count) = (self.generation, self.count);
             let value = Service { id, generation, count, affinity_seconds: self.affinity_seconds };
-            self.services.put_service(key(&of_service), value).unwrap();
+            written(|| self.services.put_service(key(&of_service), value));
         }
     }
 

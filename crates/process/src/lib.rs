@@ -2,7 +2,9 @@
 //!
 //! - [`run`]: configuration, logging, threads, then the work, then the exit code;
 //! - [`command_line`]: what may be written behind the name of a program;
-//! - [`memory`]: what is free goes back to the system.
+//! - [`memory`]: what is free goes back to the system;
+//! - [`precedence`]: what somebody waits for goes before other work;
+//! - [`first_panic`]: a task that ends by a bug is noticed.
 //!
 //! This is the shared part of every `main` that serves, and the only place that reads the environment. What a program
 //! does between begin and end it brings itself.
@@ -15,4 +17,9 @@ mod logging;
 
 mod memory;
 
+pub mod precedence;
+
+mod tasks;
+
 pub use run::{Program, run};
+pub use tasks::first_panic;

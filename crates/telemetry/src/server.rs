@@ -1,12 +1,13 @@
 //! A small HTTP server for probes, scrapes and debug pages.
 //!
-//! It is reachable by anybody who reaches the node, so everything has a bound: connections, the size of a
-//! request's head, the time for it, the time for the whole exchange. A connection serves one request, as
-//! upstream's servers do (`Connection: close`).
+//! It is reachable by anybody who reaches the node, so everything has a bound: connections, in all and from one
+//! address, the size of a request's head, the time for it, the time for the whole exchange. A connection serves one
+//! request, as upstream's servers do (`Connection: close`).
 
 use std::{
+    collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{Id, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ use crate::{Error, Result};
 
 /// Connections at a time: a kubelet, a few scrapers, a few people.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections at a time from one address: a pod that holds all that it gets must not keep out the kubelet, which would
+/// kill us for it.
+const FROM_ONE_MAX: usize = 8;
 /// Size of a request's head in bytes.
 const HEAD_MAX: usize = 16 << 10;
 /// Header fields of a request.
@@ -62,14 +66,21 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 /// Serves until `stop`, then lets the exchanges under way end.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
+    let (mut connections, mut peers) = (JoinSet::new(), HashMap::new());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next_with_id() => {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                peers.remove(&id);
+            }
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(exchange(stream, router.clone()))),
+                Ok((_, peer)) if count(&peers, peer.ip()) >= FROM_ONE_MAX => {}
+                Ok((stream, peer)) => {
+                    let task = connections.spawn(exchange(stream, router.clone()));
+                    peers.insert(task.id(), peer.ip());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -81,6 +92,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let ending = async { while connections.join_next().await.is_some() {} };
     // What has not ended by then is cut off with the set.
     drop(timeout(STOP_WITHIN, ending).await);
+}
+
+/// How many connections there are from an address.
+fn count(peers: &HashMap<Id, IpAddr>, address: IpAddr) -> usize {
+    peers.values().filter(|peer| **peer == address).count()
 }
 
 async fn exchange(stream: TcpStream, router: Router) {
@@ -102,7 +118,10 @@ async fn exchange(stream: TcpStream, router: Router) {
 mod tests {
     use super::*;
     use crate::{health, metrics::Metrics};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
+    };
 
     /// A server on a free port of the loopback interface.
     struct Serving {
@@ -140,6 +159,26 @@ mod tests {
         let answer = ask(serving.address, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_many_connections_keeps_nobody_out() {
+        let serving = start().await;
+        let mut held = Vec::new();
+        for _ in 0..=CONNECTIONS_MAX {
+            held.push(TcpStream::connect(serving.address).await.unwrap());
+        }
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+        let mut other = socket.connect(serving.address).await.unwrap();
+        other.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let answered = timeout(HEAD_WITHIN / 2, other.read_to_string(&mut answer)).await;
+        assert!(answered.is_ok() && answer.starts_with("HTTP/1.1 200"), "{answered:?} {answer}");
+        // Who closes has its place again.
+        held.clear();
+        let answer = ask(serving.address, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     #[tokio::test]
