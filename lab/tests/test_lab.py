@@ -681,6 +681,15 @@ class SmallThingsTest(Scratch):
         for section in ("[kubernetes]", "[neutron_defaults]", "[vif_pool]"):
             self.assertIn(section, agents)
 
+    def test_a_token_stays_while_the_api_server_is_away(self):
+        lab = SimpleNamespace(settings=self.lab(), processes=SimpleNamespace(alive=lambda name: name != "kube-apiserver"))
+        parts = kuryr.Kuryr(lab)
+        parts.folder.mkdir(parents=True)
+        kept = parts.folder / "node1.token"
+        kept.write_text("before")
+        self.assertEqual(parts.token("node1", kuryr.AGENT_ACCOUNT, settings.Node(1)), kept)
+        self.assertEqual(kept.read_text(), "before")
+
     def test_tail_of_a_long_log(self):
         file = self.folder / "log"
         file.write_text("".join(f"line {i}\n" for i in range(50000)))

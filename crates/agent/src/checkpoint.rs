@@ -34,7 +34,7 @@ use kuryr_planning::claim::{Ledger, RecordFacts};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::error::{Error, Result};
 
@@ -51,6 +51,8 @@ const LATER: Duration = Duration::from_millis(500);
 const STEP: usize = 16 << 10;
 /// Pause before a failed write is tried again without a change.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a disk may take. One that works takes milliseconds; what waits for a claim has a shorter bound of its own.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
 /// Pause between looks at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How often somebody is told that the lock is held.
@@ -207,17 +209,18 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// The write failed; the change is still in memory.
+    /// The write failed, or did not end in time; the change is still in memory.
     pub(crate) async fn durable(&self, ticket: Ticket) -> Result<()> {
         self.hurry(ticket);
         let mut durable = self.durable.clone();
         let ended = |durable: &Arc<Durable>| {
             durable.sequence() >= ticket.0 || (durable.tried >= ticket.0 && durable.failure.is_some())
         };
-        let failure = match durable.wait_for(ended).await {
-            Ok(durable) if durable.sequence() >= ticket.0 => return Ok(()),
-            Ok(durable) => durable.failure.as_deref().unwrap_or_default().to_owned(),
-            Err(_) => "the agent is stopping".to_owned(),
+        let failure = match timeout(WRITE_WITHIN, durable.wait_for(ended)).await {
+            Ok(Ok(durable)) if durable.sequence() >= ticket.0 => return Ok(()),
+            Ok(Ok(durable)) => durable.failure.as_deref().unwrap_or_default().to_owned(),
+            Ok(Err(_)) => "the agent is stopping".to_owned(),
+            Err(_) => format!("the disk has not answered within {} s", WRITE_WITHIN.as_secs()),
         };
         Err(Error::NotDurable { path: self.shared.folder.clone(), why: failure })
     }
@@ -237,13 +240,16 @@ impl Checkpoint {
         self.durable.clone()
     }
 
-    /// Has what is in memory written, and ends the writing. Waits for it.
+    /// Has what is in memory written, and ends the writing. Waits for it, as long as a write may take.
     pub(crate) async fn stop(&self) {
         self.shared.lock().stop = true;
         self.shared.wake.notify_one();
         let mut durable = self.durable.clone();
         // Ends when the writer drops its side.
-        while durable.changed().await.is_ok() {}
+        let ended = async { while durable.changed().await.is_ok() {} };
+        if timeout(WRITE_WITHIN, ended).await.is_err() {
+            tracing::warn!(folder = %self.shared.folder.display(), "the disk does not answer: what changed last is not on it");
+        }
     }
 }
 
@@ -442,6 +448,8 @@ async fn locked(folder: &Path) -> Result<File> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use kuryr_types::PortId;
 
@@ -451,10 +459,14 @@ pub(crate) mod tests {
         full: Arc<Mutex<bool>>,
         slots: Arc<Mutex<[Vec<u8>; 2]>>,
         writes: Arc<Mutex<u32>>,
+        hangs: Arc<AtomicBool>,
     }
 
     impl Storage for Disk {
         fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+            while self.hangs.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             *self.writes.lock().unwrap() += 1;
             if *self.full.lock().unwrap() {
                 // Half of it was written.
@@ -622,6 +634,18 @@ pub(crate) mod tests {
         let ticket = know(&checkpoint, "p2");
         checkpoint.durable(ticket).await.unwrap();
         assert_eq!(known(&disk.open()), ["p1", "p2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_for_a_disk_that_does_not_answer() {
+        let disk = Disk::default();
+        disk.hangs.store(true, Ordering::Relaxed);
+        let checkpoint = disk.open();
+        let ticket = checkpoint.renew("node", "", Ledger::default());
+        let error = checkpoint.durable(ticket).await.unwrap_err();
+        assert!(error.to_string().contains("/disk"), "{error}");
+        checkpoint.stop().await;
+        disk.hangs.store(false, Ordering::Relaxed);
     }
 
     #[tokio::test]

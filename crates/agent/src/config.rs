@@ -29,6 +29,9 @@ const OVSDB_SOCKET: &str = "/var/run/openvswitch/db.sock";
 /// Upstream's name for what serves Services.
 const SERVICE_HANDLER: &str = "service";
 
+/// File in the folder of the checkpoint with addresses of API servers.
+const API_SERVERS: &str = "api-servers";
+
 /// Everything the agent runs with.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -91,7 +94,7 @@ impl Config {
     pub(crate) fn resolve(conf: &Conf) -> Result<Self> {
         Ok(Self {
             node_name: node_name(conf)?,
-            client: ClientConfig::resolve(conf, COMPONENT)?,
+            client: client(conf)?,
             use_events: conf.get(&kubernetes::USE_EVENTS)?,
             socket: conf.get(&cni_daemon::SOCKET)?,
             state_dir: conf.get(&cni_daemon::STATE_DIR)?,
@@ -123,6 +126,14 @@ impl Config {
             metrics_port: conf.get(&prometheus_exporter::CNI_EXPORTER_PORT)?,
         })
     }
+}
+
+/// With a service account only, the API server is where this agent has found it before.
+fn client(conf: &Conf) -> Result<ClientConfig> {
+    let client = ClientConfig::resolve(conf, COMPONENT)?;
+    let state_dir: PathBuf = conf.get(&cni_daemon::STATE_DIR)?;
+    let saved_servers = client.is_by_service_account().then(|| state_dir.join(API_SERVERS));
+    Ok(ClientConfig { saved_servers, ..client })
 }
 
 fn node_name(conf: &Conf) -> Result<String> {
@@ -193,6 +204,17 @@ mod tests {
             let conf = Conf::from_texts(&[("kuryr.conf", text.as_str())]).unwrap();
             let read = Config::resolve(&conf).map(|config| config.external_ranges.is_empty());
             assert_eq!(read.ok(), expect, "{ranges}");
+        }
+    }
+
+    #[test]
+    fn api_servers_are_kept_where_a_service_account_names_them() {
+        for (api_root, expect) in [("", Some("/x/api-servers")), ("https://192.0.2.1:6443", None)] {
+            let text =
+                format!("[cni_daemon]\nnode_name = n\nstate_dir = /x\n[kubernetes]\napi_root = {api_root}\n");
+            let conf = Conf::from_texts(&[("kuryr.conf", text.as_str())]).unwrap();
+            let kept = Config::resolve(&conf).unwrap().client.saved_servers;
+            assert_eq!(kept, expect.map(PathBuf::from), "{api_root}");
         }
     }
 

@@ -8,7 +8,7 @@
 //! have stays as it is.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,7 +31,6 @@ use kuryr_planning::{attachment::NodeLinks, uplink::Memory};
 use kuryr_telemetry::{health::Health, metrics::Metrics as Registry, server as http};
 use kuryr_types::PortId;
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
@@ -239,7 +238,14 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     running.until_stop(probes::run(world.clone(), health));
     running.tasks.spawn(node::report::run(world.clone(), client, stop.clone()));
 
-    stop.cancelled().await;
+    let mut ended = Ok(());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = kuryr_process::first_panic(&mut running.tasks) => {
+            ended = Err(Error::BrokenOff { what: "a part of the agent, which ends as a whole (see the panic before)" });
+            stop.cancel();
+        }
+    }
     tracing::info!("stopping");
     accepting.cancel();
     world.sandboxes.give_up();
@@ -252,7 +258,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let _ = tokio::time::timeout(STOP_WITHIN, events).await;
     running.tasks.shutdown().await;
     checkpoint.stop().await;
-    Ok(())
+    ended
 }
 
 /// The world, with its watches running.
@@ -473,22 +479,15 @@ async fn serve_health(
     health: &Health,
 ) -> Result<()> {
     let router = kuryr_telemetry::health::router(health.clone(), registry.clone());
-    let listener = bind_everywhere(config.health_port).await?;
+    let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let listener = http::bind(everywhere(config.health_port)).await?;
     running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
     if config.metrics_port != config.health_port {
         let router = kuryr_telemetry::health::metrics_router(registry.clone());
-        let listener = bind_everywhere(config.metrics_port).await?;
+        let listener = http::bind(everywhere(config.metrics_port)).await?;
         running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
     }
     Ok(())
-}
-
-/// Both families by one socket; only the older one where the newer does not exist.
-async fn bind_everywhere(port: u16) -> Result<TcpListener> {
-    match http::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => Ok(http::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?),
-    }
 }
 
 fn stop_on_signals(running: &mut Running) -> Result<()> {
@@ -538,7 +537,10 @@ pub(crate) mod fake {
             let (records, nodes) = (Store::new(silence), Store::new(silence));
             records.reset(Vec::new(), BTreeMap::new());
             let conf = Conf::from_texts(&[("kuryr.conf", "[cni_daemon]\nnode_name = node1\n")]).unwrap();
-            let config = Arc::new(Config::resolve(&conf).unwrap());
+            let mut config = Config::resolve(&conf).unwrap();
+            // Nothing is written outside of what a test has made.
+            config.client.saved_servers = None;
+            let config = Arc::new(config);
             let server = FakeServer::default();
             let client = server.client();
             let mut registry = prometheus_client::registry::Registry::default();

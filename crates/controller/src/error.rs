@@ -30,6 +30,9 @@ pub(crate) enum Error {
     /// The namespace whose UID names the cluster does not exist.
     #[error("there is no namespace kube-system to take the cluster's id from: set [kubernetes] cluster_id")]
     NoClusterId,
+    /// A task that the process cannot do without has panicked.
+    #[error("a bug has ended a part of this process (see the panic before), so it ends as a whole")]
+    Broken,
 }
 
 impl Failure for Error {
@@ -38,7 +41,7 @@ impl Failure for Error {
             Self::Kubernetes(error) => error.retry(),
             Self::OpenStack(error) => error.retry(),
             Self::Telemetry(error) => error.retry(),
-            Self::Configuration(_) | Self::NotLeader => Retry::Never,
+            Self::Configuration(_) | Self::NotLeader | Self::Broken => Retry::Never,
             Self::Signal(_) | Self::NoClusterId => Retry::Backoff,
         }
     }

@@ -291,16 +291,18 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let release = CancellationToken::new();
     let election = tokio::spawn(candidate.run(release.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let mut ended = Ok(());
     tokio::select! {
         () = lead::whenever_elected(&world, &leadership) => {}
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
+        () = kuryr_process::first_panic(&mut tasks) => ended = Err(Error::Broken),
     }
     stop.cancel();
     release.cancel();
     let _ = tokio::time::timeout(STOP_WITHIN, election).await;
     let _ = tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} }).await;
-    Ok(())
+    ended
 }
 
 /// The watches of what makes pods.

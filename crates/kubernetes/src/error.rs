@@ -151,6 +151,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What is kept for the next start cannot be written.
+    #[error("cannot write {}", .path.display())]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A file named in the configuration does not hold what it should.
     #[error("{} holds no {expected}", .path.display())]
     BadFile {
@@ -224,6 +233,7 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::Transport { .. }
             | Self::ReadFile { .. }
+            | Self::WriteFile { .. }
             | Self::BadFile { .. } => Retry::Backoff,
             Self::TooManyRequests { after, .. } | Self::Unavailable { after, .. } => {
                 after.map_or(Retry::Backoff, Retry::After)
@@ -236,7 +246,7 @@ impl Error {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            Self::ReadFile { .. } | Self::BadFile { .. } => Blame::Node,
+            Self::ReadFile { .. } | Self::WriteFile { .. } | Self::BadFile { .. } => Blame::Node,
             Self::Invalid { .. }
             | Self::Decode { .. }
             | Self::Encode { .. }

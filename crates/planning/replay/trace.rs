@@ -79,6 +79,7 @@ impl Kind {
                 current_wanted: replicas,
                 step,
                 is_halted: false,
+                is_refused: false,
             },
             Self::Job { parallelism, completions } => Controller::Job {
                 parallelism,

@@ -2,11 +2,18 @@
 
 use kuryr_datapath::{ServiceContents, Services};
 use kuryr_ebpf_maps::service::{
-    Backend as KernelBackend, BackendKey, MemberKey, NodeKey, NodeKind as KernelKind, Scope,
-    Service as KernelValue, ServiceKey, TCP, UDP,
+    Backend as KernelBackend, BackendKey, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MemberKey, NodeKey,
+    NodeKind as KernelKind, Scope, Service as KernelValue, ServiceKey, TCP, UDP,
 };
 use kuryr_planning::service::{
-    At, Backend, Contents, Family, Frontend, Member, NodeKind, Place, Protocol, Step, Target, Value,
+    At, Backend, Contents, Family, Frontend, Member, NodeKind, Place, Protocol, Size, Step, Target, Value,
+};
+
+/// What there is room for; two entries are the kernel side's own probes.
+pub(super) const MOST: Size = Size {
+    frontends: MAX_SERVICES as usize - 2,
+    backends: MAX_BACKENDS as usize,
+    members: MAX_MEMBERS as usize,
 };
 
 /// Carries out one step.

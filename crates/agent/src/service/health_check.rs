@@ -39,9 +39,13 @@ pub(super) struct Answer {
     pub(super) served: bool,
 }
 
-/// The servers, by port. They end with this.
+/// The servers. They end with this.
 #[derive(Debug, Default)]
-pub(super) struct HealthChecks(BTreeMap<u16, Server>);
+pub(super) struct HealthChecks {
+    by_port: BTreeMap<u16, Server>,
+    /// What has been told of those that cannot be had.
+    told: Vec<(ObjectKey, String)>,
+}
 
 #[derive(Debug)]
 struct Server {
@@ -50,7 +54,7 @@ struct Server {
 }
 
 impl HealthChecks {
-    /// Has exactly these answered, and tells which Services cannot have their port, and why.
+    /// Has exactly these answered, and tells once which Services cannot have their port, and why.
     pub(super) async fn set(
         &mut self,
         wanted: impl IntoIterator<Item = (ObjectKey, HealthCheck)>,
@@ -60,10 +64,10 @@ impl HealthChecks {
             (check.port, Answer { service, local_endpoints: check.local_endpoints, served })
         };
         let wanted: BTreeMap<u16, Answer> = wanted.into_iter().map(answer).collect();
-        self.0.retain(|port, _| wanted.contains_key(port));
+        self.by_port.retain(|port, _| wanted.contains_key(port));
         let mut failures = Vec::new();
         for (port, answer) in wanted {
-            if let Some(server) = self.0.get(&port) {
+            if let Some(server) = self.by_port.get(&port) {
                 *server.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
                 continue;
             }
@@ -72,7 +76,7 @@ impl HealthChecks {
                     let (stop, answer) = (CancellationToken::new(), Arc::new(Mutex::new(answer)));
                     let router = Router::new().fallback(tell).with_state(Arc::clone(&answer));
                     tokio::spawn(server::serve(listener, router, stop.clone()));
-                    self.0.insert(port, Server { answer, _stop: stop.drop_guard() });
+                    self.by_port.insert(port, Server { answer, _stop: stop.drop_guard() });
                 }
                 Err(error) => {
                     let why = format!("healthCheckNodePort {port} is not answered: {}", with_causes(&error));
@@ -80,7 +84,8 @@ impl HealthChecks {
                 }
             }
         }
-        failures
+        let told = std::mem::replace(&mut self.told, failures);
+        self.told.iter().filter(|failure| !told.contains(failure)).cloned().collect()
     }
 }
 
@@ -156,6 +161,7 @@ mod tests {
             "{failures:?}"
         );
         assert!(ask(other).await.is_some());
+        assert_eq!(checks.set([(web(), check(port))], true).await, [], "it was told");
         drop(taken);
         assert_eq!(checks.set([(web(), check(port))], true).await, [], "free by now");
         assert!(ask(port).await.is_some());

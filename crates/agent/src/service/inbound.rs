@@ -139,6 +139,32 @@ fn leading(world: &World) -> Option<Leading> {
     Some(if missing.is_empty() { Leading::Found } else { Leading::Missing(missing) })
 }
 
+/// What has come since the last write.
+#[derive(Debug, Default)]
+struct Since {
+    /// How it led then.
+    leading: Option<Leading>,
+    /// Something has been noted since.
+    woken: bool,
+}
+
+impl Since {
+    /// What to write by, if there is something to write; that counts as written then.
+    fn due(&mut self, woken: bool, leading: Option<Leading>, known: &Known) -> Option<Leading> {
+        // What is noted while it is not known how to lead waits for that.
+        self.woken |= woken;
+        let leading = leading.filter(|_| known.complete)?;
+        let has_failed = matches!(known.health, InboundHealth::NotServed { .. });
+        let is_new = self.leading.as_ref() != Some(&leading)
+            || (self.woken && known.health != InboundHealth::NoOwnPort);
+        if !is_new && !has_failed {
+            return None;
+        }
+        *self = Self { leading: Some(leading.clone()), woken: false };
+        Some(leading)
+    }
+}
+
 /// Keeps the tables, for as long as the agent runs.
 pub(crate) async fn run(world: World) {
     if !world.config.serves_services {
@@ -146,22 +172,14 @@ pub(crate) async fn run(world: World) {
     }
     let noted = Arc::clone(&world.services.noted);
     let tables = Arc::new(Mutex::new(Tables::new(NFT)));
-    let mut before = None;
+    let mut since = Since::default();
     loop {
         let woken = timeout(LOOK_AGAIN, noted.wake.notified()).await.is_ok();
-        let Some(leading) = leading(&world) else { continue };
-        let health = noted.health();
-        let again = matches!(health, InboundHealth::NotServed { .. });
-        let same = before.as_ref() == Some(&leading);
-        let nothing_new = same && (!woken || health == InboundHealth::NoOwnPort);
-        if !noted.known().complete || (nothing_new && !again) {
-            continue;
-        }
+        let Some(leading) = since.due(woken, leading(&world), &noted.known()) else { continue };
         let health = match write(&world, &tables, &leading).await {
             Ok(health) => health,
             Err(error) => InboundHealth::NotServed { why: with_causes(&error) },
         };
-        before = Some(leading);
         let told = std::mem::replace(&mut noted.known().health, health.clone());
         if told != health {
             // Tells it.
@@ -302,6 +320,35 @@ mod tests {
     use kuryr_planning::service::{OwnerKind, Target};
 
     use super::*;
+
+    #[test]
+    fn what_is_noted_is_written_once_it_is_known_how_to_lead() {
+        let not_served = InboundHealth::NotServed { why: String::new() };
+        let mut since = Since::default();
+        let mut check = |woken, leading: Option<Leading>, health: &InboundHealth, expect: bool| {
+            let known = Known { complete: true, health: health.clone(), ..Known::default() };
+            assert_eq!(
+                since.due(woken, leading.clone(), &known).is_some(),
+                expect,
+                "{woken} {leading:?} {health}"
+            );
+        };
+        let (found, served) = (|| Some(Leading::Found), InboundHealth::Served);
+        check(true, found(), &InboundHealth::Starting, true);
+        check(false, found(), &served, false);
+        check(true, found(), &served, true);
+        // Noted while the ports of the node are not known.
+        check(true, None, &served, false);
+        check(false, None, &served, false);
+        check(false, found(), &served, true);
+        check(false, found(), &served, false);
+        check(false, found(), &not_served, true);
+        check(false, Some(Leading::NoOwnPort), &served, true);
+        check(true, Some(Leading::NoOwnPort), &InboundHealth::NoOwnPort, false);
+        check(false, found(), &InboundHealth::NoOwnPort, true);
+        let incomplete = Known { health: served, ..Known::default() };
+        assert_eq!(since.due(true, found(), &incomplete), None, "not all of it has been noted");
+    }
 
     #[test]
     fn what_clients_find_reaches_the_kernel_as_it_was_meant() {

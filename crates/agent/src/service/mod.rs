@@ -20,11 +20,14 @@ pub(crate) mod reconcile;
 pub(crate) mod sockets;
 // Clients that are no processes of this node.
 pub(crate) mod inbound;
+// Where the API servers are, for the next start.
+mod api_servers;
 // What is told.
 pub(crate) mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, OnceLock},
 };
 
@@ -93,6 +96,8 @@ struct Held {
     problems: BTreeMap<Subject, Vec<String>>,
     /// Services of which this node has told that their endpoints do not see clients' addresses.
     told_client_address: BTreeSet<Subject>,
+    /// Addresses of API servers that have been kept by this process.
+    api_servers: Vec<SocketAddr>,
 }
 
 impl Services {

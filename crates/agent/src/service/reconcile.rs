@@ -24,7 +24,7 @@ use kuryr_planning::service::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Held, Services, Subject, Work,
+    Held, Services, Subject, Work, api_servers, apply,
     forwarder::Forwarder,
     inbound, observe, sockets,
     status::{ServiceHealth, publish},
@@ -112,11 +112,16 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
         return Ok(Outcome::wait(LOOK_AGAIN, "the node's record, which says where pods have addresses"));
     }
     let mut held = room.held.lock().await;
-    let done = match work {
+    api_servers::save(world, &mut held).await;
+    let done = match &work {
         Work::All => all(world, &forwarder, &mut held).await,
-        Work::One(subject) => one(world, &forwarder, &mut held, &subject).await,
+        Work::One(subject) => one(world, &forwarder, &mut held, subject).await,
     };
-    if done.is_err() {
+    if let Err(error) = &done {
+        // A change that fails may pass with the look at all that follows.
+        if work == Work::All {
+            not_usable(world, error);
+        }
         // How much of it was written is not known.
         held.tables = None;
         room.queue.add(Work::All);
@@ -180,7 +185,7 @@ async fn one(
     let Some(mut tables) = held.tables.take() else { return Ok(Outcome::Done) };
     let told_before = held.problems.get(subject).cloned();
     let plan = plan(world, subject, &tables, held);
-    let is_taken = !plan.problems.is_empty();
+    let is_taken = plan.problems.iter().any(|problem| matches!(problem, Problem::Taken { .. }));
     let ends_endpoints = sockets::ends_endpoints(&plan.changes);
     let mut pending = Pending::new(world, forwarder);
     pending.take(plan.changes, &mut tables);
@@ -213,9 +218,9 @@ fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> P
     tracing::debug!(%owner, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
     let text = |problem: &Problem| format!("{owner}: {problem}");
     let told_before = held.problems.get(subject).map_or(&[][..], Vec::as_slice);
-    let news = desired.problems.iter().filter(|problem| !told_before.contains(&text(problem)));
-    tell(world, object.as_ref(), news);
-    let problems: Vec<String> = desired.problems.iter().chain(&plan.problems).map(text).collect();
+    let problems = || desired.problems.iter().chain(&plan.problems);
+    tell(world, object.as_ref(), problems().filter(|problem| !told_before.contains(&text(problem))));
+    let problems: Vec<String> = problems().map(text).collect();
     world.services.noted.note(&owner, desired.inbound, &plan);
     if problems.is_empty() {
         held.problems.remove(subject);
@@ -306,19 +311,13 @@ async fn read(world: &World, forwarder: &Arc<dyn Forwarder>) -> Result<Tables> {
     tracing::info!(frontends = tables.frontends(), strays = strays.len(), "read the tables of Services");
     let writer = Arc::clone(forwarder);
     world.kernel.forwarding("tidy the tables of Services", move || writer.write(&strays)).await?;
-    Ok(tables)
+    Ok(tables.within(apply::MOST))
 }
 
 async fn attach(world: &World, forwarder: &Arc<dyn Forwarder>, held: &mut Held) -> Result<()> {
     let attached = Arc::clone(forwarder);
     let attach = move || attached.attach().map(|()| attached.answer());
-    let answers = match world.kernel.forwarding("attach the programs for Services", attach).await {
-        Ok(answers) => answers,
-        Err(error) => {
-            not_usable(world, &error);
-            return Err(error);
-        }
-    };
+    let answers = world.kernel.forwarding("attach the programs for Services", attach).await?;
     held.attached = answers;
     if answers {
         publish_served(world, forwarder, held);
@@ -635,10 +634,34 @@ mod tests {
             matches!(agent.reconcile(web()).await.unwrap(), Outcome::Done),
             "all of them are looked at anyway"
         );
+        assert_eq!(agent.health(), "Served", "that may be over at once");
+        assert!(agent.reconcile(Work::All).await.is_err());
+        assert_eq!(agent.health(), "KernelNotUsable");
         agent.forwarder.0.lock().unwrap().room = None;
         agent.reconcile(Work::All).await.unwrap();
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080, 10.1.0.6:8080"]);
         assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), 2);
+        assert_eq!(agent.health(), "Served");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_too_large_is_told_and_keeps_nobody_from_being_served() {
+        let agent = Agent::started();
+        let ports = || (0..70).map(|number| json!({"name": format!("p{number}"), "port": 1000 + number}));
+        let mut big = service("big", "10.96.0.1");
+        big.spec.ports = ports().map(|port| serde_json::from_value(port).unwrap()).collect();
+        let addresses: Vec<String> =
+            (0..1000).map(|number| format!("10.1.{}.{}", number / 250, number % 250)).collect();
+        let mut of_big = slice("big", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        of_big.ports = Some(ports().map(|port| serde_json::from_value(port).unwrap()).collect());
+        agent.list(vec![big, service("web", "10.96.0.7")], vec![of_big, slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        let quarter = apply::MOST.backends / 4;
+        assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), quarter + 1);
+        assert!(agent.told().contains(&"10.96.0.7:80/TCP -> 10.1.0.4:8080".to_owned()));
+        assert_eq!(agent.health(), "PartlyServed");
+        let told = agent.fake.world.state.get().services.to_string();
+        assert!(told.starts_with("Service d/big: 10.96.0.1:10") && told.contains("no room"), "{told}");
     }
 
     #[tokio::test]
@@ -656,6 +679,30 @@ mod tests {
         assert!(matches!(agent.reconcile(b()).await.unwrap(), Outcome::Done));
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080"]);
         assert_eq!(agent.health(), "Served");
+    }
+
+    #[tokio::test]
+    async fn where_the_api_servers_are_is_kept_for_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api-servers");
+        let mut agent = Agent::started();
+        Arc::make_mut(&mut agent.fake.world.config).client.saved_servers = Some(path.clone());
+        let api = |addresses: &[&str]| {
+            let mut found = slice("kubernetes", addresses);
+            found.metadata.namespace = Some("default".to_owned());
+            found
+        };
+        let one = || Work::One(Subject::Service(observe::api_service()));
+        agent.list(vec![], vec![api(&["192.0.2.11", "192.0.2.12"]), slice("web", &["10.1.0.4"])]);
+        agent.reconcile(Work::All).await.unwrap();
+        let both = "192.0.2.12:8080\n192.0.2.11:8080\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), both, "in this node's order");
+        agent.apply(api(&[]));
+        agent.reconcile(one()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), both, "they are away, not elsewhere");
+        agent.apply(api(&["192.0.2.13"]));
+        agent.reconcile(one()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "192.0.2.13:8080\n");
     }
 
     #[tokio::test]

@@ -86,13 +86,17 @@ impl Look {
                 current_wanted: slim::count(current.spec.replicas),
                 step: deployment.step(),
                 is_halted: deployment.is_halted(),
+                is_refused: deployment.is_refused(),
             };
             found.extend(workload(controller, pods, &current.spec.template));
         }
         for set in self.replica_sets.iter().filter(|set| controller_of(&set.metadata).is_none()) {
             let pods = take(&mut rest, &set.metadata);
-            let controller =
-                Controller::ReplicaSet { replicas: slim::count(set.spec.replicas), pods: pods.len() };
+            let controller = Controller::ReplicaSet {
+                replicas: slim::count(set.spec.replicas),
+                pods: pods.len(),
+                is_refused: set.is_refused(),
+            };
             found.extend(workload(controller, pods, &set.spec.template));
         }
         for set in &self.stateful_sets {
@@ -223,6 +227,24 @@ mod tests {
         };
         // 60 wanted, 17 there; five of those have no node yet, two never will. Those of the old one go.
         check(&look, &[(43 + 5, 30), (0, 0)]);
+    }
+
+    #[test]
+    fn pods_that_a_quota_refuses_are_not_coming() {
+        let refused = json!({"conditions": [{"type": "ReplicaFailure", "status": "True"}]});
+        let mut set =
+            json!({"metadata": metadata("r", None, ""), "spec": {"replicas": 4}, "status": refused});
+        let alone = read(set.clone());
+        set["metadata"] = metadata("s", Some("d"), "1");
+        let deployment = read(json!({"metadata": metadata("d", None, ""), "spec": {"replicas": 100_000,
+                "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}, "status": refused}));
+        let look = Look {
+            deployments: vec![deployment],
+            replica_sets: vec![alone, read(set)],
+            pods: [pods("s", 3, 0, 0)].into(),
+            ..Look::default()
+        };
+        check(&look, &[(0, 1), (0, 0)]);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! One look at a Service: itself, its endpoints, its load balancer and floating IPs, what the operator has set.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -13,7 +17,8 @@ use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, Subnet, SubnetFilter},
     octavia::{
-        Carrier, HealthMonitor, LbPool, Listener, LoadBalancer, Member, OwnedLoadBalancer, ProvisioningStatus,
+        Carrier, HealthMonitor, LbPool, Listener, LoadBalancer, Member, Octavia, OwnedLoadBalancer,
+        ProvisioningStatus,
     },
 };
 use kuryr_planning::{
@@ -24,7 +29,7 @@ use kuryr_planning::{
         sharing::{is_guest, is_own},
     },
     ownership::{GUEST_TAG, Owner, asked_timeouts, load_balancer_name, service_tag},
-    pool::Millis,
+    pool::{DefaultClass, Millis},
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
 use tokio::sync::OnceCell;
@@ -85,24 +90,74 @@ pub(super) async fn look(
     }
     let mut service = object.as_deref().map_or_else(|| gone(key), facts);
     service.namespace_mode = world.mode_of(&key.namespace);
-    let octavia = match access.client.octavia().await {
+    let octavia = octavia(&service, access).await?;
+    let Carriers { own, shared, strangers } = carriers(key, &service, &octavia, access, world, term).await?;
+    let (balancers, found): (Vec<_>, Vec<_>) = own.into_iter().unzip();
+    let (shared, found_shared): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
+    let all: Vec<&LoadBalancer> =
+        balancers.iter().map(|own| &***own).chain(shared.iter().map(|it| &**it)).collect();
+    let floating = floating(&service, &all, access).await?;
+    let endpoints = endpoints(&slices, &service, world);
+    let settings = settings(&service, &endpoints, &octavia, class, access, world, term).await?;
+    let leads_to_own = |port: &PortId| found.iter().any(|own| own.vips().any(|(_, vip)| vip == Some(port)));
+    let facts = |floating: &FloatingIp| floating_facts(floating, &service, access, leads_to_own);
+    let actual = Actual {
+        floating: floating.iter().map(facts).collect(),
+        strangers: strangers.iter().map(|found| stranger(found, &access.owner)).collect(),
+        shared: found_shared,
+        balancers: found,
+    };
+    let now = world.now();
+    Ok(Some(Look {
+        now,
+        object,
+        service,
+        endpoints,
+        settings,
+        actual,
+        balancers,
+        shared,
+        strangers,
+        floating,
+    }))
+}
+
+async fn octavia(service: &ServiceFacts, access: &Access) -> Result<Arc<Octavia>> {
+    match access.client.octavia().await {
         // A cloud without Octavia has nothing of ours.
         Err(CloudError::EndpointMissing { .. })
             if !service.has_finalizer && service.kind != "LoadBalancer" =>
         {
-            Arc::default()
+            Ok(Arc::default())
         }
-        octavia => octavia?,
-    };
+        octavia => Ok(octavia?),
+    }
+}
+
+/// Load balancers that matter to a Service, as calls need them and as decisions do.
+#[derive(Default)]
+struct Carriers {
+    own: Vec<(OwnedLoadBalancer, Balancer)>,
+    shared: Vec<(Carrier, Balancer)>,
+    /// Those that upstream made for ClusterIPs.
+    strangers: Vec<LoadBalancer>,
+}
+
+async fn carriers(
+    key: &ObjectKey,
+    service: &ServiceFacts,
+    octavia: &Octavia,
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> Result<Carriers> {
+    if octavia.providers.is_empty() {
+        return Ok(Carriers::default());
+    }
     let name = load_balancer_name(&key.namespace, &key.name);
-    let has_octavia = !octavia.providers.is_empty();
-    let balancers = match has_octavia {
-        true => access.client.load_balancers(&access.ownership, Some(&name)).await?,
-        false => vec![],
-    };
-    // Those that upstream made for ClusterIPs.
-    let may_be_strangers = has_octavia && balancers.is_empty() && !service.cluster_ips.is_empty();
-    let strangers = match may_be_strangers && !world.config.balancers.service_subnets.is_empty() {
+    let balancers = access.client.load_balancers(&access.ownership, Some(&name)).await?;
+    let has_service_subnets = !world.config.balancers.service_subnets.is_empty();
+    let strangers = match balancers.is_empty() && !service.cluster_ips.is_empty() && has_service_subnets {
         true => access.client.untagged_load_balancers(&access.ownership, &name).await?,
         false => vec![],
     };
@@ -110,27 +165,33 @@ pub(super) async fn look(
     for balancer in &balancers {
         found.push(read(balancer, &name, true, access).await?);
     }
-    let (shared, found_shared): (Vec<_>, Vec<_>) = match has_octavia {
-        true => shared(key, &service, &balancers, access, term).await?.into_iter().unzip(),
-        false => (vec![], vec![]),
-    };
-    let all: Vec<&LoadBalancer> =
-        balancers.iter().map(|own| &***own).chain(shared.iter().map(|it| &**it)).collect();
-    let floating = floating(&service, &all, access).await?;
+    let shared = shared(key, service, &balancers, access, term).await?;
+    Ok(Carriers { own: balancers.into_iter().zip(found).collect(), shared, strangers })
+}
+
+/// What the operator has set, with what the cloud has of it and of what the Service names.
+async fn settings(
+    service: &ServiceFacts,
+    endpoints: &[EndpointFacts],
+    octavia: &Octavia,
+    class: &DefaultClass,
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> Result<Settings> {
     let config = &world.config.balancers;
     let vip_subnets = subnets(&config.vip_subnets, &term.balancers.vip_subnets, access).await?;
     let service_subnets = subnets(&config.service_subnets, &term.balancers.service_subnets, access).await?;
     let is_configured = |id: &SubnetId| class.subnets.contains_key(id) || vip_subnets.contains_key(id);
-    let (mut named, named_networks) = named(&service, is_configured, access).await?;
-    named.external = external(&service, config.external.as_ref(), access).await?;
+    let (mut named, named_networks) = named(service, is_configured, access).await?;
+    named.external = external(service, config.external.as_ref(), access).await?;
     let of_pods = class.subnets.keys().map(|id| (id.clone(), class.network.clone()));
     let of_vips = vip_subnets.iter().chain(service_subnets);
     let of_vips = of_vips.map(|(id, subnet)| (id.clone(), subnet.network_id.clone()));
-    let endpoints = endpoints(&slices, world);
     let subnets: BTreeMap<_, _> =
         class.subnets.iter().map(|(id, subnet)| (id.clone(), subnet.cidr)).collect();
-    let others = others(&endpoints, &subnets, access).await?;
-    let settings = Settings {
+    let others = others(endpoints, &subnets, access).await?;
+    Ok(Settings {
         provider: config.provider.clone(),
         providers: octavia.providers.clone(),
         version: (octavia.version.major, octavia.version.minor),
@@ -150,42 +211,29 @@ pub(super) async fn look(
         monitor: config.monitor,
         coalesce: config.coalesce,
         activation: config.activation,
-    };
-    let tags = access.ownership.tags();
-    let service_tag = service_tag(&service.uid);
-    let leads_to_own = |port: &PortId| found.iter().any(|own| own.vips().any(|(_, vip)| vip == Some(port)));
-    let floating_facts = |floating: &FloatingIp| Floating {
+    })
+}
+
+/// A floating IP as decisions see it; `leads_to_own` tells whether a port is of a VIP of the Service's own.
+fn floating_facts(
+    floating: &FloatingIp,
+    service: &ServiceFacts,
+    access: &Access,
+    leads_to_own: impl Fn(&PortId) -> bool,
+) -> Floating {
+    let is_tagged = |tag: &String| floating.tags.contains(tag);
+    Floating {
         id: floating.id.clone(),
         address: floating.floating_ip_address,
         port: floating.port_id.clone(),
         // Of a Service that is gone only the port tells.
-        is_ours: tags.iter().all(|tag| floating.tags.contains(tag))
+        is_ours: access.ownership.tags().iter().all(is_tagged)
             && match service.uid.is_empty() {
                 true => floating.port_id.as_ref().is_some_and(leads_to_own),
-                false => floating.tags.contains(&service_tag),
+                false => is_tagged(&service_tag(&service.uid)),
             },
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
-    };
-    let facts_of_floating = floating.iter().map(floating_facts).collect();
-    let actual = Actual {
-        balancers: found,
-        shared: found_shared,
-        strangers: strangers.iter().map(|found| stranger(found, &access.owner)).collect(),
-        floating: facts_of_floating,
-    };
-    let now = world.now();
-    Ok(Some(Look {
-        now,
-        object,
-        service,
-        endpoints,
-        settings,
-        actual,
-        balancers,
-        shared,
-        strangers,
-        floating,
-    }))
+    }
 }
 
 /// Load balancers that are not the Service's own: the one that it names, and those that carry something of it.
@@ -352,18 +400,14 @@ fn facts(service: &slim::Service) -> ServiceFacts {
     }
 }
 
-fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<EndpointFacts> {
+fn endpoints(
+    slices: &[Arc<slim::EndpointSlice>],
+    service: &ServiceFacts,
+    world: &World,
+) -> Vec<EndpointFacts> {
     let mut endpoints = Vec::new();
     for slice in slices {
-        let port = |port: &slim::EndpointPort| {
-            Some(PortFacts {
-                name: port.name.clone().unwrap_or_default(),
-                protocol: port.protocol.clone().unwrap_or_default(),
-                port: port.port?,
-                ..PortFacts::default()
-            })
-        };
-        let ports: Vec<PortFacts> = slice.ports.iter().flatten().filter_map(port).collect();
+        let ports = ports_of(slice, service);
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions;
             let is_ready = conditions.ready.unwrap_or(true);
@@ -380,6 +424,18 @@ fn endpoints(slices: &[Arc<slim::EndpointSlice>], world: &World) -> Vec<Endpoint
         }
     }
     endpoints
+}
+
+/// The ports of a slice that its Service has. A slice may have 20,000 ports and 1,000 endpoints, each of which gets them.
+fn ports_of(slice: &slim::EndpointSlice, service: &ServiceFacts) -> Vec<PortFacts> {
+    let named: BTreeSet<&str> = service.ports.iter().map(|port| port.name.as_str()).collect();
+    let ports = slice.ports.iter().flatten().filter_map(|found| {
+        let name = found.name.as_deref().unwrap_or_default();
+        let (protocol, port) = (found.protocol.clone().unwrap_or_default(), found.port?);
+        let facts = || PortFacts { name: name.to_owned(), protocol, port, ..PortFacts::default() };
+        named.contains(name).then(facts)
+    });
+    ports.collect()
 }
 
 /// A load balancer with what is below it for a Service whose own load balancers have this name. Only one that is active
@@ -545,4 +601,27 @@ async fn floating(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn endpoints_have_the_ports_of_their_service_and_no_others() {
+        let many = (0..20_000).map(|number| json!({"name": format!("p{number}"), "port": 80}));
+        let ports: Vec<_> = many.chain([json!({"name": null, "port": 81}), json!({"name": "p9"})]).collect();
+        let slice = json!({"metadata": {"name": "s"}, "ports": ports});
+        let slice: slim::EndpointSlice = serde_json::from_value(slice).unwrap();
+        let of = |names: &[&str]| {
+            let port = |name: &&str| PortFacts { name: (*name).to_owned(), ..PortFacts::default() };
+            let service = ServiceFacts { ports: names.iter().map(port).collect(), ..ServiceFacts::default() };
+            let found = ports_of(&slice, &service).into_iter();
+            found.map(|port| (port.name, port.port)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["p7", "p19999", "x"]), [("p7".to_owned(), 80), ("p19999".to_owned(), 80)]);
+        assert_eq!(of(&[""]), [(String::new(), 81)]);
+        assert_eq!(of(&[]), []);
+    }
 }

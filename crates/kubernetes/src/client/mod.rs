@@ -2,7 +2,8 @@
 //!
 //! Where it is, in this order: `api_root`, of which there may be several (upstream's options `[kubernetes] api_root, ssl_ca_crt_file,
 //! ssl_verify_server_crt, token_file, ssl_client_crt_file, ssl_client_key_file`), a kubeconfig, the service
-//! account of the pod we run in.
+//! account of the pod we run in, whose API server is a ClusterIP: what that led to before is asked first, if it was kept
+//! ([`save_servers`]).
 //!
 //! The token file and the CA file are read again while the process runs. A client certificate is read once:
 //! after its renewal the process has to be restarted.
@@ -30,9 +31,11 @@ use tower::timeout::TimeoutLayer;
 use crate::{Error, Result};
 
 mod options;
+mod saved;
 mod several;
 mod token;
 
+pub use saved::save_servers;
 use several::Several;
 use token::TokenLayer;
 
@@ -44,6 +47,8 @@ pub struct ClientConfig {
     pub api_root: String,
     /// Used when `api_root` is empty; when this is empty too, the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
+    /// Where addresses of API servers are kept ([`save_servers`]); counts for the service account only.
+    pub saved_servers: Option<PathBuf>,
     /// The context within the kubeconfig, unless its current one.
     pub context: Option<String>,
     /// CA certificates that the API server's certificate must chain to; none: those of the system.
@@ -92,6 +97,7 @@ impl ClientConfig {
         Self {
             api_root: String::new(),
             kubeconfig: None,
+            saved_servers: None,
             context: None,
             ssl_ca_crt_file: None,
             ssl_verify_server_crt: true,
@@ -101,6 +107,12 @@ impl ClientConfig {
             user_agent: user_agent.into(),
             timeouts: Timeouts::default(),
         }
+    }
+
+    /// Whether the service account of the pod we run in says where the API server is.
+    #[must_use]
+    pub fn is_by_service_account(&self) -> bool {
+        self.api_root.trim().is_empty() && self.kubeconfig.is_none()
     }
 
     /// The IP addresses in `api_root`, without names.
@@ -158,8 +170,10 @@ async fn resolve(config: &ClientConfig) -> Result<Vec<Config>> {
         return addresses(&config.api_root)?.into_iter().map(|one| from_api_root(config, one)).collect();
     }
     let Some(path) = &config.kubeconfig else {
-        let in_cluster = Config::incluster_env();
-        return Ok(vec![in_cluster.map_err(|source| Error::InCluster { source: Box::new(source) })?]);
+        let cluster_ip =
+            Config::incluster_env().map_err(|source| Error::InCluster { source: Box::new(source) })?;
+        let kept = config.saved_servers.as_deref().map(saved::read).unwrap_or_default();
+        return Ok(saved::before(cluster_ip, &kept));
     };
     let broken = |source: KubeconfigError| Error::Kubeconfig { source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(broken)?;

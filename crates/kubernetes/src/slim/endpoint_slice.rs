@@ -82,7 +82,8 @@ pub struct EndpointPort {
     pub name: Option<String>,
     /// `TCP`, `UDP` or `SCTP`; none means TCP.
     pub protocol: Option<String>,
-    /// Number; none means no certain one.
+    /// Number; none means no certain one, or one that no endpoint can have.
+    #[serde(deserialize_with = "port")]
     pub port: Option<u16>,
 }
 
@@ -104,6 +105,13 @@ fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, 
     Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
+/// The API server does not look at it (Kubernetes 1.36, `discovery/validation`: `validatePorts`). One that cannot be must
+/// not make the slice unreadable: its other ports would stay as they were.
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let number = Option::<i64>::deserialize(deserializer)?;
+    Ok(number.and_then(|number| u16::try_from(number).ok()).filter(|port| *port != 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +125,18 @@ mod tests {
         for empty in [r#"{"metadata":{"name":"a"},"endpoints":null}"#, r#"{"metadata":{"name":"a"}}"#] {
             let slice: EndpointSlice = serde_json::from_str(empty).unwrap();
             assert_eq!((slice.addresses().count(), slice.service_name()), (0, None));
+        }
+    }
+
+    #[test]
+    fn a_port_that_no_endpoint_can_have_hides_no_other() {
+        for number in ["70000", "-1", "0", "2147483647"] {
+            let text = format!(
+                r#"{{"metadata":{{"name":"a"}},"ports":[{{"name":"odd","port":{number}}},{{"name":"http","port":80}}]}}"#
+            );
+            let slice: EndpointSlice = serde_json::from_str(&text).unwrap();
+            let ports: Vec<_> = slice.ports.unwrap().iter().map(|port| port.port).collect();
+            assert_eq!(ports, [None, Some(80)], "{number}");
         }
     }
 

@@ -31,5 +31,6 @@ pub use service::{
 };
 pub use workload::{
     Deployment, DeploymentSpec, DeploymentStatus, Job, JobSpec, JobStatus, ReplicaSet, ReplicaSetSpec,
-    RollingUpdate, StatefulSet, StatefulSetSpec, Strategy, Template, TemplateSpec, Toleration, count,
+    ReplicaSetStatus, RollingUpdate, StatefulSet, StatefulSetSpec, Strategy, Template, TemplateSpec,
+    Toleration, count,
 };

@@ -67,6 +67,13 @@ pub struct DeploymentStatus {
     conditions: Vec<Condition>,
 }
 
+/// What its controller reports.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ReplicaSetStatus {
+    conditions: Vec<Condition>,
+}
+
 #[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(default)]
 struct Condition {
@@ -85,6 +92,9 @@ pub struct ReplicaSet {
     /// What was asked for.
     #[serde(default)]
     pub spec: ReplicaSetSpec,
+    /// What its controller reports.
+    #[serde(default)]
+    pub status: ReplicaSetStatus,
 }
 
 /// What was asked for.
@@ -195,9 +205,10 @@ impl Deployment {
         let Some(RollingUpdate { max_surge, max_unavailable }) = &self.spec.strategy.rolling_update else {
             return replicas;
         };
-        let surge = share(max_surge.as_ref(), |percent| (replicas * percent).div_ceil(100));
-        let unavailable = share(max_unavailable.as_ref(), |percent| replicas * percent / 100);
-        (surge + unavailable).max(1)
+        // The API server bounds no percentage of `maxSurge`.
+        let surge = share(max_surge.as_ref(), |percent| replicas.saturating_mul(percent).div_ceil(100));
+        let unavailable = share(max_unavailable.as_ref(), |percent| replicas.saturating_mul(percent) / 100);
+        surge.saturating_add(unavailable).max(1)
     }
 
     /// Whether its rollout is paused, or makes no progress any more.
@@ -206,9 +217,27 @@ impl Deployment {
         let stalled = |condition: &Condition| condition.kind == "Progressing" && condition.status == "False";
         self.spec.paused || self.status.conditions.iter().any(stalled)
     }
+
+    /// Whether its pods are refused, as by a quota.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.status.conditions.iter().any(Condition::is_replica_failure)
+    }
+}
+
+impl Condition {
+    fn is_replica_failure(&self) -> bool {
+        self.kind == "ReplicaFailure" && self.status == "True"
+    }
 }
 
 impl ReplicaSet {
+    /// Whether its pods are refused, as by a quota.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.status.conditions.iter().any(Condition::is_replica_failure)
+    }
+
     /// Which revision of its Deployment it is; 0 without one.
     #[must_use]
     pub fn revision(&self) -> u64 {
@@ -258,6 +287,11 @@ mod tests {
             (10, rolling(r#""maxSurge":1,"#, r#""maxUnavailable":0"#), 1),
             (3, rolling("", ""), 1),
             (10, r#"{"type":"Recreate"}"#.to_owned(), 10),
+            (
+                2,
+                rolling(r#""maxSurge":"18446744073709551615%","#, r#""maxUnavailable":7"#),
+                usize::MAX.div_ceil(100) + 7,
+            ),
         ] {
             let text =
                 format!(r#"{{"metadata":{{}},"spec":{{"replicas":{replicas},"strategy":{strategy}}}}}"#);
@@ -280,6 +314,10 @@ mod tests {
                 "tolerations":[{"operator":"Exists"},{"key":"k","value":"v"}],"containers":[]}}}}"#,
         )
         .unwrap();
+        assert!(!halted.is_refused() && !set.is_refused());
+        let refused = r#"{"metadata":{},"status":{"conditions":[{"type":"ReplicaFailure","status":"True","reason":"FailedCreate"}]}}"#;
+        assert!(serde_json::from_str::<Deployment>(refused).unwrap().is_refused());
+        assert!(serde_json::from_str::<ReplicaSet>(refused).unwrap().is_refused());
         assert_eq!((set.revision(), super::super::controller_of(&set.metadata)), (7, Some("u")));
         let keys: Vec<_> = set.spec.template.spec.tolerations.iter().map(|one| one.key.as_deref()).collect();
         assert_eq!(keys, [None, Some("k")]);

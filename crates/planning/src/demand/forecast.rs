@@ -2,7 +2,8 @@
 //!
 //! 1. What is coming is counted per workload: pods that have no node yet, and pods that the workload's controller
 //!    still has to make ([`Controller::ahead`]). Pods that exist are counted as they are seen, never by the
-//!    `status` of their workload, which is written later than the pods are.
+//!    `status` of their workload, which is written later than the pods are. Where that says that the API server refuses
+//!    more pods (`ReplicaFailure`, as by a quota), no more are coming.
 //! 2. They are spread as the scheduler does by default: each goes where the fewest pods of the workload are
 //!    (`PodTopologySpread` over host names), among the nodes that are not cordoned, have the labels of the node
 //!    selector and no taint that the pod does not tolerate. Affinity, values of tolerations and
@@ -78,6 +79,8 @@ pub enum Controller {
         step: usize,
         /// The rollout is paused, or has stopped making progress.
         is_halted: bool,
+        /// The API server refuses its pods.
+        is_refused: bool,
     },
     /// A `ReplicaSet` without Deployment.
     ReplicaSet {
@@ -85,6 +88,8 @@ pub enum Controller {
         replicas: usize,
         /// Pods that are there.
         pods: usize,
+        /// The API server refuses its pods.
+        is_refused: bool,
     },
     /// A `StatefulSet`.
     StatefulSet {
@@ -116,13 +121,14 @@ impl Controller {
     #[must_use]
     pub const fn ahead(&self) -> usize {
         match *self {
+            // However many are wanted, a quota may never let them come.
+            Self::Deployment { is_refused: true, .. } | Self::ReplicaSet { is_refused: true, .. } => 0,
             Self::Deployment { current, current_wanted, is_halted: true, .. } => {
                 current_wanted.saturating_sub(current)
             }
             Self::Deployment { replicas, current, .. } => replicas.saturating_sub(current),
-            Self::ReplicaSet { replicas, pods } | Self::StatefulSet { replicas, pods, is_parallel: true } => {
-                replicas.saturating_sub(pods)
-            }
+            Self::ReplicaSet { replicas, pods, .. }
+            | Self::StatefulSet { replicas, pods, is_parallel: true } => replicas.saturating_sub(pods),
             Self::StatefulSet { replicas, pods, .. } => least(1, replicas.saturating_sub(pods)),
             Self::Job { is_suspended: true, .. } => 0,
             // Once pods of it have ended, the next ones follow as fast.
@@ -289,7 +295,9 @@ mod tests {
             current_wanted,
             step: 30,
             is_halted,
+            is_refused: false,
         };
+        let replica_set = |is_refused| Controller::ReplicaSet { replicas: 5, pods: 2, is_refused };
         let set = |replicas, pods, is_parallel| Controller::StatefulSet { replicas, pods, is_parallel };
         let job = |completions, succeeded, pods, is_suspended| Controller::Job {
             parallelism: 20,
@@ -307,7 +315,8 @@ mod tests {
             // Scaled up; scaled down.
             (deployment(8, 3, 3, false), 5, 8),
             (deployment(2, 3, 3, false), 0, 2),
-            (Controller::ReplicaSet { replicas: 5, pods: 2 }, 3, 0),
+            (replica_set(false), 3, 0),
+            (replica_set(true), 0, 0),
             (set(5, 2, false), 1, 1),
             (set(5, 2, true), 3, 1),
             (set(5, 5, false), 0, 1),

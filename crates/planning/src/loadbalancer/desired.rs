@@ -155,7 +155,7 @@ pub fn desired(
             algorithm: intent.algorithm.clone(),
             is_persistent: intent.is_persistent,
             members: members(name, *protocol, intent, endpoints, settings, &mut strangers),
-            monitor: intent.monitor.map(monitor),
+            monitor: intent.monitor.filter(|_| intent.capabilities.monitors(*protocol)).map(monitor),
         };
         let listener = ListenerSpec {
             name: listener_name(&intent.name, protocol.name(), *port),

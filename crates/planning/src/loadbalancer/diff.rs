@@ -293,6 +293,22 @@ fn delete(balancer: &Balancer) -> Step {
     Step::DeleteBalancer { balancer: balancer.id.clone() }
 }
 
+/// Takes deletions out of a plan that were asked for a moment ago.
+pub(super) fn delete_once(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut Memory) {
+    let is_active = |found: &&Balancer| found.state == State::Active;
+    let active: Vec<_> = inputs.actual.balancers.iter().filter(is_active).map(|found| &found.id).collect();
+    let mut wake_after = plan.wake_after;
+    plan.steps.retain(|step| match step {
+        Step::DeleteBalancer { balancer } if active.contains(&balancer) => {
+            let wait = memory.deletion_wait(balancer, inputs.now);
+            wake_after = wake_after.into_iter().chain(wait).min();
+            wait.is_none()
+        }
+        _ => true,
+    });
+    plan.wake_after = wake_after;
+}
+
 fn create(desired: &BalancerSpec, intent: &Intent, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     // What is left is being deleted; its name and address become free then.
     if let Some(leaving) = inputs.actual.balancers.first() {
@@ -1197,6 +1213,21 @@ mod tests {
         assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["keep_floating_ip"]);
         look.actual.floating[0].is_ours = false;
         assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["delete_load_balancer"]);
+    }
+
+    #[test]
+    fn what_is_being_deleted_is_not_deleted_again_though_it_is_called_active() {
+        let (mut look, mut memory) = (look(), Memory::default());
+        look.service.is_leaving = true;
+        assert_eq!(names(&planned(&look, 0, &mut memory)), ["delete_load_balancer"]);
+        let plan = planned(&look, 6_000, &mut memory);
+        assert_eq!((names(&plan), plan.wake_after), (vec![], Some(5_000)));
+        let plan = planned(&look, 29_000, &mut memory);
+        assert_eq!((names(&plan), plan.wake_after), (vec![], Some(1_000)));
+        assert_eq!(names(&planned(&look, 30_000, &mut memory)), ["delete_load_balancer"]);
+        // One that failed waits for nothing.
+        look.actual.balancers[0].state = State::Error;
+        assert_eq!(names(&planned(&look, 31_000, &mut memory)), ["delete_load_balancer"]);
     }
 
     #[test]

@@ -277,6 +277,11 @@ fn intent(
     let client_told = client_told(annotations, &provider, capabilities, settings, problems)?;
     let allowed = allowed(service, &provider, capabilities, settings, problems)?;
     let timeouts = timeouts(annotations, &provider, capabilities, settings, problems);
+    let ports = ports(service, settings, problems);
+    let monitor = monitor(&annotations.monitor, settings, problems);
+    if monitor.is_some() {
+        tell_not_monitored(&ports, &provider, capabilities, problems);
+    }
     Some(Intent {
         name: load_balancer_name(&service.namespace, &service.name),
         namespace: service.namespace.clone(),
@@ -288,11 +293,11 @@ fn intent(
         is_told: role.is_outside,
         floating,
         hostname: annotations.hostname.clone(),
-        ports: ports(service, settings, problems),
+        ports,
         algorithm: algorithm(annotations, &provider, capabilities, settings, problems),
         is_persistent: service.session_affinity == "ClientIP",
         client_told,
-        monitor: monitor(&annotations.monitor, settings, problems),
+        monitor,
         member_mode: match settings.member_mode {
             Some(mode) if !capabilities.needs_member_subnet => mode,
             _ => MemberMode::L2,
@@ -625,6 +630,23 @@ fn monitor(asked: &MonitorWish, settings: &Settings, problems: &mut Vec<Problem>
         monitor.timeout, monitor.delay
     )));
     None
+}
+
+/// Says which ports have no monitor though there is to be one.
+fn tell_not_monitored(
+    ports: &[(String, Protocol, u16)],
+    provider: &str,
+    capabilities: Capabilities,
+    problems: &mut Vec<Problem>,
+) {
+    for (_, protocol, port) in ports.iter().filter(|(_, protocol, _)| !capabilities.monitors(*protocol)) {
+        problems.push(problem(format!(
+            "port {port} {}: provider {provider} has no health monitor for this protocol: its members are the ready endpoints, \
+             whether they answer or not; choose another provider by openstack.org/kuryr-octavia-provider, or switch the \
+             monitor off by annotation loadbalancer.openstack.org/enable-health-monitor: \"false\"",
+            protocol.name()
+        )));
+    }
 }
 
 fn allowed(
@@ -1083,6 +1105,24 @@ mod tests {
         let fast = &[("enable-health-monitor", "true"), ("health-monitor-delay", "40")];
         assert_eq!(monitor(false, fast), (Some((40, 30)), 0));
         assert_eq!(monitor(true, &[("health-monitor-delay", "20")]), (None, 1));
+    }
+
+    #[test]
+    fn a_port_that_the_provider_cannot_monitor_is_told_if_there_is_to_be_a_monitor() {
+        for (provider, wanted, expect) in [
+            ("ovn", "true", &["port 132 SCTP: provider ovn"][..]),
+            ("ovn", "false", &[]),
+            ("amphora", "true", &[]),
+        ] {
+            let (_, problems) = wish(|service, to| {
+                *to = settings(provider);
+                service.ports[0].protocol = "SCTP".to_owned();
+                service.ports[0].port = 132;
+                annotate(service, &[("enable-health-monitor", wanted)]);
+            });
+            let begins = problems.iter().zip(expect).all(|(told, expect)| told.starts_with(expect));
+            assert!(problems.len() == expect.len() && begins, "{provider} {wanted}: {problems:?}");
+        }
     }
 
     #[test]

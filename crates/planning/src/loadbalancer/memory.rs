@@ -1,6 +1,8 @@
 //! What has to be remembered of a Service between looks. Forgetting it costs a call or an Event, never correctness.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
+
+use kuryr_types::LoadBalancerId;
 
 use super::inputs::State;
 use crate::pool::Millis;
@@ -20,6 +22,10 @@ const SAME_ADDRESS_TRIES: u32 = 3;
 /// How long a new Service's endpoints may take to follow it before its load balancer is made without.
 const ENDPOINTS_WITHIN: Millis = 1_000;
 
+/// How long a load balancer may be called `ACTIVE` after its deletion was asked for, before it is asked for again. Provider ovn
+/// calls it so between its parts (5 s with a hundred members); one that is deleted twice at a time comes back in `ERROR`.
+const DELETION_SHOWS: Millis = 30_000;
+
 /// Memory of one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
@@ -35,6 +41,8 @@ pub struct Memory {
     vips: Vec<IpAddr>,
     /// How often they were asked for again.
     same_address_tries: u32,
+    /// When the deletion of a load balancer was last asked for.
+    deletions: BTreeMap<LoadBalancerId, Millis>,
 }
 
 impl Memory {
@@ -85,6 +93,14 @@ impl Memory {
     /// Notes that members are replaced now.
     pub(super) fn replaced_members(&mut self, now: Millis) {
         self.members_at = Some(now);
+    }
+
+    /// How long to wait before a look whether an active load balancer still has to be deleted; none to wait for: it is
+    /// deleted now.
+    pub(super) fn deletion_wait(&mut self, balancer: &LoadBalancerId, now: Millis) -> Option<Millis> {
+        self.deletions.retain(|_, at| now < *at + DELETION_SHOWS);
+        let at = *self.deletions.entry(balancer.clone()).or_insert(now);
+        (at != now).then(|| (at + DELETION_SHOWS - now).min(LOOK_MOST))
     }
 
     /// Notes that the load balancer is in `ERROR` and is about to be deleted.

@@ -268,6 +268,9 @@ impl Cloud {
             }
             Step::CreateMonitor { pool, monitor, .. } => {
                 let id = self.id("m").into();
+                let is_known =
+                    of.provider != "ovn" || ["TCP", "UDP-CONNECT"].contains(&monitor.kind.as_str());
+                assert!(is_known, "provider ovn would refuse this with 501: {}", monitor.kind);
                 let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
                 assert!(pool.monitor.is_none(), "a pool has one monitor");
                 pool.monitor = Some(FoundMonitor { id, spec: monitor.clone() });

@@ -23,7 +23,7 @@ enum Event {
     ChangeEnds { fails: bool },
     PodComes(u8),
     PodGoes(u8),
-    PortsAre(Vec<(bool, u16)>),
+    PortsAre(Vec<(&'static str, u16)>),
     Affinity(bool),
     Provider(bool),
     Internal(bool),
@@ -49,7 +49,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => prop::bool::weighted(0.15).prop_map(|fails| Event::ChangeEnds { fails }),
         3 => (0u8..6).prop_map(Event::PodComes),
         3 => (0u8..6).prop_map(Event::PodGoes),
-        2 => prop::collection::vec((any::<bool>(), 80u16..84), 0..4).prop_map(Event::PortsAre),
+        2 => prop::collection::vec((prop::sample::select(vec!["TCP", "UDP", "SCTP"]), 80u16..84), 0..4)
+            .prop_map(Event::PortsAre),
         1 => any::<bool>().prop_map(Event::Affinity),
         1 => any::<bool>().prop_map(Event::Provider),
         1 => any::<bool>().prop_map(Event::Internal),
@@ -212,10 +213,10 @@ impl World {
         }
     }
 
-    fn set_ports(&mut self, ports: Vec<(bool, u16)>) {
-        let named = |(udp, port): (bool, u16)| PortFacts {
+    fn set_ports(&mut self, ports: Vec<(&str, u16)>) {
+        let named = |(protocol, port): (&str, u16)| PortFacts {
             name: "http".to_owned(),
-            protocol: if udp { "UDP" } else { "TCP" }.to_owned(),
+            protocol: protocol.to_owned(),
             port,
             ..PortFacts::default()
         };

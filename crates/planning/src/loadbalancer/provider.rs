@@ -2,7 +2,7 @@
 //!
 //! Sources: Octavia, "Provider feature support matrix"; ovn-octavia-provider 11.0, `driver.py` (no `allowed_cidrs`, a
 //! member's subnet is required, monitors in a whole tree are passed over), `event.py` (floating IPs of ports that it made
-//! only) and `common/constants.py` (protocols, algorithms, monitors).
+//! only) and `common/constants.py` (protocols, algorithms, kinds of monitors).
 
 use super::desired::Protocol;
 
@@ -40,8 +40,18 @@ pub struct Capabilities {
     pub speaks_for_clients: bool,
     /// A monitor may be part of a load balancer that is made whole.
     pub takes_monitors_whole: bool,
+    /// A monitor may look at members of SCTP.
+    pub monitors_sctp: bool,
     /// A floating IP may lead to a port of the user's.
     pub translates_to_given_ports: bool,
+}
+
+impl Capabilities {
+    /// Whether a monitor can tell which members of a protocol answer.
+    #[must_use]
+    pub fn monitors(self, protocol: Protocol) -> bool {
+        self.monitors_sctp || protocol != Protocol::Sctp
+    }
 }
 
 const AMPHORA: Capabilities = Capabilities {
@@ -51,6 +61,7 @@ const AMPHORA: Capabilities = Capabilities {
     needs_member_subnet: false,
     speaks_for_clients: true,
     takes_monitors_whole: true,
+    monitors_sctp: true,
     translates_to_given_ports: true,
 };
 const OVN: Capabilities = Capabilities {
@@ -60,6 +71,7 @@ const OVN: Capabilities = Capabilities {
     needs_member_subnet: true,
     speaks_for_clients: false,
     takes_monitors_whole: false,
+    monitors_sctp: false,
     translates_to_given_ports: false,
 };
 

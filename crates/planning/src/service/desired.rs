@@ -185,7 +185,7 @@ pub enum Problem {
         /// What there is.
         text: String,
     },
-    /// A port of a protocol that has no connecting sockets here.
+    /// A port of a protocol whose clients cannot be brought to endpoints at their sockets.
     Protocol {
         /// The port.
         port: u16,
@@ -213,6 +213,11 @@ pub enum Problem {
         /// The other one.
         by: Owner,
     },
+    /// A frontend that leads to some of its endpoints only, or is not there, as the tables have no room.
+    NoRoom {
+        /// The frontend.
+        frontend: Frontend,
+    },
 }
 
 impl Problem {
@@ -230,7 +235,9 @@ impl fmt::Display for Problem {
             Self::Protocol { port, protocol } => {
                 write!(
                     f,
-                    "port {port}: clients of protocol {protocol} are not brought to endpoints; use TCP or UDP"
+                    "port {port}: nodes lead clients to endpoints by TCP and UDP, not by {protocol}: use the pods' own addresses \
+                     (headless Service) or a load balancer of Octavia (type: LoadBalancer, or annotation \
+                     openstack.org/kuryr-service-mode: octavia)"
                 )
             }
             Self::ExternalIp { text, why } => write!(f, "spec.externalIPs: {text} is not served: {why}"),
@@ -239,6 +246,11 @@ impl fmt::Display for Problem {
                 "hostPort {port} is not served: hostIP {text} is no address of the node; leave it out for all of them"
             ),
             Self::Taken { frontend, by } => write!(f, "{frontend} still belongs to {by}"),
+            Self::NoRoom { frontend } => write!(
+                f,
+                "{frontend} leads to some of its endpoints only, or to none: the node's tables have no room for more; divide \
+                 the Service, or remove ports, endpoints or other Services"
+            ),
         }
     }
 }

@@ -8,8 +8,17 @@
 //!
 //! A frontend that goes: the value, then its generation. What is as it should be is not written: a frontend that is added
 //! to a set is led to the generation that is there.
+//!
+//! The tables have an end. One Service must not keep others from being served, nor what is there from being changed:
+//!
+//! - a change is written beside what it replaces, so the last [`RESERVE`]th of each table is for changes that take no more
+//!   than what was there;
+//! - a Service or pod gets a [`SHARE`]th of each table at most;
+//! - where there is no room for all targets of a set its clients get as many as there is room for, no fewer than before
+//!   if the reserve holds these; what has nothing yet and gets nothing is not written. Both are told.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -17,8 +26,13 @@ use std::{
 use super::{
     desired::{Desired, Frontend, Problem, Target, Wanted},
     inputs::Owner,
-    tables::{Backend, Entry, Generation, Member, Name, Place, Step, Tables, Value, keeps_endpoints},
+    tables::{Backend, Entry, Generation, Member, Name, Place, Size, Step, Tables, Value, keeps_endpoints},
 };
+
+/// What is kept of each table for changes of what is there: one part of so many.
+const RESERVE: usize = 8;
+/// What a Service or pod may have of each table: one part of so many.
+const SHARE: usize = 4;
 
 /// What to do at once with some frontends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +57,7 @@ impl Change {
 pub struct Plan {
     /// Changes, each to be noted ([`Tables::note`]) before the next plan is made.
     pub changes: Vec<Change>,
-    /// Frontends that another Service has; to be tried again when it has gone.
+    /// Frontends that another Service has, to be tried again when it has gone; and those for which there is no room.
     pub problems: Vec<Problem>,
 }
 
@@ -51,8 +65,8 @@ pub struct Plan {
 #[must_use]
 pub fn diff(tables: &Tables, service: &Arc<Owner>, desired: &Desired) -> Plan {
     let wanted: BTreeSet<&Frontend> = desired.frontends().collect();
-    let mut planner = Planner::new(tables);
-    // What goes first: the tables have an end.
+    let mut planner = Planner { own: own(tables, service, &wanted), ..Planner::new(tables) };
+    // What goes first makes room.
     for frontend in tables.owned_by(service) {
         if !wanted.contains(frontend) {
             planner.remove(frontend);
@@ -62,6 +76,19 @@ pub fn diff(tables: &Tables, service: &Arc<Owner>, desired: &Desired) -> Plan {
         planner.lead(service, wanted);
     }
     planner.plan
+}
+
+/// What a Service has of the tables, with what was read back and that it wants.
+fn own(tables: &Tables, service: &Owner, wanted: &BTreeSet<&Frontend>) -> Size {
+    let frontends: BTreeSet<&Frontend> = tables.owned_by(service).chain(wanted.iter().copied()).collect();
+    let is_own = |entry: &&Entry| entry.owner.as_deref().is_none_or(|owner| owner == service);
+    let (mut size, mut names) = (Size::default(), BTreeSet::new());
+    for entry in frontends.into_iter().filter_map(|frontend| tables.entry(frontend)).filter(is_own) {
+        size.frontends += 1;
+        let generation = tables.generation(entry.value.name()).filter(|_| names.insert(entry.value.name()));
+        size.add(generation.map(Generation::size).unwrap_or_default());
+    }
+    size
 }
 
 /// Plans the end of every frontend that no Service has asked for since the tables were read.
@@ -82,15 +109,20 @@ struct Planner<'a> {
     users: BTreeMap<Name, u32>,
     /// Numbers that were given.
     given: u32,
+    /// What the tables hold after what is planned so far, and what the Service has of it.
+    held: Size,
+    own: Size,
 }
 
 impl<'a> Planner<'a> {
     fn new(tables: &'a Tables) -> Self {
-        Self { tables, plan: Plan::default(), users: BTreeMap::new(), given: 0 }
+        let (held, own) = (tables.held(), Size::default());
+        Self { tables, plan: Plan::default(), users: BTreeMap::new(), given: 0, held, own }
     }
 
     fn remove(&mut self, frontend: &Frontend) {
         let Some(before) = self.tables.entry(frontend) else { return };
+        self.less(Size { frontends: 1, ..Size::default() });
         let mut steps = vec![Step::DeleteValue(*frontend)];
         steps.extend(self.leave(before.value.name()));
         self.plan.changes.push(Change { steps, after: [(*frontend, None)].into(), made: None });
@@ -113,17 +145,23 @@ impl<'a> Planner<'a> {
         else {
             return;
         };
+        let Some(wanted) = self.fitted(&mut frontends, wanted, keeps) else { return };
+        let wanted = wanted.as_ref();
         let there = frontends.values().flatten().map(|entry| entry.value);
         let there = there.clone().find(|value| self.is_as_wanted(*value, wanted, keeps));
         let (mut steps, value, made) = match there {
             Some(value) => (Vec::new(), value, None),
             None => self.generation(&frontends, wanted, keeps),
         };
+        self.more(made.as_ref().map(|(_, made)| made.size()).unwrap_or_default());
         let (mut after, mut left) = (BTreeMap::new(), Vec::new());
         for (frontend, before) in frontends {
             let is_led = before.is_some_and(|entry| entry.value == value);
             if is_led && before.is_some_and(|entry| entry.owner.is_some()) {
                 continue;
+            }
+            if before.is_none() {
+                self.more(Size { frontends: 1, ..Size::default() });
             }
             if !is_led {
                 steps.push(Step::PutValue(frontend, value));
@@ -138,6 +176,69 @@ impl<'a> Planner<'a> {
         if !after.is_empty() {
             self.plan.changes.push(Change { steps, after, made });
         }
+    }
+
+    /// As much of a set as there is room for, and those frontends that may be there; what is left out is told. None:
+    /// nothing.
+    fn fitted<'w>(
+        &mut self,
+        frontends: &mut BTreeMap<Frontend, Option<&'a Entry>>,
+        wanted: &'w Wanted,
+        keeps: bool,
+    ) -> Option<Cow<'w, Wanted>> {
+        let (room, beside) = self.room(frontends.values().flatten());
+        let smaller = |size: Size| if keeps { size.backends.min(size.members) } else { size.backends };
+        let is_new = |before: &Option<&Entry>| before.is_none();
+        if frontends.values().filter(|before| is_new(before)).count() > room.frontends {
+            let first = frontends.iter().find(|(_, before)| is_new(before));
+            self.plan.problems.extend(first.map(|(frontend, _)| Problem::NoRoom { frontend: *frontend }));
+            frontends.retain(|_, before| before.is_some());
+        }
+        let first = *frontends.keys().next()?;
+        let mut some = first_targets(wanted, smaller(room));
+        let is_there =
+            || frontends.values().flatten().any(|before| self.is_as_wanted(before.value, &some, keeps));
+        if some.targets.len() > smaller(beside) && !is_there() {
+            some = first_targets(wanted, smaller(room).min(smaller(beside)));
+        }
+        if some.targets.len() == wanted.targets.len() {
+            return Some(some);
+        }
+        self.plan.problems.push(Problem::NoRoom { frontend: first });
+        (!some.targets.is_empty()).then_some(some)
+    }
+
+    /// How many new frontends there is room for, and for how many targets of a set whose frontends have these entries;
+    /// and how much can be written beside what is there.
+    fn room<'e>(&self, before: impl Iterator<Item = &'e &'e Entry>) -> (Size, Size) {
+        let mut had = Size::default();
+        for generation in before.filter_map(|entry| self.tables.generation(entry.value.name())) {
+            let size = generation.size();
+            had.backends = had.backends.max(size.backends);
+            had.members = had.members.max(size.members);
+        }
+        let more = |held: usize, own: usize, most: usize| {
+            (most - most / RESERVE).saturating_sub(held).min((most / SHARE).saturating_sub(own))
+        };
+        let (held, own, most) = (self.held, self.own, self.tables.most());
+        let room = Size {
+            frontends: more(held.frontends, own.frontends, most.frontends),
+            backends: more(held.backends, own.backends, most.backends).saturating_add(had.backends),
+            members: more(held.members, own.members, most.members).saturating_add(had.members),
+        };
+        let mut beside = most;
+        beside.take(held);
+        (room, beside)
+    }
+
+    fn more(&mut self, size: Size) {
+        self.held.add(size);
+        self.own.add(size);
+    }
+
+    fn less(&mut self, size: Size) {
+        self.held.take(size);
+        self.own.take(size);
     }
 
     fn is_as_wanted(&self, value: Value, wanted: &Wanted, keeps: bool) -> bool {
@@ -217,8 +318,18 @@ impl<'a> Planner<'a> {
         let users = self.users(name).saturating_sub(1);
         self.users.insert(name, users);
         let gone = self.tables.generation(name).filter(|_| users == 0);
+        self.less(gone.map(Generation::size).unwrap_or_default());
         gone.into_iter().flat_map(|generation| generation.deletion(name)).collect()
     }
+}
+
+/// The set with so many targets at most.
+fn first_targets(wanted: &Wanted, most: usize) -> Cow<'_, Wanted> {
+    if wanted.targets.len() <= most {
+        return Cow::Borrowed(wanted);
+    }
+    let targets = wanted.targets.iter().take(most).copied().collect();
+    Cow::Owned(Wanted { targets, frontends: wanted.frontends.clone(), ..*wanted })
 }
 
 #[cfg(test)]
@@ -378,6 +489,60 @@ mod tests {
             &["+3.1.0=10.1.0.4#1", "=3.1x1 0s", "+1.3.0=10.1.0.6#3", "=1.3x1 0s", "-1.2.0"],
         );
         check(&[], &["-10.96.0.1:80/TCP", "-3.1.0", "-10.96.0.3:80/TCP", "-1.3.0"]);
+    }
+
+    #[test]
+    fn one_service_does_not_fill_the_tables_and_what_is_there_can_always_change() {
+        let most = Size { frontends: 16, backends: 64, members: 64 };
+        let (mut tables, mut contents) = (Tables::default().within(most), Contents::default());
+        let mut check = |name: &str, last: u8, targets: std::ops::Range<u8>, expect: usize, told: bool| {
+            let at = frontend(last, Protocol::Udp);
+            let targets: Vec<u8> = targets.collect();
+            let desired = wants(&[(at, 0, &targets)]);
+            let plan = diff(&tables, &service(name), &desired);
+            for step in plan.changes.iter().flat_map(|change| &change.steps) {
+                contents.apply(step);
+                assert!(contents.backends.len() <= 64 && contents.members.len() <= 64, "{name}");
+            }
+            let problems = plan.problems;
+            plan.changes.into_iter().for_each(|change| tables.note(change));
+            let found = contents.found(&at).map_or(usize::MAX, |found| found.len());
+            let expect_problems = if told { vec![Problem::NoRoom { frontend: at }] } else { vec![] };
+            assert_eq!((found, &problems), (expect, &expect_problems), "{name} {targets:?}");
+            let again = diff(&tables, &service(name), &desired);
+            assert_eq!((again.changes, again.problems), (vec![], problems), "once");
+        };
+        let none = usize::MAX;
+        check("a", 1, 0..20, 16, true);
+        check("b", 2, 0..16, 16, false);
+        check("c", 3, 0..16, 16, false);
+        check("d", 4, 0..16, 8, true);
+        check("e", 5, 0..1, none, true);
+        check("f", 6, 0..0, 0, false);
+        // The reserve is for what is there.
+        check("d", 4, 20..28, 8, false);
+        check("d", 4, 30..46, 8, true);
+        check("b", 2, 0..2, 2, false);
+        check("d", 4, 30..46, 16, false);
+        check("e", 5, 0..1, 1, false);
+        check("a", 1, 40..52, 12, false);
+    }
+
+    #[test]
+    fn frontends_have_an_end_too_and_what_is_read_back_counts() {
+        let most = Size { frontends: 16, backends: 64, members: 64 };
+        let (mut tables, mut contents) = (Tables::default().within(most), Contents::default());
+        let many: Vec<Wanted> =
+            (0..6).map(|last| set(&[frontend(last, Protocol::Tcp)], 0, &[last])).collect();
+        let desired = Desired { sets: many, ..Desired::default() };
+        for _ in 0..2 {
+            let plan = diff(&tables, &service("a"), &desired);
+            let no_room = |last| Problem::NoRoom { frontend: frontend(last, Protocol::Tcp) };
+            assert_eq!(plan.problems, [no_room(4), no_room(5)], "a quarter of all frontends");
+            carry_out(&mut tables, &mut contents, plan.changes);
+            assert_eq!(contents.values.len(), 4);
+            tables = Tables::read(&contents).0.within(most);
+        }
     }
 
     #[test]

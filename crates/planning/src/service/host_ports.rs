@@ -129,7 +129,7 @@ mod tests {
         for (host_ip, protocol, expect) in [
             ("192.0.2.2", "UDP", "hostIP 192.0.2.2 is no address of the node"),
             ("x", "UDP", "hostIP x is no address"),
-            ("", "SCTP", "protocol SCTP"),
+            ("", "SCTP", "port 8000: nodes lead clients to endpoints by TCP and UDP, not by SCTP"),
         ] {
             let (sets, problems) = told(host_ip, protocol);
             assert!(sets.is_empty() && problems[0].contains(expect), "{problems:?}");

@@ -46,7 +46,10 @@ pub mod diff;
 pub mod sockets;
 // Clients that are no processes of this node.
 pub mod inbound;
+// Where the API servers are by themselves.
+mod api_servers;
 
+pub use api_servers::api_servers;
 pub use desired::{At, Desired, Family, Frontend, HealthCheck, Problem, Protocol, Target, Wanted, desired};
 pub use diff::{Change, Plan, diff, leftovers};
 pub use external::{ExternalRanges, Refusal};
@@ -57,7 +60,7 @@ pub use inputs::{
 };
 pub use nodes::NodeKind;
 pub use sockets::{Fate, Socket, fate};
-pub use tables::{Backend, Contents, Member, Place, Step, Tables, Value};
+pub use tables::{Backend, Contents, Member, Place, Size, Step, Tables, Value};
 
 #[cfg(test)]
 mod properties;

@@ -12,7 +12,7 @@ use super::{
     diff::{Change, diff, leftovers},
     inputs::{Owner, OwnerKind},
     tables::{
-        Contents, Place, Tables,
+        Contents, Place, Size, Tables,
         tests::{frontend, target},
     },
 };
@@ -77,13 +77,19 @@ struct Node {
     wanted: Vec<Desired>,
     /// The tables after each write since the process started.
     history: Vec<Contents>,
+    /// What the kernel has room for.
+    most: Size,
 }
 
 impl Node {
     fn new() -> Self {
+        Self::within(Size::UNBOUNDED)
+    }
+
+    fn within(most: Size) -> Self {
         let wanted = vec![Desired::default(); SERVICES];
-        let mut node =
-            Self { contents: Contents::default(), tables: Tables::default(), wanted, history: vec![] };
+        let (contents, tables) = (Contents::default(), Tables::default().within(most));
+        let mut node = Self { contents, tables, wanted, history: vec![], most };
         node.history.push(node.contents.clone());
         node
     }
@@ -104,6 +110,7 @@ impl Node {
                 writes -= 1;
                 self.contents.apply(step);
                 self.history.push(self.contents.clone());
+                self.check_room();
                 assert_eq!(self.others(&change), others, "another frontend is touched by {step:?}");
             }
             for frontend in change.frontends() {
@@ -124,6 +131,21 @@ impl Node {
         others.map(|other| (*other, self.contents.found(other).unwrap())).collect()
     }
 
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Service(number, wants) => {
+                self.wanted[number] = desired(&wants);
+                self.plan_and_write(number, usize::MAX);
+            }
+            Event::Killed(number, wants, writes) => {
+                self.wanted[number] = desired(&wants);
+                self.plan_and_write(number, writes);
+                self.restart();
+            }
+            Event::Restart => self.restart(),
+        }
+    }
+
     fn plan_and_write(&mut self, number: usize, writes: usize) -> bool {
         let plan = diff(&self.tables, &Self::service(number), &self.wanted[number]);
         self.carry_out(plan.changes, writes)
@@ -134,7 +156,7 @@ impl Node {
         self.check_readers();
         self.history = vec![self.contents.clone()];
         let (tables, strays) = Tables::read(&self.contents);
-        self.tables = tables;
+        self.tables = tables.within(self.most);
         strays.iter().for_each(|step| self.contents.apply(step));
         self.history.push(self.contents.clone());
         self.all();
@@ -144,6 +166,14 @@ impl Node {
 
     fn all(&mut self) {
         (0..SERVICES).for_each(|number| assert!(self.plan_and_write(number, usize::MAX)));
+    }
+
+    fn check_room(&self) {
+        let Contents { values, backends, members, .. } = &self.contents;
+        let is_within = values.len() <= self.most.frontends
+            && backends.len() <= self.most.backends
+            && members.len() <= self.most.members;
+        assert!(is_within, "{} {} {} in {:?}", values.len(), backends.len(), members.len(), self.most);
     }
 
     /// A reader may be interrupted: it reads a value, later a backend, and later the value again. If that is the same,
@@ -202,22 +232,25 @@ proptest! {
     #[test]
     fn a_client_finds_the_old_targets_or_the_new_ones(events in prop::collection::vec(event(), 1..12)) {
         let mut node = Node::new();
-        for event in events {
-            match event {
-                Event::Service(number, wants) => {
-                    node.wanted[number] = desired(&wants);
-                    node.plan_and_write(number, usize::MAX);
-                }
-                Event::Killed(number, wants, writes) => {
-                    node.wanted[number] = desired(&wants);
-                    node.plan_and_write(number, writes);
-                    node.restart();
-                }
-                Event::Restart => node.restart(),
-            }
-        }
+        events.into_iter().for_each(|event| node.happens(event));
         node.check_readers();
         node.check_settled();
+    }
+
+    #[test]
+    fn no_write_finds_the_tables_full_and_what_is_left_out_is_left_in_peace(
+        events in prop::collection::vec(event(), 1..12),
+        room in (1usize..24, 1usize..24, 1usize..24),
+    ) {
+        let mut node = Node::within(Size { frontends: room.0, backends: room.1, members: room.2 });
+        events.into_iter().for_each(|event| node.happens(event));
+        node.check_readers();
+        // What is free is taken step by step.
+        (0..8).for_each(|_| node.all());
+        for number in 0..SERVICES {
+            let plan = diff(&node.tables, &Node::service(number), &node.wanted[number]);
+            prop_assert_eq!(plan.changes, vec![]);
+        }
     }
 
     #[test]

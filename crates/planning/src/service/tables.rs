@@ -91,6 +91,34 @@ pub enum Step {
     DeleteNode(IpAddr),
 }
 
+/// How many entries the tables hold, or may hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Frontends.
+    pub frontends: usize,
+    /// Backends, those that frontends share once.
+    pub backends: usize,
+    /// Slots of endpoints whose clients keep them.
+    pub members: usize,
+}
+
+impl Size {
+    pub(super) const UNBOUNDED: Self =
+        Self { frontends: usize::MAX, backends: usize::MAX, members: usize::MAX };
+
+    pub(super) const fn add(&mut self, more: Self) {
+        self.frontends = self.frontends.saturating_add(more.frontends);
+        self.backends = self.backends.saturating_add(more.backends);
+        self.members = self.members.saturating_add(more.members);
+    }
+
+    pub(super) const fn take(&mut self, less: Self) {
+        self.frontends = self.frontends.saturating_sub(less.frontends);
+        self.backends = self.backends.saturating_sub(less.backends);
+        self.members = self.members.saturating_sub(less.members);
+    }
+}
+
 /// Everything the tables hold, as read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -115,6 +143,10 @@ pub struct Tables {
     /// Greatest number there ever was.
     last_id: u32,
     nodes: BTreeMap<IpAddr, NodeKind>,
+    /// What the generations take.
+    shared: Size,
+    /// What there is room for; none: everything.
+    most: Option<Size>,
 }
 
 /// A frontend in the tables.
@@ -143,6 +175,12 @@ pub(super) struct Generation {
 }
 
 impl Generation {
+    /// What it takes.
+    pub(super) fn size(&self) -> Size {
+        let members = if self.keeps { self.endpoints.len() } else { 0 };
+        Size { frontends: 0, backends: usize::try_from(self.count).unwrap_or(usize::MAX), members }
+    }
+
     /// What deletes it.
     pub(super) fn deletion(&self, name: Name) -> impl Iterator<Item = Step> {
         let Name { id, generation } = name;
@@ -194,9 +232,13 @@ impl Tables {
                 let member = |endpoint: &u32| Member { id, generation, endpoint: *endpoint };
                 members.extend(found.endpoints.values().map(member));
             }
-            let known = tables.generations.entry(value.name()).or_insert_with(|| found.clone());
-            // Frontends that share one were written by one change; else something is wrong with it.
-            known.whole &= (known.count, known.keeps) == (found.count, found.keeps);
+            if tables.generation(value.name()).is_none() {
+                tables.hold(value.name(), found.clone());
+            }
+            if let Some(known) = tables.generations.get_mut(&value.name()) {
+                // Frontends that share one were written by one change; else something is wrong with it.
+                known.whole &= (known.count, known.keeps) == (found.count, found.keeps);
+            }
             tables.put(*frontend, Some(Entry { value: *value, owner: None }));
         }
         let backends = contents.backends.keys().filter(|place| !places.contains(place));
@@ -208,6 +250,12 @@ impl Tables {
         (tables, steps)
     }
 
+    /// The same tables, with room for so much.
+    #[must_use]
+    pub fn within(self, most: Size) -> Self {
+        Self { most: Some(most), ..self }
+    }
+
     /// The number of frontends.
     #[must_use]
     pub fn frontends(&self) -> usize {
@@ -217,7 +265,7 @@ impl Tables {
     /// The number of backends, those that frontends share once.
     #[must_use]
     pub fn backends(&self) -> usize {
-        self.generations.values().map(|generation| generation.endpoints.len()).sum()
+        self.shared.backends
     }
 
     /// The Services and pods that have frontends, in order.
@@ -228,7 +276,7 @@ impl Tables {
     /// Notes a change as carried out. Whoever fails to carry it out reads the tables anew.
     pub fn note(&mut self, change: Change) {
         if let Some((name, generation)) = change.made {
-            self.generations.insert(name, generation);
+            self.hold(name, generation);
         }
         for (frontend, after) in change.after {
             self.put(frontend, after);
@@ -238,6 +286,13 @@ impl Tables {
     /// Notes the addresses of nodes as written.
     pub fn note_nodes(&mut self, nodes: BTreeMap<IpAddr, NodeKind>) {
         self.nodes = nodes;
+    }
+
+    fn hold(&mut self, name: Name, generation: Generation) {
+        self.shared.add(generation.size());
+        if let Some(before) = self.generations.insert(name, generation) {
+            self.shared.take(before.size());
+        }
     }
 
     fn put(&mut self, frontend: Frontend, after: Option<Entry>) {
@@ -263,8 +318,10 @@ impl Tables {
         let name = before.value.name();
         if let Some(generation) = self.generations.get_mut(&name) {
             generation.users = generation.users.saturating_sub(1);
-            if generation.users == 0 {
-                self.generations.remove(&name);
+            if generation.users == 0
+                && let Some(gone) = self.generations.remove(&name)
+            {
+                self.shared.take(gone.size());
             }
         }
         if let Some(owner) = &before.owner
@@ -296,6 +353,16 @@ impl Tables {
 
     pub(super) fn owned_by(&self, service: &Owner) -> impl Iterator<Item = &Frontend> {
         self.owned.get(service).into_iter().flatten()
+    }
+
+    /// What there is.
+    pub(super) fn held(&self) -> Size {
+        Size { frontends: self.entries.len(), ..self.shared }
+    }
+
+    /// What there is room for in all.
+    pub(super) fn most(&self) -> Size {
+        self.most.unwrap_or(Size::UNBOUNDED)
     }
 
     pub(super) fn nodes(&self) -> &BTreeMap<IpAddr, NodeKind> {
