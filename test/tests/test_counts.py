@@ -21,6 +21,12 @@ class CountsTest(unittest.TestCase):
         self.assertEqual(run.cargo_summary(NONE + SOME), (3, 0))
         self.assertEqual(run.cargo_summary(SOME + BAD), (5, 1))
 
+    def test_tests_in_a_guest_are_there_by_these_names(self):
+        for (package, target), (_, names) in run.IN_GUEST.items():
+            source = (run.ROOT / "crates" / package / "tests" / f"{target}.rs").read_text()
+            for name in names:
+                self.assertRegex(source, rf"#\[test\]\nfn {name}\(\)", "one that is not there would not be missed")
+
     def test_one_that_is_known_to_be_empty_must_say_so(self):
         self.assertEqual(run.programs_summary(NONE), (0, 0))
         self.assertEqual(run.programs_summary(""), (0, 1))
