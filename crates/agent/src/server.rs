@@ -62,16 +62,9 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
 }
 
 /// Serves until `stop`, then lets requests under way end.
-///
-/// # Errors
-///
-/// The listener fails.
-pub(crate) async fn serve(
-    listener: UnixListener,
-    sandboxes: Sandboxes,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(sandboxes)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub(crate) async fn serve(listener: UnixListener, sandboxes: Sandboxes, stop: CancellationToken) {
+    // It tries again by itself where accepting fails, and never ends with an error.
+    let _ = axum::serve(listener, router(sandboxes)).with_graceful_shutdown(stop.cancelled_owned()).await;
 }
 
 fn router(sandboxes: Sandboxes) -> Router {

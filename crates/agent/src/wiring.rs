@@ -218,13 +218,13 @@ pub(crate) async fn run(config: Config) -> Result<()> {
 
     let listener = server::bind(&config.socket)?;
     let accepting = CancellationToken::new();
-    let server = tokio::spawn(server::serve(listener, world.sandboxes.clone(), accepting.clone()));
+    // These bring to an end what they have begun; all others are broken off.
+    let mut orderly = JoinSet::new();
+    orderly.spawn(server::serve(listener, world.sandboxes.clone(), accepting.clone()));
     tracing::info!(socket = %config.socket.display(), "serving the CNI plugin");
-
-    let event_stop = stop.clone();
-    let events = tokio::spawn(event_writer.run(event_stop));
-    let queue = tokio::spawn(work_off(world.clone(), stop.clone()));
-    let services = tokio::spawn(service::reconcile::run(world.clone(), stop.clone()));
+    orderly.spawn(event_writer.run(stop.clone()));
+    orderly.spawn(work_off(world.clone(), stop.clone()));
+    orderly.spawn(service::reconcile::run(world.clone(), stop.clone()));
     running.until_stop(open_kernel(world.clone()));
     running.until_stop(service::reconcile::open(world.clone()));
     running.until_stop(service::sockets::run(world.clone()));
@@ -239,9 +239,15 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     running.tasks.spawn(node::report::run(world.clone(), client, stop.clone()));
 
     let mut ended = Ok(());
+    let panicked = async {
+        tokio::select! {
+            () = kuryr_process::first_panic(&mut running.tasks) => {}
+            () = kuryr_process::first_panic(&mut orderly) => {}
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = kuryr_process::first_panic(&mut running.tasks) => {
+        () = panicked => {
             ended = Err(Error::BrokenOff { what: "a part of the agent, which ends as a whole (see the panic before)" });
             stop.cancel();
         }
@@ -250,12 +256,12 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     accepting.cancel();
     world.sandboxes.give_up();
     // What has not ended by then is broken off: the next start finds out what holds.
-    if tokio::time::timeout(STOP_WITHIN, server).await.is_err() {
-        tracing::warn!("requests under way were broken off");
+    if tokio::time::timeout(STOP_WITHIN, async { while orderly.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
+        tracing::warn!("what was under way was broken off");
     }
-    let _ = tokio::time::timeout(STOP_WITHIN, queue).await;
-    let _ = tokio::time::timeout(STOP_WITHIN, services).await;
-    let _ = tokio::time::timeout(STOP_WITHIN, events).await;
     running.tasks.shutdown().await;
     checkpoint.stop().await;
     ended

@@ -289,7 +289,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     // The elector outlives the work: the Lease is released after the last write.
     let (candidate, leadership) = elector(client, lease)?;
     let release = CancellationToken::new();
-    let election = tokio::spawn(candidate.run(release.clone()));
+    let mut election = JoinSet::new();
+    election.spawn(candidate.run(release.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     let mut ended = Ok(());
     tokio::select! {
@@ -297,10 +298,11 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
         () = kuryr_process::first_panic(&mut tasks) => ended = Err(Error::Broken),
+        () = kuryr_process::first_panic(&mut election) => ended = Err(Error::Broken),
     }
     stop.cancel();
     release.cancel();
-    let _ = tokio::time::timeout(STOP_WITHIN, election).await;
+    let _ = tokio::time::timeout(STOP_WITHIN, async { while election.join_next().await.is_some() {} }).await;
     let _ = tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} }).await;
     ended
 }
