@@ -1,10 +1,10 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested test-long check build soak bench bench-services conformance lab-up lab-down codegen
+.PHONY: help demo test test-nested test-ml2 test-long check build soak bench bench-services conformance lab-up lab-down codegen
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: ## build, bring the lab up, show pods on Neutron ports; MODE=nested-vlan: on virtual machines; the lab goes on running
 	@test/prerequisites
@@ -17,6 +17,10 @@ test: ## everything: format, lints, tidy, unit and namespace tests, scenarios on
 test-nested: ## all scenarios on nodes that are virtual machines with trunks
 	@test/prerequisites
 	@test/run --nodes nested-vlan,nested-vlan
+
+test-ml2: ## scenarios with ML2/OVS, where Neutron's own agents drive the switches
+	@test/prerequisites
+	@test/run --ml2
 
 test-long: ## scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
 	@test/prerequisites
