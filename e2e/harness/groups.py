@@ -2,7 +2,7 @@
 from .expect import until
 from .scenario import World
 
-FILL_SECONDS = 90
+FILL_SECONDS = 240
 
 
 def one_port_for_pods(world: World, name: str, port: int) -> str:
@@ -35,5 +35,5 @@ def take_back(world: World, group: str) -> None:
     """Give the pods their ordinary groups again, and delete the group when no port has it."""
     world.remove_namespace()
     world.kuryr.restore()
-    until("no port has the group", lambda: not [p for p in world.our_ports() if group in p["security_groups"]], 120)
+    until("no port has the group", lambda: not [p for p in world.our_ports() if group in p["security_groups"]], 240)
     world.cloud.delete_group(group)

@@ -23,7 +23,7 @@ CONTROLLER_HEALTH, AGENT_HEALTH = 8082, 8090
 # Small pools: a scenario that needs more than they hold says so, and what is beyond them is easy to see. Short rests: every scenario waits at its
 # end until the pools have their size again; `delete-and-reuse` is about the rest itself and sets its own.
 POOL = {"ports_pool_min": 5, "ports_pool_max": 10, "ports_pool_batch": 5, "ports_pool_cool_down": 5, "ports_pool_shrink_delay": 3}
-READY_SECONDS = 90
+READY_SECONDS = 240
 
 
 class Settled(of_lab.Kuryr):
@@ -193,8 +193,8 @@ class Kuryr:
             until(f"{node} has {ports} ready ports", lambda node=node: len(self.ready_ports(node)) >= ports, seconds, why=lambda node=node: self.describe(node))
             until(f"{node} is Ready", lambda node=node: self.node_is_ready(node), seconds, why=lambda node=node: self.describe(node))
 
-    def wait_quiet(self, seconds: float = 60) -> None:
-        """Wait until every offered port is ready or claimed, for two seconds on end: nothing is being plugged or unplugged.
+    def wait_quiet(self, seconds: float = 180) -> None:
+        """Wait until every offered port is ready or claimed and the pools have their size, for two seconds on end: nothing is being plugged or unplugged, or about to be.
 
         Open vSwitch's userspace datapath drops a few packets each time a port is added to it or removed.
         """
@@ -204,14 +204,18 @@ class Kuryr:
             for node in self.lab.nodes:
                 found = self.node(node)
                 offered, status = set(found["spec"].get("ports") or {}), found.get("status", {})
-                if offered != set(status.get("ready") or {}) | set(status.get("claims") or {}) or status.get("returned"):
+                ready = status.get("ready") or {}
+                # Of what a pool lacks the ports may be on their way, and of what it has too much.
+                is_full = POOL["ports_pool_min"] <= len(ready) <= POOL["ports_pool_max"]
+                if not is_full or offered != set(ready) | set(status.get("claims") or {}) or status.get("returned"):
                     since[0] = time.monotonic()
             return time.monotonic() - since[0] >= 2
         until("nothing is being plugged", quiet, seconds, 0.2, why=lambda: [self.describe(node) for node in self.lab.nodes])
 
     def node_is_ready(self, node: str) -> bool:
         """Tell whether Kubernetes calls a node ready."""
-        conditions = self.kube.get("Node", node)["status"]["conditions"]
+        found = self.kube.get("Node", node)   # none before its kubelet has registered it
+        conditions = found["status"]["conditions"] if found else []
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
     def describe(self, node: str) -> str:

@@ -16,7 +16,7 @@ from kuryrlab.lab import Lab as Parts  # noqa: E402
 
 from .expect import Unmet  # noqa: E402
 
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 180
 
 
 class Lab:

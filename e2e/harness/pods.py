@@ -10,6 +10,10 @@ from .lab import Lab
 from .openstack import PAIR_OWNER, POD_OWNER, SUBPORT_OWNER, Neutron, pairs_for
 
 HTTP_PORT = 8080
+# Probes that fail in a row until a pod is no endpoint any more: a machine that is busy for a moment changes no Service. It gets Ready by its first good one.
+UNREADY_AFTER = 10
+# Several times what a pod takes where all that it needs is there.
+READY_SECONDS = 150
 # Answers with the pod's name and the address it was asked from.
 SERVE = ("mkdir -p /www/cgi-bin && printf '#!/bin/sh\\nprintf \"Content-Type: text/plain\\\\r\\\\n\\\\r\\\\n\"; echo \"'$HOSTNAME' saw $REMOTE_ADDR\"\\n' "
          ">/www/cgi-bin/who && chmod +x /www/cgi-bin/who && trap exit TERM && { httpd -f -p '[::]:8080' -h /www & wait; }")
@@ -19,7 +23,7 @@ def manifest(name: str, namespace: str, node: str | None = None, probe: bool = T
     """Return a pod that serves HTTP; without a token no volume of it needs the API server."""
     container = {"name": "web", "image": names.IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", SERVE], "ports": [{"containerPort": HTTP_PORT}, *ports]}
     if probe:
-        container["readinessProbe"] = {"httpGet": {"path": "/", "port": HTTP_PORT}, "periodSeconds": 1, "timeoutSeconds": 2}
+        container["readinessProbe"] = {"httpGet": {"path": "/", "port": HTTP_PORT}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": UNREADY_AFTER}
     spec = {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": token, "containers": [container]}
     if node:
         spec["nodeName"] = node
@@ -86,12 +90,12 @@ class Pod:
         """Return how often its containers were restarted."""
         return sum(c["restartCount"] for c in self.object["status"].get("containerStatuses", []))
 
-    def wait_ready(self, seconds: float = 60) -> "Pod":
+    def wait_ready(self, seconds: float = READY_SECONDS) -> "Pod":
         """Wait until the pod is Ready."""
         until(f"pod {self.name} is Ready", self.ready, seconds, why=self.describe)
         return self
 
-    def wait_gone(self, seconds: float = 60) -> None:
+    def wait_gone(self, seconds: float = 120) -> None:
         """Wait until the pod's object is gone."""
         until(f"pod {self.name} is gone", lambda: self.kube.get("Pod", self.name, self.namespace) is None, seconds, why=self.describe)
 
@@ -140,7 +144,7 @@ class Pod:
         On a node with a switch of its own the port is bound to that node's host; on a virtual machine it is a subport of that machine's trunk, or its addresses are pairs of that machine's port, and nobody ever plugs it. Neutron learns some time after the node that a port carries traffic, hence the wait.
         """
         if not self.lab.among_pods(self.node):
-            until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 20, 0.3)
+            until(f"Neutron calls {self.name}'s port ACTIVE", lambda: self.port(cloud)["status"] == "ACTIVE", 60, 0.3)
         port = self.port(cloud)
         expect_equal(sorted(ip["ip_address"] for ip in port["fixed_ips"]), sorted(self.addresses), f"addresses of {self.name}'s port")
         if self.lab.among_pods(self.node):
@@ -172,7 +176,7 @@ class Pod:
         return self.execute("cat", "/sys/class/net/eth0/address").strip()
 
 
-def expect_reaches(source: Pod, address: str, what: str, port: int = HTTP_PORT, path: str = "/cgi-bin/who", seconds: float = 10) -> str:
+def expect_reaches(source: Pod, address: str, what: str, port: int = HTTP_PORT, path: str = "/cgi-bin/who", seconds: float = 30) -> str:
     """Check that a pod gets an answer from an HTTP server; return the answer."""
     answer = until(f"{source} reaches {what} at {address}", lambda: source.get(address, port, path, 3), seconds, 0.2)
     expect(answer.strip(), f"{what} answered nothing")

@@ -9,10 +9,12 @@ from .kubernetes import Kubernetes
 from .kuryr import POOL, Kuryr
 from .lab import Lab
 from .openstack import NODE_OWNER, Neutron
-from .pods import Pod, deployment, manifest
+from .pods import READY_SECONDS, Pod, deployment, manifest
 
 # Longest time until a port that no node knows of is found and deleted.
-LOST_SECONDS = 120
+LOST_SECONDS = 240
+# The same until what was deleted is gone; several times what it takes.
+GONE_SECONDS = 240
 
 
 class Ended(Exception):
@@ -67,7 +69,7 @@ def wait_removed(lab: Lab) -> None:
     def going() -> list[str]:
         namespaces = [n["metadata"] for n in kube.objects("Namespace")]
         return [n["name"] for n in namespaces if n["name"].startswith("e2e-") and "deletionTimestamp" in n]
-    until("the scenarios' namespaces are gone", lambda: not going(), 90, 0.5, why=going)
+    until("the scenarios' namespaces are gone", lambda: not going(), GONE_SECONDS, 0.5, why=going)
 
 
 class World:
@@ -116,9 +118,9 @@ class World:
         for notice in self.lab.revive():
             print(f"          note: {notice}", flush=True)
         self.remove_namespace()
-        self.kube.wait_gone("Namespace", self.namespace, None, 90)
+        self.kube.wait_gone("Namespace", self.namespace, None, GONE_SECONDS)
         self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
-        until("the default service account exists", lambda: self.kube.get("ServiceAccount", "default", self.namespace), 30)
+        until("the default service account exists", lambda: self.kube.get("ServiceAccount", "default", self.namespace), 90)
 
     def end(self) -> None:
         """Take everything back: what the steps registered, the namespace, changed settings, stopped processes."""
@@ -128,7 +130,10 @@ class World:
             try:
                 action()
             except (Unmet, OSError) as unmet:
-                problems.append(str(unmet))
+                problems.append(str(unmet) or repr(unmet))
+            except Exception:
+                # What follows has to be taken back all the same, and the other scenarios are to run.
+                problems.append(traceback.format_exc())
         if problems:
             self.report.count(f"{self.name}: clean-up", 0, "\n".join(problems))
 
@@ -153,7 +158,7 @@ class World:
             for name in names:
                 self.kube.delete("Pod", name, self.namespace, 0)
             return not names
-        until(f"no pod is left in {self.namespace}", without_pods, 90)
+        until(f"no pod is left in {self.namespace}", without_pods, GONE_SECONDS)
 
     def remove_pods(self) -> None:
         """Delete the scenario's pods, and wait."""
@@ -161,7 +166,7 @@ class World:
         for name in names:
             self.kube.delete("Pod", name, self.namespace, 0)
         for name in names:
-            self.kube.wait_gone("Pod", name, self.namespace, 60)
+            self.kube.wait_gone("Pod", name, self.namespace, GONE_SECONDS)
 
     def restore_kuryr(self) -> None:
         """Give Kuryr its ordinary settings and processes."""
@@ -172,7 +177,7 @@ class World:
         self.kuryr.wait_ready()
         if not self.keep:
             for node in self.lab.nodes:
-                until(f"no claims are left on {node}", lambda node=node: not self.claims_of_this(node), 60, why=lambda node=node: self.kuryr.describe(node))
+                until(f"no claims are left on {node}", lambda node=node: not self.claims_of_this(node), GONE_SECONDS, why=lambda node=node: self.kuryr.describe(node))
             # Ports on their way to a node, or out of Neutron, are of nobody for a moment; the controller looks for lost ones when it lists again.
             until("no port of ours is lost", lambda: not self.lost_ports(), LOST_SECONDS, 1, why=lambda: [(port["id"], port["name"], port["device_owner"]) for port in self.lost_ports()])
 
@@ -190,7 +195,7 @@ class World:
 
     # --- making things --------------------------------------------------------------------------------
 
-    def pod(self, name: str, node: str | None = None, wait: bool = True, seconds: float = 60, **how) -> Pod:
+    def pod(self, name: str, node: str | None = None, wait: bool = True, seconds: float = READY_SECONDS, **how) -> Pod:
         """Create a pod and, unless told otherwise, wait until it is Ready."""
         self.kube.create(manifest(name, self.namespace, node, **how))
         pod = Pod(self.lab, self.kube, self.namespace, name)

@@ -24,6 +24,8 @@ INTERVAL_SECONDS = 0.01
 SWITCH_LOSES = 0.005
 SWITCH_LOSES_AT_ONCE = 3
 INTERRUPTED_SECONDS = 0.1
+# At the end answers are waited for until none has come for so long: on a machine that is busy what is late is not lost. Without a loss nothing is waited for.
+LATE_SECONDS = 3
 
 
 def has_address(netns: str, address: str) -> bool:
@@ -161,7 +163,7 @@ def listener(netns: str, address: str, port: int):
 def bulk(source: str, target: str, address: str, count: int, port: int = STREAM_PORT + 5) -> int:
     """Send so many bytes over one TCP connection and return how many arrived."""
     with listener(target, address, port) as server:
-        server.settimeout(10)
+        server.settimeout(30)
 
         def send():
             with new_socket(address, socket.SOCK_STREAM) as client:
@@ -236,7 +238,8 @@ class Stream:
 
     def __init__(self, source: str, target: str, address: str, port: int = STREAM_PORT):
         self.source, self.target, self.address, self.port = source, target, address, port
-        self.stopping, self.threads, self.sockets = threading.Event(), [], []
+        self.stopping, self.all_sent, self.ended, self.threads, self.sockets = threading.Event(), threading.Event(), threading.Event(), [], []
+        self.losses: Losses | None = None
         self.sent, self.answers, self.numbers, self.tcp_sent, self.tcp_answered, self.tcp_broken = 0, [], set(), 0, 0, None
 
     def __enter__(self):
@@ -247,7 +250,7 @@ class Stream:
         udp.connect((self.address, self.port))
         self.begin(self.echo_datagrams, udp_server)
         tcp = self.make(self.source, socket.SOCK_STREAM)
-        tcp.settimeout(10)
+        tcp.settimeout(30)
         tcp.connect((self.address, self.port))
         accepted, _ = tcp_server.accept()
         self.sockets.append(accepted)
@@ -279,7 +282,7 @@ class Stream:
         thread.start()
 
     def echo_datagrams(self, server: socket.socket) -> None:
-        while not self.stopping.is_set():
+        while not self.ended.is_set():
             try:
                 data, peer = server.recvfrom(64)
                 server.sendto(data, peer)
@@ -296,15 +299,19 @@ class Stream:
                 pass  # counted: it will not be answered
             self.sent += 1
             time.sleep(INTERVAL_SECONDS)
+        self.all_sent.set()
 
     def receive_datagrams(self, udp: socket.socket) -> None:
         end = None
         while end is None or time.monotonic() < end:
-            if self.stopping.is_set() and end is None:
-                end = time.monotonic() + 1   # answers that are still on their way
+            if self.all_sent.is_set():
+                if len(self.numbers) == self.sent:
+                    return
+                end = end or time.monotonic() + LATE_SECONDS
             try:
                 number = struct.unpack("!Q", udp.recv(64))[0]
                 self.answers.append(time.monotonic())
+                end = None
                 self.numbers.add(number)
             except (TimeoutError, ConnectionError):
                 continue
@@ -312,7 +319,7 @@ class Stream:
                 return
 
     def echo_stream(self, accepted: socket.socket) -> None:
-        accepted.settimeout(60)
+        accepted.settimeout(120)   # longer than the other side waits
         try:
             while data := accepted.recv(65536):
                 accepted.sendall(data)
@@ -321,7 +328,7 @@ class Stream:
 
     def exchange(self, tcp: socket.socket) -> None:
         """Send a numbered word and wait for it, again and again; a word that does not come back breaks the stream."""
-        tcp.settimeout(20)
+        tcp.settimeout(60)
         try:
             while not self.stopping.is_set():
                 word = struct.pack("!Q", self.tcp_sent)
@@ -342,15 +349,19 @@ class Stream:
                 self.tcp_broken = f"after {self.tcp_answered} exchanges: {error!r}"
 
     def stop(self) -> Losses:
-        """End the stream and tell what was lost."""
+        """End the stream and tell what was lost; what it told once it tells again."""
+        if self.losses:
+            return self.losses
         self.stopping.set()
         for thread in self.threads[2:]:
-            thread.join(timeout=3)
+            thread.join(timeout=4 * LATE_SECONDS)
+        self.ended.set()
         for made in self.sockets:
             made.close()
         gaps = [later - earlier for earlier, later in zip(self.answers, self.answers[1:])]
         missing = [number for number in range(self.sent) if number not in self.numbers]
-        return Losses(self.sent, len(self.answers), max(gaps, default=0.0), self.tcp_broken, missing)
+        self.losses = Losses(self.sent, len(self.answers), max(gaps, default=0.0), self.tcp_broken, missing)
+        return self.losses
 
     def expect_whole(self, allowed_share: float = SWITCH_LOSES, interrupted: float = INTERRUPTED_SECONDS) -> Losses:
         """End the stream and fail if the TCP connection broke, more datagrams were lost than this share, or none was answered for so many seconds."""
