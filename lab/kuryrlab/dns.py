@@ -10,7 +10,7 @@ from .node import NodeMachine
 from .steps import until
 
 NAMESPACE, NAME = "kube-system", "coredns"
-SECONDS = 60
+SECONDS = 240
 
 
 def start(lab: Lab, outside: str = "") -> None:
