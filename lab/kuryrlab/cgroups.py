@@ -105,7 +105,7 @@ def members(settings: Settings, below: str = "", leaf: bool = False) -> list[int
     return sorted(pids - {0, os.getpid()})
 
 
-def kill(settings: Settings, below: str = "", seconds: float = 20) -> int:
+def kill(settings: Settings, below: str = "", seconds: float = 90) -> int:
     """Kill whatever is in the lab's cgroups, or in a part of them, and return how many it were."""
     killed, end = set(), time.monotonic() + seconds
     while pids := members(settings, below):
@@ -127,7 +127,7 @@ def remove(settings: Settings) -> None:
         remove_tree(hierarchy / settings.cgroup)
 
 
-def remove_tree(top: Path, seconds: float = 5) -> None:
+def remove_tree(top: Path, seconds: float = 60) -> None:
     """Remove one cgroup with its children; the kernel may need a moment after the last process."""
     end = time.monotonic() + seconds
     while top.exists():

@@ -70,7 +70,7 @@ def start(settings: Settings, processes: Processes, root: Path) -> str | None:
         remark = "MariaDB, prepared schemas copied"
     socket = settings.run / "mariadb.sock"
     started = processes.start("mariadb", places.control(settings).with_usr(root), server(root, data, socket))
-    processes.wait("mariadb", lambda: answers(root, socket), 60)
+    processes.wait("mariadb", lambda: answers(root, socket), 300)
     return remark if started else None
 
 
@@ -207,7 +207,7 @@ def finish(child: subprocess.Popen) -> None:
             child.wait()
 
 
-def patience(probe, child: subprocess.Popen, what: str, log: Path, seconds: float = 60) -> None:
+def patience(probe, child: subprocess.Popen, what: str, log: Path, seconds: float = 300) -> None:
     """Wait until a process of the build serves."""
     end = time.monotonic() + seconds
     while True:

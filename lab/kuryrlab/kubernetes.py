@@ -50,7 +50,7 @@ class Kubernetes:
         self.processes.wait(
             "kube-controller-manager",
             lambda: self.call("GET", "/api/v1/namespaces/default/serviceaccounts/default"),
-            90,
+            300,
         )
         return "Kubernetes API" if started else None
 
@@ -71,7 +71,7 @@ class Kubernetes:
         self.processes.wait(
             "etcd",
             lambda: request(self.place.netns, "GET", f"http://127.0.0.1:{s.ETCD_PORT}/health", timeout=5).status == 200,
-            60,
+            240,
         )
         return started
 
@@ -112,7 +112,7 @@ class Kubernetes:
                 "--audit-log-maxbackup=2",
             ],
         )
-        self.processes.wait("kube-apiserver", lambda: self.call("GET", "/readyz") is not None, 120)
+        self.processes.wait("kube-apiserver", lambda: self.call("GET", "/readyz") is not None, 300)
         return started
 
     def controller_manager(self) -> list[str]:

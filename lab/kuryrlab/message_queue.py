@@ -40,7 +40,7 @@ def start(settings: Settings, processes: Processes, root: Path) -> str | None:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
         },
     )
-    processes.wait("rabbitmq", lambda: listening(place.netns), 90)
+    processes.wait("rabbitmq", lambda: listening(place.netns), 300)
     return "RabbitMQ" if started else None
 
 

@@ -23,7 +23,7 @@ from .steps import until
 from .wire import request
 
 AGENT, L3_AGENT = "neutron-agent", "l3-agent"
-REGISTER_SECONDS, ROUTER_SECONDS = 90, 90
+REGISTER_SECONDS, ROUTER_SECONDS = 300, 300
 # Names by which the agents call them; in Debian they are alternatives.
 XTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 # The L3 agent starts radvd for every router with an IPv6 subnet, also when there is nothing to advertise, and gives the

@@ -160,7 +160,7 @@ class NodeMachine:
                     self.n.name,
                 ],
             )
-        self.processes.wait(self.n.name, mounted.exists, 20)
+        self.processes.wait(self.n.name, mounted.exists, 90)
         return made
 
     def start(self) -> str | None:
@@ -173,7 +173,7 @@ class NodeMachine:
             place.with_usr(self.root),
             ["/usr/bin/containerd", "--config", self.state / "containerd.toml"],
         )
-        self.processes.wait(f"{self.n.name}-containerd", lambda: self.ctr("version"), 30)
+        self.processes.wait(f"{self.n.name}-containerd", lambda: self.ctr("version"), 120)
         archive = self.state / "image.tar"
         self.import_image(s.IMAGE, lambda: image.write(archive, self.root / "usr/bin/busybox"), archive)
         (self.state / "kubelet.yaml").write_text(self.kubelet_configuration())
@@ -193,7 +193,7 @@ class NodeMachine:
             # As whoever installs the node would say it.
             + ([f"--node-labels={nested.MODE_LABEL}={self.n.kind}"] if self.n.kind == s.NESTED_MACVLAN else []),
         )
-        self.processes.wait(f"{self.n.name}-kubelet", self.registered, 60)
+        self.processes.wait(f"{self.n.name}-kubelet", self.registered, 240)
         return f"containerd and kubelet of {self.n.name}" if started else None
 
     def registered(self) -> bool:
@@ -361,7 +361,7 @@ def all_ready(machines: list[NodeMachine]) -> bool:
     return all(m.ready() for m in machines)
 
 
-def wait_ready(machines: list[NodeMachine], seconds: float = 60) -> str:
+def wait_ready(machines: list[NodeMachine], seconds: float = 240) -> str:
     """Wait until every node is ready."""
     until("nodes are ready", lambda: all_ready(machines), seconds, every=0.3)
     return "ready"

@@ -309,7 +309,7 @@ class OpenStack:
             self.request_log("keystone"),
         )
         started = self.processes.start("keystone", self.place, words, environment(self.at))
-        self.processes.wait("keystone", lambda: self.get(s.KEYSTONE_URL), 90)
+        self.processes.wait("keystone", lambda: self.get(s.KEYSTONE_URL), 300)
         return "Keystone" if started else None
 
     def start_neutron(self) -> str | None:
@@ -331,7 +331,7 @@ class OpenStack:
         # Agents ask the one at once; the other needs the API's view of OVN.
         if self.settings.options.ml2 == "ovs":
             started |= self.start_neutron_worker()
-        self.processes.wait("neutron", lambda: self.get(s.NEUTRON_URL + "/"), 150)
+        self.processes.wait("neutron", lambda: self.get(s.NEUTRON_URL + "/"), 450)
         started |= self.start_neutron_worker()
         return "Neutron" if started else None
 
@@ -371,8 +371,8 @@ class OpenStack:
         started |= self.processes.start("octavia", inside, words, environment(self.at))
         if self.settings.options.amphora:
             started |= self.start_worker()
-        self.processes.wait("octavia", lambda: self.get(s.OCTAVIA_URL + "/"), 150)
-        self.processes.wait("octavia-agent", lambda: (private / "octavia/get.sock").exists(), 60)
+        self.processes.wait("octavia", lambda: self.get(s.OCTAVIA_URL + "/"), 450)
+        self.processes.wait("octavia-agent", lambda: (private / "octavia/get.sock").exists(), 240)
         return "Octavia" if started else None
 
     def start_worker(self) -> bool:

@@ -29,7 +29,7 @@ class Ovn(Switches):
                 {"OVN_RUNDIR": self.settings.run, "OVS_RUNDIR": self.settings.run},
             )
         for kind in ("nb", "sb"):
-            self.processes.wait(f"ovn-{kind}", lambda kind=kind: self.ctl(kind, "init") is not None, 30)
+            self.processes.wait(f"ovn-{kind}", lambda kind=kind: self.ctl(kind, "init") is not None, 120)
         started |= self.processes.start(
             "ovn-northd",
             place,
@@ -48,7 +48,7 @@ class Ovn(Switches):
 
     def ctl(self, kind: str, *words: str) -> str:
         """Run ovn-nbctl or ovn-sbctl."""
-        return self.tool(f"ovn-{kind}ctl", "--timeout=20", f"--db=unix:{self.socket(kind)}", *words)
+        return self.tool(f"ovn-{kind}ctl", "--timeout=90", f"--db=unix:{self.socket(kind)}", *words)
 
     def start_controller(self, n: Chassis) -> bool:
         """Start ovn-controller and wait until its chassis is known."""
@@ -61,7 +61,7 @@ class Ovn(Switches):
         self.processes.wait(
             f"{n.name}-ovn-controller",
             lambda: n.hostname in self.ctl("sb", "--bare", "--columns=hostname", "list", "chassis").split(),
-            60,
+            240,
         )
         return started
 

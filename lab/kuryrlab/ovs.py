@@ -61,7 +61,7 @@ class Switches:
 
     def vsctl(self, n: Chassis, *words: str) -> str:
         """Run ovs-vsctl on a node."""
-        return self.tool("ovs-vsctl", "--timeout=20", f"--db=unix:{self.run(n)}/db.sock", *words)
+        return self.tool("ovs-vsctl", "--timeout=90", f"--db=unix:{self.run(n)}/db.sock", *words)
 
     def tool(self, name: str, *words: str) -> str:
         done = subprocess.run(debian.tool(self.root, name) + list(words), capture_output=True, text=True)
@@ -110,7 +110,7 @@ class Switches:
             ["/usr/sbin/ovsdb-server", db, f"--remote=punix:{run}/db.sock", f"--unixctl={run}/ovsdb.ctl"] + QUIET,
             env,
         )
-        self.processes.wait(f"{n.name}-ovsdb", lambda: self.vsctl(n, "--no-wait", "init") is not None, 30)
+        self.processes.wait(f"{n.name}-ovsdb", lambda: self.vsctl(n, "--no-wait", "init") is not None, 120)
         self.describe(n)
         started |= self.processes.start(
             f"{n.name}-vswitchd",
@@ -124,7 +124,7 @@ class Switches:
         self.processes.wait(
             f"{n.name}-vswitchd",
             lambda: self.vsctl(n, "get", "bridge", "br-int", "datapath_id").strip() not in ("", "[]"),
-            30,
+            120,
         )
         done = subprocess.run(
             debian.tool(self.root, "ip") + ["-n", self.settings.netns(n.name), "-batch", "-"],

@@ -129,7 +129,7 @@ class Processes:
                 pass
             while record.alive():
                 time.sleep(0.02)
-                if time.monotonic() > end + 10:
+                if time.monotonic() > end + 60:
                     raise Failure(f"{name} ({record.pid}) survives SIGKILL")
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         return lived

@@ -23,7 +23,7 @@ def start_external(settings: Settings, processes: Processes) -> str | None:
     """Start the external side's HTTP server."""
     place = places.Place(settings, settings.netns("ext"), "control")
     started = processes.start("external", place, answer("external"))
-    processes.wait("external", lambda: alive(settings, "ext"), 20)
+    processes.wait("external", lambda: alive(settings, "ext"), 90)
     return f"HTTP at {s.EXTERNAL4}:{s.HTTP_PORT}" if started else None
 
 
@@ -52,7 +52,7 @@ def start_server(
     switches.plug(machine.chassis, machine.tap, machine.port, machine.mac)
     place = places.Place(settings, settings.netns("server"), "control")
     started = processes.start("server", place, answer("server"))
-    processes.wait("server", lambda: alive(settings, "server"), 20)
+    processes.wait("server", lambda: alive(settings, "server"), 90)
     vm.wait_flows(machine, switches)
     return (
         f"HTTP at {facts['server_v4']}:{s.HTTP_PORT} and [{facts['server_v6']}]:{s.HTTP_PORT}"

@@ -9,7 +9,7 @@ from .ovs import Switches
 from .settings import Chassis
 from .steps import until
 
-FLOWS_SECONDS = 60
+FLOWS_SECONDS = 240
 
 
 @dataclass(frozen=True)
