@@ -23,7 +23,7 @@ KINDS = {
     "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies", False),
 }
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 60
 
 
 class Refused(Unmet):

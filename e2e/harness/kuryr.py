@@ -116,7 +116,7 @@ class Kuryr:
         start = self.of_lab.start_controller if name == "controller" else lambda: self.of_lab.start_agent(self.lab.node(name))
         self.lab.guarded(start)
 
-    def stop(self, name: str, how: int = signal.SIGTERM, seconds: float = 20) -> None:
+    def stop(self, name: str, how: int = signal.SIGTERM, seconds: float = 60) -> None:
         """Stop the controller or a node's agent."""
         self.lab.guarded(lambda: self.of_lab.stop((name,), how, seconds))
 
@@ -230,7 +230,7 @@ class Kuryr:
     def health(self, name: str, path: str) -> int:
         """Ask a process for its health and return the HTTP status."""
         place, port = ("cp", CONTROLLER_HEALTH) if name == "controller" else (name, AGENT_HEALTH)
-        return request(self.lab.settings.netns(place), "GET", f"http://127.0.0.1:{port}{path}", timeout=10).status
+        return request(self.lab.settings.netns(place), "GET", f"http://127.0.0.1:{port}{path}", timeout=30).status
 
     # --- what the runtime saw -------------------------------------------------------------------------
 

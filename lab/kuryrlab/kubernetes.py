@@ -153,7 +153,7 @@ class Kubernetes:
             self.context = ssl.create_default_context(cafile=str(self.pki.file("ca.crt")))
             self.context.load_cert_chain(self.pki.file("admin.crt"), self.pki.file("admin.key"))
         answer = request(
-            self.place.netns, method, s.API_URL + path, body, {"Content-Type": kind}, context=self.context, timeout=15
+            self.place.netns, method, s.API_URL + path, body, {"Content-Type": kind}, context=self.context, timeout=45
         )
         if answer.status in accept:
             return None
