@@ -78,7 +78,7 @@ fn what_is_translated_on_the_node_does_not_reach_a_pod() {
          ip route add 198.51.100.0/24 via 192.0.2.2");
     // A connected socket's packet has a destination that the socket does not know of.
     let output = node.space.try_sh(
-        "timeout 1 bash -c 'echo hello > /dev/tcp/198.51.100.1/9'; timeout 1 bash -c 'echo hello > /dev/udp/198.51.100.1/9'",
+        "timeout 3 bash -c 'echo hello > /dev/tcp/198.51.100.1/9'; timeout 10 bash -c 'echo hello > /dev/udp/198.51.100.1/9'",
     );
     drop(output);
     let counters = node.counters(&pod);

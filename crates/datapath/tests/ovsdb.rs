@@ -15,7 +15,7 @@ use tokio::{
 };
 
 /// Bound for anything that should happen.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A server that accepts one connection at a time.
 struct Server {
@@ -230,7 +230,8 @@ fn bridge_inserted() -> Value {
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_not_waited_for() {
     let server = Server::new();
-    let config = OvsdbConfig { request_timeout: Duration::from_millis(50), ..server.config() };
+    // What is answered is answered within this, also by a machine that is busy.
+    let config = OvsdbConfig { request_timeout: Duration::from_secs(2), ..server.config() };
     let ovsdb = Ovsdb::start(config);
     let mut connection = server.serve(bridge()).await;
     until(&ovsdb, |state| state.connected).await;

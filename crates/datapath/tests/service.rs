@@ -161,9 +161,12 @@ fn the_process_of_a_client() {
     }
 }
 
+/// Of a client: whoever is led nowhere gets no answer however long it waits, and a busy machine is late.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
@@ -177,7 +180,7 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
 fn new_datagrams(to: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
 
@@ -561,13 +564,12 @@ fn clients_of_one_network_namespace_keep_their_endpoint_for_a_time() {
     // After the time anew.
     tables.affinity_seconds = 1;
     tables.lead_to(&[0, 1, 2]);
-    let chosen: BTreeSet<String> = (0..8)
-        .map(|_| {
-            thread::sleep(Duration::from_millis(1100));
-            clients[0].ask(&format!("tcp {VIP4} {PORT}"))
-        })
-        .collect();
-    assert!(chosen.len() > 1, "{chosen:?}");
+    let mut chosen = BTreeSet::new();
+    until("it chooses another one", || {
+        thread::sleep(Duration::from_millis(1100));
+        chosen.insert(clients[0].ask(&format!("tcp {VIP4} {PORT}")));
+        chosen.len() > 1
+    });
 }
 
 #[test]
@@ -635,23 +637,29 @@ fn a_cgroup_that_was_made_anew_gets_the_programs_again() {
     assert_eq!(client.reached("tcp", VIP4, 1), only(VIP4, 'b'));
 }
 
-/// Asks until told to stop; every answer has to be whole. Tells how often.
+/// So often each of them has to have asked meanwhile.
+const ROUNDS: u32 = 50;
+
+/// Asks until told to stop, and counts; every answer has to be whole.
 fn talk(
     net: &Net,
     cgroup: &Cgroup,
-    stop: &AtomicBool,
+    (stop, rounds): (&AtomicBool, &AtomicU32),
     how: &str,
     address: &str,
     whole: impl Fn(&str, &str) -> bool,
-) -> u32 {
+) {
     let mut client = Client::new(&net.client, cgroup);
-    let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let answer = client.ask(&format!("{how} {address} {PORT}"));
         assert!(whole(&answer, address), "{how} {address}: {answer}");
-        rounds += 1;
+        rounds.fetch_add(1, Ordering::Relaxed);
     }
-    rounds
+}
+
+/// Tells whether each has asked often enough, which takes a busy machine longer.
+fn have_talked(rounds: &[AtomicU32]) -> bool {
+    rounds.iter().all(|rounds| rounds.load(Ordering::Relaxed) > ROUNDS)
 }
 
 #[test]
@@ -660,26 +668,30 @@ fn clients_never_miss_while_endpoints_change() {
     let mut tables = Tables::attached(&pins, &cgroup);
     tables.lead_to(&[0]);
     let stop = AtomicBool::new(false);
-    let (rounds, changes) = thread::scope(|scope| {
+    let rounds: [AtomicU32; 4] = Default::default();
+    thread::scope(|scope| {
         let whole =
             |answer: &str, address: &str| NAMES.iter().any(|name| answer == format!("{address} {name}"));
-        let talk = |how, address| {
-            let (net, cgroup, stop) = (&net, &cgroup, &stop);
-            scope.spawn(move || talk(net, cgroup, stop, how, address, whole))
-        };
-        let talks = [talk("tcp", VIP4), talk("tcp", MAPPED), talk("udp", VIP6), talk("again", VIP4)];
+        let asked = [("tcp", VIP4), ("tcp", MAPPED), ("udp", VIP6), ("again", VIP4)];
+        let talks: Vec<_> = std::iter::zip(asked, &rounds)
+            .map(|((how, address), rounds)| {
+                let (net, cgroup, stop) = (&net, &cgroup, &stop);
+                scope.spawn(move || talk(net, cgroup, (stop, rounds), how, address, whole))
+            })
+            .collect();
         let end = std::time::Instant::now() + Duration::from_secs(3);
         let mut changes = 0u32;
-        while std::time::Instant::now() < end && !talks.iter().any(thread::ScopedJoinHandle::is_finished) {
+        let goes_on = |changes| std::time::Instant::now() < end || changes <= 100 || !have_talked(&rounds);
+        while goes_on(changes) && !talks.iter().any(thread::ScopedJoinHandle::is_finished) {
             for endpoints in [&[1, 2][..], &[0], &[2], &[0, 1, 2]] {
                 tables.lead_to(endpoints);
                 changes += 1;
             }
         }
         stop.store(true, Ordering::Relaxed);
-        (talks.map(|talk| talk.join().unwrap()), changes)
+        talks.into_iter().for_each(|talk| talk.join().unwrap());
     });
-    assert!(rounds.iter().all(|rounds| *rounds > 50) && changes > 100, "{rounds:?} {changes}");
+    assert!(have_talked(&rounds), "{rounds:?}");
     assert_eq!(tables.services.outcomes().unwrap().unsettled, 0);
 }
 
@@ -694,21 +706,23 @@ fn clients_never_miss_while_loaders_of_two_layouts_take_turns() {
     let mut kept = Client::new(&net.client, &cgroup);
     let by = kept.ask(&format!("keep {VIP6} {PORT}"));
     let by = by.rsplit(' ').next().unwrap();
-    let rounds = thread::scope(|scope| {
+    let rounds: [AtomicU32; 5] = Default::default();
+    thread::scope(|scope| {
         // A socket between two programs may be told the endpoint's address.
         let whole = |answer: &str, _: &str| NAMES.iter().any(|name| answer.ends_with(&format!(" {name}")));
-        let talk = |how, address| {
-            let (net, cgroup, stop) = (&net, &cgroup, &stop);
-            scope.spawn(move || talk(net, cgroup, stop, how, address, whole))
-        };
-        let talks = [
-            talk("tcp", VIP4),
-            talk("tcp", VIP6),
-            talk("udp", VIP6),
-            talk("again", VIP4),
-            talk("again", VIP6),
-        ];
-        for layout in [SERVICE_LAYOUT_VERSION + 1, SERVICE_LAYOUT_VERSION].repeat(8) {
+        let asked = [("tcp", VIP4), ("tcp", VIP6), ("udp", VIP6), ("again", VIP4), ("again", VIP6)];
+        let talks: Vec<_> = std::iter::zip(asked, &rounds)
+            .map(|((how, address), rounds)| {
+                let (net, cgroup, stop) = (&net, &cgroup, &stop);
+                scope.spawn(move || talk(net, cgroup, (stop, rounds), how, address, whole))
+            })
+            .collect();
+        for (turn, layout) in [SERVICE_LAYOUT_VERSION + 1, SERVICE_LAYOUT_VERSION].iter().cycle().enumerate()
+        {
+            if turn >= 16 && have_talked(&rounds) {
+                break;
+            }
+            let layout = *layout;
             let mut next = Tables::with(&pins, &cgroup, |config| config.layout = layout);
             let probes = next.services.read().unwrap().services;
             assert!(probes.is_empty(), "maps of this layout are there already: {probes:?}");
@@ -721,9 +735,9 @@ fn clients_never_miss_while_loaders_of_two_layouts_take_turns() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        talks.map(|talk| talk.join().unwrap())
+        talks.into_iter().for_each(|talk| talk.join().unwrap());
     });
-    assert!(rounds.iter().all(|rounds| *rounds > 50), "{rounds:?}");
+    assert!(have_talked(&rounds), "{rounds:?}");
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn connected(space: &Space, to: &str) -> UdpSocket {
 fn not_connected(space: &Space, like: &str) -> UdpSocket {
     let any = if like.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = space.within(|| UdpSocket::bind(any).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
     socket
 }
 

@@ -23,7 +23,7 @@ use kuryr_types::MacAddr;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Bound for anything the kernel does on its own.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A network namespace that ends with its owner.
 pub(crate) struct Space {
@@ -345,7 +345,7 @@ fn echo_once(listener: &TcpListener) {
 
 fn exchange(to: SocketAddr, bytes: usize) -> bool {
     use std::io::{Read, Write};
-    let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(2)) else {
+    let Ok(mut stream) = TcpStream::connect_timeout(&to, SOON) else {
         return false;
     };
     stream.set_read_timeout(Some(SOON)).unwrap();
