@@ -1,7 +1,7 @@
 //! One leadership: what is written is written under its epoch, and its memory ends with it.
 //!
 //! 1. Whoever gets the Lease waits until all watches are complete.
-//! 2. It takes an epoch greater than any it can see (Lease, records, what agents have seen), and writes it into the Lease.
+//! 2. It takes an epoch greater than any it can see (Lease, records, what agents can have seen), and writes it into the Lease.
 //! 3. Every record gets the epoch before anything else is decided about its node; the API server lets no record go back
 //!    to a lower one, so a former leader that wakes up late can write nothing.
 
@@ -79,7 +79,7 @@ impl Term {
         governor: Governor,
         creations: mpsc::UnboundedSender<Creation>,
     ) -> Result<Self> {
-        let epoch = 1 + records.iter().map(|record| seen(record)).chain([lease.epoch]).max().unwrap_or(0);
+        let epoch = next_epoch(lease.epoch, records);
         leadership.record_epoch(lease, epoch).await?;
         tracing::info!(epoch, records = records.len(), "leading");
         let state = State::new(epoch, governor);
@@ -154,8 +154,29 @@ impl State {
     }
 }
 
-fn seen(record: &KuryrNode) -> Epoch {
-    record.spec.epoch.max(record.status.as_ref().map_or(0, |status| status.epoch_seen))
+/// How far an agent's word for an epoch may be ahead of what leaders have written: it is needed where they were restored
+/// from a backup, and there have been fewer leaderships since.
+const SEEN_AHEAD_MOST: Epoch = 1 << 20;
+
+/// An epoch greater than any. What an agent says it has seen counts only if a leader can have written it: one node whose
+/// agent is not ours any more would otherwise use up all epochs.
+fn next_epoch(of_lease: Epoch, records: &[Arc<KuryrNode>]) -> Epoch {
+    let written = records.iter().map(|record| record.spec.epoch).fold(of_lease, Epoch::max);
+    let most = written.saturating_add(SEEN_AHEAD_MOST);
+    let seen = records.iter().filter_map(|record| {
+        let seen = record.status.as_ref()?.epoch_seen;
+        if seen > most {
+            let node = record.metadata.name.as_deref().unwrap_or_default();
+            tracing::warn!(
+                node,
+                seen,
+                written,
+                "the node's agent tells of an epoch that no leader has written"
+            );
+        }
+        Some(seen).filter(|seen| *seen <= most)
+    });
+    seen.fold(written, Epoch::max).saturating_add(1)
 }
 
 fn same_life(one: &KuryrNode, other: &KuryrNode) -> bool {

@@ -279,3 +279,14 @@ async fn what_is_plugged_is_wired_once_neutron_calls_it_active_and_nobody_asks_w
     assert_eq!(wired(&id), "row-2");
     assert!(lists() > before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_only_an_agent_can_have_made_up_does_not_count() {
+    for made_up in [u64::MAX, i64::MAX as u64] {
+        let outdoors = Outdoors::with_nodes(&[("n1", 4, 4), ("n2", 3, made_up)]);
+        let replica = outdoors.replica("a");
+        outdoors.pass(30).await;
+        assert!(replica.leads());
+        assert_eq!((outdoors.epoch("n1"), outdoors.epoch("n2")), (5, 5));
+    }
+}
