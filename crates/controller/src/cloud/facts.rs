@@ -117,6 +117,8 @@ impl Facts {
 
     fn tell(&self, problems: Vec<Problem>) {
         self.known.send_if_modified(|known| {
+            let steady = |problem| problem::steady(problem, &known.problems);
+            let problems: Vec<Problem> = problems.into_iter().map(steady).collect();
             let changed = known.problems != problems;
             if changed {
                 for Problem { reason, message } in &problems {

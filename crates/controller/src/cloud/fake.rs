@@ -152,12 +152,17 @@ impl Transport for FakeCloud {
     ) -> futures::future::BoxFuture<'_, Result<Response<bytes::Bytes>, TransportError>> {
         let (method, path) = (request.method().as_str().to_owned(), request.uri().path().to_owned());
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
-        lock(&self.calls).push(format!("{method} {path}"));
+        let number = {
+            let mut calls = lock(&self.calls);
+            calls.push(format!("{method} {path}"));
+            calls.len()
+        };
         let query = request.uri().query().unwrap_or_default();
         let (status, answer) = self.answer(&method, path.trim_matches('/'), query, &body);
         let answer = Response::builder()
             .status(status)
             .header("x-subject-token", "t")
+            .header("x-openstack-request-id", format!("req-{number:08x}-0000-4000-8000-000000000000"))
             .header("content-type", "application/json")
             .body(bytes::Bytes::from(answer.to_string()))
             .unwrap();

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use kuryr_api::kuryrnode::Problem;
 use kuryr_planning::pool::{Millis, trunk::HeldUp};
 
+use super::problem;
 use crate::config::millis;
 
 /// Distances between changes that fail. Another user that was faster is done by then.
@@ -26,7 +27,10 @@ impl<K> Default for HoldUps<K> {
 impl<K: Ord + Clone> HoldUps<K> {
     /// Notes that a change failed. `shared` tells that another user was faster, which is no problem unless it goes on.
     pub(super) fn add(&mut self, id: &K, now: Millis, shared: bool, problem: Problem) {
-        let times = self.0.get(id).map_or(0, |(_, times)| *times);
+        let before = self.0.get(id);
+        let times = before.map_or(0, |(_, times)| *times);
+        let told = before.and_then(|(held_up, _)| held_up.problem.clone());
+        let problem = problem::steady(problem, told.as_slice());
         let wait = (AGAIN_FIRST * 2u32.saturating_pow(times.min(16))).min(AGAIN_MOST);
         let problem = Some(problem).filter(|_| !shared || times + 1 >= TOLD_AFTER);
         self.0.insert(id.clone(), (HeldUp { until: now + millis(wait), problem }, times + 1));

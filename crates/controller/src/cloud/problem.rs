@@ -72,6 +72,24 @@ pub(crate) fn of(what: &str, error: &Error) -> Problem {
     Problem { reason: reason.to_owned(), message: format!("{what}: {}; {advice}", with_causes(error)) }
 }
 
+/// `problem`, or that of `before` which says the same of another request. Each request has an id of its own, and what is
+/// told of every one would be written to every record, condition and Event as often as the cloud is asked.
+pub(crate) fn steady(problem: Problem, before: &[Problem]) -> Problem {
+    let same = before.iter().find(|before| {
+        before.reason == problem.reason
+            && without_request_ids(&before.message) == without_request_ids(&problem.message)
+    });
+    same.cloned().unwrap_or(problem)
+}
+
+/// An id of a request is `req-` and a UUID.
+fn without_request_ids(text: &str) -> String {
+    let mut parts = text.split("req-");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    parts.fold(first, |text, part| text + "req-" + part.trim_start_matches(of_id))
+}
+
 /// Whether `error` concerns every call to the cloud, whatever it asks for.
 pub(crate) fn is_of_whole_cloud(error: &Error) -> bool {
     match error {
@@ -124,4 +142,23 @@ fn pool_size(pool: &AllocationPool) -> u128 {
 /// A problem that is not an error of a call.
 pub(crate) fn new(reason: &str, message: impl Into<String>) -> Problem {
     Problem { reason: reason.to_owned(), message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_request_says_again_is_the_same() {
+        let said =
+            |id: &str, what: &str| new("CloudFailed", format!("get_port (GET x, {id}): {what}; again {id}."));
+        let ids = ["req-01234567-89ab-4def-8000-0123456789ab", "req-ffffffff-0000-4000-8000-000000000000"];
+        let first = said(ids[0], "oh");
+        assert_eq!(steady(said(ids[1], "oh"), &[new("CloudFailed", "other"), first.clone()]), first);
+        let other = said(ids[1], "another");
+        assert_eq!(steady(other.clone(), std::slice::from_ref(&first)), other);
+        assert_eq!(steady(other.clone(), &[]), other);
+        let reason = Problem { reason: "Other".into(), ..said(ids[1], "oh") };
+        assert_eq!(steady(reason.clone(), &[first]), reason);
+    }
 }

@@ -290,3 +290,26 @@ async fn an_epoch_that_only_an_agent_can_have_made_up_does_not_count() {
         assert_eq!((outdoors.epoch("n1"), outdoors.epoch("n2")), (5, 5));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_once() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(60).await;
+    *lock(&outdoors.cloud.is_down) = true;
+    outdoors.pass(90).await;
+    assert!(!outdoors.record_writes().is_empty(), "it is told");
+    outdoors.pass(120).await;
+    assert_eq!(outdoors.record_writes(), [], "not with each request that fails");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lack_of_room_is_told_once() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    *lock(&outdoors.cloud.quota) = Some(1);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(90).await;
+    assert!(!outdoors.record_writes().is_empty(), "it is told");
+    outdoors.pass(120).await;
+    assert_eq!(outdoors.record_writes(), [], "not with each request that is refused");
+}

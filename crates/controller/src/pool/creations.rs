@@ -166,6 +166,9 @@ impl Turn {
         }
         let Problem { reason, message } = &problem;
         tracing::warn!(node, reason, "{message}");
+        let before =
+            self.term.state().governor.blocked(&self.creation.lane).map(|blocked| blocked.problem.clone());
+        let problem = problem::steady(problem, before.as_slice());
         if problem::is_of_whole_cloud(error) {
             Ended::CloudFailed { problem, wait: problem::asked_wait(error) }
         } else {
