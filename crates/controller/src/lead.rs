@@ -53,9 +53,7 @@ pub(crate) async fn whenever_elected(world: &Arc<World>, leadership: &Leadership
         let lead = lead(world, leadership, &term, over.clone());
         until_over(lead, ends, over).await;
         world.figures.leader.set(0);
-        world.keys.clear();
-        world.balancers.clear();
-        world.view_keys.clear();
+        world.end_to_lead();
     }
 }
 
@@ -104,7 +102,7 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
     let config = &world.config;
     let facts = Facts::new(config, cluster, Arc::clone(&world.connect), world.figures.clone());
     let known = facts.subscribe();
-    world.add_all_nodes();
+    world.begin_to_lead();
     let (of, with) = (Arc::clone(world), Arc::clone(&term));
     let nodes = world.keys.run(NODES_AT_ONCE, over.clone(), move |key| {
         pool::reconcile(key, Arc::clone(&of), Arc::clone(&with))

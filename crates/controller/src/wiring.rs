@@ -1,6 +1,14 @@
 //! Every watch, queue and server of the process, in a straight line.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kube::{Api, Client};
 use kuryr_api::{kuryrloadbalancer::KuryrLoadBalancer, kuryrnode::KuryrNode, names::SERVICE_MODE_ANNOTATION};
@@ -81,6 +89,8 @@ pub(crate) struct World {
     pub(crate) known: state::Sender<Arc<Known>>,
     pub(crate) keys: Queue<Key>,
     pub(crate) ended_pods: Queue<PodRef>,
+    /// Keys are worked off.
+    leads: AtomicBool,
     /// Services that have or had a load balancer.
     pub(crate) balancers: Queue<ObjectKey>,
     /// Services whose load balancer's view may have to be written.
@@ -124,6 +134,7 @@ impl World {
             known: state::Sender::default(),
             keys: Queue::new(QueueConfig::new("nodes")),
             ended_pods: Queue::new(QueueConfig::new("ended-pods")),
+            leads: AtomicBool::new(false),
             balancers: Queue::new(QueueConfig::new("load-balancers")),
             view_keys: Queue::new(QueueConfig::new("load-balancer-views")),
             start: Instant::now(),
@@ -146,7 +157,7 @@ impl World {
         let of = Arc::clone(&world);
         tasks.spawn(record_watch.run(stop.clone(), move |change| {
             let names = change.touched().filter_map(|record| record.metadata.name.clone());
-            names.for_each(|name| of.keys.add(Key::Node(name)));
+            names.for_each(|name| of.look_at(Key::Node(name)));
         }));
         let of = Arc::clone(&world);
         tasks.spawn(pod_watch.run(stop.clone(), move |change| follow_pods(change, &of)));
@@ -233,16 +244,36 @@ impl World {
         self.forecast.of(node)
     }
 
-    /// Has something looked at.
+    /// Has something looked at, by whoever leads: nobody works off the keys of a standby.
     pub(crate) fn look_at(&self, key: Key) {
-        self.keys.add(key);
+        if self.leads.load(Ordering::Relaxed) {
+            self.keys.add(key);
+        }
+    }
+
+    /// Begins to note what has to be looked at, with all that a leader before may have left to do.
+    pub(crate) fn begin_to_lead(&self) {
+        self.leads.store(true, Ordering::Relaxed);
+        self.add_all_nodes();
+        for pod in self.pods.list().iter().filter(|pod| pod.has_ended()) {
+            self.ended_pods.add(pod.pod_ref());
+        }
+    }
+
+    /// Forgets what was to be looked at: the next leader looks for itself.
+    pub(crate) fn end_to_lead(&self) {
+        self.leads.store(false, Ordering::Relaxed);
+        self.keys.clear();
+        self.ended_pods.clear();
+        self.balancers.clear();
+        self.view_keys.clear();
     }
 
     /// Has all nodes looked at.
     pub(crate) fn add_all_nodes(&self) {
         let nodes = self.nodes.keys().into_iter().map(|key| key.name);
         let records = self.records.keys().into_iter().map(|key| key.name);
-        nodes.chain(records).for_each(|name| self.keys.add(Key::Node(name)));
+        nodes.chain(records).for_each(|name| self.look_at(Key::Node(name)));
     }
 }
 
@@ -346,7 +377,7 @@ impl WorkloadWatches {
 }
 
 fn follow_nodes(change: &Change<slim::Node>, world: &World) {
-    change.touched().for_each(|node| world.keys.add(Key::Node(node.name().to_owned())));
+    change.touched().for_each(|node| world.look_at(Key::Node(node.name().to_owned())));
     if change.touched().any(|node| node.has_taint(UNREACHABLE_TAINT)) {
         // What carries the node in the cloud may be why.
         world.trunks_soon.notify_one();
@@ -388,9 +419,9 @@ fn follow_pods(change: &Change<slim::Pod>, world: &World) {
     world.forecast.follow();
     for pod in change.touched() {
         if let Some(node) = &pod.spec.node_name {
-            world.keys.add(Key::Node(node.clone()));
+            world.look_at(Key::Node(node.clone()));
         }
-        if pod.has_ended() {
+        if pod.has_ended() && world.leads.load(Ordering::Relaxed) {
             world.ended_pods.add(pod.pod_ref());
         }
     }

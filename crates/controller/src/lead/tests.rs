@@ -313,3 +313,26 @@ async fn a_lack_of_room_is_told_once() {
     outdoors.pass(120).await;
     assert_eq!(outdoors.record_writes(), [], "not with each request that is refused");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_remembers_no_pods_that_ended_and_a_new_leader_looks_for_them() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let a = outdoors.replica("a");
+    outdoors.pass(20).await;
+    let b = outdoors.replica("b");
+    outdoors.pass(20).await;
+    assert_eq!((a.leads(), b.leads()), (true, false));
+    let ended =
+        json!({"metadata": {"uid": "u"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Succeeded"}});
+    (0..9).for_each(|i| outdoors.api.put(&format!("/api/v1/namespaces/d/pods/p{i}"), ended.clone()));
+    outdoors.pass(5).await;
+    assert_eq!(b.world.ended_pods.stats().ready, 0);
+
+    let views = "/apis/openstack.org/v1/namespaces/d/kuryrports";
+    let view = json!({"metadata": {}, "spec": {"podUid": "u", "podNodeName": "n1"}, "status": {"vifs": {}}});
+    drop(a);
+    outdoors.api.put(&format!("{views}/p3"), view);
+    outdoors.pass(60).await;
+    assert!(b.leads());
+    assert_eq!(outdoors.api.paths(views), Vec::<String>::new());
+}
