@@ -280,6 +280,14 @@ async fn what_is_plugged_is_wired_once_neutron_calls_it_active_and_nobody_asks_w
     assert!(lists() > before);
 }
 
+/// A port of ours in the cloud, of a node of this name.
+fn stray(id: &str, node: &str, last: u8) -> Value {
+    let mut port = fake::port(id, fake::PROJECT, &format!("10.0.0.{last}"));
+    port["name"] = json!(kuryr_planning::ownership::pool_port_name(node));
+    (port["device_owner"], port["tags"]) = (json!(kuryr_api::names::POD_DEVICE_OWNER), json!([fake::TAG]));
+    port
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_epoch_that_only_an_agent_can_have_made_up_does_not_count() {
     for made_up in [u64::MAX, i64::MAX as u64] {
@@ -335,4 +343,21 @@ async fn a_standby_remembers_no_pods_that_ended_and_a_new_leader_looks_for_them(
     outdoors.pass(60).await;
     assert!(b.leads());
     assert_eq!(outdoors.api.paths(views), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ports_of_a_record_that_cannot_be_read_are_no_orphans() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    // As a later version may write it.
+    let path = format!("{RECORDS}/n1");
+    let mut record = outdoors.api.get(&path).unwrap();
+    record["spec"]["ports"] = json!({"theirs": {"generation": "of another kind"}});
+    record["spec"]["ownPort"] = json!({"id": "own"});
+    outdoors.api.put(&path, record);
+    lock(&outdoors.cloud.ports).push(stray("theirs", "n1", 99));
+    lock(&outdoors.cloud.ports).push(stray("long gone", "n9", 98));
+    let _replica = outdoors.replica("a");
+    outdoors.pass(600).await;
+    assert_eq!(outdoors.port("theirs")["name"], "kuryr-pool/n1");
+    assert_eq!(outdoors.port("long gone")["name"], "kuryr-pool/n9", "its record may be the one");
 }

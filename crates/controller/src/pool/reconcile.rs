@@ -58,6 +58,10 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
 async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let now = world.now();
     let Some(ports) = term.ports.all().filter(|_| world.in_sync()) else { return Ok(Outcome::Done) };
+    // A record that cannot be read may name any of them.
+    if !world.records.undecodable().is_empty() {
+        return Ok(Outcome::Done);
+    }
     let records = world.records.list();
     let specs = records.iter().map(|record| (observe::name(record), &record.spec)).collect();
     let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
