@@ -11,7 +11,7 @@ mod observe;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kuryr_kubernetes::{slim, watch::Change};
@@ -26,6 +26,10 @@ use crate::{pool::Key, wiring::World};
 /// Changes come in crowds; one forecast for each crowd is enough, and soon enough: the scheduler takes a few
 /// milliseconds for a pod, and then the pod counts by itself.
 const COLLECT: Duration = Duration::from_millis(50);
+/// A forecast looks at all pods: with tens of thousands of them it takes a while, and then the next one waits so many times
+/// as long, so that one processor has time for others, but not longer than this.
+const PAUSE_TIMES: u32 = 10;
+const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// Most pods of one workload that a node is told of: more than one kubelet takes are never on one node.
 const PODS_OF_NODE: usize = 110;
 
@@ -62,6 +66,7 @@ impl Forecast {
     /// Looks after each change, until `over`.
     pub(crate) async fn run(&self, world: &World, over: CancellationToken) {
         let Some(workloads) = &self.workloads else { return };
+        let mut pause = COLLECT;
         loop {
             tokio::select! {
                 () = over.cancelled() => return,
@@ -69,11 +74,13 @@ impl Forecast {
             }
             tokio::select! {
                 () = over.cancelled() => return,
-                () = tokio::time::sleep(COLLECT) => {}
+                () = tokio::time::sleep(pause) => {}
             }
+            let begun = Instant::now();
             let nodes = world.nodes.list();
             let coming = forecast(&observe::places(&nodes), &workloads.look().workloads(), PODS_OF_NODE);
             self.take_over(coming, world);
+            pause = (begun.elapsed() * PAUSE_TIMES).clamp(COLLECT, PAUSE_MOST);
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Place<'a> {
 }
 
 /// What a pod needs of a node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Needs<'a> {
     /// Labels the node must have.
     pub labels: Option<&'a BTreeMap<String, String>>,
@@ -186,26 +186,46 @@ const fn most(one: usize, other: usize) -> usize {
 /// most `cap` pods.
 #[must_use]
 pub fn forecast(places: &[Place<'_>], workloads: &[Workload<'_>], cap: usize) -> BTreeMap<String, Coming> {
-    let mut coming = BTreeMap::<String, Coming>::new();
+    let mut coming = BTreeMap::<&str, Coming>::new();
+    // Nearly every workload has a wave, and most need the same of a node: what they need is looked at once.
+    let mut alike = BTreeMap::<&Needs<'_>, Alike<'_>>::new();
     for workload in workloads.iter().filter(|workload| workload.ahead + workload.wave > 0) {
-        let able: Vec<&str> =
-            places.iter().filter(|place| place.can_take(&workload.needs)).map(|place| place.name).collect();
-        for (name, pods) in spread(workload, &able, cap) {
-            coming.entry(name.to_owned()).or_default().pods += pods;
-        }
-        if workload.wave > 0 {
-            let share = workload.wave.div_ceil(able.len().max(1)).min(cap);
-            for name in able {
-                let node = coming.entry(name.to_owned()).or_default();
-                node.wave = node.wave.max(share);
-            }
+        let alike = alike.entry(&workload.needs).or_insert_with(|| Alike::of(places, &workload.needs));
+        alike.wave = alike.wave.max(workload.wave);
+        for (name, pods) in spread(workload, &alike.able, cap) {
+            coming.entry(name).or_default().pods += pods;
         }
     }
-    coming
+    for Alike { able, wave } in alike.into_values().filter(|alike| alike.wave > 0) {
+        let share = wave.div_ceil(able.len().max(1)).min(cap);
+        for name in able {
+            let node = coming.entry(name).or_default();
+            node.wave = node.wave.max(share);
+        }
+    }
+    coming.into_iter().map(|(name, coming)| (name.to_owned(), coming)).collect()
+}
+
+/// Workloads that need the same of a node.
+struct Alike<'a> {
+    /// Nodes that can take their pods.
+    able: Vec<&'a str>,
+    /// The greatest wave of one of them.
+    wave: usize,
+}
+
+impl<'a> Alike<'a> {
+    fn of(places: &[Place<'a>], needs: &Needs<'_>) -> Self {
+        let able = places.iter().filter(|place| place.can_take(needs)).map(|place| place.name);
+        Self { able: able.collect(), wave: 0 }
+    }
 }
 
 /// Gives each pod that is coming to the node with the fewest.
 fn spread<'a>(workload: &Workload<'_>, able: &[&'a str], cap: usize) -> BTreeMap<&'a str, usize> {
+    if workload.ahead == 0 {
+        return BTreeMap::new();
+    }
     let placed = |name: &str| workload.placed.get(name).copied().unwrap_or(0);
     let mut fewest: BinaryHeap<_> = able.iter().map(|name| Reverse((placed(name), *name))).collect();
     let mut given = BTreeMap::new();
@@ -350,6 +370,35 @@ mod tests {
             let lowest = names.iter().map(|name| total(name)).min().unwrap();
             prop_assert!(highest_filled.is_none_or(|highest| highest <= lowest + 1));
             prop_assert!(got.values().all(|node| node.wave * names.len() < wave + names.len()));
+        }
+
+        #[test]
+        fn workloads_count_together_as_each_by_itself(
+            of in proptest::collection::vec((0..9usize, 0..9usize, 0..3usize, 0..4usize), 0..8),
+        ) {
+            let label = |value: &str| BTreeMap::from([("disk".to_owned(), value.to_owned())]);
+            let (ssd, none_has) = (label("ssd"), label("tape"));
+            let places = [
+                Place { labels: Some(&ssd), ..place("a") },
+                Place { labels: Some(&ssd), taints: vec!["gpu"], ..place("b") },
+                place("c"),
+            ];
+            let workload = |&(ahead, wave, placed, needs): &(usize, usize, usize, usize)| Workload {
+                ahead,
+                wave,
+                placed: [("a", placed)].into(),
+                needs: Needs {
+                    labels: [None, Some(&ssd), Some(&none_has), None][needs],
+                    tolerates: if needs == 3 { vec![Some("gpu")] } else { vec![] },
+                },
+            };
+            let workloads: Vec<_> = of.iter().map(workload).collect();
+            let mut expect = BTreeMap::<String, Coming>::new();
+            for one in workloads.iter().flat_map(|one| forecast(&places, std::slice::from_ref(one), 50)) {
+                let node = expect.entry(one.0).or_default();
+                (node.pods, node.wave) = (node.pods + one.1.pods, node.wave.max(one.1.wave));
+            }
+            prop_assert_eq!(forecast(&places, &workloads, 50), expect);
         }
     }
 }
