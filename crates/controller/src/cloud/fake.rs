@@ -29,6 +29,8 @@ pub(crate) struct FakeCloud {
     pub(crate) tags_fail: Mutex<bool>,
     /// Nothing but Keystone answers.
     pub(crate) is_down: Mutex<bool>,
+    /// Calls, as method and path, that end in an error of the cloud whenever they are made.
+    pub(crate) failing: Mutex<Vec<String>>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
     pub(crate) octavia: Mutex<FakeOctavia>,
@@ -61,6 +63,7 @@ impl FakeCloud {
         match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
             _ if *lock(&self.is_down) => (503, Value::Null),
+            _ if lock(&self.failing).contains(&format!("{method} /{path}")) => (500, Value::Null),
             ("GET", ["v2.0", "networks", id]) => {
                 (200, json!({"network": {"id": id, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
             }

@@ -1,4 +1,5 @@
-//! Trunks and ports that others change, too: how long each is left alone after a change that failed, and when that is told.
+//! Trunks and ports of which a change failed, often because others change them, too: how long each is left alone, and when
+//! that is told.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,6 +45,11 @@ impl<K: Ord + Clone> HoldUps<K> {
     /// Forgets all but those that are `there`.
     pub(super) fn retain(&mut self, there: impl Fn(&K) -> bool) {
         self.0.retain(|id, _| there(id));
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, id: &K) -> Option<HeldUp> {
+        self.0.get(id).map(|(held_up, _)| held_up.clone())
     }
 
     /// Those that are `wanted`, as decisions see them.

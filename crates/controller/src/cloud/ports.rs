@@ -1,16 +1,24 @@
 //! Our ports in Neutron, as the last full list and our own writes since tell them.
 //!
 //! A list takes time, and writes go on meanwhile: what was written while it ran wins over it. After a write whose
-//! outcome nobody knows nothing is known (planning gets `None`) until a list that was begun later has ended.
+//! outcome nobody knows nothing is known of its node (planning gets `None`) until a list that was begun later has ended.
+//!
+//! Ports of which a change failed are left alone for a while, each by itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
 };
 
+use kuryr_api::kuryrnode::Problem;
 use kuryr_openstack::neutron::port::{OwnedPort, PortStatus};
-use kuryr_planning::ownership::{self, ListedPort, OurPort, Owner, PortCondition};
+use kuryr_planning::{
+    ownership::{self, ListedPort, OurPort, Owner, PortCondition},
+    pool::{Millis, trunk::HeldUp},
+};
 use kuryr_types::{PortId, SubnetId};
+
+use super::hold_ups::HoldUps;
 
 /// Our ports.
 #[derive(Debug)]
@@ -26,8 +34,10 @@ struct State {
     clock: u64,
     /// When a list that has ended was begun.
     listed: Option<u64>,
-    /// When the outcome of a write was last unknown.
-    doubt: u64,
+    /// Nodes for which the outcome of a write was unknown, and when it last was.
+    doubts: BTreeMap<String, u64>,
+    /// Ports whose last change failed, and how often in a row.
+    held_up: HoldUps<PortId>,
     /// Ports written since, by event; kept while a list runs.
     written: BTreeMap<PortId, u64>,
     /// Ports that this leadership made, and whose making it heard of.
@@ -53,7 +63,7 @@ impl PortIndex {
     /// Our ports that were made for `node` or are among `named`; `None` while they are not known.
     pub(crate) fn of_node(&self, node: &str, named: impl Iterator<Item = PortId>) -> Option<Vec<OurPort>> {
         let state = self.lock();
-        state.listed.filter(|listed| *listed > state.doubt || state.doubt == 0)?;
+        state.listed.filter(|listed| state.doubts.get(node).is_none_or(|doubt| listed > doubt))?;
         let mut ids: BTreeSet<PortId> = state.named_for(node).cloned().collect();
         ids.extend(named);
         Some(ids.iter().filter_map(|id| state.ports.get(id)).map(|entry| entry.ours.clone()).collect())
@@ -62,7 +72,7 @@ impl PortIndex {
     /// All our ports; `None` while they are not known.
     pub(crate) fn all(&self) -> Option<Vec<OurPort>> {
         let state = self.lock();
-        state.listed.filter(|listed| *listed > state.doubt || state.doubt == 0)?;
+        state.listed.filter(|listed| state.doubts.values().all(|doubt| listed > doubt))?;
         Some(state.ports.values().map(|entry| entry.ours.clone()).collect())
     }
 
@@ -119,12 +129,31 @@ impl PortIndex {
         let mut state = self.lock();
         state.erase(id);
         state.fresh.remove(id);
+        state.held_up.end(id);
     }
 
-    /// Notes that the outcome of a write is unknown.
-    pub(crate) fn doubt(&self) {
+    /// Notes that the outcome of a write for `node` is unknown.
+    pub(crate) fn doubt(&self, node: &str) {
         let mut state = self.lock();
-        state.doubt = state.tick();
+        let now = state.tick();
+        state.doubts.insert(node.to_owned(), now);
+    }
+
+    /// Notes that a change of a port failed, or its deletion.
+    pub(crate) fn hold_up(&self, id: &PortId, now: Millis, problem: Problem) {
+        self.lock().held_up.add(id, now, false, problem);
+    }
+
+    /// Notes that a change of a port succeeded.
+    pub(crate) fn let_go(&self, id: &PortId) {
+        self.lock().held_up.end(id);
+    }
+
+    /// Those of `ports` whose last change failed.
+    pub(crate) fn held_up(&self, ports: &[OurPort]) -> BTreeMap<PortId, HeldUp> {
+        let state = self.lock();
+        let held_up = |port: &OurPort| Some((port.id.clone(), state.held_up.get(&port.id)?));
+        ports.iter().filter_map(held_up).collect()
     }
 
     /// Begins a list.
@@ -143,6 +172,7 @@ impl PortIndex {
         for id in state.vanished(&listing, &ports) {
             state.erase(&id);
             state.fresh.remove(&id);
+            state.held_up.end(&id);
         }
         for port in ports {
             if !state.is_newer(&port.id, &listing) {
@@ -150,6 +180,7 @@ impl PortIndex {
             }
         }
         state.written.clear();
+        state.doubts.retain(|_, since| *since > listing.0);
         state.listed = Some(listing.0);
     }
 
@@ -307,13 +338,12 @@ mod tests {
         let access = Arc::new(FakeCloud::default()).access();
         let index = PortIndex::new();
         let before = index.begin();
-        index.doubt();
+        index.doubt("w1");
         index.end(before, &access.owner, list(&access).await);
         assert_eq!(ids(&index, "w1"), None);
+        assert!(ids(&index, "w2").is_some() && index.all().is_none(), "it is about the ports of one node");
         let after = index.begin();
         index.end(after, &access.owner, list(&access).await);
-        assert!(ids(&index, "w1").is_some());
-        index.doubt();
-        assert!(index.all().is_none());
+        assert!(ids(&index, "w1").is_some() && index.all().is_some());
     }
 }

@@ -107,6 +107,11 @@ pub(crate) fn is_of_whole_cloud(error: &Error) -> bool {
     }
 }
 
+/// Whether `error` is the answer to one request, so that another port may fare better.
+pub(crate) fn is_of_one_port(error: &Error) -> bool {
+    !is_of_whole_cloud(error) || matches!(error, Error::Server { .. })
+}
+
 /// How long the cloud asked to be left alone, in milliseconds.
 pub(crate) fn asked_wait(error: &Error) -> Millis {
     if let Retry::After(wait) = error.retry() { millis(wait) } else { 0 }

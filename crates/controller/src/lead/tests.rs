@@ -288,6 +288,16 @@ fn stray(id: &str, node: &str, last: u8) -> Value {
     port
 }
 
+impl Outdoors {
+    /// Ports that are offered to a node, by id.
+    fn offered(&self, record: &str) -> Vec<String> {
+        let record = self.api.get(&format!("{RECORDS}/{record}")).unwrap();
+        let ports = record["spec"]["ports"].as_object().cloned().unwrap_or_default();
+        let is_offered = |entry: &Value| entry["withdrawn"] != true && entry["doomed"] != true;
+        ports.into_iter().filter(|(_, entry)| is_offered(entry)).map(|(id, _)| id).collect()
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_epoch_that_only_an_agent_can_have_made_up_does_not_count() {
     for made_up in [u64::MAX, i64::MAX as u64] {
@@ -320,6 +330,59 @@ async fn a_lack_of_room_is_told_once() {
     assert!(!outdoors.record_writes().is_empty(), "it is told");
     outdoors.pass(120).await;
     assert_eq!(outdoors.record_writes(), [], "not with each request that is refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_the_cloud_does_not_let_us_change_keeps_no_other_from_its_node() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0), ("n2", 0, 0)]);
+    let mut broken = stray("broken", "n1", 99);
+    broken["status"] = json!("ERROR");
+    lock(&outdoors.cloud.ports).push(broken);
+    *lock(&outdoors.cloud.failing) = vec!["PUT /v2.0/ports/broken".to_owned()];
+    let _replica = outdoors.replica("a");
+    outdoors.pass(120).await;
+    assert_eq!((outdoors.offered("n1").len(), outdoors.offered("n2").len()), (2, 2));
+    let problems = outdoors.api.get(&format!("{RECORDS}/n1")).unwrap()["spec"]["problems"].to_string();
+    assert!(problems.contains("port broken") && problems.contains("req-"), "{problems}");
+
+    let lists = || outdoors.cloud.count("GET /v2.0/ports") - outdoors.cloud.count("GET /v2.0/ports/");
+    let before = lists();
+    outdoors.record_writes();
+    outdoors.pass(200).await;
+    assert!(lists() - before < 5, "{} lists for one port", lists() - before);
+    assert_eq!(outdoors.record_writes(), [], "told once");
+    lock(&outdoors.cloud.failing).clear();
+    outdoors.pass(90).await;
+    assert!(lock(&outdoors.cloud.ports).iter().all(|port| port["id"] != "broken"));
+    let problems = outdoors.api.get(&format!("{RECORDS}/n1")).unwrap()["spec"]["problems"].to_string();
+    assert!(!problems.contains("broken"), "{problems}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_that_cannot_be_deleted_keep_no_others() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    for (id, last) in ["a", "b", "c", "d", "e", "f"].iter().zip(100..) {
+        lock(&outdoors.cloud.ports).push(stray(id, "long gone", last));
+    }
+    *lock(&outdoors.cloud.failing) =
+        ["a", "b", "c", "d", "e"].map(|id| format!("DELETE /v2.0/ports/{id}")).into();
+    let _replica = outdoors.replica("a");
+    outdoors.pass(600).await;
+    assert!(lock(&outdoors.cloud.ports).iter().all(|port| port["id"] != "f"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_creations_whose_outcome_is_unknown_only_their_node_hears() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let _replica = outdoors.replica("a");
+    outdoors.pass(60).await;
+    let index = crate::cloud::PortIndex::new();
+    index.end(index.begin(), &outdoors.cloud.access().owner, vec![]);
+    index.doubt("n1");
+    let known = |node: &str| index.of_node(node, std::iter::empty()).is_some();
+    assert_eq!((known("n1"), known("n2"), index.all().is_some()), (false, true, false));
+    index.end(index.begin(), &outdoors.cloud.access().owner, vec![]);
+    assert!(known("n1") && index.all().is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{creations, observe::Look, servers, trunks};
 use crate::{
-    cloud::facts::Access,
+    cloud::{facts::Access, problem},
     error::{Error, Result},
     term::Term,
     wiring::World,
@@ -136,8 +136,8 @@ fn field(id: &PortId, name: &str) -> String {
     pointer(&["spec", "ports", id.as_str(), name])
 }
 
-/// Makes the calls to Neutron, one after the other; creations are only begun. A failure ends them; the rest is planned
-/// anew. Tells when to ask again for a turn to create, if it was not ours.
+/// Makes the calls to Neutron, one after the other; creations are only begun. A failure ends them, unless it is one port's;
+/// the rest is planned anew. Tells when to ask again for a turn to create, if it was not ours.
 pub(super) async fn cloud(
     node: &str,
     steps: &[CloudStep],
@@ -168,25 +168,54 @@ pub(super) async fn cloud(
             CloudStep::LookAtTrunk { trunk, ports } => {
                 trunks::read(trunk, ports, access, world, term).await;
             }
-            step => {
-                let done = write(step, access, world, term).await;
-                if let Err(Error::OpenStack(error)) = &done {
-                    // Our picture of this port is wrong: a list corrects it.
-                    if error.outcome_unknown() || error.retry() != kuryr_types::Retry::Never {
-                        term.ports.doubt();
-                        world.list_soon.notify_one();
-                    }
-                }
-                done?;
-            }
+            step => write(node, step, access, world, term).await?,
         }
     }
     world.figures.ports.set(i64::try_from(term.ports.len()).unwrap_or(i64::MAX));
     Ok(ask_again)
 }
 
-/// Changes or deletes one port.
-async fn write(step: &CloudStep, access: &Access, world: &World, term: &Term) -> Result<()> {
+/// Changes or deletes one port. If the cloud does not let us, the port is read again and left alone for a while, and the
+/// others need not wait.
+async fn write(node: &str, step: &CloudStep, access: &Access, world: &World, term: &Term) -> Result<()> {
+    let Some(id) = step.port() else { return Ok(()) };
+    let error = match write_port(step, access, world, term).await {
+        Ok(()) => {
+            term.ports.let_go(id);
+            return Ok(());
+        }
+        Err(Error::OpenStack(error)) => error,
+        Err(error) => return Err(error),
+    };
+    if error.outcome_unknown() || problem::is_of_one_port(&error) {
+        let known = match term.ports.owned(id) {
+            Some(port) => reread(&port, access, term).await,
+            None => Ok(()),
+        };
+        if known.is_err() && error.outcome_unknown() {
+            term.ports.doubt(node);
+            world.list_soon.notify_one();
+        }
+        let problem = problem::of(&format!("{} port {id}", what(step)), &error);
+        tracing::warn!(node, reason = problem.reason, "{}", problem.message);
+        term.ports.hold_up(id, world.now(), problem);
+        known?;
+    }
+    if problem::is_of_one_port(&error) { Ok(()) } else { Err(error.into()) }
+}
+
+/// What is done to a port, for people.
+const fn what(step: &CloudStep) -> &'static str {
+    match step {
+        CloudStep::SetGroups { .. } => "setting the security groups of",
+        CloudStep::Cut { .. } => "unbinding",
+        CloudStep::Condemn { .. } => "renaming",
+        CloudStep::Delete { .. } => "deleting",
+        _ => "changing",
+    }
+}
+
+async fn write_port(step: &CloudStep, access: &Access, world: &World, term: &Term) -> Result<()> {
     let (id, update) = match step {
         CloudStep::CreatePorts { .. }
         | CloudStep::AddSubports { .. }
@@ -218,7 +247,9 @@ async fn write(step: &CloudStep, access: &Access, world: &World, term: &Term) ->
 async fn reread(port: &OwnedPort, access: &Access, term: &Term) -> Result<()> {
     match access.client.owned_port(&access.ownership, &port.id).await {
         Ok(port) => term.ports.insert(&access.owner, port),
-        Err(error) if error.is_not_found() => term.ports.remove(&port.id),
+        Err(error) if error.is_not_found() || matches!(error, CloudError::Foreign { .. }) => {
+            term.ports.remove(&port.id);
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

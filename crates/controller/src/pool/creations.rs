@@ -155,7 +155,7 @@ impl Turn {
 
     async fn failed(&self, error: &CloudError) -> Ended {
         if error.outcome_unknown() {
-            self.term.ports.doubt();
+            self.term.ports.doubt(&self.creation.node);
             self.world.list_soon.notify_one();
         }
         let Creation { node, request, .. } = &self.creation;

@@ -95,8 +95,9 @@ async fn left_out(
     }
 }
 
-/// Tags what was made and not tagged.
+/// Tags what was made and not tagged. Goes on after a port that cannot be tagged, and tells the first.
 async fn tag(access: &Access, term: &Term) -> Result<()> {
+    let mut result = Ok(());
     for port in access.client.untagged_ports(&access.ownership).await? {
         term.check()?;
         match access.client.adopt_port(&access.ownership, &port).await {
@@ -104,10 +105,10 @@ async fn tag(access: &Access, term: &Term) -> Result<()> {
                 tracing::info!(port = %port.id, name = port.name, "tagged a port that was made without tags")
             }
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => result = result.and(Err(error.into())),
         }
     }
-    Ok(())
+    result
 }
 
 #[cfg(test)]

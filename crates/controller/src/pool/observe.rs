@@ -109,6 +109,7 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
     });
     Cloud {
         fresh: term.ports.fresh(node),
+        held_up: term.ports.held_up(ports.as_deref().unwrap_or_default()),
         ports,
         active: term.plugs.active(node),
         default: known.class.clone(),

@@ -68,7 +68,8 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);
     let servers = servers::of_orphans(&ports, world, term);
-    let carriers = Carriers { trunks: trunks.as_ref(), servers: servers.as_ref() };
+    let held_up = term.ports.held_up(&ports);
+    let carriers = Carriers { trunks: trunks.as_ref(), servers: servers.as_ref(), held_up: Some(&held_up) };
     let (steps, wake_at) = {
         let memory = &mut term.state().orphans;
         pool::orphans::plan(now, &ports, &specs, &held, carriers, limits, memory)

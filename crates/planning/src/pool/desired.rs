@@ -16,6 +16,7 @@
 //! 7. Ports are made if there are too few: one request at a time.
 //! 8. Otherwise ports that are doomed or condemned, and rested, are deleted: few a plan, and none in a burst, so
 //!    that demand never waits behind them.
+//! 9. A port that the cloud did not let us change or delete is left alone for a while, and told of; others do not wait.
 //!
 //! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
 //! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`, about address
@@ -39,6 +40,7 @@ use super::{
     pairs::PairWork,
     step::{CloudStep, PortRequest, RecordStep},
     targets::{Expected, Refill, Supply},
+    trunk::HeldUp,
     way::{Place, Way},
 };
 use crate::{
@@ -564,6 +566,7 @@ impl<'a> Draft<'a> {
         let is_burst = !is_closed && !self.expected.is_calm && self.expected.stream.is_none();
         self.change_trunks(is_burst);
         self.change_pairs(is_burst);
+        self.heed_hold_ups();
         let takes_off = self.trunk_work.detaches() || self.pair_work.removes();
         if is_burst && (!self.deletable.is_empty() || takes_off) {
             self.wake(Some(self.calm_at));
@@ -577,6 +580,21 @@ impl<'a> Draft<'a> {
             self.memory.retain(|id| ports.contains_key(id) || spec.ports.contains_key(id));
         }
         self.out
+    }
+
+    /// Leaves alone for now what the cloud did not let us change, and tells of it.
+    fn heed_hold_ups(&mut self) {
+        let (now, held_up) = (self.inputs.now, &self.inputs.cloud.held_up);
+        let wanted = self.deletable.iter().chain(self.out.cloud.iter().filter_map(CloudStep::port));
+        let concerned: Vec<&HeldUp> = wanted.filter_map(|id| held_up.get(id)).collect();
+        // One stands for all: where a permission is missing there are many.
+        self.tell(concerned.first().and_then(|one| one.problem.clone()));
+        for one in concerned {
+            self.wake(Some(one.until).filter(|until| now < *until));
+        }
+        let is_free = |id: &PortId| held_up.get(id).is_none_or(|held_up| now >= held_up.until);
+        self.deletable.retain(is_free);
+        self.out.cloud.retain(|step| step.port().is_none_or(is_free));
     }
 
     pub(super) const fn presence(&self) -> &'a Presence {

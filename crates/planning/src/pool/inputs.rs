@@ -12,7 +12,11 @@ use kuryr_api::kuryrnode::{
 };
 use kuryr_types::{ClassId, NetworkId, PodIdentity, PortId, SubnetId};
 
-use super::{server::Servers, targets::Levels, trunk::Trunks};
+use super::{
+    server::Servers,
+    targets::Levels,
+    trunk::{HeldUp, Trunks},
+};
 use crate::{
     demand::{Coming, governor::Blocked},
     ownership::{OurPort, Purpose},
@@ -110,6 +114,8 @@ pub struct Cloud {
     pub blocked: Option<Blocked>,
     /// Ports that are being made for the node, by a request that is under way, and what for.
     pub making: Option<(Purpose, usize)>,
+    /// Ports whose last change or deletion failed, and when the next one is tried.
+    pub held_up: BTreeMap<PortId, HeldUp>,
     /// What is known of trunks; `None` while nobody has looked, and while the outcome of a change is unknown.
     pub trunks: Option<Trunks>,
     /// What is known of ports of servers; `None` as for trunks.

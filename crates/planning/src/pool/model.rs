@@ -441,7 +441,7 @@ impl World {
                 &ports,
                 &none,
                 &held,
-                Carriers { trunks: trunks.as_ref(), servers: servers.as_ref() },
+                Carriers { trunks: trunks.as_ref(), servers: servers.as_ref(), held_up: None },
                 &self.limits,
                 &mut leader.orphans,
             );
@@ -456,6 +456,7 @@ impl World {
             active: BTreeMap::new(),
             blocked: None,
             making: None,
+            held_up: BTreeMap::new(),
             trunks: leader.segments.as_ref().map(|segments| segments.seen(leader.held_up.clone())),
             servers: leader.pairs.as_ref().map(|pairs| pairs.seen(leader.pairs_held_up.clone())),
             problems: vec![],

@@ -5,6 +5,7 @@
 //!    that this version makes is left alone.
 //! 2. It is condemned after a grace period, for a node may be about to get its record.
 //! 3. It is cut off (unbound, or taken off its trunk or its server's port), rests, and is deleted.
+//! 4. One that the cloud did not let us change or delete is left alone for a while, and keeps no others waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,20 +18,22 @@ use super::{
     memory::{Memory, RestReason},
     server::{Servers, pairs_of},
     step::CloudStep,
-    trunk::Trunks,
+    trunk::{HeldUp, Trunks},
 };
 use crate::ownership::{OurPort, Purpose};
 
 /// Orphans that are looked after in one plan; the rest follows.
 const AT_ONCE: usize = 4;
 
-/// What is known of trunks and of servers; `None` while nobody has looked.
+/// What is known of trunks and of servers, `None` while nobody has looked; and of orphans themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Carriers<'a> {
     /// Trunks.
     pub trunks: Option<&'a Trunks>,
     /// Ports of servers.
     pub servers: Option<&'a Servers>,
+    /// Orphans whose last change failed.
+    pub held_up: Option<&'a BTreeMap<PortId, HeldUp>>,
 }
 
 /// What to do about orphans, and when to look again.
@@ -93,6 +96,11 @@ fn next(
 ) -> Next {
     let condemned = port.purpose() == Purpose::Condemned;
     let id = port.id.clone();
+    if let Some(held_up) =
+        carriers.held_up.and_then(|held_up| held_up.get(&id)).filter(|held| now < held.until)
+    {
+        return Next::LookAgain(held_up.until);
+    }
     if condemned && port.may_be_subport() {
         // Whoever looks at the trunks has us look again.
         let Some(trunks) = carriers.trunks else { return Next::LookAgain(now + limits.cool_down.max(1)) };

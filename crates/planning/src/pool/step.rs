@@ -183,6 +183,22 @@ impl CloudStep {
         matches!(self, Self::CreatePorts { .. })
     }
 
+    /// The port that is changed or deleted, if it is one.
+    #[must_use]
+    pub const fn port(&self) -> Option<&PortId> {
+        match self {
+            Self::SetGroups { id, .. } | Self::Cut { id } | Self::Condemn { id } | Self::Delete { id } => {
+                Some(id)
+            }
+            Self::CreatePorts { .. }
+            | Self::AddSubports { .. }
+            | Self::RemoveSubports { .. }
+            | Self::LookAtTrunk { .. }
+            | Self::AddPairs { .. }
+            | Self::RemovePairs { .. } => None,
+        }
+    }
+
     /// Tells whether it brings ports closer to pods.
     #[must_use]
     pub const fn provides(&self) -> bool {
