@@ -101,6 +101,7 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
     world.figures.leader.set(1);
     let config = &world.config;
     let facts = Facts::new(config, cluster, Arc::clone(&world.connect), world.figures.clone());
+    let facts = facts.after(&world.records.list());
     let known = facts.subscribe();
     world.begin_to_lead();
     let (of, with) = (Arc::clone(world), Arc::clone(&term));

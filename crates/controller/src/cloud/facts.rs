@@ -3,11 +3,17 @@
 //! Asked for at the begin of each leadership, again with growing distance while something is wrong, and as often as our
 //! ports are listed while nothing is, so that a change in the cloud (an MTU, a gateway) arrives. In between one call a
 //! minute finds out whether the cloud answers at all: nodes are told of an outage also while nobody needs a port. The one thing that is made here
-//! is the group that allows everything, where no groups are configured; it is looked for by its name and tags first.
+//! is the group that allows everything, where no groups are configured; it is looked for by its id first, where pods have
+//! it already, and by its name and tags: a second one would make another class of every port, and a Neutron server that
+//! had just been started was seen to list nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use kuryr_api::kuryrnode::{NetworkEntry, Problem, SubnetEntry, SubnetRoute};
+use kuryr_api::kuryrnode::{KuryrNode, NetworkEntry, Problem, SubnetEntry, SubnetRoute};
 use kuryr_openstack::{
     Client, Credentials, Error, Options, Ownership,
     neutron::{
@@ -66,6 +72,8 @@ pub(crate) struct Facts {
     cluster: String,
     connect: Connect,
     figures: Figures,
+    /// Groups of pods, as the leader before told them in records.
+    former: BTreeSet<SecurityGroupId>,
     known: watch::Sender<Arc<Known>>,
 }
 
@@ -76,7 +84,14 @@ impl Facts {
     /// Nothing is known yet.
     pub(crate) fn new(config: &Config, cluster: String, connect: Connect, figures: Figures) -> Self {
         let (cloud, pods) = (config.cloud.clone(), config.pods.clone());
-        Self { cloud, pods, cluster, connect, figures, known: watch::Sender::default() }
+        let former = BTreeSet::new();
+        Self { cloud, pods, cluster, connect, figures, former, known: watch::Sender::default() }
+    }
+
+    /// With what records tell of groups that pods have.
+    pub(crate) fn after(self, records: &[Arc<KuryrNode>]) -> Self {
+        let classes = records.iter().flat_map(|record| record.spec.classes.values());
+        Self { former: classes.flat_map(|class| class.security_groups.clone()).collect(), ..self }
     }
 
     /// What is known, now and after each change.
@@ -241,8 +256,7 @@ impl Facts {
     async fn allow_all(&self, access: &Access) -> Result<OwnedSecurityGroup, Error> {
         let name = ownership::allow_all_group_name(&self.cluster);
         let client = &access.client;
-        let found = client.owned_security_groups(&access.ownership, Some(&name)).await?;
-        let group = match found.into_iter().next() {
+        let group = match self.present_group(access, &name).await? {
             Some(group) => group,
             None => self.adopt_or_make(access, &name).await?,
         };
@@ -255,6 +269,21 @@ impl Facts {
             client.create_security_group_rules(&group, &missing).await?;
         }
         Ok(group)
+    }
+
+    async fn present_group(&self, access: &Access, name: &str) -> Result<Option<OwnedSecurityGroup>, Error> {
+        let known = Arc::clone(&self.known.borrow());
+        let of_class = known.class.iter().flat_map(|class| &class.entry.security_groups);
+        for id in of_class.chain(&self.former) {
+            match access.client.owned_security_group(&access.ownership, id).await {
+                Ok(group) if group.name == name => return Ok(Some(group)),
+                // Gone, or one that somebody had configured.
+                Ok(_) | Err(Error::NotFound { .. } | Error::Foreign { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let found = access.client.owned_security_groups(&access.ownership, Some(name)).await?;
+        Ok(found.into_iter().next())
     }
 
     /// The name has room for a part of the cluster's id only, so the description decides.

@@ -29,6 +29,8 @@ pub(crate) struct FakeCloud {
     pub(crate) tags_fail: Mutex<bool>,
     /// Nothing but Keystone answers.
     pub(crate) is_down: Mutex<bool>,
+    /// Lists are empty, whatever there is: of a Neutron that has only just been started.
+    pub(crate) lists_nothing: Mutex<bool>,
     /// Calls, as method and path, that end in an error of the cloud whenever they are made.
     pub(crate) failing: Mutex<Vec<String>>,
     /// Most ports; no bound if absent.
@@ -64,6 +66,11 @@ impl FakeCloud {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
             _ if *lock(&self.is_down) => (503, Value::Null),
             _ if lock(&self.failing).contains(&format!("{method} /{path}")) => (500, Value::Null),
+            ("GET", ["v2.0", list @ ("ports" | "trunks" | "security-groups")])
+                if *lock(&self.lists_nothing) =>
+            {
+                (200, json!({list.replace('-', "_"): []}))
+            }
             ("GET", ["v2.0", "networks", id]) => {
                 (200, json!({"network": {"id": id, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
             }
@@ -89,6 +96,11 @@ impl FakeCloud {
             ("GET", ["v2.0", "trunks"]) => lock(&self.trunks)
                 .as_ref()
                 .map_or_else(|| missing("HTTPNotFound"), |trunks| (200, json!({"trunks": trunks}))),
+            ("GET", ["v2.0", "trunks", id]) => {
+                let trunks = Mutex::new(lock(&self.trunks).clone().unwrap_or_default());
+                find(&trunks, id)
+                    .map_or_else(|| missing("TrunkNotFound"), |trunk| (200, json!({"trunk": trunk})))
+            }
             ("GET", ["v2.0", "ports"]) => (200, json!({"ports": *lock(&self.ports)})),
             ("POST", ["v2.0", "ports"]) => self.make_ports(body),
             ("GET", ["v2.0", "ports", id]) => find(&self.ports, id)

@@ -291,6 +291,11 @@ fn condition(status: &TrunkStatus) -> TrunkCondition {
 }
 
 impl Found {
+    /// Whether Neutron has trunks, and showed none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.looked.has_trunks && self.looked.trunks.is_empty()
+    }
+
     /// Whether every node that was looked for, and is there, has a trunk.
     pub(crate) fn is_complete(&self, project: &ProjectId) -> bool {
         let has_trunk = |asked: &Asked| self.looked.sight(asked, project).trunk().is_some();

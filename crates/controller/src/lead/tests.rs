@@ -424,3 +424,26 @@ async fn ports_of_a_record_that_cannot_be_read_are_no_orphans() {
     assert_eq!(outdoors.port("theirs")["name"], "kuryr-pool/n1");
     assert_eq!(outdoors.port("long gone")["name"], "kuryr-pool/n9", "its record may be the one");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cloud_that_lists_nothing_just_after_its_start_is_not_believed() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let a = outdoors.replica("a");
+    outdoors.pass(60).await;
+    let offered = outdoors.offered("n1");
+    assert_eq!(offered.len(), 2);
+    let groups = || outdoors.cloud.count("POST /v2.0/security-groups");
+    assert_eq!(groups(), 1);
+
+    *lock(&outdoors.cloud.lists_nothing) = true;
+    outdoors.pass(310).await;
+    assert_eq!(groups(), 1, "there is one of ours");
+    drop(a);
+    let b = outdoors.replica("b");
+    outdoors.pass(60).await;
+    assert!(b.leads());
+    assert_eq!((groups(), outdoors.offered("n1")), (1, offered.clone()), "a new leader knows by the records");
+    *lock(&outdoors.cloud.lists_nothing) = false;
+    outdoors.pass(60).await;
+    assert_eq!((lock(&outdoors.cloud.ports).len(), outdoors.offered("n1")), (3, offered));
+}

@@ -7,7 +7,8 @@
 //! in between; with their tags the list shows them, and planning finds a use or an end for them.
 //!
 //! A list in which a known port is missing is believed if that port, asked for by its id, is not there either: a Neutron
-//! server that had just been started was seen to answer 200 with no ports at all.
+//! server that had just been started was seen to answer 200 with no ports at all. Before the first list no port is known;
+//! if that is empty, ports that records name are asked for.
 
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const LIST_AGAIN: Duration = Duration::from_secs(5);
 /// Distances of the first lists of a leadership: together more than any request of the leader before may take.
 const LIST_SOON: [Duration; 4] =
     [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(20), Duration::from_secs(40)];
+
+/// Records of which a port is asked for where a list is empty: of one, somebody may have deleted it.
+const RECORDS_ASKED: usize = 8;
 
 /// Lists until the leadership is `over`.
 pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
@@ -67,7 +71,11 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
         tracing::warn!(%error, "could not tag ports that were made without their tags");
     }
     let ports = access.client.owned_ports(&PortFilter::new(&access.ownership)).await?;
-    if let Some(port) = left_out(access, &term.ports, &listing, &ports).await? {
+    let of_records = world.records.list();
+    let of_records =
+        of_records.iter().filter_map(|record| super::observe::named_ports(record).next().cloned());
+    let of_records: Vec<PortId> = of_records.take(RECORDS_ASKED).collect();
+    if let Some(port) = left_out(access, &term.ports, &listing, &ports, of_records).await? {
         tracing::warn!(%port, listed = ports.len(), "Neutron's list of our ports leaves out one that is there");
         return Ok(false);
     }
@@ -78,21 +86,26 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
     Ok(true)
 }
 
-/// A port that is there and ours and not in the list. One is asked for: of those that somebody deleted there may be many.
+/// A port that is there and ours and not in the list. Of those that are known one is asked for: of those that somebody
+/// deleted there may be many. Those `of_records` are asked for if the list is empty.
 async fn left_out(
     access: &Access,
     known: &PortIndex,
     listing: &Listing,
     ports: &[OwnedPort],
+    of_records: Vec<PortId>,
 ) -> Result<Option<PortId>> {
-    let Some(id) = known.vanished(listing, ports).into_iter().next() else { return Ok(None) };
-    match access.client.owned_port(&access.ownership, &id).await {
-        Ok(_) => Ok(Some(id)),
-        Err(error) if error.is_not_found() || matches!(error, kuryr_openstack::Error::Foreign { .. }) => {
-            Ok(None)
+    let vanished = known.vanished(listing, ports).into_iter().next();
+    let of_records = of_records.into_iter().filter(|_| ports.is_empty());
+    for id in vanished.into_iter().chain(of_records) {
+        match access.client.owned_port(&access.ownership, &id).await {
+            Ok(_) => return Ok(Some(id)),
+            Err(error) if error.is_not_found() || matches!(error, kuryr_openstack::Error::Foreign { .. }) => {
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
+    Ok(None)
 }
 
 /// Tags what was made and not tagged. Goes on after a port that cannot be tagged, and tells the first.
@@ -133,14 +146,23 @@ mod tests {
         let id = made[0].id.clone();
         known.end(known.begin(), &access.owner, made);
         let listing = known.begin();
-        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), Some(id.clone()));
+        let new = PortIndex::new();
+        let ask = async |known: &PortIndex, ports: &[OwnedPort], of_records: &[&str]| {
+            let of_records = of_records.iter().map(|id| PortId::from(*id)).collect();
+            left_out(&access, known, &listing, ports, of_records).await.unwrap()
+        };
+        assert_eq!(ask(&known, &[], &[]).await, Some(id.clone()));
         let all = access.client.owned_ports(&PortFilter::new(&access.ownership)).await.unwrap();
-        assert_eq!(left_out(&access, &known, &listing, &all).await.unwrap(), None);
+        assert_eq!(ask(&known, &all, &[]).await, None);
+        // Before the first list, records tell.
+        assert_eq!(ask(&new, &[], &["deleted", id.as_str()]).await, Some(id.clone()));
+        assert_eq!(ask(&new, &all, &["deleted"]).await, None);
+        assert_eq!(ask(&new, &[], &["deleted"]).await, None);
         // Somebody took our tags off it, or deleted it.
         lock(&cloud.ports)[0]["tags"] = serde_json::json!([]);
-        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), None);
+        assert_eq!(ask(&known, &[], &[]).await, None);
         lock(&cloud.ports).clear();
-        assert_eq!(left_out(&access, &known, &listing, &[]).await.unwrap(), None);
+        assert_eq!(ask(&known, &[], &[]).await, None);
         // What was written since says nothing about the list.
         known.remove(&id);
         assert_eq!(known.vanished(&listing, &[]), []);

@@ -34,6 +34,9 @@ use crate::{
 /// What Kubernetes sets on a Node of which it has not heard for a while.
 pub(crate) const UNREACHABLE_TAINT: &str = "node.kubernetes.io/unreachable";
 
+/// Records whose trunk is asked for where a list is empty: of one, somebody may have deleted it.
+const RECORDS_ASKED: usize = 8;
+
 /// What a Node says of how ports reach it.
 pub(super) fn facts(node: Option<&slim::Node>) -> NodeFacts {
     let Some(node) = node else { return NodeFacts::default() };
@@ -117,12 +120,35 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     let begun = term.trunks.begin();
     let project = access.owner.project();
     let found = index::look(&access.client, project, wanted).await?;
+    let records = world.records.list();
+    let named = records.iter().filter_map(|record| record.spec.trunk.clone()).take(RECORDS_ASKED);
+    if let Some(trunk) = left_out(access, &found, named).await? {
+        tracing::warn!(%trunk, "Neutron's list of trunks leaves out one that is there");
+        return Ok(false);
+    }
     let is_complete = found.is_complete(project);
     term.trunks.end(begun, found);
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.trunks_soon.notified().now_or_never();
     nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
     Ok(is_complete && !is_lost)
+}
+
+/// A trunk of those that records name that is there although there are none by the list: a Neutron server that had just
+/// been started was seen to list nothing.
+async fn left_out(
+    access: &Access,
+    found: &index::Found,
+    named: impl Iterator<Item = TrunkId>,
+) -> Result<Option<TrunkId>> {
+    for id in named.filter(|_| found.is_empty()) {
+        match access.client.trunk(&id).await {
+            Ok(_) => return Ok(Some(id)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 /// Puts ports on a trunk.
@@ -244,5 +270,32 @@ async fn read_ports(ids: &[PortId], access: &Access, term: &Term) {
             found.into_iter().for_each(|port| term.ports.insert(&access.owner, port));
         }
         Err(error) => tracing::debug!(%error, "could not read ports of a trunk"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cloud::fake::{self, FakeCloud, lock};
+
+    #[tokio::test]
+    async fn a_list_without_trunks_is_not_believed_while_one_is_there() {
+        let cloud = Arc::new(FakeCloud::default());
+        let (trunk, parent) = fake::trunk("t", "192.0.2.7", &[]);
+        *lock(&cloud.trunks) = Some(vec![trunk]);
+        *lock(&cloud.ports) = vec![parent];
+        let access = cloud.access();
+        let look = async || {
+            let found = index::look(&access.client, access.owner.project(), BTreeSet::new()).await.unwrap();
+            let named = ["deleted".into(), "t".into()].into_iter();
+            left_out(&access, &found, named).await.unwrap()
+        };
+        assert_eq!(look().await, None);
+        *lock(&cloud.lists_nothing) = true;
+        assert_eq!(look().await, Some("t".into()));
+        *lock(&cloud.trunks) = Some(vec![]);
+        assert_eq!(look().await, None, "somebody deleted it");
     }
 }

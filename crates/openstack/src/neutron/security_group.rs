@@ -187,6 +187,21 @@ impl Client {
         Ok(owned)
     }
 
+    /// Reads one of our groups. "Show security group", `GET /v2.0/security-groups/{id}`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Foreign`] if it is not ours; what else the cloud answers.
+    pub async fn owned_security_group(
+        &self,
+        owner: &Ownership,
+        id: &SecurityGroupId,
+    ) -> Result<OwnedSecurityGroup, Error> {
+        let operation = "get_security_group";
+        let path = format!("security-groups/{}", segment(id.as_str()));
+        let found = self.call(Request::new(operation, Method::GET, path)).await?.member("security_group")?;
+        OwnedSecurityGroup::prove(operation, owner, found)
+    }
+
     /// Lists groups of a project by name, with or without tags: to adopt one that was created but not tagged.
     /// "List security groups", `GET /v2.0/security-groups`.
     ///
