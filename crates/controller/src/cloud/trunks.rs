@@ -51,6 +51,8 @@ struct Looked {
     /// Neutron has trunks.
     has_trunks: bool,
     trunks: BTreeMap<TrunkId, Trunk>,
+    /// What is on them: a node is looked at with each of its pods, and a cluster has tens of thousands of these.
+    on: BTreeMap<PortId, Attachment>,
     parents: BTreeMap<PortId, Parent>,
     /// Ports that have an address of a node, and are no trunk's parent.
     others: Vec<Candidate>,
@@ -134,9 +136,9 @@ impl TrunkIndex {
             // What was written meanwhile is newer.
             for (id, _) in state.written.iter().filter(|(_, at)| **at > look.0) {
                 match before.trunks.get(id) {
-                    Some(trunk) => looked.trunks.insert(id.clone(), trunk.clone()),
-                    None => looked.trunks.remove(id),
-                };
+                    Some(trunk) => looked.put(trunk.clone()),
+                    None => looked.take(id),
+                }
             }
         }
         state.doubted.retain(|_, since| *since > look.0);
@@ -167,7 +169,7 @@ impl TrunkIndex {
             state.doubted.remove(&trunk.id);
         }
         if let Some(looked) = &mut state.looked {
-            looked.trunks.insert(trunk.id.clone(), trunk);
+            looked.put(trunk);
         }
     }
 
@@ -186,7 +188,7 @@ impl TrunkIndex {
         state.written.insert(id.clone(), now);
         state.doubted.remove(id);
         if let Some(looked) = &mut state.looked {
-            looked.trunks.remove(id);
+            looked.take(id);
             looked.gone.insert(id.clone());
         }
     }
@@ -253,13 +255,28 @@ impl Looked {
     }
 
     fn attached(&self, ids: &BTreeSet<PortId>) -> BTreeMap<PortId, Attachment> {
-        let on = |trunk: &Trunk| {
-            let id = trunk.id.clone();
-            let subports = trunk.sub_ports.iter().filter(|port| ids.contains(&port.port_id));
-            let at = move |vlan| Attachment { trunk: id.clone(), vlan };
-            subports.map(|port| (port.port_id.clone(), at(port.segmentation_id))).collect::<Vec<_>>()
-        };
-        self.trunks.values().flat_map(on).collect()
+        ids.iter().filter_map(|id| Some((id.clone(), self.on.get(id)?.clone()))).collect()
+    }
+
+    /// Takes a trunk over as it is now.
+    fn put(&mut self, trunk: Trunk) {
+        self.take(&trunk.id);
+        for port in &trunk.sub_ports {
+            let at = Attachment { trunk: trunk.id.clone(), vlan: port.segmentation_id };
+            self.on.insert(port.port_id.clone(), at);
+        }
+        self.trunks.insert(trunk.id.clone(), trunk);
+    }
+
+    /// Forgets a trunk.
+    fn take(&mut self, id: &TrunkId) {
+        let before = self.trunks.remove(id);
+        for port in before.iter().flat_map(|trunk| &trunk.sub_ports) {
+            // It may be on another by now.
+            if self.on.get(&port.port_id).is_some_and(|at| at.trunk == *id) {
+                self.on.remove(&port.port_id);
+            }
+        }
     }
 }
 
@@ -323,12 +340,14 @@ pub(crate) async fn look(
     let parents = client.ports_by_ids(&ids).await?;
     let mut looked = Looked {
         has_trunks,
-        trunks: trunks.into_iter().map(|trunk| (trunk.id.clone(), trunk)).collect(),
+        trunks: BTreeMap::new(),
+        on: BTreeMap::new(),
         parents: parents.iter().map(|port| (port.id.clone(), Parent::of(port))).collect(),
         others: Vec::new(),
         gone: BTreeSet::new(),
         asked,
     };
+    trunks.into_iter().for_each(|trunk| looked.put(trunk));
     let parent_addresses: BTreeSet<IpAddr> =
         looked.parents.values().flat_map(|parent| parent.candidate.addresses.clone()).collect();
     let missed =
