@@ -243,10 +243,12 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
         help("Client certificate, instead of a token.");
     SSL_CLIENT_KEY_FILE: Option<PathBuf> = "ssl_client_key_file", "",
         help("Key of the client certificate.");
-    WATCH_CONNECTION_TIMEOUT: Duration = "watch_connection_timeout", "30", range(1, 600),
-        help("Seconds to wait for a connection to the API server.");
+    WATCH_CONNECTION_TIMEOUT: Duration = "watch_connection_timeout", "5", range(1, 600),
+        help("Seconds to wait for a connection to the API server."),
+        why("Upstream waits 30; where `api_root` names several servers, the next one is asked so much later.");
     WATCH_READ_TIMEOUT: Duration = "watch_read_timeout", "60", range(1, 600),
-        help("Seconds to wait for an answer of the API server; watches are not bounded by this.");
+        help("Seconds to wait for the begin of an answer of the API server. What is asked about a single object is given up \
+              after 30 in any case, and watches may be silent for longer.");
     ENABLED_HANDLERS: Vec<String> = "enabled_handlers", "vif,endpoints,service,kuryrloadbalancer,kuryrport",
         reader(Reader::Agent),
         help("Upstream's names of what is on. `service`: the agents bring clients on their nodes to the endpoints of \

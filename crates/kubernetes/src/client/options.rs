@@ -2,7 +2,7 @@
 
 use kuryr_conf::{Conf, Error, options::kubernetes};
 
-use super::ClientConfig;
+use super::{ClientConfig, Timeouts};
 
 impl ClientConfig {
     /// Resolves the options for `component`, which signs its requests with its name and version.
@@ -10,7 +10,15 @@ impl ClientConfig {
     /// # Errors
     /// An option with a value that cannot be used.
     pub fn resolve(conf: &Conf, component: &str) -> Result<Self, Error> {
+        let (bounds, answer) = (Timeouts::default(), conf.get(&kubernetes::WATCH_READ_TIMEOUT)?);
         Ok(Self {
+            timeouts: Timeouts {
+                connect: conf.get(&kubernetes::WATCH_CONNECTION_TIMEOUT)?,
+                answer,
+                // An answer that may take longer must not end in between.
+                read: bounds.read.max(answer),
+                ..bounds
+            },
             api_root: conf.get(&kubernetes::API_ROOT)?,
             kubeconfig: conf.get(&kubernetes::KUBECONFIG)?,
             ssl_ca_crt_file: conf.get(&kubernetes::SSL_CA_CRT_FILE)?,
@@ -47,8 +55,12 @@ mod tests {
                 ssl_client_crt_file: Some("/d".into()),
                 ssl_client_key_file: Some("/e".into()),
                 kubeconfig: Some("/f".into()),
-                ..pod
+                ..pod.clone()
             },
         );
+        let seconds = std::time::Duration::from_secs;
+        let (connect, answer, read) = (seconds(7), seconds(300), seconds(300));
+        let timeouts = Timeouts { connect, answer, read, ..Timeouts::default() };
+        check("watch_connection_timeout = 7\nwatch_read_timeout = 300", &ClientConfig { timeouts, ..pod });
     }
 }
