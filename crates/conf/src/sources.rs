@@ -191,8 +191,12 @@ impl Conf {
         match (replaced, deeper) {
             (Ok(text), _) => Ok(Some(text)),
             (Err(_), Some(error)) => Err(error),
-            (Err(Failure::Unknown(name)), None) => Err(Error::NameUnknown { place: place(), name }),
-            (Err(Failure::Circle(name)), None) => Err(Error::NameCircle { place: place(), name }),
+            (Err(Failure::Unknown(name)), None) => {
+                Err(Error::NameUnknown { place: place(), name: shown(section, option, name) })
+            }
+            (Err(Failure::Circle(name)), None) => {
+                Err(Error::NameCircle { place: place(), name: shown(section, option, name) })
+            }
         }
     }
 
@@ -225,6 +229,12 @@ impl Conf {
         let value = if declared.secret { "(not shown)".to_owned() } else { format!("`{text}`") };
         Error::Value { place: self.place(declared.section, declared.option), value, problem, fix }
     }
+}
+
+/// A name within a value. In a secret it is a part of that, most likely behind a dollar sign that was meant as one.
+fn shown(section: &str, option: &str, name: String) -> String {
+    let is_secret = options::find(section, option).is_some_and(|declared| declared.secret);
+    if is_secret { "(not shown)".to_owned() } else { name }
 }
 
 impl Sources {
@@ -345,8 +355,11 @@ mod tests {
 
     #[test]
     fn names_that_lead_nowhere() {
-        let unknown = conf("[neutron]\npassword = pa$word\n").section("neutron").unwrap_err().to_string();
-        assert!(unknown.contains("`$word`") && unknown.contains("`$$`"), "{unknown}");
+        let unknown = |text: &str| conf(text).section("neutron").unwrap_err().to_string();
+        let of_url = unknown("[neutron]\nauth_url = http://$hots\n");
+        assert!(of_url.contains("`$hots`") && of_url.contains("`$$`"), "{of_url}");
+        let of_password = unknown("[neutron]\npassword = pa$5word$tail\n");
+        assert!(!of_password.contains("tail") && of_password.contains("`$$`"), "{of_password}");
         let circle = conf("[neutron]\na = $b\nb = x$a\n").section("neutron").unwrap_err();
         assert!(matches!(circle, Error::NameCircle { .. }), "{circle}");
     }
