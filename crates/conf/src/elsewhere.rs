@@ -26,7 +26,8 @@ const fn known(section: &'static str, option: &'static str, instead: &'static st
     Elsewhere { section, option, instead }
 }
 
-const SERVICES: &str = "ClusterIPs are served by the agents and get no load balancer in this version";
+const SERVICES: &str =
+    "ClusterIPs are served by the agents, and by load balancers where [kubernetes] service_mode says so";
 const POLICIES: &str = "NetworkPolicies are not provided by this version";
 const NAMESPACES: &str = "all namespaces share the subnets of [neutron_defaults] pod_subnets in this version";
 const FOUND: &str =
@@ -97,7 +98,7 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("cni_daemon", "docker_mode", "namespaces are taken as the runtime names them"),
     known("cni_daemon", "netns_proc_dir", "see [cni_daemon] netns_dir"),
     known("cni_daemon", "daemon_enabled", "the agent is always used"),
-    known("cni_health_server", "cg_path", "the memory of the agent's own control group is read"),
+    known("cni_health_server", "cg_path", "the resident memory of the agent's process is read"),
     known("octavia_defaults", "enforce_sg_rules", POLICIES),
     known("octavia_defaults", "sg_mode", POLICIES),
     known("pool_manager", "*", POOLED),
@@ -115,7 +116,7 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("nested_dpdk", "*", "ports of kind DPDK are not provided by this version"),
     known("vhostuser", "*", "ports of kind vhost-user are not provided by this version"),
     known("sriov", "*", "ports of kind direct are not provided by this version"),
-    known("ingress", "*", SERVICES),
+    known("ingress", "*", "Ingresses are not provided by this version"),
     known("cache", "*", CACHES),
     known("cache_defaults", "*", CACHES),
     known("subnet_caching", "*", CACHES),
