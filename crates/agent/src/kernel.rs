@@ -446,6 +446,8 @@ pub(crate) mod fake {
         pub(crate) observed: BTreeMap<String, ObservedLinks>,
         /// The next attachment fails with this.
         pub(crate) refuse_attach: Option<kuryr_datapath::Error>,
+        /// Names of taps that something else has.
+        pub(crate) taken: BTreeSet<String>,
         /// The node's interface, with its address.
         pub(crate) interface: Option<(NodeInterface, IpAddr)>,
         /// Indexes of adopted interfaces.
@@ -607,7 +609,12 @@ pub(crate) mod fake {
         }
 
         fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink> {
-            self.contents.lock().unwrap().changes.push(format!("prepare {}", uplink.tap));
+            let mut contents = self.contents.lock().unwrap();
+            if contents.taken.contains(&uplink.tap) {
+                return Err(kuryr_datapath::Error::LinkTaken { name: uplink.tap.clone() });
+            }
+            contents.changes.push(format!("prepare {}", uplink.tap));
+            drop(contents);
             Ok(Uplink {
                 tap: Some(uplink.tap.clone()),
                 ifname: uplink.peer.clone(),

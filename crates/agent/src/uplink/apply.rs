@@ -1,5 +1,7 @@
 //! Carries out steps, in order.
 
+use std::collections::BTreeSet;
+
 use kuryr_api::names;
 use kuryr_datapath::{BridgeRow, HybridSpec, Offloads, OwnPortSpec, PortSpec, Route, UplinkSpec};
 use kuryr_planning::{
@@ -10,7 +12,7 @@ use kuryr_types::PortId;
 
 use super::observe::is_own_interface;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
     wiring::World,
 };
 
@@ -18,46 +20,68 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Plugged(pub(super) Vec<PortId>);
 
-/// Carries out one step, under this start of the switch. Removing links is left to others: it is slow.
-pub(super) async fn step(world: &World, step: &Step, start: Option<&str>) -> Result<Plugged> {
+/// Ports whose uplinks could not be made, and the first failure.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) missing: BTreeSet<PortId>,
+    pub(super) result: Result<()>,
+}
+
+impl Default for Prepared {
+    fn default() -> Self {
+        Self { missing: BTreeSet::new(), result: Ok(()) }
+    }
+}
+
+/// Carries out one step, under this start of the switch. Uplinks are made before, by [`prepare`]; what is `missing` of them
+/// is not plugged. Removing links is left to others: it is slow.
+pub(super) async fn step(
+    world: &World,
+    step: &Step,
+    missing: &BTreeSet<PortId>,
+    start: Option<&str>,
+) -> Result<Plugged> {
     match step {
         Step::Unplug(taps) => {
             tracing::info!(taps = taps.join(" "), "unplugging");
             world.switch.del_ports(taps).await.map_err(switch("unplug ports"))?;
             Ok(Plugged::default())
         }
-        Step::Prepare(plugs) => prepare(world, plugs).await,
         Step::Plug(plugs) => {
+            let plugs: Vec<&Plug> = plugs.iter().filter(|plug| !missing.contains(&plug.port)).collect();
             let taps: Vec<&str> = plugs.iter().map(|plug| plug.tap.as_str()).collect();
             tracing::info!(taps = taps.join(" "), "plugging");
             let ports: Vec<PortSpec> = plugs.iter().map(|plug| port_spec(plug, start)).collect();
             world.switch.add_ports(&ports).await.map_err(switch("plug ports"))?;
             Ok(Plugged(plugs.iter().map(|plug| plug.port.clone()).collect()))
         }
-        Step::Remove(_) => Ok(Plugged::default()),
+        Step::Prepare(_) | Step::Remove(_) => Ok(Plugged::default()),
     }
 }
 
-async fn prepare(world: &World, plugs: &[Plug]) -> Result<Plugged> {
-    let offloads = offloads(world);
-    let specs: Vec<UplinkSpec> = plugs
-        .iter()
-        // The node's own interface is made by `own_port`.
-        .filter(|plug| !is_own_interface(&plug.peer))
-        .map(|plug| UplinkSpec {
+/// Makes the uplinks of these ports, one by one, so that a pod that is attached meanwhile does not wait for all of them. Goes
+/// on after a failure: one port that cannot have its name would keep all others of the node from being plugged.
+pub(super) async fn prepare(world: &World, plugs: &[Plug]) -> Prepared {
+    let (offloads, mut prepared) = (offloads(world), Prepared::default());
+    // The node's own interface is made by `own_port`.
+    for plug in plugs.iter().filter(|plug| !is_own_interface(&plug.peer)) {
+        let spec = UplinkSpec {
             tap: names::tap_name(plug.port.as_str()),
             hybrid: plug.hybrid.then(|| hybrid(&plug.port)),
             peer: plug.peer.clone(),
             mac: plug.mac,
             mtu: plug.mtu,
             offloads,
-        })
-        .collect();
-    // One by one, so that a pod that is attached meanwhile does not wait for all of them.
-    for spec in specs {
-        world.kernel.urgent("prepare an uplink", move |node| node.prepare(&spec).map(|_| ())).await?;
+        };
+        let made =
+            world.kernel.urgent("prepare an uplink", move |node| node.prepare(&spec).map(|_| ())).await;
+        if let Err(error) = made {
+            tracing::warn!(port = %plug.port, "cannot make the uplink of a port: {}", with_causes(&error));
+            prepared.missing.insert(plug.port.clone());
+            prepared.result = prepared.result.and(Err(error));
+        }
     }
-    Ok(Plugged::default())
+    prepared
 }
 
 /// Makes the node's own interface, or brings it into this form.
@@ -103,4 +127,33 @@ fn offloads(world: &World) -> Offloads {
 
 fn switch(what: &'static str) -> impl FnOnce(kuryr_datapath::Error) -> Error {
     move |source| Error::Kernel { what, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkpoint::tests::in_memory, kernel::fake::FakeKernel, wiring::fake::FakeWorld};
+
+    fn plug(port: &str) -> Plug {
+        Plug {
+            port: port.into(),
+            tap: names::tap_name(port),
+            hybrid: false,
+            peer: names::uplink_name(port),
+            mac: "fa:16:3e:00:00:01".parse().unwrap(),
+            mtu: 1442,
+            generation: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_uplink_that_cannot_be_made_keeps_no_others_from_being_made() {
+        let kernel = FakeKernel::default();
+        kernel.contents.lock().unwrap().taken.insert("tapp1".to_owned());
+        let world = FakeWorld::new(in_memory(), kernel, vec![]);
+        let prepared = prepare(&world.world, &["p0", "p1", "p2"].map(plug)).await;
+        assert_eq!(world.kernel.changes(), ["prepare tapp0", "prepare tapp2"]);
+        assert_eq!(prepared.missing, ["p1".into()].into());
+        assert!(prepared.result.is_err());
+    }
 }

@@ -56,8 +56,12 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     };
     shared::rejoin(world).await?;
     let start = found.switch.as_ref().and_then(|switch| switch.start.as_ref()).map(|start| start.id.as_str());
+    let mut prepared = apply::Prepared::default();
     for step in &plan.steps {
-        let plugged = apply::step(world, step, start).await?;
+        if let Step::Prepare(plugs) = step {
+            prepared = apply::prepare(world, plugs).await;
+        }
+        let plugged = apply::step(world, step, &prepared.missing, start).await?;
         if let Some(start) = start {
             world.memory().uplinks.plugged(&plugged.0, start);
         }
@@ -69,6 +73,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if !world.memory().conflist_written {
         world.queue.add(Work::Conflist);
     }
+    prepared.result?;
     Ok(Outcome::again(pause, "ports, interfaces and addresses that nobody tells of"))
 }
 
