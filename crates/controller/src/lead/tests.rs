@@ -447,3 +447,23 @@ async fn a_cloud_that_lists_nothing_just_after_its_start_is_not_believed() {
     outdoors.pass(60).await;
     assert_eq!((lock(&outdoors.cloud.ports).len(), outdoors.offered("n1")), (3, offered));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_only_pods_name_are_not_remembered() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let replica = outdoors.replica("a");
+    // Anybody who may create pods may write any name.
+    let pod = json!({"spec": {"nodeName": "made-up"}, "status": {"phase": "Pending"}});
+    outdoors.api.put("/api/v1/namespaces/d/pods/p0", pod);
+    outdoors.pass(30).await;
+    let lease = replica.leadership.current().unwrap();
+    let governor = Governor::new(replica.world.config.rate, 0);
+    let (creations, _wanted) = mpsc::unbounded_channel();
+    let term = Term::begin(&replica.leadership, &lease, &[], governor, creations).await.unwrap();
+    let term = Arc::new(term);
+    for node in ["n1", "made-up"] {
+        let key = pool::Key::Node(node.to_owned());
+        pool::reconcile(key, Arc::clone(&replica.world), Arc::clone(&term)).await.unwrap();
+    }
+    assert_eq!(term.state().nodes.keys().collect::<Vec<_>>(), ["n1"]);
+}

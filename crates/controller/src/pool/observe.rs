@@ -31,6 +31,11 @@ pub(super) struct Look {
 }
 
 impl Look {
+    /// Whether there is neither a Node nor a record.
+    pub(super) fn is_of_nobody(&self) -> bool {
+        self.in_sync && self.presence == Presence::Absent && self.record.is_none()
+    }
+
     /// The look as planning takes it.
     pub(super) fn inputs<'a>(&'a self, node: &'a str, world: &'a World) -> Inputs<'a> {
         let mode = self.record.as_deref().map_or_else(Mode::default, |record| record.spec.mode);

@@ -27,6 +27,10 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
         let state = &mut *term.state();
         let memory = state.nodes.entry(node.to_owned()).or_default();
         let plan = pool::plan(&look.inputs(node, world), memory, &mut state.generations);
+        // Anybody who may create pods may name a node that there is not.
+        if plan.is_empty() && look.is_of_nobody() {
+            state.nodes.remove(node);
+        }
         if plan.cloud.iter().all(|step| !step.creates()) {
             let next = state.governor.leave(look.now, node);
             next.into_iter().for_each(|node| world.look_at(Key::Node(node)));
