@@ -467,3 +467,16 @@ async fn nodes_that_only_pods_name_are_not_remembered() {
     }
     assert_eq!(term.state().nodes.keys().collect::<Vec<_>>(), ["n1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_ports_are_made_for_pods_that_a_node_never_runs() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let node = json!({"metadata": {"uid": "uid-of-n1"}, "status": {"allocatable": {"pods": "4"}}});
+    outdoors.api.put("/api/v1/nodes/n1", node);
+    let pod = |number: usize| json!({"metadata": {"uid": number.to_string()}, "spec": {"nodeName": "n1"}});
+    (0..40).for_each(|i| outdoors.api.put(&format!("/api/v1/namespaces/d/pods/p{i}"), pod(i)));
+    let _replica = outdoors.replica("a");
+    outdoors.pass(120).await;
+    let offered = outdoors.offered("n1").len();
+    assert!((4..10).contains(&offered), "{offered}");
+}

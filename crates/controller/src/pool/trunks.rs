@@ -46,6 +46,7 @@ pub(super) fn facts(node: Option<&slim::Node>) -> NodeFacts {
         label: labels.and_then(|labels| labels.get(MODE_LABEL)).cloned(),
         addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
         unreachable: node.has_taint(UNREACHABLE_TAINT),
+        pods_most: node.status.allocatable.pods.and_then(|pods| usize::try_from(pods).ok()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Sources: Kubernetes API reference, Node v1; "Well-Known Labels, Annotations and Taints".
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A node.
 #[derive(kube::Resource, Deserialize, Debug, Clone, PartialEq)]
@@ -51,6 +51,22 @@ pub struct Taint {
 pub struct NodeStatus {
     /// Addresses and host names.
     pub addresses: Vec<NodeAddress>,
+    /// What pods can have of it.
+    pub allocatable: Allocatable,
+}
+
+/// What pods can have of a node.
+#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct Allocatable {
+    /// How many pods the kubelet runs at most; none where it does not tell, or not as a plain number.
+    #[serde(deserialize_with = "plain_number")]
+    pub pods: Option<u32>,
+}
+
+fn plain_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let quantity = serde_json::Value::deserialize(deserializer)?;
+    Ok(quantity.as_str().and_then(|text| text.parse().ok()))
 }
 
 /// An address or host name of a node.
@@ -87,14 +103,19 @@ mod tests {
             r#"{"kind":"Node","metadata":{"name":"n1"},
                 "spec":{"unschedulable":true,"providerID":"openstack:///x","podCIDR":"10.1.0.0/24",
                         "taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoExecute"}]},
-                "status":{"addresses":[{"type":"InternalIP","address":"192.0.2.4"}],"images":[{"names":["x"]}]}}"#,
+                "status":{"addresses":[{"type":"InternalIP","address":"192.0.2.4"}],"images":[{"names":["x"]}],
+                          "allocatable":{"cpu":"2","pods":"110"}}}"#,
         )
         .unwrap();
+        assert_eq!(node.status.allocatable.pods, Some(110));
         assert_eq!((node.name(), node.spec.unschedulable), ("n1", true));
         assert!(node.has_taint("node.kubernetes.io/out-of-service"));
         assert_eq!(node.status.addresses[0].address, "192.0.2.4");
 
         let bare: Node = serde_json::from_str(r#"{"metadata":{"name":"n2"}}"#).unwrap();
         assert_eq!((bare.spec, bare.status), (NodeSpec::default(), NodeStatus::default()));
+        let odd = r#"{"metadata":{"name":"n3"},"status":{"allocatable":{"pods":"1k"}}}"#;
+        let odd: Node = serde_json::from_str(odd).unwrap();
+        assert_eq!(odd.status.allocatable.pods, None);
     }
 }

@@ -178,19 +178,21 @@ impl<'a> Draft<'a> {
 
     /// Notes who is here and what that lets expect.
     fn expect(&mut self, class: &DefaultClass, status: &KuryrNodeStatus, free: usize) -> Supply {
-        let Inputs { now, pods, coming, limits, .. } = *self.inputs;
+        let Inputs { now, pods, coming, limits, facts, .. } = *self.inputs;
         let waiting = from_kubernetes::waiting(pods, status);
+        // However many pods somebody has bound to the node: those beyond that never run.
+        let count = waiting.len().min(facts.pods_most.unwrap_or(usize::MAX));
         let claimed = status.claims.values().map(|claim| claim.identity.clone());
         let present = claimed.chain(waiting.iter().map(|identity| Clone::clone(*identity))).collect();
         self.memory.arrivals.retain(|id, _| *id == class.id || self.record.spec.classes.contains_key(id));
         let arrivals = self.memory.arrivals.entry(class.id.clone()).or_default();
-        arrivals.look(now, present, waiting.len(), || limits.levels.peak_of(free));
+        arrivals.look(now, present, count, || limits.levels.peak_of(free));
         self.expected = Expected::new(arrivals, coming, now);
         if !self.expected.is_calm {
             self.calm_at = arrivals.calm_at();
         }
         let making = self.inputs.cloud.making.filter(|(purpose, _)| *purpose == Purpose::Pool);
-        Supply { free, waiting: waiting.len(), making: making.map_or(0, |(_, count)| count), resting: 0 }
+        Supply { free, waiting: count, making: making.map_or(0, |(_, count)| count), resting: 0 }
     }
 
     fn judge_published(&mut self, status: &KuryrNodeStatus) -> Judged {

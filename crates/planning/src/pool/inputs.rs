@@ -82,6 +82,8 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Kubernetes has not heard of it for a while: whoever runs there can tell nobody anything.
     pub unreachable: bool,
+    /// How many pods its kubelet runs at most, where it tells.
+    pub pods_most: Option<usize>,
 }
 
 /// A pod, as far as ports are concerned.
