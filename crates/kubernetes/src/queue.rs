@@ -201,7 +201,7 @@ where
     Fut: Future<Output = Result<Outcome, E>> + Send + 'static,
     E: Failure,
 {
-    /// Starts handlers for as many ready keys as allowed; returns when the next key falls due.
+    /// Starts handlers for as many ready keys as allowed; returns when the next key falls due that one is free for.
     fn start(&mut self, concurrency: NonZeroUsize) -> Option<Instant> {
         while self.tasks.len() < concurrency.get() {
             let Some((key, attempt)) = self.queue.keys().take(Instant::now()) else { break };
@@ -211,7 +211,9 @@ where
             let task = self.tasks.spawn(async move { handler(given).await }.instrument(span));
             self.keys.insert(task.id(), key);
         }
-        self.queue.keys().next_due()
+        // A key that falls due while all handlers are busy is taken when one of them ends.
+        let is_free = self.tasks.len() < concurrency.get();
+        is_free.then(|| self.queue.keys().next_due()).flatten()
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<Outcome, E>), JoinError>) {
@@ -503,6 +505,30 @@ mod tests {
         assert_eq!((stats.ready, stats.running, stats.handled_total), (2, 0, 1), "{stats:?}");
         queue.clear();
         assert_eq!(queue.stats().ready, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_due_waits_for_a_handler_without_being_asked_for() {
+        let queue = queue();
+        queue.add(1);
+        queue.add_after(2, SECOND);
+        let stop = CancellationToken::new();
+        let running = queue.run(one_at_a_time(), stop.clone(), |key: u32| async move {
+            sleep(if key == 1 { 60 * SECOND } else { SECOND }).await;
+            Ok::<_, Broken>(Outcome::Done)
+        });
+        tokio::pin!(running);
+        let mut polls = 0;
+        let counted = std::future::poll_fn(|context| {
+            polls += 1;
+            assert!(polls < 100, "spins while its handler is busy");
+            running.as_mut().poll(context)
+        });
+        tokio::join!(counted, async {
+            sleep(62 * SECOND).await;
+            stop.cancel();
+        });
+        assert_eq!(queue.stats(), QueueStats { handled_total: 2, ..QueueStats::default() });
     }
 
     #[tokio::test(start_paused = true)]
