@@ -22,7 +22,7 @@ use std::{
 use ipnet::IpNet;
 use kuryr_datapath::{Affinity, Inbound as Tables, InboundEntry as Entry};
 use kuryr_planning::service::{
-    Family, Frontend, Owner, Plan, Protocol,
+    Family, Frontend, Owner, Plan, Problem, Protocol,
     inbound::{Arrival, Arrivals, Flow, Found, Inbound, Lead, is_stale},
 };
 use tokio::{sync::Notify, time::timeout};
@@ -87,11 +87,19 @@ struct Known {
 }
 
 impl Noted {
-    /// Notes what an owner has for clients from outside.
-    pub(super) fn note(&self, owner: &Owner, inbound: BTreeMap<Frontend, Inbound>, plan: &Plan) {
-        if self.known().arrivals.note(owner, inbound, &plan.problems) {
+    /// Notes what an owner has for clients from outside, on a node with these addresses; tells what there was no room for.
+    pub(super) fn note(
+        &self,
+        owner: &Owner,
+        inbound: BTreeMap<Frontend, Inbound>,
+        plan: &Plan,
+        own: &[IpAddr],
+    ) -> Vec<Problem> {
+        let noted = self.known().arrivals.note(owner, inbound, &plan.problems, own);
+        if noted.is_new {
             self.wake.notify_one();
         }
+        noted.problems
     }
 
     /// Notes that everything has been noted, on a node with these addresses; other owners are none any more.

@@ -9,6 +9,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
     time::Duration,
@@ -171,8 +172,11 @@ fn note_all(world: &World, held: &Held, known: &BTreeSet<Subject>) {
             Subject::Pod(key) => owner(OwnerKind::Pod, key),
         })
         .collect();
-    let own = held.cluster.nodes.get(&world.config.node_name).map_or(&[][..], Vec::as_slice);
-    world.services.noted.complete(own, |owner| owners.contains(owner));
+    world.services.noted.complete(own_addresses(world, held), |owner| owners.contains(owner));
+}
+
+fn own_addresses<'a>(world: &World, held: &'a Held) -> &'a [IpAddr] {
+    held.cluster.nodes.get(&world.config.node_name).map_or(&[], Vec::as_slice)
 }
 
 async fn one(
@@ -214,14 +218,17 @@ fn plan(world: &World, subject: &Subject, tables: &Tables, held: &mut Held) -> P
         }
     }
     tell_client_address(world, subject, object.as_ref(), desired.tells_client_address, held);
-    let plan = diff(tables, &Arc::new(owner.clone()), &desired);
+    let mut plan = diff(tables, &Arc::new(owner.clone()), &desired);
+    let without_room = world.services.noted.note(&owner, desired.inbound, &plan, own_addresses(world, held));
+    let is_new = |problem: &Problem| !plan.problems.contains(problem);
+    let of_inbound: Vec<_> = without_room.into_iter().filter(is_new).collect();
+    plan.problems.extend(of_inbound);
     tracing::debug!(%owner, left_alone = ?desired.left_alone, changes = plan.changes.len(), "planned");
     let text = |problem: &Problem| format!("{owner}: {problem}");
     let told_before = held.problems.get(subject).map_or(&[][..], Vec::as_slice);
     let problems = || desired.problems.iter().chain(&plan.problems);
     tell(world, object.as_ref(), problems().filter(|problem| !told_before.contains(&text(problem))));
     let problems: Vec<String> = problems().map(text).collect();
-    world.services.noted.note(&owner, desired.inbound, &plan);
     if problems.is_empty() {
         held.problems.remove(subject);
     } else {
@@ -243,7 +250,7 @@ fn wished(world: &World, subject: &Subject, held: &Held) -> (Owner, Desired, Opt
         }
         Subject::Pod(key) => {
             let found = world.pods.store().get(key);
-            let own = held.cluster.nodes.get(name).map_or(&[][..], Vec::as_slice);
+            let own = own_addresses(world, held);
             let desired = host_ports(found.as_deref().and_then(observe::pod).as_ref(), own);
             (owner(OwnerKind::Pod, key), desired, found.as_deref().map(reference))
         }
@@ -662,6 +669,39 @@ mod tests {
         assert_eq!(agent.health(), "PartlyServed");
         let told = agent.fake.world.state.get().services.to_string();
         assert!(told.starts_with("Service d/big: 10.96.0.1:10") && told.contains("no room"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_clients_outside_only_is_told_too() {
+        let agent = Agent::started();
+        let ports = |node_ports: u16| {
+            let port = move |number: u16| json!({"name": format!("p{number}"), "port": 1000 + number, "nodePort": node_ports * (30000 + number)});
+            (0..40).map(port)
+        };
+        let mut big = service("big", "10.96.0.1");
+        big.spec.ports = ports(1).map(|port| serde_json::from_value(port).unwrap()).collect();
+        let addresses: Vec<String> =
+            (0..1000).map(|number| format!("10.1.{}.{}", number / 250, number % 250)).collect();
+        let mut of_big = slice("big", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        of_big.ports = Some(ports(0).map(|port| serde_json::from_value(port).unwrap()).collect());
+        agent.list(vec![big], vec![of_big]);
+        agent.reconcile(Work::All).await.unwrap();
+        assert_eq!(agent.health(), "Served");
+        // They are there at each of its addresses.
+        let room = &agent.fake.world.services;
+        let mut two = node("node1", "192.0.2.1");
+        two.status.addresses.extend(node("node1", "198.51.100.1").status.addresses);
+        room.on_node(&room.nodes.apply(two));
+        for work in [Work::All, Work::One(Subject::Service(ObjectKey::namespaced("d", "big")))] {
+            agent.reconcile(work).await.unwrap();
+            assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), 40_000);
+            assert_eq!(agent.health(), "PartlyServed");
+            let told = agent.fake.world.state.get().services.to_string();
+            assert!(
+                told.starts_with("Service d/big: 30032/TCP at every node's IPv4 leads to some"),
+                "{told}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,9 @@
 //!    nodes. What another owner has in the tables of sockets is not led anywhere here, either.
 //! 5. The kernel brings the datagrams of a client to one endpoint for as long as they come. Where that is none any more,
 //!    it has to forget; one that terminates and still serves may go on, as for sockets.
+//! 6. The kernel's tables for them have an end, as those of sockets: [`MOST`] elements, of which a Service or pod gets a
+//!    [`SHARE`]th at most. Where there is no room for all of a frontend's endpoints clients get some of them, or it is not
+//!    there; that is told.
 //!
 //! Sources: kube-proxy 1.36, `pkg/proxy/nftables/proxier.go` ("external traffic"), `pkg/proxy/conntrack/cleanup.go`;
 //! Kubernetes documentation, "Virtual IPs and Service Proxies" ("External traffic policy").
@@ -24,6 +27,11 @@ use ipnet::IpNet;
 
 use super::desired::{At, Family, Frontend, Problem, Protocol, Target};
 use super::inputs::Owner;
+
+/// How many elements the tables have in both families, at most: as many as the tables of sockets have backends.
+const MOST: usize = 262_144;
+/// What a Service or pod may have of them: one part of so many.
+const SHARE: usize = 4;
 
 /// What clients from outside find at a frontend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,45 +92,77 @@ pub struct Flow {
 }
 
 /// What all Services and pods have for clients from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Arrivals {
-    by_owner: BTreeMap<Arc<Owner>, BTreeMap<Frontend, Inbound>>,
+    by_owner: BTreeMap<Arc<Owner>, Owned>,
+    /// How many elements there are.
+    held: usize,
+    /// How many elements there may be.
+    most: usize,
+}
+
+/// What one of them has.
+#[derive(Debug)]
+struct Owned {
+    inbound: BTreeMap<Frontend, Inbound>,
+    /// How many elements that is.
+    elements: usize,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { by_owner: BTreeMap::new(), held: 0, most: MOST }
+    }
+}
+
+/// What was noted of an owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// It is something else than before.
+    pub is_new: bool,
+    /// What there was no room for.
+    pub problems: Vec<Problem>,
 }
 
 impl Arrivals {
-    /// Notes what an owner has, without what is another's; tells whether that is something else than before.
+    /// Notes what an owner has on a node that has these addresses, without what is another's and what there is no room for.
     pub fn note(
         &mut self,
         owner: &Owner,
         mut inbound: BTreeMap<Frontend, Inbound>,
         problems: &[Problem],
-    ) -> bool {
+        own: &[IpAddr],
+    ) -> Noted {
         for problem in problems {
             if let Problem::Taken { frontend, .. } = problem {
                 inbound.remove(frontend);
             }
         }
-        if inbound.is_empty() {
-            return self.by_owner.remove(owner).is_some();
+        // What it has by now is replaced in one transaction, so nothing is kept free for that.
+        let before = self.by_owner.remove(owner);
+        self.held -= before.as_ref().map_or(0, |before| before.elements);
+        let room = self.most.saturating_sub(self.held).min(self.most / SHARE);
+        let (inbound, elements, problems) = fitted(inbound, own, room);
+        let is_new = before.map(|before| before.inbound).unwrap_or_default() != inbound;
+        if !inbound.is_empty() {
+            self.held += elements;
+            self.by_owner.insert(Arc::new(owner.clone()), Owned { inbound, elements });
         }
-        if self.by_owner.get(owner) == Some(&inbound) {
-            return false;
-        }
-        self.by_owner.insert(Arc::new(owner.clone()), inbound);
-        true
+        Noted { is_new, problems }
     }
 
     /// Forgets all owners but these.
     pub fn retain(&mut self, is_known: impl Fn(&Owner) -> bool) {
         self.by_owner.retain(|owner, _| is_known(owner));
+        self.held = self.by_owner.values().map(|owned| owned.elements).sum();
     }
 
     /// Tells what is where, on a node that has these addresses.
     #[must_use]
     pub fn at(&self, own: &[IpAddr]) -> BTreeMap<Arrival, Found> {
         let mut at: BTreeMap<Arrival, (Rank, Found)> = BTreeMap::new();
-        for (owner, inbound) in &self.by_owner {
-            for (frontend, inbound) in inbound {
+        for (owner, owned) in &self.by_owner {
+            for (frontend, inbound) in &owned.inbound {
                 let (rank, addresses) = reached(frontend.at, own);
                 for address in addresses {
                     let arrival = Arrival { address, port: frontend.port, protocol: frontend.protocol };
@@ -135,6 +175,52 @@ impl Arrivals {
             }
         }
         at.into_iter().map(|(arrival, (_, found))| (arrival, found)).collect()
+    }
+}
+
+/// As much of what an owner has as there is room for, how many elements that is, and what is left out.
+fn fitted(
+    inbound: BTreeMap<Frontend, Inbound>,
+    own: &[IpAddr],
+    room: usize,
+) -> (BTreeMap<Frontend, Inbound>, usize, Vec<Problem>) {
+    let (mut some, mut elements, mut problems) = (BTreeMap::new(), 0, Vec::new());
+    for (frontend, mut inbound) in inbound {
+        let (_, addresses) = reached(frontend.at, own);
+        // Nothing is where nobody arrives.
+        let room = (room - elements).checked_div(addresses.len()).unwrap_or(usize::MAX);
+        if inbound.elements() > room {
+            problems.push(Problem::NoRoom { frontend });
+            inbound.keep_first(room);
+        }
+        if inbound.elements() <= room {
+            elements += addresses.len() * inbound.elements();
+            some.insert(frontend, inbound);
+        }
+    }
+    (some, elements, problems)
+}
+
+impl Inbound {
+    /// How many elements it is in the kernel's tables for each address.
+    fn elements(&self) -> usize {
+        let of_clients = if self.admitted.is_empty() { 0 } else { 1 + self.admitted.len() };
+        1 + of_clients
+            + match &self.lead {
+                Lead::Targets(targets) if self.affinity_seconds > 0 => 1 + 2 * targets.len(),
+                Lead::Targets(targets) => targets.len(),
+                Lead::Refused | Lead::Dropped => 0,
+            }
+    }
+
+    /// Leads to the first targets only, as many as there is room for, but to one at least.
+    fn keep_first(&mut self, room: usize) {
+        let (all, each) = (self.elements(), if self.affinity_seconds > 0 { 2 } else { 1 });
+        if let Lead::Targets(targets) = &mut self.lead {
+            let too_many = all.saturating_sub(room).div_ceil(each);
+            let most = targets.len().saturating_sub(too_many).max(1);
+            *targets = std::mem::take(targets).into_iter().take(most).collect();
+        }
     }
 }
 
@@ -195,6 +281,17 @@ mod tests {
         ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(|text| text.parse().unwrap())
     }
 
+    fn note(
+        arrivals: &mut Arrivals,
+        owner: &Owner,
+        inbound: BTreeMap<Frontend, Inbound>,
+        problems: &[Problem],
+    ) -> bool {
+        let noted = arrivals.note(owner, inbound, problems, &own());
+        assert_eq!(noted.problems, [], "{owner}");
+        noted.is_new
+    }
+
     fn told(arrivals: &Arrivals) -> Vec<String> {
         let one = |(arrival, found): (Arrival, Found)| {
             let Lead::Targets(targets) = found.inbound.lead else { panic!("{arrival:?}") };
@@ -211,8 +308,8 @@ mod tests {
         let nodes = frontend(At::Nodes(Family::V4), 30080);
         let six = frontend(At::Nodes(Family::V6), 30080);
         let of_service: BTreeMap<_, _> = [(nodes, to("10.1.0.4:80")), (six, to("[fd00::4]:80"))].into();
-        assert!(arrivals.note(&service, of_service.clone(), &[]));
-        assert!(!arrivals.note(&service, of_service, &[]), "nothing new");
+        assert!(note(&mut arrivals, &service, of_service.clone(), &[]));
+        assert!(!note(&mut arrivals, &service, of_service, &[]), "nothing new");
         let of_service = [
             "192.0.2.1:30080 s 10.1.0.4:80",
             "198.51.100.1:30080 s 10.1.0.4:80",
@@ -224,7 +321,7 @@ mod tests {
         let one = frontend(At::Address("198.51.100.1".parse().unwrap()), 30080);
         let loopback = frontend(At::Loopback(Family::V4), 30080);
         let of_pod = [(here, to("10.1.0.5:1")), (one, to("10.1.0.5:2")), (loopback, to("10.1.0.5:3"))];
-        assert!(arrivals.note(&pod, of_pod.into(), &[]));
+        assert!(note(&mut arrivals, &pod, of_pod.into(), &[]));
         assert_eq!(
             told(&arrivals),
             [
@@ -233,7 +330,7 @@ mod tests {
                 "[2001:db8::1]:30080 s [fd00::4]:80"
             ]
         );
-        assert!(arrivals.note(&pod, BTreeMap::new(), &[]));
+        assert!(note(&mut arrivals, &pod, BTreeMap::new(), &[]));
         assert_eq!(told(&arrivals), of_service);
         arrivals.retain(|owner| owner.name != "s");
         assert_eq!(told(&arrivals), Vec::<String>::new());
@@ -244,10 +341,53 @@ mod tests {
         let mut arrivals = Arrivals::default();
         let (first, second) = (owner(OwnerKind::Service, "z"), owner(OwnerKind::Service, "a"));
         let at = frontend(At::Address("203.0.113.7".parse().unwrap()), 53);
-        arrivals.note(&first, [(at, to("10.1.0.4:53"))].into(), &[]);
+        note(&mut arrivals, &first, [(at, to("10.1.0.4:53"))].into(), &[]);
         let taken = Problem::Taken { frontend: at, by: first.clone() };
-        assert!(!arrivals.note(&second, [(at, to("10.1.0.5:53"))].into(), &[taken]));
+        assert!(!note(&mut arrivals, &second, [(at, to("10.1.0.5:53"))].into(), &[taken]));
         assert_eq!(told(&arrivals), ["203.0.113.7:53 z 10.1.0.4:53"]);
+    }
+
+    fn many(count: u8) -> BTreeSet<Target> {
+        (0..count).map(|last| target(&format!("10.1.0.{last}:80"))).collect()
+    }
+
+    #[test]
+    fn one_service_does_not_fill_the_tables() {
+        let mut arrivals = Arrivals { most: 64, ..Arrivals::default() };
+        let one = frontend(At::Address("203.0.113.7".parse().unwrap()), 80);
+        // At two addresses of this node.
+        let nodes = frontend(At::Nodes(Family::V4), 30080);
+        let led = |count, affinity_seconds| Inbound {
+            lead: Lead::Targets(many(count)),
+            affinity_seconds,
+            ..Inbound::default()
+        };
+        let narrow = Inbound { admitted: ["10.0.0.0/8".parse().unwrap()].into(), ..led(200, 0) };
+        let mut check = |name: &str, inbound: &[(Frontend, Inbound)], expect: &[usize], told: &[Frontend]| {
+            let owner = owner(OwnerKind::Service, name);
+            let noted = arrivals.note(&owner, inbound.iter().cloned().collect(), &[], &own());
+            let no_room: Vec<_> = told.iter().map(|at| Problem::NoRoom { frontend: *at }).collect();
+            assert_eq!(noted.problems, no_room, "{name}");
+            let again = arrivals.note(&owner, inbound.iter().cloned().collect(), &[], &own());
+            assert_eq!(again, Noted { is_new: false, problems: no_room }, "once");
+            let of = arrivals.by_owner.get(&owner).map(|owned| owned.inbound.values().collect::<Vec<_>>());
+            let counts = of.unwrap_or_default().into_iter().map(|inbound| match &inbound.lead {
+                Lead::Targets(targets) => targets.len(),
+                Lead::Refused | Lead::Dropped => 0,
+            });
+            assert_eq!(counts.collect::<Vec<_>>(), expect, "{name}");
+        };
+        check("a", &[(one, led(200, 0))], &[15], &[one]);
+        check("a", &[(one, led(15, 0))], &[15], &[]);
+        check("b", &[(nodes, led(200, 60))], &[3], &[nodes]);
+        check("c", &[(one, narrow.clone()), (nodes, led(1, 0))], &[13], &[one, nodes]);
+        // By now 16 of 64 are left.
+        check("d", &[(one, led(9, 0)), (nodes, led(2, 0))], &[9, 2], &[]);
+        check("e", &[(one, Inbound::default())], &[], &[one]);
+        check("d", &[(one, led(9, 0))], &[9], &[]);
+        check("e", &[(one, Inbound::default()), (nodes, led(5, 0))], &[0, 1], &[nodes]);
+        check("c", &[], &[], &[]);
+        check("e", &[(one, Inbound::default()), (nodes, led(5, 0))], &[0, 5], &[]);
     }
 
     #[test]
@@ -260,7 +400,7 @@ mod tests {
             Inbound { lead: Lead::Dropped, serving, ..Inbound::default() },
         ];
         let ports = (30001..).map(|port| frontend(At::Nodes(Family::V4), port));
-        arrivals.note(&owner(OwnerKind::Service, "s"), ports.zip(leads).collect(), &[]);
+        note(&mut arrivals, &owner(OwnerKind::Service, "s"), ports.zip(leads).collect(), &[]);
         let at = arrivals.at(&own());
         for (asked, answered_by, ours, expect) in [
             ("192.0.2.1:30001", "10.1.0.4:53", true, false),
