@@ -2,6 +2,7 @@
 pair, one end on br-int of a chassis, the other in the namespace.
 """
 
+import time
 from dataclasses import dataclass
 
 from .network import Network
@@ -10,6 +11,8 @@ from .settings import Chassis
 from .steps import until
 
 FLOWS_SECONDS = 240
+# Several times what that takes.
+AGAIN_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,23 @@ def link(vm: Vm, network: Network) -> None:
 
 
 def wait_flows(vm: Vm, switches: Switches) -> None:
-    """Wait until the port carries traffic."""
-    until(
-        f"the port of {vm.place} works",
-        lambda: switches.carries(vm.chassis, vm.tap, vm.port),
-        FLOWS_SECONDS,
-        log=switches.log(vm.chassis),
-    )
+    """Wait until the port carries traffic; a port that does not is plugged anew.
+
+    ovn-controller was seen to take its mark off a port that had been unplugged and plugged again within a second, for good.
+    """
+    plugged = time.monotonic()
+
+    def works() -> bool:
+        nonlocal plugged
+        if switches.carries(vm.chassis, vm.tap, vm.port):
+            return True
+        if time.monotonic() - plugged > AGAIN_SECONDS:
+            switches.unplug(vm.chassis, vm.tap)
+            switches.plug(vm.chassis, vm.tap, vm.port, vm.mac)
+            plugged = time.monotonic()
+        return False
+
+    until(f"the port of {vm.place} works", works, FLOWS_SECONDS, log=switches.log(vm.chassis))
 
 
 def unplug(vm: Vm, network: Network, switches: Switches) -> None:
