@@ -1,6 +1,6 @@
 //! Steps of a plan as calls. No choices are left: each step is one change of a patch, or one call.
 
-use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_api::kuryrnode::{KuryrNode, Problem};
 use kuryr_kubernetes::patch::{JsonPatch, pointer};
 use kuryr_openstack::{
     Error as CloudError,
@@ -10,7 +10,7 @@ use kuryr_planning::{
     ownership,
     pool::{CloudStep, Millis, Plan, RecordStep, SpecStep, step::Flags},
 };
-use kuryr_types::{Epoch, PortId};
+use kuryr_types::{Epoch, PortId, with_causes};
 use serde_json::json;
 
 use super::{creations, observe::Look, servers, trunks};
@@ -196,12 +196,21 @@ async fn write(node: &str, step: &CloudStep, access: &Access, world: &World, ter
             term.ports.doubt(node);
             world.list_soon.notify_one();
         }
-        let problem = problem::of(&format!("{} port {id}", what(step)), &error);
+        let problem = told(&format!("{} port {id}", what(step)), &error, known.is_ok());
         tracing::warn!(node, reason = problem.reason, "{}", problem.message);
         term.ports.hold_up(id, world.now(), problem);
         known?;
     }
     if problem::is_of_one_port(&error) { Ok(()) } else { Err(error.into()) }
+}
+
+/// What to tell about `error`. A cloud that `answers` otherwise is not away.
+fn told(what: &str, error: &CloudError, answers: bool) -> Problem {
+    if !answers || !error.outcome_unknown() {
+        return problem::of(what, error);
+    }
+    let advice = "this is tried again; look for the request id in Neutron's log";
+    problem::new("PortNotChanged", format!("{what}: {}; {advice}", with_causes(error)))
 }
 
 /// What is done to a port, for people.
