@@ -6,6 +6,7 @@ configuration files and with tokens of the same service accounts; an agent's tok
 import configparser
 import io
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -40,6 +41,12 @@ class Settled(of_lab.Kuryr):
     def variables(self, part: str) -> dict[str, str]:
         """Return the environment variables that a scenario gives to a part."""
         return self.environment.get(part, {})
+
+    def pool_bounds(self) -> tuple[float, float]:
+        """Return how many ready ports a pool has at least and at most, where that is configured."""
+        layers = [layer.get("controller", {}).get("vif_pool", {}) for layer in (self.base, self.changes)]
+        least, most = ([layer[name] for layer in layers if layer.get(name)][-1:] for name in ("ports_pool_min", "ports_pool_max"))
+        return least[0] if least else 0, most[0] if most else math.inf
 
     def configure(self, part: str, token: Path) -> Path:
         """Write a part's configuration as the lab does, then with the options that differ."""
@@ -200,13 +207,15 @@ class Kuryr:
         """
         since = [time.monotonic()]
 
+        least, most = self.of_lab.pool_bounds()
+
         def quiet() -> bool:
             for node in self.lab.nodes:
                 found = self.node(node)
                 offered, status = set(found["spec"].get("ports") or {}), found.get("status", {})
                 ready = status.get("ready") or {}
                 # Of what a pool lacks the ports may be on their way, and of what it has too much.
-                is_full = POOL["ports_pool_min"] <= len(ready) <= POOL["ports_pool_max"]
+                is_full = least <= len(ready) <= most
                 if not is_full or offered != set(ready) | set(status.get("claims") or {}) or status.get("returned"):
                     since[0] = time.monotonic()
             return time.monotonic() - since[0] >= 2
