@@ -93,6 +93,8 @@ pub(crate) trait Datapath: Send + Sync + 'static {
     fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()>;
     /// Sets the node's addresses of the local path.
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()>;
+    /// Has addresses of pods reached straight, and of those that are so only the ones that may be.
+    fn set_straight(&self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Answer<()>;
     /// Sets missing routes of the local path; tells how many.
     fn restore_local_path(&self, addresses: &[IpAddr]) -> Answer<usize>;
     /// Deletes what is left of pods that are gone; slow.
@@ -148,6 +150,11 @@ impl Kernel {
     pub(crate) fn opened(&self, node: Arc<dyn Datapath>) {
         // Only the first counts; there is one opener.
         let _ = self.shared.node.set(node);
+    }
+
+    /// Whether pods are connected by entries, as far as the kernel has been opened.
+    pub(crate) fn has_entries(&self) -> bool {
+        self.shared.node.get().is_some_and(|node| node.has_entries())
     }
 
     /// Notes why the kernel is not usable.
@@ -406,6 +413,10 @@ impl Datapath for Node {
 
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()> {
         Self::set_node_addresses(self, addresses)
+    }
+
+    fn set_straight(&self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Answer<()> {
+        Self::set_straight(self, led, may)
     }
 
     fn restore_local_path(&self, addresses: &[IpAddr]) -> Answer<usize> {
@@ -697,6 +708,10 @@ pub(crate) mod fake {
         }
 
         fn set_node_addresses(&self, _: &[IpAddr]) -> Answer<()> {
+            Ok(())
+        }
+
+        fn set_straight(&self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) -> Answer<()> {
             Ok(())
         }
 

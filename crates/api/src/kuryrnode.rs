@@ -6,7 +6,7 @@
 //! - in `spec.ports`, not `withdrawn`, and neither in `status.returned` at its generation: the agent's;
 //! - in `status.returned` at the generation of its entry, or not in `spec.ports`: the controller's.
 //!
-//! Within one generation an entry never changes, except that `withdrawn`, `doomed` and `active` may be set.
+//! Within one generation an entry never changes, except that `withdrawn`, `doomed`, `active` and `guarded` may be set.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -160,6 +160,12 @@ pub struct PortEntry {
     /// Neutron filters the port on a bridge of its own before the integration bridge (`ovs_hybrid_plug`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hybrid: bool,
+    /// Its only security group, when it was offered, was Kuryr's own, which lets everything in and out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
+    /// It was seen with other security groups since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guarded: bool,
 }
 
 /// Names one plug of a port: the identifier of its row in the switch's database. A port that is plugged anew has

@@ -3,10 +3,12 @@
 //! The programs mark what they admit to the local path. Should one be missing (detached by hand, lost with an
 //! upgrade), its host end is an ordinary interface of the node, and the node might route. So, by interface group:
 //!
-//! - what comes from a pod's host end without the mark of the local path is dropped before anything else sees it;
+//! - what comes from a pod's host end without the mark of the local path or of the straight way is dropped before anything
+//!   else sees it;
 //! - what comes from a prepared uplink's end at all is dropped likewise: with its program, nothing of it reaches
 //!   the stack;
-//! - nothing from or to a host end is forwarded, marked or not.
+//! - nothing from or to a host end is forwarded, unless it was translated for a client outside and goes straight to the pod
+//!   or back. That is told by marks which the tables for such clients set, and nobody else ([`crate::inbound`]).
 //!
 //! The table is `inet kuryr`, owned by us alone and replaced as a whole in one transaction. On a kernel without the family
 //! `inet`, which is found out by trying, there are two of that name, in the families `ip` and `ip6`. A kernel may have none
@@ -16,8 +18,11 @@
 
 use std::path::Path;
 
+use kuryr_ebpf_maps::joint::STRAIGHT_MARK;
+
 use crate::{
     error::{Error, Result},
+    inbound::ANSWER_MARK,
     nft,
 };
 
@@ -78,13 +83,13 @@ delete table {family} kuryr
 table {family} kuryr {{
 	chain arriving {{
 		type filter hook prerouting priority {PRIORITY}; policy accept;
-		iifgroup {pods} meta mark != {local:#010x} counter drop
+		iifgroup {pods} meta mark != {{ {local:#010x}, {STRAIGHT_MARK:#010x} }} counter drop
 		iifgroup {uplinks} counter drop
 	}}
 	chain forwarded {{
 		type filter hook forward priority {PRIORITY}; policy accept;
-		iifgroup {pods} counter drop
-		oifgroup {pods} counter drop
+		iifgroup {pods} meta mark != {ANSWER_MARK:#010x} counter drop
+		oifgroup {pods} meta mark != {STRAIGHT_MARK:#010x} counter drop
 	}}
 }}
 "
@@ -108,10 +113,10 @@ mod tests {
                 assert!(rules.contains(&begin), "{rules}");
             }
             for rule in [
-                "iifgroup 27509 meta mark != 0x6b750001 counter drop",
+                "iifgroup 27509 meta mark != { 0x6b750001, 0x6b750004 } counter drop",
                 "iifgroup 27510 counter drop",
-                "iifgroup 27509 counter drop",
-                "oifgroup 27509 counter drop",
+                "iifgroup 27509 meta mark != 0x6b750003 counter drop",
+                "oifgroup 27509 meta mark != 0x6b750004 counter drop",
             ] {
                 assert_eq!(rules.matches(&format!("\t\t{rule}\n")).count(), families.len(), "{rule}");
             }

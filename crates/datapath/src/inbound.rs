@@ -13,6 +13,9 @@
 //!    a table of routes that has no local path ([`Node::set_ways`](crate::Node::set_ways),
 //!    [`Node::prepare_own_port`](crate::Node::prepare_own_port)). Packets back carry [`ANSWER_MARK`].
 //! 4. `leaving` gives them the address of the interface by which they leave.
+//!    What is led straight to pods of this node keeps its client's: its chains (`straight_one_of_3`) mark it with
+//!    [`STRAIGHT_MARK`], which the joint takes ([`Node::set_straight`](crate::Node::set_straight)). Such connections go from
+//!    and to host ends, and nothing else does.
 //! 5. Arrivals without an endpoint are in `without`: refused or dropped. Those that only some clients may reach are in
 //!    `restricted`, and who may in `admitted`.
 //!
@@ -42,6 +45,8 @@ use crate::{
     netlink::Socket,
     nft,
 };
+
+pub use kuryr_ebpf_maps::joint::STRAIGHT_MARK;
 
 /// Mark of connections that were translated here, and of their packets towards the endpoint.
 pub const MARK: u32 = 0x6b75_0002;
@@ -85,6 +90,8 @@ pub struct Entry {
     pub lead: Lead,
     /// From which addresses; empty: from all. No range contains another.
     pub admitted: Vec<IpNet>,
+    /// Its endpoints are pods of this node that are reached straight, with clients' own addresses, or the node itself.
+    pub is_straight: bool,
 }
 
 /// Where packets are led.
@@ -250,13 +257,15 @@ struct Chain {
     endpoints: usize,
     /// 0: clients do not keep theirs.
     seconds: u32,
+    is_straight: bool,
 }
 
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.way())?;
         match self {
-            Self { endpoints, seconds: 0 } => write!(f, "one_of_{endpoints}"),
-            Self { endpoints, seconds } => write!(f, "keep_{endpoints}_{seconds}"),
+            Self { endpoints, seconds: 0, .. } => write!(f, "one_of_{endpoints}"),
+            Self { endpoints, seconds, .. } => write!(f, "keep_{endpoints}_{seconds}"),
         }
     }
 }
@@ -264,11 +273,18 @@ impl fmt::Display for Chain {
 impl Chain {
     fn of(entry: &Entry) -> Option<Self> {
         match &entry.lead {
-            Lead::Endpoints { endpoints, affinity } => {
-                Some(Self { endpoints: endpoints.len(), seconds: affinity.map_or(0, |kept| kept.seconds) })
-            }
+            Lead::Endpoints { endpoints, affinity } => Some(Self {
+                endpoints: endpoints.len(),
+                seconds: affinity.map_or(0, |kept| kept.seconds),
+                is_straight: entry.is_straight,
+            }),
             Lead::Refused | Lead::Dropped => None,
         }
+    }
+
+    /// What names of chains begin with.
+    fn way(self) -> &'static str {
+        if self.is_straight { "straight_" } else { "" }
     }
 
     /// The commands that make it, in a table where it may have been before.
@@ -278,14 +294,14 @@ impl Chain {
             1 => "0".to_owned(),
             more => format!("numgen random mod {more}"),
         };
-        let ours = format!("ct mark set {MARK:#x}");
+        let ours = format!("ct mark set {:#x}", if self.is_straight { STRAIGHT_MARK } else { MARK });
         let translate = |map: &str| format!("dnat to {arrival} . meta mark map @{map}");
         if self.seconds == 0 {
             // What changes while a packet looks is met again by the next one.
             let rules = [format!("meta mark set {slot}"), ours, translate("endpoints"), "drop".to_owned()];
             return chain(family, &self.to_string(), &rules, to);
         }
-        let kept = format!("kept_{}", self.seconds);
+        let kept = format!("{}kept_{}", self.way(), self.seconds);
         // By its hash, as nft 1.0.6 makes a wrong rule of a key and a value of more than 16 bytes. Two clients of the same
         // hash keep the same endpoint.
         let client = [
@@ -382,13 +398,27 @@ fn fixed_chains(family: Family, to: &mut String) {
     let arrive = [format!("iifgroup {POD_GROUP} return"), format!("{arrival} vmap @frontends")];
     base_chain(family, ("arriving", "nat hook prerouting priority -100"), &arrive, to);
     // After the translation, before the choice of the route.
-    let steer = [("original", MARK), ("reply", ANSWER_MARK)].map(|(direction, mark)| {
-        format!("ct mark {MARK:#x} ct direction {direction} meta mark set {mark:#x}")
-    });
+    let steer = [
+        (MARK, "original", MARK),
+        (MARK, "reply", ANSWER_MARK),
+        (STRAIGHT_MARK, "original", STRAIGHT_MARK),
+        (STRAIGHT_MARK, "reply", ANSWER_MARK),
+    ]
+    .map(|(of, direction, mark)| format!("ct mark {of:#x} ct direction {direction} meta mark set {mark:#x}"));
     base_chain(family, ("steering", "filter hook prerouting priority -90"), &steer, to);
     let refuse = [format!("ct state new {arrival} vmap @without")];
     base_chain(family, ("delivered", "filter hook input priority -10"), &refuse, to);
-    base_chain(family, ("forwarded", "filter hook forward priority -10"), &refuse, to);
+    // The guard lets marks pass. Answers come by the way of the question only; what has no host end any more goes nowhere.
+    let straight = [
+        format!("iifgroup {POD_GROUP} ct mark != {STRAIGHT_MARK:#x} drop"),
+        format!("oifgroup != {POD_GROUP} ct mark {STRAIGHT_MARK:#x} ct direction original drop"),
+    ];
+    base_chain(
+        family,
+        ("forwarded", "filter hook forward priority -10"),
+        &[&straight[..], &refuse[..]].concat(),
+        to,
+    );
     let leave = [format!("ct mark {MARK:#x} masquerade fully-random")];
     base_chain(family, ("leaving", "nat hook postrouting priority 100"), &leave, to);
 }
@@ -523,7 +553,12 @@ mod tests {
         Entry {
             lead: Lead::Endpoints { endpoints, affinity },
             admitted: admitted.iter().map(|text| text.parse().unwrap()).collect(),
+            is_straight: false,
         }
+    }
+
+    fn straight(endpoints: &[&str], seconds: u32) -> Entry {
+        Entry { is_straight: true, ..led(endpoints, seconds, &[]) }
     }
 
     /// What the kernel holds after commands: elements by family and map. What a delete names has to be there, what is
@@ -579,8 +614,10 @@ mod tests {
             led(&["10.1.0.5:8080", "10.1.0.6:9090"], 0, &["10.0.0.0/8"]),
             led(&["10.1.0.4:8080", "10.1.0.6:8080"], 60, &[]),
             led(&["10.1.0.4:8080", "10.1.0.6:8080"], 90, &[]),
-            Entry { lead: Lead::Refused, admitted: vec![] },
-            Entry { lead: Lead::Dropped, admitted: vec![] },
+            straight(&["10.1.0.4:8080", "10.1.0.6:8080"], 0),
+            straight(&["10.1.0.4:8080", "10.1.0.6:8080"], 60),
+            Entry { lead: Lead::Refused, admitted: vec![], is_straight: false },
+            Entry { lead: Lead::Dropped, admitted: vec![], is_straight: false },
         ];
         let six = led(&["[fd00::4]:8080"], 60, &["fd00::/8"]);
         let mut states: Vec<BTreeMap<Arrival, Entry>> = vec![BTreeMap::new()];
@@ -621,6 +658,28 @@ mod tests {
             "delete element ip kuryr-services endpoints { 192.0.2.1 . tcp . 30080 . 1 : 10.1.0.5 . 80 }\n\
              add element ip kuryr-services endpoints { 192.0.2.1 . tcp . 30080 . 1 : 10.1.0.6 . 80 }\n"
         );
+    }
+
+    #[test]
+    fn who_is_led_straight_is_marked_so_and_nobody_else() {
+        let at = arrival("192.0.2.1:30080", Transport::Tcp);
+        for seconds in [0, 60] {
+            for entry in [led(&["10.1.0.4:80"], seconds, &[]), straight(&["10.1.0.4:80"], seconds)] {
+                let mut commands = String::new();
+                let chain = Chain::of(&entry).unwrap();
+                chain.commands(Family::Ip, &mut commands);
+                let lines: Vec<&str> = commands.lines().filter(|line| line.contains("dnat to")).collect();
+                let marked = |mark: u32| commands.matches(&format!("ct mark set {mark:#x}\n")).count();
+                let expect = if entry.is_straight { (0, lines.len()) } else { (lines.len(), 0) };
+                assert_eq!((marked(MARK), marked(STRAIGHT_MARK)), expect, "{commands}");
+                assert!(
+                    lines.iter().all(|line| line.contains("straight_") == entry.is_straight),
+                    "{commands}"
+                );
+                let elements = changes(&BTreeMap::new(), &[(at, entry)].into(), &BTreeSet::new()).0;
+                assert!(elements.contains(&format!("goto {chain} }}")), "{elements}");
+            }
+        }
     }
 
     #[test]

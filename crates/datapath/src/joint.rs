@@ -10,7 +10,7 @@
 //! it, and is the first to go.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
@@ -233,6 +233,15 @@ impl Joint {
         self.maps.set_node_addresses(addresses)
     }
 
+    /// Has these addresses of pods on the straight way, and of those that are there the ones that may be.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn set_straight(&mut self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Result<()> {
+        self.maps.set_straight(led, may)
+    }
+
     /// Lets frames of nobody's on an uplink go on to the node's own stack.
     ///
     /// # Errors
@@ -303,6 +312,7 @@ struct Maps {
     pods: HashMap<MapData, u32, Pod>,
     pod_addresses: HashMap<MapData, PodAddress, u32>,
     node_addresses: HashMap<MapData, [u8; 16], u32>,
+    straight_pods: HashMap<MapData, [u8; 16], u32>,
     counters: PerCpuHashMap<MapData, u32, PodCounters>,
     /// How many processors there may be.
     processors: usize,
@@ -322,7 +332,7 @@ impl Maps {
             |name: &'static str| programs.take_map(name).ok_or(Error::ObjectIncomplete { what: name });
         let (uplinks, shared_uplinks, pods) = (map("uplinks")?, map("shared_uplinks")?, map("pods")?);
         let (pod_addresses, node_addresses) = (map("pod_addresses")?, map("node_addresses")?);
-        let counters = map("counters")?;
+        let (straight_pods, counters) = (map("straight_pods")?, map("counters")?);
         let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
         Ok(Self {
             processors,
@@ -331,6 +341,7 @@ impl Maps {
             pods: pods.try_into().map_err(map_failed("pods"))?,
             pod_addresses: pod_addresses.try_into().map_err(map_failed("pod_addresses"))?,
             node_addresses: node_addresses.try_into().map_err(map_failed("node_addresses"))?,
+            straight_pods: straight_pods.try_into().map_err(map_failed("straight_pods"))?,
             counters: counters.try_into().map_err(map_failed("counters"))?,
         })
     }
@@ -451,6 +462,18 @@ impl Maps {
             if !wanted.contains(&key) {
                 take(&mut self.node_addresses, "node_addresses", &key)?;
             }
+        }
+        Ok(())
+    }
+
+    fn set_straight(&mut self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Result<()> {
+        for key in keys(&self.straight_pods, "straight_pods")? {
+            if !may.contains(&ip(key)) {
+                take(&mut self.straight_pods, "straight_pods", &key)?;
+            }
+        }
+        for address in led.intersection(may) {
+            put(&mut self.straight_pods, "straight_pods", address_bytes(*address), PRESENT)?;
         }
         Ok(())
     }

@@ -319,6 +319,16 @@ impl Node {
         self.joint().map_or(Ok(()), |mut joint| joint.set_node_addresses(addresses))
     }
 
+    /// Has pods with addresses in `led` reached with clients' own addresses by what [`Inbound`](crate::Inbound) leads straight,
+    /// past their uplinks; those that were and are not in `may` are not any more, from now on. Does nothing without eBPF.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn set_straight(&self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Result<()> {
+        self.joint().map_or(Ok(()), |mut joint| joint.set_straight(led, may))
+    }
+
     /// Sets the node's routes to its pods anew that are missing or have another source; tells how many. With a node's
     /// address that goes, its kernel takes the routes that have it for their source, and does not bring them back with
     /// it. Does nothing without eBPF.

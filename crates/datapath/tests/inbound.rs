@@ -20,7 +20,8 @@ use std::{
 
 use kuryr_datapath::{
     Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, NodeRoute, Offloads, OwnPortSpec, PodLinks,
-    Route, Side, Transport, inbound::MARK,
+    Route, Side, Transport,
+    inbound::{MARK, STRAIGHT_MARK},
 };
 use world::{
     NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, Space, TestNode, TestPod, mac, node_addresses, pod_links, until,
@@ -72,6 +73,19 @@ impl Site {
     fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) -> bool {
         let (space, tables) = (&self.node.space, &mut self.tables);
         space.within(|| tables.set(wanted)).unwrap()
+    }
+
+    /// Has the router of the pods' network be the machine elsewhere, to whom pods send what is for clients outside.
+    fn has_router(&self) {
+        self.elsewhere.sh("ip addr add 10.1.0.254/24 dev eth0; ip addr add fd00:1::fe/64 dev eth0 nodad");
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        [self.here.v4(), self.here.v6()].into()
+    }
+
+    fn set_straight(&self, led: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) {
+        self.node.within(|node| node.set_straight(led, may)).unwrap();
     }
 
     /// Who answers, and whom they see.
@@ -205,7 +219,11 @@ fn at(address: &str, transport: Transport) -> Arrival {
 fn led(endpoints: &[&str], seconds: u32) -> Entry {
     let endpoints = endpoints.iter().map(|text| SocketAddr::new(text.parse().unwrap(), ENDPOINT_PORT));
     let affinity = (seconds > 0).then_some(Affinity { seconds, service: 7 });
-    Entry { lead: Lead::Endpoints { endpoints: endpoints.collect(), affinity }, admitted: vec![] }
+    Entry {
+        lead: Lead::Endpoints { endpoints: endpoints.collect(), affinity },
+        admitted: vec![],
+        is_straight: false,
+    }
 }
 
 const FAMILIES: [(&str, &str, [&str; 2]); 2] =
@@ -221,6 +239,13 @@ fn everywhere(which: &[usize], seconds: u32) -> BTreeMap<Arrival, Entry> {
             wanted.insert(at(node, transport), led(&endpoints, seconds));
         }
     }
+    wanted
+}
+
+/// The same, led straight to the endpoint here.
+fn straight(seconds: u32) -> BTreeMap<Arrival, Entry> {
+    let mut wanted = everywhere(&[0], seconds);
+    wanted.values_mut().for_each(|entry| entry.is_straight = true);
     wanted
 }
 
@@ -260,6 +285,153 @@ fn clients_outside_reach_endpoints_here_and_elsewhere() {
     assert!(site.node.counters(&site.here).local_rx_packets >= counters.local_rx_packets + 4);
     assert_eq!(site.node.space.ping("10.1.0.50".parse::<IpAddr>().unwrap(), 2), 2);
     assert!(!site.set(&everywhere(&[0], 0)), "nothing to change");
+}
+
+const CLIENTS: [(&str, &str); 2] = [(NODE_V4, OUTSIDE_V4), (NODE_V6, OUTSIDE_V6)];
+
+#[test]
+fn who_is_led_straight_keeps_its_address_and_needs_no_uplink() {
+    let mut site = Site::new();
+    site.has_router();
+    site.set(&straight(0));
+    for transport in TRANSPORTS {
+        assert!(
+            ask(&site.node.outside, transport, to(NODE_V4), SHORT).is_err(),
+            "the joint has no word of it"
+        );
+    }
+    site.set_straight(&site.addresses(), &site.addresses());
+    // The network would let nothing of it pass.
+    site.node
+        .space
+        .sh("nft add table bridge t; nft add chain bridge t c '{ type filter hook forward priority 0; }'
+         nft add rule bridge t c meta l4proto '{ tcp, udp }' drop");
+    for seconds in [0, 60] {
+        site.set(&straight(seconds));
+        for (node, client) in CLIENTS {
+            let expect = format!("here {client}");
+            for transport in TRANSPORTS {
+                assert_eq!(
+                    site.answers(transport, to(node)),
+                    [expect.clone()].into(),
+                    "{node} {transport:?}"
+                );
+            }
+            let (who, stream) = connect(&site.node.outside, to(node), PATIENCE).unwrap();
+            assert_eq!(who, expect);
+            assert!(carries(&stream), "{node}");
+        }
+    }
+    // Only what was translated passes: not what is sent to the pod, nor what the pod sends by its host end.
+    for (to, client) in [(site.here.v4(), OUTSIDE_V4), (site.here.v6(), OUTSIDE_V6)] {
+        let endpoint = SocketAddr::new(to, ENDPOINT_PORT);
+        site.node
+            .outside
+            .sh(&format!("ip route add {to} via {}", if to.is_ipv4() { NODE_V4 } else { NODE_V6 }));
+        assert!(ask(&site.node.outside, Transport::Tcp, endpoint, SHORT).is_err(), "{to}");
+        let mac = site.here.attached.host_mac;
+        site.here.space.sh(&format!(
+            "ip neigh replace {client} lladdr {mac} dev eth0 nud permanent; ip route add {client} dev eth0"
+        ));
+        assert_eq!(site.here.space.ping(client.parse::<IpAddr>().unwrap(), 2), 0, "{client}");
+    }
+}
+
+/// As it is for a pod whose groups do not let everything in.
+#[test]
+fn who_may_not_be_led_straight_any_more_is_not() {
+    let mut site = Site::new();
+    site.has_router();
+    site.set_straight(&site.addresses(), &site.addresses());
+    site.set(&straight(0));
+    let streams = CLIENTS.map(|(node, _)| connect(&site.node.outside, to(node), PATIENCE).unwrap().1);
+    // Another agent, whose Service has gone: connections stay.
+    site.node.open();
+    site.set_straight(&BTreeSet::new(), &site.addresses());
+    assert!(streams.iter().all(carries));
+    site.set_straight(&site.addresses(), &BTreeSet::new());
+    for stream in streams {
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        assert!(!carries(&stream));
+    }
+    for (node, _) in CLIENTS {
+        for transport in TRANSPORTS {
+            assert!(ask(&site.node.outside, transport, to(node), SHORT).is_err(), "{node} {transport:?}");
+        }
+    }
+    site.set(&everywhere(&[0], 0));
+    for (node, own, _) in FAMILIES {
+        for transport in TRANSPORTS {
+            assert_eq!(site.answers(transport, to(node)), [format!("here {own}")].into(), "{node}");
+        }
+    }
+}
+
+/// The same addresses and ports, by a Service and directly.
+#[test]
+fn who_speaks_by_the_network_again_is_answered_by_it() {
+    const PORT: u16 = 40_000;
+    let mut site = Site::new();
+    site.has_router();
+    site.set_straight(&site.addresses(), &site.addresses());
+    site.set(&straight(0));
+    // The router says what the client could have sent by it.
+    site.elsewhere
+        .sh(&format!("ip addr add {OUTSIDE_V4}/32 dev eth0; ip addr add {OUTSIDE_V6}/128 dev eth0 nodad"));
+    for (node, client) in CLIENTS {
+        let endpoint = if to(node).is_ipv4() { site.here.v4() } else { site.here.v6() };
+        let socket = |space: &Space| {
+            let socket = space.within(|| UdpSocket::bind((client, PORT)).unwrap());
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        let (straight, direct) = (socket(&site.node.outside), socket(&site.elsewhere));
+        straight.connect(to(node)).unwrap();
+        direct.connect((endpoint, ENDPOINT_PORT)).unwrap();
+        for socket in [&straight, &direct, &straight, &direct] {
+            assert_eq!(say(socket).unwrap(), format!("here {client}"));
+        }
+    }
+}
+
+/// A pod that goes on to speak to a client is not forwarded with its own address.
+#[test]
+fn what_the_kernel_has_forgotten_goes_nowhere_until_the_client_speaks_again() {
+    const PORT: u16 = ENDPOINT_PORT + 1;
+    let mut site = Site::new();
+    site.has_router();
+    site.set_straight(&site.addresses(), &site.addresses());
+    let mut wanted = straight(0);
+    for entry in wanted.values_mut() {
+        let Lead::Endpoints { endpoints, .. } = &mut entry.lead else { unreachable!("{entry:?}") };
+        endpoints.iter_mut().for_each(|endpoint| endpoint.set_port(PORT));
+    }
+    site.set(&wanted);
+    let pods = site.here.space.within(|| UdpSocket::bind(("::", PORT)).unwrap());
+    pods.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (node, client) in CLIENTS {
+        let socket = site.node.outside.within(|| UdpSocket::bind((client, 0)).unwrap());
+        let asked = || {
+            socket.send_to(b"who", to(node)).unwrap();
+            pods.recv_from(&mut [0; 64]).unwrap().1
+        };
+        let heard = |patience| {
+            socket.set_read_timeout(Some(patience)).unwrap();
+            socket.recv_from(&mut [0; 64]).map(|(_, from)| from)
+        };
+        let peer = asked();
+        site.node.space.within(|| {
+            let mut flows = Inbound::udp_flows().unwrap();
+            flows.retain(|flow| flow.mark == STRAIGHT_MARK);
+            assert!(!flows.is_empty());
+            Inbound::end_flows(&flows).unwrap();
+        });
+        pods.send_to(b"late", peer).unwrap();
+        assert!(heard(SHORT).is_err(), "{client}");
+        assert_eq!(asked(), peer);
+        pods.send_to(b"in time", peer).unwrap();
+        assert_eq!(heard(PATIENCE).unwrap(), to(node));
+    }
 }
 
 /// What a network that filters by addresses sees: the node's port as client, also of a pod on the node itself.
@@ -330,7 +502,7 @@ fn without_endpoints_clients_are_refused_or_dropped_and_ranges_count() {
     let nobody = |lead: &Lead| -> BTreeMap<Arrival, Entry> {
         everywhere(&[0], 0)
             .into_keys()
-            .map(|at| (at, Entry { lead: lead.clone(), admitted: vec![] }))
+            .map(|at| (at, Entry { lead: lead.clone(), admitted: vec![], is_straight: false }))
             .collect()
     };
     // Somebody listens there on the node, and is not asked.
@@ -487,7 +659,8 @@ fn ten_thousand_services_are_elements_of_the_same_chains() {
     let mut site = Site::new();
     let endpoints: Vec<SocketAddr> =
         (1..5).map(|last| SocketAddr::new([10, 1, 0, last].into(), 80)).collect();
-    let one = Entry { lead: Lead::Endpoints { endpoints, affinity: None }, admitted: vec![] };
+    let lead = Lead::Endpoints { endpoints, affinity: None };
+    let one = Entry { lead, admitted: vec![], is_straight: false };
     let mut wanted = everywhere(&[0, 1], 0);
     for number in 0..10_000u16 {
         let [high, low] = number.to_be_bytes();
@@ -511,6 +684,7 @@ const VLAN: u16 = 101;
 /// it. The cloud's router filters as security groups do: statefully, and by the address of who asks.
 struct Server {
     tables: Inbound,
+    wanted: BTreeMap<Arrival, Entry>,
     _answers: Vec<Answers>,
     here: TestPod,
     /// The router's leg on the pods' network.
@@ -564,6 +738,7 @@ impl Server {
         let answers = vec![Answers::of("here", &here.space), Answers::of("elsewhere", &elsewhere)];
         let server = Self {
             tables: Inbound::new("nft"),
+            wanted: BTreeMap::new(),
             _answers: answers,
             here,
             router,
@@ -600,6 +775,7 @@ impl Server {
     fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) {
         let (space, tables) = (&self.node.space, &mut self.tables);
         space.within(|| tables.set(wanted)).unwrap();
+        self.wanted.clone_from(wanted);
     }
 
     fn at_all_addresses(&mut self, which: &[usize], port: u16) {
@@ -611,10 +787,20 @@ impl Server {
                 .collect();
             for (transport, address) in TRANSPORTS.iter().flat_map(|one| [(*one, address), (*one, trunk)]) {
                 let lead = Lead::Endpoints { endpoints: endpoints.clone(), affinity: None };
-                wanted.insert(at(address, transport), Entry { lead, admitted: vec![] });
+                wanted.insert(at(address, transport), Entry { lead, admitted: vec![], is_straight: false });
             }
         }
         self.set(&wanted);
+    }
+
+    /// Leads all straight to the endpoint here.
+    fn straight(&mut self, port: u16) {
+        self.at_all_addresses(&[0], port);
+        let mut wanted = self.wanted.clone();
+        wanted.values_mut().for_each(|entry| entry.is_straight = true);
+        self.set(&wanted);
+        let addresses = [self.here.v4(), self.here.v6()].into();
+        self.node.within(|node| node.set_straight(&addresses, &addresses)).unwrap();
     }
 
     /// Clients, and the address of the node that they ask: on another interface, and on the trunk itself.
@@ -713,9 +899,47 @@ fn on_a_server_of_the_cloud_who_does_not_let_the_node_in_is_not_reached() {
 
 #[test]
 fn fragments_and_errors_of_a_pods_answer_go_the_way_of_the_question() {
-    const BIG: usize = 5000;
     let mut server = Server::new();
     server.at_all_addresses(&[0], ENDPOINT_PORT + 1);
+    fragments_and_errors(&server);
+    assert_eq!(server.node.counters(&server.here).local_tx_packets, 0);
+}
+
+#[test]
+fn fragments_and_errors_go_straight_where_all_goes_straight() {
+    let mut server = Server::new();
+    let own = |client: &Space, server: &Server, address: &str| match (
+        client.name == server.cloud.space.name,
+        to(address).is_ipv4(),
+    ) {
+        (true, true) => "172.31.0.2",
+        (true, false) => "fd00:31::2",
+        (false, true) => OUTSIDE_V4,
+        (false, false) => OUTSIDE_V6,
+    };
+    server.straight(ENDPOINT_PORT);
+    let before = server.node.counters(&server.here);
+    for (client, address, _) in server.clients() {
+        let expect = format!("here {}", own(client, &server, address));
+        for transport in TRANSPORTS {
+            assert_eq!(answers_to(client, transport, to(address)), [expect.clone()].into(), "{address}");
+        }
+        let (who, stream) = connect(client, to(address), PATIENCE).unwrap();
+        assert_eq!(who, expect);
+        assert!(carries(&stream), "{address}");
+    }
+    server.straight(ENDPOINT_PORT + 1);
+    fragments_and_errors(&server);
+    let after = server.node.counters(&server.here);
+    assert_eq!(
+        (after.foreign, after.spoofed, after.refused),
+        (before.foreign, before.spoofed, before.refused)
+    );
+}
+
+/// Big datagrams there and back, and the answer that nobody listens.
+fn fragments_and_errors(server: &Server) {
+    const BIG: usize = 5000;
     for (client, address, _) in server.clients() {
         let refused = || match ask(client, Transport::Udp, to(address), SHORT) {
             Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -743,7 +967,6 @@ fn fragments_and_errors_of_a_pods_answer_go_the_way_of_the_question() {
         pods.send_to(&bytes[..length], peer).unwrap();
         assert_eq!(socket.recv(&mut bytes).unwrap(), BIG, "{address}");
     }
-    assert_eq!(server.node.counters(&server.here).local_tx_packets, 0);
 }
 
 /// A pod answers the node as it was asked last.

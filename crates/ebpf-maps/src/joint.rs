@@ -7,6 +7,7 @@
 //! | `pods` | index of the host end | [`Pod`] | hash |
 //! | `pod_addresses` | [`PodAddress`] | `u32`, always 1 | hash |
 //! | `node_addresses` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
+//! | `straight_pods` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
 //! | `counters` | index of the host end | [`PodCounters`] | per-CPU hash |
 //! | `ways` | [`WayKey`] | [`Way`] | hash, the least recently used goes |
 //!
@@ -25,6 +26,9 @@ pub const MAX_NODE_ADDRESSES: u32 = 512;
 
 /// Greatest number of conversations of pods with their node that go by the network.
 pub const MAX_WAYS: u32 = 32768;
+
+/// Mark of packets of the node's stack to pods in `straight_pods` and back, past uplinks and with clients' own addresses.
+pub const STRAIGHT_MARK: u32 = 0x6b75_0004;
 
 /// Where a frame arrives: an uplink and the VLAN it is tagged with.
 #[repr(C)]
@@ -100,7 +104,7 @@ pub struct PodAddress {
     pub address: [u8; 16],
 }
 
-/// A conversation of a pod with its node.
+/// A conversation of a pod with its node, or on the straight way with a client, who stands in the place of the node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WayKey {
@@ -120,7 +124,7 @@ pub struct WayKey {
     pub pad: [u8; 3],
 }
 
-/// By whom the node's side of a conversation came, if not by the local path.
+/// By whom the node's side of a conversation came, if not by the local path; zeros: the straight way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {

@@ -16,6 +16,11 @@
  * its source, and security groups have seen it. The pod answers an address that it has on the local path; such an
  * answer goes to the uplink, to the router that the question came from. So whoever filters sees both directions. What
  * counts is how the node's side of the conversation came last.
+ *
+ * The straight way: what the node has translated for clients outside and left them their addresses, to a pod whose security
+ * groups let everything in. It comes through the node's stack with STRAIGHT_MARK, past the uplink, and the answer goes back
+ * there with that mark, whatever hardware address the pod sends it to. Only for addresses in straight_pods, which the loader
+ * looks after.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -49,6 +54,7 @@ HASH(shared_uplinks, __u32, __u32, MAX_PODS);
 HASH(pods, __u32, struct pod, MAX_PODS);
 HASH(pod_addresses, struct pod_address, __u32, MAX_POD_ADDRESSES);
 HASH(node_addresses, struct address, __u32, MAX_NODE_ADDRESSES);
+HASH(straight_pods, struct address, __u32, MAX_POD_ADDRESSES);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -136,6 +142,11 @@ static __always_inline int is_node_address(const struct address *address)
 	return bpf_map_lookup_elem(&node_addresses, address) != NULL;
 }
 
+static __always_inline int is_straight(const struct address *address)
+{
+	return bpf_map_lookup_elem(&straight_pods, address) != NULL;
+}
+
 /* ---- what a pod may send ---- */
 
 enum verdict {
@@ -179,16 +190,16 @@ static __always_inline enum verdict judge_arp(struct __sk_buff *skb, __u32 host_
 
 #define IPV4_ADDRESSES (ETH_HLEN + 12)
 
-static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, __u32 host_end, struct address *destination)
+static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, __u32 host_end, struct address *source,
+					       struct address *destination)
 {
-	struct address source;
 	__u32 pair[2];
 
 	if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, pair, sizeof(pair)) < 0)
 		return REFUSED;
-	map_ipv4(&source, pair[0]);
+	map_ipv4(source, pair[0]);
 	map_ipv4(destination, pair[1]);
-	return is_allowed(host_end, &source) ? ADMITTED : SPOOFED;
+	return is_allowed(host_end, source) ? ADMITTED : SPOOFED;
 }
 
 #define IPV6_HEADER 40
@@ -313,7 +324,7 @@ static __always_inline int may_come_from_nowhere(__u8 type)
 }
 
 static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, __u32 host_end, const struct pod *pod,
-					       struct address *destination)
+					       struct address *source, struct address *destination)
 {
 	struct upper upper = {};
 	struct address pair[2];
@@ -321,6 +332,7 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, __u32 host
 
 	if (bpf_skb_load_bytes(skb, IPV6_ADDRESSES, pair, sizeof(pair)) < 0 || find_upper(skb, ETH_HLEN, &upper) < 0)
 		return REFUSED;
+	*source = pair[0];
 	*destination = pair[1];
 	if (upper.header == IPPROTO_ICMPV6 && bpf_skb_load_bytes(skb, upper.offset, &type, sizeof(type)) < 0)
 		return REFUSED;
@@ -449,36 +461,74 @@ static __always_inline void key_of_pod(__u32 host_end, const struct ends *ends, 
 	}
 }
 
-/* Notes that the node speaks to a pod by its uplink; of fragments the first one tells. */
+/* Whether a conversation goes the straight way. */
+static __always_inline int goes_straight(const struct way *way)
+{
+	const __u8 *mac = way->router;
+
+	return !(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
+}
+
+static __always_inline void set_way(const struct way_key *key, const struct way *way)
+{
+	struct way *before = bpf_map_lookup_elem(&ways, key);
+
+	if (!before || !same_mac(before->router, way->router))
+		bpf_map_update_elem(&ways, key, way, BPF_ANY);
+}
+
+/*
+ * Notes that the node speaks to a pod by its uplink; of fragments the first one tells. Who spoke to the pod by the straight
+ * way, and now by the uplink, is answered by it.
+ */
 static __always_inline void note_way(struct __sk_buff *skb, __u32 host_end)
 {
 	struct ends ends = {};
 	struct way way = {}, *before;
 	struct way_key key;
 	struct ethhdr eth;
-	__u32 ipv4;
-	int is_ipv4;
+	__u32 ipv4[2];
+	int is_ipv4, is_node;
 
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
 		return;
 	is_ipv4 = eth.h_proto == bpf_htons(ETH_P_IP);
 	if (is_ipv4) {
-		if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, &ipv4, sizeof(ipv4)) < 0)
+		if (bpf_skb_load_bytes(skb, IPV4_ADDRESSES, ipv4, sizeof(ipv4)) < 0)
 			return;
-		map_ipv4(&ends.source, ipv4);
+		map_ipv4(&ends.source, ipv4[0]);
+		map_ipv4(&ends.destination, ipv4[1]);
 	} else if (eth.h_proto != bpf_htons(ETH_P_IPV6) ||
-		   bpf_skb_load_bytes(skb, IPV6_ADDRESSES, &ends.source, sizeof(ends.source)) < 0) {
+		   bpf_skb_load_bytes(skb, IPV6_ADDRESSES, &ends.source, 2 * sizeof(ends.source)) < 0) {
 		return;
 	}
-	/* Nearly all of what arrives is nobody's of the node. */
-	if (!is_node_address(&ends.source) || read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0 || !ends.protocol ||
-	    !has_ports(&ends))
+	/* Nearly all of what arrives is nobody's of the node, and for nobody on the straight way. */
+	is_node = is_node_address(&ends.source);
+	if (!(is_node || is_straight(&ends.destination)) || read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0 ||
+	    !ends.protocol || !has_ports(&ends))
 		return;
 	key_of_node(host_end, &ends, &key);
-	__builtin_memcpy(way.router, eth.h_source, MAC_LEN);
+	if (is_node) {
+		__builtin_memcpy(way.router, eth.h_source, MAC_LEN);
+		set_way(&key, &way);
+		return;
+	}
 	before = bpf_map_lookup_elem(&ways, &key);
-	if (!before || !same_mac(before->router, way.router))
-		bpf_map_update_elem(&ways, &key, &way, BPF_ANY);
+	if (before && goes_straight(before))
+		bpf_map_delete_elem(&ways, &key);
+}
+
+/* Notes that a client speaks to a pod by the straight way. */
+static __always_inline void note_straight(struct __sk_buff *skb, __u32 host_end, int is_ipv4)
+{
+	struct ends ends = {};
+	struct way way = {};
+	struct way_key key;
+
+	if (read_ends(skb, is_ipv4, ETH_HLEN, &ends) < 0 || !ends.protocol || !has_ports(&ends))
+		return;
+	key_of_node(host_end, &ends, &key);
+	set_way(&key, &way);
 }
 
 /* Forgets it, as the node speaks to the pod by the local path. */
@@ -494,7 +544,7 @@ static __always_inline void forget_way(struct __sk_buff *skb, __u32 host_end, in
 		bpf_map_delete_elem(&ways, &key);
 }
 
-/* By whom a pod answers its node; none: by the local path. */
+/* By whom a pod answers its node or a client on the straight way; none: not by such a way. */
 static __always_inline struct way *way_back(struct __sk_buff *skb, __u32 host_end, int is_ipv4)
 {
 	struct ends ends = {}, about = {};
@@ -569,9 +619,11 @@ SEC("classifier")
 int pod_out(struct __sk_buff *skb)
 {
 	__u32 host_end = skb->ifindex;
-	struct address destination = {};
+	struct address source = {}, destination = {};
+	struct way *way = NULL;
 	enum verdict verdict;
 	__u32 uplink, vlan;
+	int is_local;
 	struct ethhdr eth;
 	struct pod *pod;
 
@@ -585,30 +637,30 @@ int pod_out(struct __sk_buff *skb)
 	else if (skb->vlan_present)
 		verdict = REFUSED;
 	else if (eth.h_proto == bpf_htons(ETH_P_IP))
-		verdict = judge_ipv4(skb, host_end, &destination);
+		verdict = judge_ipv4(skb, host_end, &source, &destination);
 	else if (eth.h_proto == bpf_htons(ETH_P_IPV6))
-		verdict = judge_ipv6(skb, host_end, pod, &destination);
+		verdict = judge_ipv6(skb, host_end, pod, &source, &destination);
 	else if (eth.h_proto == bpf_htons(ETH_P_ARP))
 		verdict = judge_arp(skb, host_end, pod);
 	else
 		verdict = REFUSED;
 
-	if (verdict == ADMITTED && same_mac(eth.h_dest, pod->host_mac)) {
-		/* For ARP the destination is unset, and no node has that address. */
-		if (!is_node_address(&destination)) {
-			verdict = REFUSED;
-		} else {
-			struct way *way = way_back(skb, host_end, eth.h_proto == bpf_htons(ETH_P_IP));
-
-			if (!way) {
-				skb->mark = local_mark;
-				COUNT_BYTES(host_end, local_tx_packets, local_tx_bytes);
-				return TC_ACT_OK;
-			}
-			if (bpf_skb_store_bytes(skb, 0, way->router, MAC_LEN, 0) < 0)
-				return TC_ACT_SHOT;
-		}
+	is_local = same_mac(eth.h_dest, pod->host_mac);
+	/* For ARP the addresses are unset, and no node or pod has that address. */
+	if (verdict == ADMITTED && is_local && !is_node_address(&destination))
+		verdict = REFUSED;
+	if (verdict == ADMITTED && (is_local || is_straight(&source)))
+		way = way_back(skb, host_end, eth.h_proto == bpf_htons(ETH_P_IP));
+	if (verdict == ADMITTED && (way ? goes_straight(way) : is_local)) {
+		skb->mark = way ? STRAIGHT_MARK : local_mark;
+		/* On the straight way the pod has sent it to its router. */
+		if (skb->pkt_type == PACKET_OTHERHOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
+		COUNT_BYTES(host_end, local_tx_packets, local_tx_bytes);
+		return TC_ACT_OK;
 	}
+	if (verdict == ADMITTED && is_local && way && bpf_skb_store_bytes(skb, 0, way->router, MAC_LEN, 0) < 0)
+		return TC_ACT_SHOT;
 	if (verdict == SPOOFED)
 		COUNT(host_end, spoofed);
 	if (verdict == REFUSED)
@@ -676,6 +728,12 @@ int pod_in(struct __sk_buff *skb)
 		return TC_ACT_SHOT; /* neighbours are permanent on both ends: there is nothing to resolve */
 	}
 	/* What the node forwards came in by some interface; what it generates did not. */
+	if (skb->ingress_ifindex && skb->mark == STRAIGHT_MARK && is_straight(&pair[1]) &&
+	    is_allowed(host_end, &pair[1]) && !is_node_address(&pair[0])) {
+		note_straight(skb, host_end, is_ipv4);
+		COUNT_BYTES(host_end, local_rx_packets, local_rx_bytes);
+		return TC_ACT_OK;
+	}
 	if (skb->ingress_ifindex || !is_node_address(&pair[0]) || is_translated(skb, &pair[1], is_ipv4)) {
 		COUNT(host_end, foreign);
 		return TC_ACT_SHOT;

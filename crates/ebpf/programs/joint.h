@@ -15,6 +15,9 @@
 #define MAX_NODE_ADDRESSES 512
 #define MAX_WAYS 32768
 
+/* Mark of packets on the straight way. */
+#define STRAIGHT_MARK 0x6b750004
+
 /* Bits of the values in shared_uplinks. */
 #define PASS_UNTAGGED 1
 #define PASS_UNKNOWN_VLANS 2
@@ -57,7 +60,7 @@ struct pod_counters {
 	__u64 foreign;
 };
 
-/* A conversation of a pod with its node. */
+/* A conversation of a pod with its node, or on the straight way with a client, who stands in the place of the node. */
 struct way_key {
 	__u32 host_end; /* interface index */
 	struct address node;
@@ -68,7 +71,7 @@ struct way_key {
 	__u8 pad[3];
 };
 
-/* By whom the node's side of it came, if not by the local path. */
+/* By whom the node's side of it came, if not by the local path; zeros: the straight way. */
 struct way {
 	__u8 router[6];
 	__u8 pad[2];

@@ -375,5 +375,12 @@ impl Node {
 
 fn default_class() -> DefaultClass {
     let (id, entry) = class::class([SUBNET.into()], [GROUP.into()]);
-    DefaultClass { id, entry, network: NETWORK.into(), networks: BTreeMap::new(), subnets: BTreeMap::new() }
+    DefaultClass {
+        id,
+        entry,
+        open: false,
+        network: NETWORK.into(),
+        networks: BTreeMap::new(),
+        subnets: BTreeMap::new(),
+    }
 }

@@ -5,8 +5,9 @@
 //! not wait for it.
 //!
 //! 1. Nothing is written before all lists are complete; what an earlier agent wrote goes on meanwhile.
-//! 2. What has been noted by then is written as one transaction.
-//! 3. Flows of UDP to endpoints that are none any more are forgotten.
+//! 2. Pods that may not be reached straight any more are not, from then on; those that are to be can be.
+//! 3. What has been noted by then is written as one transaction.
+//! 4. Flows of UDP to endpoints that are none any more are forgotten.
 //!
 //! On a node with a switch and without a port of its own there are no such tables: nothing would bring what pods answer back
 //! to the node.
@@ -20,10 +21,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use kuryr_datapath::{Affinity, Inbound as Tables, InboundEntry as Entry};
+use kuryr_datapath::{
+    Affinity, Inbound as Tables, InboundEntry as Entry,
+    inbound::{MARK, STRAIGHT_MARK},
+};
 use kuryr_planning::service::{
     Family, Frontend, Owner, Plan, Problem, Protocol,
     inbound::{Arrival, Arrivals, Flow, Found, Inbound, Lead, is_stale},
+    straight,
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -133,7 +138,26 @@ enum Leading {
     NoOwnPort,
 }
 
+/// What the node's record says for these tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Site {
+    leading: Leading,
+    /// Addresses of pods whose ports are open.
+    open: BTreeSet<IpAddr>,
+}
+
 /// None: it is not known yet.
+fn site(world: &World) -> Option<Site> {
+    Some(Site { leading: leading(world)?, open: open(world) })
+}
+
+/// Addresses of pods that may be reached straight.
+pub(super) fn open(world: &World) -> BTreeSet<IpAddr> {
+    let state = world.state.get();
+    let offer = state.offer().filter(|_| world.kernel.has_entries());
+    offer.map(|offer| straight::open(offer.spec())).unwrap_or_default()
+}
+
 fn leading(world: &World) -> Option<Leading> {
     let state = world.state.get();
     let spec = state.offer()?.spec();
@@ -150,26 +174,26 @@ fn leading(world: &World) -> Option<Leading> {
 /// What has come since the last write.
 #[derive(Debug, Default)]
 struct Since {
-    /// How it led then.
-    leading: Option<Leading>,
+    /// What the record said then.
+    site: Option<Site>,
     /// Something has been noted since.
     woken: bool,
 }
 
 impl Since {
     /// What to write by, if there is something to write; that counts as written then.
-    fn due(&mut self, woken: bool, leading: Option<Leading>, known: &Known) -> Option<Leading> {
+    fn due(&mut self, woken: bool, site: Option<Site>, known: &Known) -> Option<Site> {
         // What is noted while it is not known how to lead waits for that.
         self.woken |= woken;
-        let leading = leading.filter(|_| known.complete)?;
+        let site = site.filter(|_| known.complete)?;
         let has_failed = matches!(known.health, InboundHealth::NotServed { .. });
-        let is_new = self.leading.as_ref() != Some(&leading)
-            || (self.woken && known.health != InboundHealth::NoOwnPort);
+        let is_new =
+            self.site.as_ref() != Some(&site) || (self.woken && known.health != InboundHealth::NoOwnPort);
         if !is_new && !has_failed {
             return None;
         }
-        *self = Self { leading: Some(leading.clone()), woken: false };
-        Some(leading)
+        *self = Self { site: Some(site.clone()), woken: false };
+        Some(site)
     }
 }
 
@@ -183,8 +207,8 @@ pub(crate) async fn run(world: World) {
     let mut since = Since::default();
     loop {
         let woken = timeout(LOOK_AGAIN, noted.wake.notified()).await.is_ok();
-        let Some(leading) = since.due(woken, leading(&world), &noted.known()) else { continue };
-        let health = match write(&world, &tables, &leading).await {
+        let Some(site) = since.due(woken, site(&world), &noted.known()) else { continue };
+        let health = match write(&world, &tables, site).await {
             Ok(health) => health,
             Err(error) => InboundHealth::NotServed { why: with_causes(&error) },
         };
@@ -205,9 +229,9 @@ pub(super) fn remove() -> kuryr_datapath::Result<()> {
     Tables::new(NFT).remove()
 }
 
-async fn write(world: &World, tables: &Arc<Mutex<Tables>>, leading: &Leading) -> Result<InboundHealth> {
-    let tables = Arc::clone(tables);
-    if *leading == Leading::NoOwnPort {
+async fn write(world: &World, tables: &Arc<Mutex<Tables>>, site: Site) -> Result<InboundHealth> {
+    let (tables, Site { leading, open }) = (Arc::clone(tables), site);
+    if leading == Leading::NoOwnPort {
         let remove = move || lock(&tables).remove();
         return match world.kernel.blocking("take the tables for clients outside away", remove).await? {
             Ok(()) => Ok(InboundHealth::NoOwnPort),
@@ -216,18 +240,30 @@ async fn write(world: &World, tables: &Arc<Mutex<Tables>>, leading: &Leading) ->
     }
     let (at, look_after) = {
         let mut known = world.services.noted.known();
-        (known.arrivals.at(&known.own), std::mem::take(&mut known.look_after))
+        (known.arrivals.at(&known.own, &open), std::mem::take(&mut known.look_after))
     };
-    let done =
-        world.kernel.blocking("write the tables for clients outside", move || set(&tables, &at, look_after));
+    let (led, may) = (led_straight(&at), open.clone());
+    world.kernel.urgent("lead clients outside straight", move |node| node.set_straight(&led, &may)).await?;
+    let set = move || set(&tables, &at, &open, look_after);
+    let done = world.kernel.blocking("write the tables for clients outside", set);
     Ok(match done.await? {
         Ok(lacking) if lacking.is_empty() => match leading {
-            Leading::Missing(networks) => InboundHealth::NotServed { why: no_route(networks) },
+            Leading::Missing(networks) => InboundHealth::NotServed { why: no_route(&networks) },
             Leading::Found | Leading::NoOwnPort => InboundHealth::Served,
         },
         Ok(lacking) => InboundHealth::NotServed { why: lacking_settings(&lacking) },
         Err(error) => InboundHealth::NotServed { why: error.explain() },
     })
+}
+
+/// Addresses of endpoints that are reached straight.
+fn led_straight(at: &BTreeMap<Arrival, Found>) -> BTreeSet<IpAddr> {
+    let straight = at.values().filter(|found| found.is_straight);
+    let targets = straight.filter_map(|found| match &found.inbound.lead {
+        Lead::Targets(targets) => Some(targets),
+        Lead::Refused | Lead::Dropped => None,
+    });
+    targets.flatten().map(|target| target.address).collect()
 }
 
 fn no_route(networks: &[IpNet]) -> String {
@@ -247,6 +283,7 @@ fn lacking_settings(lacking: &[&str]) -> String {
 fn set(
     tables: &Mutex<Tables>,
     at: &BTreeMap<Arrival, Found>,
+    open: &BTreeSet<IpAddr>,
     look_after: bool,
 ) -> kuryr_datapath::Result<Vec<&'static str>> {
     let wanted: BTreeMap<_, _> =
@@ -261,7 +298,7 @@ fn set(
     };
     // Also when the tables stay: an endpoint that was only served to the end has ended.
     if changed || at.keys().any(|arrival| arrival.protocol == Protocol::Udp) {
-        forget_stale(at)?;
+        forget_stale(at, open)?;
     }
     let lacking = kuryr_datapath::sysctl::not_forwarding().into_iter();
     Ok(lacking.filter(|key| families.contains(&family_of_setting(key))).collect())
@@ -271,11 +308,12 @@ fn family_of_setting(key: &str) -> Family {
     if key.starts_with("net/ipv4") { Family::V4 } else { Family::V6 }
 }
 
-fn forget_stale(at: &BTreeMap<Arrival, Found>) -> kuryr_datapath::Result<()> {
+fn forget_stale(at: &BTreeMap<Arrival, Found>, open: &BTreeSet<IpAddr>) -> kuryr_datapath::Result<()> {
     let mut flows = Tables::udp_flows()?;
     flows.retain(|flow| {
-        let ours = flow.mark == kuryr_datapath::inbound::MARK;
-        is_stale(&Flow { asked: flow.asked, answered_by: flow.answered_by, ours }, at)
+        let is_straight = flow.mark == STRAIGHT_MARK;
+        let ours = flow.mark == MARK || is_straight;
+        is_stale(&Flow { asked: flow.asked, answered_by: flow.answered_by, ours, is_straight }, at, open)
     });
     if let Some(first) = flows.first() {
         tracing::info!(flows = flows.len(), asked = %first.asked, endpoint = %first.answered_by, "forgetting flows of UDP whose endpoint has gone");
@@ -313,7 +351,7 @@ fn entry(arrival: &Arrival, found: &Found) -> Entry {
         Lead::Dropped => kuryr_datapath::Lead::Dropped,
     };
     let admitted: Vec<IpNet> = inbound.admitted.iter().copied().collect();
-    Entry { lead, admitted }
+    Entry { lead, admitted, is_straight: found.is_straight }
 }
 
 /// A number for a port of a Service, the same in each process (FNV-1a). Two of the same number would only cost clients of
@@ -335,11 +373,8 @@ mod tests {
         let mut since = Since::default();
         let mut check = |woken, leading: Option<Leading>, health: &InboundHealth, expect: bool| {
             let known = Known { complete: true, health: health.clone(), ..Known::default() };
-            assert_eq!(
-                since.due(woken, leading.clone(), &known).is_some(),
-                expect,
-                "{woken} {leading:?} {health}"
-            );
+            let site = leading.clone().map(|leading| Site { leading, open: BTreeSet::new() });
+            assert_eq!(since.due(woken, site, &known).is_some(), expect, "{woken} {leading:?} {health}");
         };
         let (found, served) = (|| Some(Leading::Found), InboundHealth::Served);
         check(true, found(), &InboundHealth::Starting, true);
@@ -354,14 +389,22 @@ mod tests {
         check(false, Some(Leading::NoOwnPort), &served, true);
         check(true, Some(Leading::NoOwnPort), &InboundHealth::NoOwnPort, false);
         check(false, found(), &InboundHealth::NoOwnPort, true);
-        let incomplete = Known { health: served, ..Known::default() };
-        assert_eq!(since.due(true, found(), &incomplete), None, "not all of it has been noted");
+        let open = |text: &str| {
+            let open = text.parse().into_iter().collect();
+            Some(Site { leading: Leading::Found, open })
+        };
+        let incomplete = Known { health: served.clone(), ..Known::default() };
+        assert_eq!(since.due(true, open(""), &incomplete), None, "not all of it has been noted");
+        let known = Known { complete: true, health: served, ..Known::default() };
+        for (text, expect) in [("10.1.0.4", true), ("10.1.0.4", false), ("", true)] {
+            assert_eq!(since.due(false, open(text), &known).is_some(), expect, "{text}");
+        }
     }
 
     #[test]
     fn what_clients_find_reaches_the_kernel_as_it_was_meant() {
         let owner = Owner { kind: OwnerKind::Service, namespace: "d".into(), name: "web".into() };
-        let found = |inbound| Found { owner: Arc::new(owner.clone()), inbound };
+        let found = |inbound| Found { owner: Arc::new(owner.clone()), inbound, is_straight: false };
         let at = Arrival { address: "192.0.2.1".parse().unwrap(), port: 30080, protocol: Protocol::Udp };
         assert_eq!(kernel_arrival(&at).transport, kuryr_datapath::Transport::Udp);
         let target = Target { address: "10.1.0.4".parse().unwrap(), port: 53 };
@@ -375,7 +418,12 @@ mod tests {
         let kept = |affinity_seconds| entry(&at, &found(Inbound { affinity_seconds, ..led.clone() }));
         let endpoints: Vec<SocketAddr> = vec!["10.1.0.4:53".parse().unwrap()];
         let lead = kuryr_datapath::Lead::Endpoints { endpoints: endpoints.clone(), affinity: None };
-        assert_eq!(kept(0), Entry { lead, admitted: vec![range] });
+        assert_eq!(kept(0), Entry { lead, admitted: vec![range], is_straight: false });
+        let straight = Found { is_straight: true, ..found(led.clone()) };
+        assert!(entry(&at, &straight).is_straight);
+        let other = Arrival { port: 1, ..at };
+        let both = [(at, straight), (other, found(Inbound { lead: Lead::Refused, ..led.clone() }))];
+        assert_eq!(led_straight(&both.into()), [target.address].into());
         let affinity = Some(Affinity { seconds: 60, service: number(&owner, 53, Protocol::Udp) });
         assert_eq!(kept(60).lead, kuryr_datapath::Lead::Endpoints { endpoints, affinity });
         assert_ne!(number(&owner, 53, Protocol::Udp), number(&owner, 53, Protocol::Tcp));

@@ -18,7 +18,7 @@ use kuryr_planning::service::{
     Cluster, Endpoint, HostPort, NodeFacts, Pod, Service, ServicePort, Slice, SlicePort,
 };
 
-use super::Services;
+use super::{Services, inbound};
 use crate::wiring::World;
 
 /// Label of a Node (Kubernetes, "Well-Known Labels, Annotations and Taints").
@@ -78,7 +78,13 @@ pub(super) fn cluster(world: &World) -> Cluster {
     let api = clusterips
         .chain(endpoints.flat_map(|endpoint| &endpoint.addresses).copied())
         .chain(world.config.client.api_addresses());
-    Cluster { nodes, external_ranges: room.external_ranges.clone(), api: api.collect(), pod_prefixes }
+    Cluster {
+        nodes,
+        external_ranges: room.external_ranges.clone(),
+        api: api.collect(),
+        pod_prefixes,
+        open: inbound::open(world),
+    }
 }
 
 impl Look {

@@ -48,7 +48,7 @@ const NOT_SERVED: &str = "KuryrServiceNotServed";
 /// Reason of the Event that endpoints do not see clients' addresses.
 const CLIENT_ADDRESS: &str = "KuryrClientAddressNotKept";
 /// What is to be done about it.
-const CLIENT_ADDRESS_TOLD: &str = "externalTrafficPolicy: Local: clients outside are led to endpoints on the node that they reach, but endpoints see an address of the node in the place of the client's; with a Service of type LoadBalancer (provider ovn) they see the client's";
+const CLIENT_ADDRESS_TOLD: &str = "externalTrafficPolicy: Local: clients outside are led to endpoints on the node that they reach, but endpoints see an address of the node in the place of the client's: it is kept where all that a pod's port has is Kuryr's own security group that lets everything in, and the node is not of mode nested-macvlan; with a Service of type LoadBalancer (provider ovn) they see the client's, too";
 /// Writes of one job: about a millisecond.
 const WRITES_AT_ONCE: usize = 1000;
 
@@ -188,6 +188,8 @@ async fn one(
     // All of them are going to be looked at.
     let Some(mut tables) = held.tables.take() else { return Ok(Outcome::Done) };
     let told_before = held.problems.get(subject).cloned();
+    // Ports that are new since the last look at all.
+    held.cluster.open = inbound::open(world);
     let plan = plan(world, subject, &tables, held);
     let is_taken = plan.problems.iter().any(|problem| matches!(problem, Problem::Taken { .. }));
     let ends_endpoints = sockets::ends_endpoints(&plan.changes);

@@ -227,7 +227,10 @@ impl Facts {
         let found = access.client.network(&network).await;
         let network = found.map_err(|error| problem::of("asking for the pods' network", &error))?;
         let groups = self.groups(access).await?;
-        Ok(default_class(&network, &subnets, groups))
+        Ok(DefaultClass {
+            open: self.pods.security_groups.is_empty(),
+            ..default_class(&network, &subnets, groups)
+        })
     }
 
     async fn subnets(&self, access: &Access) -> Result<Vec<Subnet>, Problem> {
@@ -323,6 +326,7 @@ fn default_class(network: &Network, subnets: &[Subnet], groups: Vec<SecurityGrou
     DefaultClass {
         id,
         entry,
+        open: false,
         network: network.id.clone(),
         networks: BTreeMap::<NetworkId, _>::from([(network.id.clone(), described)]),
         subnets: subnets.iter().map(|subnet| (subnet.id.clone(), describe(subnet))).collect(),
@@ -414,5 +418,17 @@ mod tests {
             assert_eq!(reasons(&facts(&cloud, &["s4"])).await, Vec::<String>::new());
         }
         assert_eq!(cloud.count("POST /v2.0/security-groups"), 1);
+    }
+
+    #[tokio::test]
+    async fn pods_with_our_own_group_are_open_and_no_others() {
+        for (subnets, expect) in [("s4", true), ("s4\npod_security_groups = g", false)] {
+            let cloud = Arc::new(FakeCloud::default());
+            fake::lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+            let facts = facts(&cloud, &[subnets]);
+            assert_eq!(reasons(&facts).await, Vec::<String>::new());
+            let known = facts.subscribe().borrow().clone();
+            assert_eq!(known.class.as_ref().map(|class| class.open), Some(expect), "{subnets}");
+        }
     }
 }

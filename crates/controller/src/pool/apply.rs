@@ -110,7 +110,12 @@ fn change(patch: JsonPatch, step: &SpecStep, record: &KuryrNode) -> JsonPatch {
 }
 
 fn mark(patch: JsonPatch, id: &PortId, flags: Flags) -> JsonPatch {
-    let flags = [("withdrawn", flags.withdrawn), ("doomed", flags.doomed), ("active", flags.active)];
+    let flags = [
+        ("withdrawn", flags.withdrawn),
+        ("doomed", flags.doomed),
+        ("active", flags.active),
+        ("guarded", flags.guarded),
+    ];
     let set = flags.into_iter().filter(|(_, set)| *set);
     set.fold(patch, |patch, (name, _)| patch.add(field(id, name), &json!(true)))
 }
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn every_patch_holds_only_under_its_epoch_and_generation() {
         let generation = Generation { epoch: 7, counter: 3 };
-        let flags = Flags { withdrawn: true, doomed: true, active: false };
+        let flags = Flags { withdrawn: true, doomed: true, active: false, guarded: true };
         check(
             &[SpecStep::Mark { id: "p/1".into(), generation, flags }],
             &json!([
@@ -304,6 +309,7 @@ mod tests {
                 {"op": "test", "path": "/spec/ports/p~11/generation", "value": "7.3"},
                 {"op": "add", "path": "/spec/ports/p~11/withdrawn", "value": true},
                 {"op": "add", "path": "/spec/ports/p~11/doomed", "value": true},
+                {"op": "add", "path": "/spec/ports/p~11/guarded", "value": true},
             ]),
         );
         check(

@@ -20,7 +20,7 @@
 //!
 //! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
 //! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`, about address
-//! pairs in `pairs`.
+//! pairs in `pairs`, about security groups in `open`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -204,9 +204,11 @@ impl<'a> Draft<'a> {
             }
             let port = self.ports.get(id).copied();
             let faulty = stuck || !self.usable(port, Some(entry)) || self.memory.spoiled.contains(id);
+            let is_guarded = entry.open && port.is_some_and(|port| self.is_open(port) == Some(false));
             let next = self.out.spec.ports.get_mut(id);
             if let (Some(next), Some(port)) = (next, port) {
                 next.active |= port.condition == PortCondition::Active;
+                next.guarded |= is_guarded;
             }
             let holder = from_kubernetes::holder(id, entry, status);
             if let (Holder::Pod | Holder::Agent, Some(port)) = (holder, port) {
@@ -475,6 +477,8 @@ impl<'a> Draft<'a> {
             // Nobody plugs a port that is only there for its addresses.
             active: port.condition == PortCondition::Active || matches!(self.way, Way::Server(_)),
             hybrid: port.hybrid,
+            open: self.is_open(port) == Some(true),
+            guarded: false,
         };
         self.out.spec.ports.insert(port.id.clone(), entry);
     }

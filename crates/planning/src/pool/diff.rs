@@ -86,16 +86,19 @@ fn flags(actual: &PortEntry, desired: &PortEntry) -> Flags {
         withdrawn: actual.withdrawn,
         doomed: actual.doomed,
         active: actual.active,
+        guarded: actual.guarded,
         ..desired.clone()
     };
     let none_unset = actual.withdrawn <= desired.withdrawn
         && actual.doomed <= desired.doomed
-        && actual.active <= desired.active;
+        && actual.active <= desired.active
+        && actual.guarded <= desired.guarded;
     assert!(same_otherwise == *actual && none_unset, "an entry changes only by flags that are set");
     Flags {
         withdrawn: desired.withdrawn && !actual.withdrawn,
         doomed: desired.doomed && !actual.doomed,
         active: desired.active && !actual.active,
+        guarded: desired.guarded && !actual.guarded,
     }
 }
 
@@ -108,9 +111,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries() -> impl Strategy<Value = Option<PortEntry>> {
-        let one = (1..3u64, any::<[bool; 3]>()).prop_map(|(counter, [withdrawn, doomed, active])| {
-            PortEntry { withdrawn, doomed, active, ..entry(Generation { epoch: 1, counter }) }
-        });
+        let one =
+            (1..3u64, any::<[bool; 4]>()).prop_map(|(counter, [withdrawn, doomed, active, guarded])| {
+                PortEntry { withdrawn, doomed, active, guarded, ..entry(Generation { epoch: 1, counter }) }
+            });
         proptest::option::of(one)
     }
 
@@ -141,6 +145,7 @@ mod tests {
                 entry.withdrawn |= actual.withdrawn;
                 entry.doomed |= actual.doomed;
                 entry.active |= actual.active;
+                entry.guarded |= actual.guarded;
             }
         }
         desired

@@ -32,6 +32,8 @@ pub(super) fn entry(generation: Generation) -> PortEntry {
         doomed: false,
         active: false,
         hybrid: false,
+        open: false,
+        guarded: false,
     }
 }
 
@@ -91,7 +93,14 @@ pub(super) fn port(id: &str, name: &str, host: Option<&str>) -> OurPort {
 
 pub(super) fn default_class(group: &str) -> DefaultClass {
     let (id, entry) = class::class([SUBNET.into()], [group.into()]);
-    DefaultClass { id, entry, network: NETWORK.into(), networks: BTreeMap::new(), subnets: BTreeMap::new() }
+    DefaultClass {
+        id,
+        entry,
+        open: true,
+        network: NETWORK.into(),
+        networks: BTreeMap::new(),
+        subnets: BTreeMap::new(),
+    }
 }
 
 pub(super) fn limits() -> Limits {

@@ -133,6 +133,8 @@ pub struct DefaultClass {
     pub id: ClassId,
     /// Subnets and groups.
     pub entry: ClassEntry,
+    /// Its only group is the one of ours that lets everything in and out.
+    pub open: bool,
     /// The network of all of the subnets.
     pub network: NetworkId,
     /// Description of the network.

@@ -124,11 +124,17 @@ fn entry_rule(
     gone: bool,
 ) -> Option<&'static str> {
     if next.generation == before.generation {
-        let flags_aside =
-            |entry: &PortEntry| PortEntry { withdrawn: false, doomed: false, active: false, ..entry.clone() };
+        let flags_aside = |entry: &PortEntry| PortEntry {
+            withdrawn: false,
+            doomed: false,
+            active: false,
+            guarded: false,
+            ..entry.clone()
+        };
         let unset = (before.withdrawn && !next.withdrawn)
             || (before.doomed && !next.doomed)
-            || (before.active && !next.active);
+            || (before.active && !next.active)
+            || (before.guarded && !next.guarded);
         if unset || flags_aside(before) != flags_aside(next) {
             return Some("within a generation only flags are set");
         }

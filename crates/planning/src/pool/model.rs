@@ -410,7 +410,7 @@ impl World {
         let doom = spec.ports.iter().map(|(id, entry)| SpecStep::Mark {
             id: id.clone(),
             generation: entry.generation,
-            flags: super::step::Flags { withdrawn: true, doomed: true, active: false },
+            flags: super::step::Flags { withdrawn: true, doomed: true, active: false, guarded: false },
         });
         let former = SpecStep::SetEpoch { from: spec.epoch - 1, to: spec.epoch - 1 };
         let steps: Vec<_> = std::iter::once(former).chain(doom).collect();

@@ -103,6 +103,8 @@ pub struct Flags {
     pub doomed: bool,
     /// `active`.
     pub active: bool,
+    /// `guarded`.
+    pub guarded: bool,
 }
 
 /// A call to Neutron.
@@ -280,6 +282,7 @@ impl Flags {
         entry.withdrawn |= self.withdrawn;
         entry.doomed |= self.doomed;
         entry.active |= self.active;
+        entry.guarded |= self.guarded;
     }
 }
 

@@ -1,13 +1,17 @@
 //! Who tells that endpoints of a Service do not see the addresses of their clients, although Kubernetes promises it.
 //!
 //! 1. Under `externalTrafficPolicy: Local` endpoints see the client's own address, says Kubernetes. Clients outside that
-//!    come to a node have the node's address instead (`docs/adr/0018-clients-outside-enter-by-the-nodes-own-port.md`).
+//!    come to a node have the node's address instead, unless the pod's port is open
+//!    (`docs/adr/0018-clients-outside-enter-by-the-nodes-own-port.md`).
 //! 2. It matters where a node is what clients are meant to come to: a `NodePort`, an external address that is served, a
 //!    load balancer of another class. One of ours has the pods themselves for members.
 //! 3. An endpoint in its node's own network is the node, and sees the client.
-//! 4. One node tells it for all of them: the first by name that has another endpoint.
+//! 4. One node tells it for all of them: the first by name that has another endpoint, if it has one that is not open. It does
+//!    not know of those of other nodes.
 //!
 //! Source: Kubernetes documentation, "Using Source IP", "Virtual IPs and Service Proxies" ("External traffic policy").
+
+use std::net::IpAddr;
 
 use kuryr_api::names;
 
@@ -24,7 +28,12 @@ pub(super) fn tells(
     node: NodeFacts<'_>,
     cluster: &Cluster,
 ) -> bool {
-    intent.external_local && comes_to_nodes(service, intent) && first(slices, cluster) == Some(node.name)
+    if !intent.external_local || !comes_to_nodes(service, intent) {
+        return false;
+    }
+    let pods: Vec<(&str, IpAddr)> = pods(slices, cluster).collect();
+    let is_first = pods.iter().map(|(name, _)| *name).min() == Some(node.name);
+    is_first && pods.iter().any(|(name, address)| *name == node.name && !cluster.open.contains(address))
 }
 
 fn comes_to_nodes(service: &Service<'_>, intent: &Intent<'_>) -> bool {
@@ -32,23 +41,22 @@ fn comes_to_nodes(service: &Service<'_>, intent: &Intent<'_>) -> bool {
     let class = service.load_balancer_class;
     let by_members =
         service.kind == "LoadBalancer" && class.is_none_or(|class| class == names::LOAD_BALANCER_CLASS);
-    let balanced = |address: &std::net::IpAddr| {
-        service.load_balancer_ips.iter().any(|text| text.parse() == Ok(*address))
-    };
+    let balanced =
+        |address: &IpAddr| service.load_balancer_ips.iter().any(|text| text.parse() == Ok(*address));
     let has_external =
         intent.addresses.values().flat_map(|of| &of.external).any(|address| !balanced(address));
     (has_node_port && !by_members) || has_external
 }
 
-fn first<'a>(slices: &[Slice<'a>], cluster: &Cluster) -> Option<&'a str> {
+/// Ready endpoints that are not their node itself.
+fn pods<'a>(slices: &'a [Slice<'a>], cluster: &'a Cluster) -> impl Iterator<Item = (&'a str, IpAddr)> {
     let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
     let ready = endpoints.filter(|endpoint| endpoint.ready.unwrap_or(true));
-    let pods = ready.filter_map(|endpoint| {
+    ready.filter_map(|endpoint| {
         let (name, address) = (endpoint.node?, endpoint.address?);
         let is_node = cluster.nodes.get(name).is_some_and(|own| own.contains(&address));
-        (!is_node).then_some(name)
-    });
-    pods.min()
+        (!is_node).then_some((name, address))
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +138,14 @@ mod tests {
                 desired(Some(&plain), &slices, node, &cluster()).tells_client_address
             });
             assert_eq!(told.collect::<String>(), expect, "{endpoints:?}");
+        }
+        for (open, expect) in [(&["10.1.0.4"][..], true), (&["10.1.0.4", "10.1.0.5"], false)] {
+            let slices =
+                [slice(&[("n1", "10.1.0.4", true), ("n1", "10.1.0.5", true), ("n2", "10.1.0.6", true)])];
+            let open = open.iter().map(|text| text.parse().unwrap()).collect();
+            let node = NodeFacts { name: "n1", zone: None };
+            let found = desired(Some(&plain), &slices, node, &Cluster { open, ..cluster() });
+            assert_eq!(found.tells_client_address, expect);
         }
     }
 }

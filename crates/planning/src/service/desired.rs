@@ -376,6 +376,7 @@ impl Look<'_> {
             service_port: port.port,
             admitted: BTreeSet::new(),
             serving: serving(of_port, self.slices),
+            is_local: self.intent.external_local,
         };
         let mut inbound: BTreeMap<Frontend, Inbound> = BTreeMap::new();
         for address in &addresses.restricted {

@@ -166,6 +166,7 @@ mod tests {
             .unwrap(),
             api: [IpAddr::from([203, 0, 113, 3])].into(),
             pod_prefixes: vec!["203.0.113.64/26".parse().unwrap()],
+            ..Cluster::default()
         };
         for (text, expect) in [
             ("203.0.113.9", Ok("203.0.113.9")),

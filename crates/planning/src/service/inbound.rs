@@ -10,7 +10,9 @@
 //!    nodes. What another owner has in the tables of sockets is not led anywhere here, either.
 //! 5. The kernel brings the datagrams of a client to one endpoint for as long as they come. Where that is none any more,
 //!    it has to forget; one that terminates and still serves may go on, as for sockets.
-//! 6. The kernel's tables for them have an end, as those of sockets: [`MOST`] elements, of which a Service or pod gets a
+//! 6. Under that policy pods that are reached straight see the client's own address: [`straight`](super::straight). Where one
+//!    may not be reached so any more, what goes on is forgotten, too.
+//! 7. The kernel's tables for them have an end, as those of sockets: [`MOST`] elements, of which a Service or pod gets a
 //!    [`SHARE`]th at most. Where there is no room for all of a frontend's endpoints clients get some of them, or it is not
 //!    there; that is told.
 //!
@@ -26,7 +28,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::desired::{At, Family, Frontend, Problem, Protocol, Target};
-use super::inputs::Owner;
+use super::{inputs::Owner, straight::is_straight};
 
 /// How many elements the tables have in both families, at most: as many as the tables of sockets have backends.
 const MOST: usize = 262_144;
@@ -46,6 +48,8 @@ pub struct Inbound {
     pub admitted: BTreeSet<IpNet>,
     /// Endpoints that serve, though new clients may not be led to them.
     pub serving: BTreeSet<Target>,
+    /// They are led to endpoints on this node only.
+    pub is_local: bool,
 }
 
 /// Where clients from outside are led.
@@ -78,6 +82,8 @@ pub struct Found {
     pub owner: Arc<Owner>,
     /// What.
     pub inbound: Inbound,
+    /// Its endpoints are reached straight and see clients' own addresses.
+    pub is_straight: bool,
 }
 
 /// A client's datagrams that the kernel brings to an endpoint.
@@ -89,6 +95,8 @@ pub struct Flow {
     pub answered_by: SocketAddr,
     /// Our tables have brought it there.
     pub ours: bool,
+    /// They have brought it there straight.
+    pub is_straight: bool,
 }
 
 /// What all Services and pods have for clients from outside.
@@ -157,16 +165,18 @@ impl Arrivals {
         self.held = self.by_owner.values().map(|owned| owned.elements).sum();
     }
 
-    /// Tells what is where, on a node that has these addresses.
+    /// Tells what is where, on a node that has these addresses and pods whose ports are open.
     #[must_use]
-    pub fn at(&self, own: &[IpAddr]) -> BTreeMap<Arrival, Found> {
+    pub fn at(&self, own: &[IpAddr], open: &BTreeSet<IpAddr>) -> BTreeMap<Arrival, Found> {
         let mut at: BTreeMap<Arrival, (Rank, Found)> = BTreeMap::new();
         for (owner, owned) in &self.by_owner {
             for (frontend, inbound) in &owned.inbound {
+                let is_straight = is_straight(inbound, own, open);
                 let (rank, addresses) = reached(frontend.at, own);
                 for address in addresses {
                     let arrival = Arrival { address, port: frontend.port, protocol: frontend.protocol };
-                    let found = || (rank, Found { owner: Arc::clone(owner), inbound: inbound.clone() });
+                    let found =
+                        || (rank, Found { owner: Arc::clone(owner), inbound: inbound.clone(), is_straight });
                     let there = at.entry(arrival).or_insert_with(found);
                     if rank < there.0 {
                         *there = found();
@@ -241,7 +251,10 @@ fn reached(at: At, own: &[IpAddr]) -> (Rank, Vec<IpAddr>) {
 
 /// Whether the kernel has to forget a flow of UDP, so that the client's next datagram is led anew.
 #[must_use]
-pub fn is_stale(flow: &Flow, at: &BTreeMap<Arrival, Found>) -> bool {
+pub fn is_stale(flow: &Flow, at: &BTreeMap<Arrival, Found>, open: &BTreeSet<IpAddr>) -> bool {
+    if flow.is_straight && !open.contains(&flow.answered_by.ip()) {
+        return true;
+    }
     let asked = flow.asked;
     let arrival = Arrival { address: asked.ip(), port: asked.port(), protocol: Protocol::Udp };
     let target = Target { address: flow.answered_by.ip(), port: flow.answered_by.port() };
@@ -298,7 +311,7 @@ mod tests {
             let at = SocketAddr::new(arrival.address, arrival.port);
             format!("{at} {} {}", found.owner.name, targets.first().unwrap())
         };
-        arrivals.at(&own()).into_iter().map(one).collect()
+        arrivals.at(&own(), &BTreeSet::new()).into_iter().map(one).collect()
     }
 
     #[test]
@@ -334,6 +347,27 @@ mod tests {
         assert_eq!(told(&arrivals), of_service);
         arrivals.retain(|owner| owner.name != "s");
         assert_eq!(told(&arrivals), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_policy_local_leads_straight_to_pods_that_are_open() {
+        let mut arrivals = Arrivals::default();
+        let at = |port| frontend(At::Nodes(Family::V4), port);
+        let local = |to: Inbound| Inbound { is_local: true, ..to };
+        let inbound = [
+            (at(1), to("10.1.0.4:80")),
+            (at(2), local(to("10.1.0.4:80"))),
+            (at(3), local(to("10.1.0.5:80"))),
+        ];
+        note(&mut arrivals, &owner(OwnerKind::Service, "s"), inbound.into(), &[]);
+        for (open, expect) in
+            [(&["10.1.0.4:0"][..], &[2][..]), (&["10.1.0.4:0", "10.1.0.5:0"], &[2, 3]), (&[], &[])]
+        {
+            let open = open.iter().map(|text| target(text).address).collect();
+            let found = arrivals.at(&own()[..1], &open);
+            let straight = found.iter().filter(|(_, found)| found.is_straight).map(|(at, _)| at.port);
+            assert_eq!(straight.collect::<Vec<_>>(), expect, "{open:?}");
+        }
     }
 
     #[test]
@@ -401,7 +435,17 @@ mod tests {
         ];
         let ports = (30001..).map(|port| frontend(At::Nodes(Family::V4), port));
         note(&mut arrivals, &owner(OwnerKind::Service, "s"), ports.zip(leads).collect(), &[]);
-        let at = arrivals.at(&own());
+        let open = [target("10.1.0.4:1").address].into();
+        let at = arrivals.at(&own(), &open);
+        for (asked, answered_by, is_straight, expect) in [
+            ("192.0.2.1:30001", "10.1.0.4:53", true, false),
+            ("192.0.2.1:30001", "10.1.0.6:53", true, true),
+            ("192.0.2.1:30001", "10.1.0.6:53", false, false),
+        ] {
+            let (asked, answered_by) = (asked.parse().unwrap(), answered_by.parse().unwrap());
+            let flow = Flow { asked, answered_by, ours: true, is_straight };
+            assert_eq!(is_stale(&flow, &at, &open), expect, "{flow:?}");
+        }
         for (asked, answered_by, ours, expect) in [
             ("192.0.2.1:30001", "10.1.0.4:53", true, false),
             ("192.0.2.1:30001", "10.1.0.5:53", true, true),
@@ -418,9 +462,9 @@ mod tests {
             ("192.0.2.1:30009", "192.0.2.1:30009", false, false),
             ("10.1.0.9:53", "10.1.0.4:53", false, false),
         ] {
-            let flow =
-                Flow { asked: asked.parse().unwrap(), answered_by: answered_by.parse().unwrap(), ours };
-            assert_eq!(is_stale(&flow, &at), expect, "{flow:?}");
+            let (asked, answered_by) = (asked.parse().unwrap(), answered_by.parse().unwrap());
+            let flow = Flow { asked, answered_by, ours, is_straight: false };
+            assert_eq!(is_stale(&flow, &at, &open), expect, "{flow:?}");
         }
     }
 }

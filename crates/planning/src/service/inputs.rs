@@ -158,7 +158,7 @@ pub struct HostPort<'a> {
     pub protocol: &'a str,
 }
 
-/// What all nodes see alike.
+/// What Services have around them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// Internal and external addresses of every node, by its name.
@@ -169,4 +169,6 @@ pub struct Cluster {
     pub api: BTreeSet<IpAddr>,
     /// Where pods have addresses.
     pub pod_prefixes: Vec<IpNet>,
+    /// Addresses of pods of this node whose ports are open ([`super::straight`]).
+    pub open: BTreeSet<IpAddr>,
 }

@@ -46,6 +46,8 @@ pub mod diff;
 pub mod sockets;
 // Clients that are no processes of this node.
 pub mod inbound;
+// Which pods see their addresses.
+pub mod straight;
 // Where the API servers are by themselves.
 mod api_servers;
 
