@@ -33,6 +33,8 @@ pub(crate) struct FakeCloud {
     pub(crate) lists_nothing: Mutex<bool>,
     /// Calls, as method and path, that end in an error of the cloud whenever they are made.
     pub(crate) failing: Mutex<Vec<String>>,
+    /// Calls, as method and path, before each of which somebody else changes the same.
+    pub(crate) shared: Mutex<Vec<String>>,
     /// Most ports; no bound if absent.
     pub(crate) quota: Mutex<Option<usize>>,
     pub(crate) octavia: Mutex<FakeOctavia>,
@@ -66,6 +68,9 @@ impl FakeCloud {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
             _ if *lock(&self.is_down) => (503, Value::Null),
             _ if lock(&self.failing).contains(&format!("{method} /{path}")) => (500, Value::Null),
+            _ if lock(&self.shared).contains(&format!("{method} /{path}")) => {
+                refused("RevisionNumberConstraintFailed")
+            }
             ("GET", ["v2.0", list @ ("ports" | "trunks" | "security-groups")])
                 if *lock(&self.lists_nothing) =>
             {
@@ -231,6 +236,13 @@ fn rules(body: &Value) -> Value {
 
 fn find(list: &Mutex<Vec<Value>>, id: &str) -> Option<Value> {
     lock(list).iter().find(|item| item["id"] == id).cloned()
+}
+
+fn refused(kind: &str) -> (u16, Value) {
+    (
+        412,
+        json!({"NeutronError": {"type": kind, "message": "Constrained to 1, but current revision is 2", "detail": ""}}),
+    )
 }
 
 fn missing(kind: &str) -> (u16, Value) {

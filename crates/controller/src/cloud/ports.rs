@@ -139,9 +139,10 @@ impl PortIndex {
         state.doubts.insert(node.to_owned(), now);
     }
 
-    /// Notes that a change of a port failed, or its deletion.
-    pub(crate) fn hold_up(&self, id: &PortId, now: Millis, problem: Problem) {
-        self.lock().held_up.add(id, now, false, problem);
+    /// Notes that a change of a port failed, or its deletion. `shared` tells that another user of the port was faster,
+    /// which is no problem unless it goes on.
+    pub(crate) fn hold_up(&self, id: &PortId, now: Millis, shared: bool, problem: Problem) {
+        self.lock().held_up.add(id, now, shared, problem);
     }
 
     /// Notes that a change of a port succeeded.

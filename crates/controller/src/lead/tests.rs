@@ -361,6 +361,25 @@ async fn a_port_that_the_cloud_does_not_let_us_change_keeps_no_other_from_its_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_port_that_others_change_all_the_time_is_left_alone_for_a_while() {
+    let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+    let mut port = stray("busy", "n1", 99);
+    port["status"] = json!("ERROR");
+    lock(&outdoors.cloud.ports).push(port);
+    *lock(&outdoors.cloud.shared) = vec!["PUT /v2.0/ports/busy".to_owned()];
+    let _replica = outdoors.replica("a");
+    outdoors.pass(120).await;
+    let tried = outdoors.cloud.count("PUT /v2.0/ports/busy");
+    assert!((4..20).contains(&tried), "{tried} times in two minutes");
+    let problems = || outdoors.api.get(&format!("{RECORDS}/n1")).unwrap()["spec"]["problems"].to_string();
+    assert!(problems().contains("PortShared"), "{}", problems());
+    lock(&outdoors.cloud.shared).clear();
+    outdoors.pass(60).await;
+    assert!(lock(&outdoors.cloud.ports).iter().all(|port| port["id"] != "busy"));
+    assert!(!problems().contains("PortShared"), "{}", problems());
+}
+
+#[tokio::test(start_paused = true)]
 async fn orphans_that_cannot_be_deleted_keep_no_others() {
     let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
     for (id, last) in ["a", "b", "c", "d", "e", "f"].iter().zip(100..) {

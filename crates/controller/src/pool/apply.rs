@@ -201,9 +201,15 @@ async fn write(node: &str, step: &CloudStep, access: &Access, world: &World, ter
             term.ports.doubt(node);
             world.list_soon.notify_one();
         }
+        // Somebody, or Neutron itself, changed the port meanwhile.
+        let others = matches!(error, CloudError::Stale { .. });
         let problem = told(&format!("{} port {id}", what(step)), &error, known.is_ok());
-        tracing::warn!(node, reason = problem.reason, "{}", problem.message);
-        term.ports.hold_up(id, world.now(), problem);
+        if others {
+            tracing::info!(node, "{}", problem.message);
+        } else {
+            tracing::warn!(node, reason = problem.reason, "{}", problem.message);
+        }
+        term.ports.hold_up(id, world.now(), others, problem);
         known?;
     }
     if problem::is_of_one_port(&error) { Ok(()) } else { Err(error.into()) }
@@ -211,6 +217,10 @@ async fn write(node: &str, step: &CloudStep, access: &Access, world: &World, ter
 
 /// What to tell about `error`. A cloud that `answers` otherwise is not away.
 fn told(what: &str, error: &CloudError, answers: bool) -> Problem {
+    if matches!(error, CloudError::Stale { .. }) {
+        let advice = "others change the same port at the same time; this is tried again";
+        return problem::new("PortShared", format!("{what}: {}; {advice}", with_causes(error)));
+    }
     if !answers || !error.outcome_unknown() {
         return problem::of(what, error);
     }
@@ -251,13 +261,12 @@ async fn write_port(step: &CloudStep, access: &Access, world: &World, term: &Ter
     match access.client.update_port(&port, &update, Precondition::Unchanged).await {
         Ok(port) => term.ports.insert(&access.owner, port),
         Err(error) if error.is_not_found() => term.ports.remove(id),
-        Err(CloudError::Stale { .. }) => reread(&port, access, term).await?,
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
-/// Somebody, or Neutron itself, changed the port meanwhile.
+/// Takes over how the port is in the cloud.
 async fn reread(port: &OwnedPort, access: &Access, term: &Term) -> Result<()> {
     match access.client.owned_port(&access.ownership, &port.id).await {
         Ok(port) => term.ports.insert(&access.owner, port),
