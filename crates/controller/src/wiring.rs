@@ -173,7 +173,7 @@ impl World {
         let of = Arc::clone(&world);
         tasks.spawn(service_watch.run(stop.clone(), move |change| {
             let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service, &of));
-            concern_us.for_each(|service| of.balancers.add(ObjectKey::of(service.as_ref())));
+            concern_us.for_each(|service| of.look_at_balancer(ObjectKey::of(service.as_ref())));
         }));
         world
     }
@@ -251,6 +251,20 @@ impl World {
         }
     }
 
+    /// Has the load balancer of a Service looked at, by whoever leads.
+    pub(crate) fn look_at_balancer(&self, service: ObjectKey) {
+        if self.leads.load(Ordering::Relaxed) {
+            self.balancers.add(service);
+        }
+    }
+
+    /// Has the view of a Service's load balancer looked at after this time, by whoever leads.
+    pub(crate) fn look_at_view_after(&self, service: ObjectKey, wait: Duration) {
+        if self.leads.load(Ordering::Relaxed) {
+            self.view_keys.add_after(service, wait);
+        }
+    }
+
     /// Begins to note what has to be looked at, with all that a leader before may have left to do.
     pub(crate) fn begin_to_lead(&self) {
         self.leads.store(true, Ordering::Relaxed);
@@ -258,6 +272,8 @@ impl World {
         for pod in self.pods.list().iter().filter(|pod| pod.has_ended()) {
             self.ended_pods.add(pod.pod_ref());
         }
+        // Load balancers are listed.
+        self.views.keys().into_iter().for_each(|view| self.view_keys.add(view));
     }
 
     /// Forgets what was to be looked at: the next leader looks for itself.
@@ -393,7 +409,7 @@ fn follow_namespaces(change: &Change<slim::Namespace>, world: &World) {
         let is_in =
             service.metadata.namespace.as_deref().is_some_and(|namespace| touched.contains(namespace));
         if is_in && loadbalancer::concerns_us(&service, world) {
-            world.balancers.add(ObjectKey::of(service.as_ref()));
+            world.look_at_balancer(ObjectKey::of(service.as_ref()));
         }
     }
 }
@@ -404,7 +420,7 @@ fn follow_slices(change: &Change<slim::EndpointSlice>, world: &World) {
     for service in change.touched().filter_map(|slice| loadbalancer::service_of(slice)) {
         let known = world.services.get(&service);
         if known.is_some_and(|service| loadbalancer::concerns_us(&service, world)) {
-            world.balancers.add(service);
+            world.look_at_balancer(service);
         }
     }
 }

@@ -430,6 +430,42 @@ async fn a_standby_remembers_no_pods_that_ended_and_a_new_leader_looks_for_them(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_standby_remembers_no_load_balancers_and_a_new_leader_looks_for_their_views() {
+    let outdoors = Outdoors::with_nodes(&[]);
+    let a = outdoors.replica("a");
+    outdoors.pass(20).await;
+    let b = outdoors.replica("b");
+    outdoors.pass(20).await;
+    assert_eq!((a.leads(), b.leads()), (true, false));
+    let service = json!({"spec": {"type": "LoadBalancer"}});
+    let slice = json!({"metadata": {"labels": {"kubernetes.io/service-name": "s0"}}, "addressType": "IPv4"});
+    let views = "/apis/openstack.org/v1/namespaces/d/kuryrloadbalancers";
+    let view = json!({"spec": {"ip": "10.1.0.1", "project_id": "k8s", "provider": "ovn", "security_groups_ids": [],
+                               "subnet_id": "s", "type": "LoadBalancer"}, "status": {}});
+    (0..9).for_each(|i| outdoors.api.put(&format!("/api/v1/namespaces/d/services/s{i}"), service.clone()));
+    outdoors.api.put("/apis/discovery.k8s.io/v1/namespaces/d/endpointslices/s0", slice);
+    outdoors.api.put("/api/v1/namespaces/d", json!({"metadata": {}}));
+    outdoors.api.put(&format!("{views}/s1"), view.clone());
+    outdoors.pass(5).await;
+    let noted = |world: &World| {
+        let stats = [world.balancers.stats(), world.view_keys.stats()];
+        stats.map(|stats| stats.ready + stats.delayed)
+    };
+    assert_eq!(noted(&b.world), [0, 0]);
+
+    // It went with its Service while nobody led, and waits for us.
+    drop(a);
+    let mut leaving = view;
+    leaving["metadata"] = json!({"deletionTimestamp": "2026-11-21T00:00:00Z",
+                                 "finalizers": [kuryr_api::names::KURYRLOADBALANCER_FINALIZER]});
+    outdoors.api.put(&format!("{views}/gone"), leaving);
+    outdoors.pass(60).await;
+    assert!(b.leads());
+    let left = outdoors.api.get(&format!("{views}/gone"));
+    assert_eq!(left.map_or(json!([]), |view| view["metadata"]["finalizers"].clone()), json!([]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn ports_of_a_record_that_cannot_be_read_are_no_orphans() {
     let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
     // As a later version may write it.

@@ -52,9 +52,9 @@ pub(crate) fn follow(change: &Change<KuryrLoadBalancer>, world: &World) {
         let key = ObjectKey::of(view.as_ref());
         if view.status.loadbalancer.is_none() && world.services.get(&key).is_some() {
             // Upstream's users write `{}` there to have everything looked for again.
-            world.balancers.add(key.clone());
+            world.look_at_balancer(key.clone());
         }
-        world.view_keys.add_after(key, WRITE_AFTER);
+        world.look_at_view_after(key, WRITE_AFTER);
     }
 }
 
