@@ -265,6 +265,11 @@ fn single(pair: &AddressPair, port: &Port) -> Option<Pair> {
 }
 
 impl Found {
+    /// Whether there is no port of a server by what Neutron lists.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.looked.ports.is_empty()
+    }
+
     /// Whether every node that was looked for, and is there, has a port that works.
     pub(crate) fn is_complete(&self, project: &ProjectId) -> bool {
         let candidates: Vec<Candidate> = self.looked.ports.values().map(candidate).collect();

@@ -31,6 +31,9 @@ use crate::{
     wiring::World,
 };
 
+/// Ports that are asked for where lists are empty, of records and of ours each: one of them somebody may have deleted.
+const ASKED: usize = 8;
+
 /// Ports with their pairs, as steps name them.
 pub(super) type Ports = [(PortId, Vec<Pair>)];
 
@@ -112,13 +115,34 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     }
     let begun = term.servers.begin();
     let project = access.owner.project();
+    let mut named: Vec<PortId> = wanted.ids.iter().take(ASKED).cloned().collect();
+    // The project's ports are ours, too.
+    let ours = term.ports.all().filter(|_| wanted.whole).unwrap_or_default();
+    named.extend(ours.into_iter().take(ASKED).map(|port| port.id.clone()));
     let found = index::look(&access.client, project, wanted).await?;
+    if let Some(port) = left_out(access, &found, &named).await? {
+        tracing::warn!(%port, "Neutron's lists leave out a port that is there");
+        return Ok(false);
+    }
     let is_complete = found.is_complete(project);
     term.servers.end(begun, found);
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.servers_soon.notified().now_or_never();
     nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
     Ok(is_complete && !is_lost)
+}
+
+/// A port of those `named` that is there although there are none by the lists: a Neutron server that had just
+/// been started was seen to list nothing. Pairs would be taken for gone that still let a pod send.
+async fn left_out(access: &Access, found: &index::Found, named: &[PortId]) -> Result<Option<PortId>> {
+    for id in named.iter().filter(|_| found.is_empty()) {
+        match access.client.port(id).await {
+            Ok(_) => return Ok(Some(id.clone())),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 /// Adds pairs to a server's port.
@@ -240,6 +264,24 @@ mod tests {
     use kuryr_types::MacAddr;
 
     use super::*;
+    use crate::cloud::fake::{self, FakeCloud, lock};
+
+    #[tokio::test]
+    async fn lists_without_a_servers_port_are_not_believed_while_one_is_there() {
+        let cloud = Arc::new(FakeCloud::default());
+        *lock(&cloud.ports) = vec![fake::port("server", fake::PROJECT, "192.0.2.7")];
+        let (access, named) = (cloud.access(), ["deleted".into(), "server".into()]);
+        let look = async || {
+            let wanted = Wanted { ids: named.clone().into(), ..Wanted::default() };
+            let found = index::look(&access.client, access.owner.project(), wanted).await.unwrap();
+            left_out(&access, &found, &named).await.unwrap()
+        };
+        assert_eq!(look().await, None);
+        *lock(&cloud.lists_nothing) = true;
+        assert_eq!(look().await, Some("server".into()));
+        lock(&cloud.ports).clear();
+        assert_eq!(look().await, None, "somebody deleted it");
+    }
 
     #[test]
     fn nobody_looks_at_the_whole_project_for_ports_of_nodes_that_are_there() {
