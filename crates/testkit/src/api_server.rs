@@ -19,7 +19,8 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-type Answer = UnsyncBoxBody<Bytes, Infallible>;
+/// A body of an answer: one piece, or the lines of a watch.
+pub type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the API server does with `sendInitialEvents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,15 @@ impl std::fmt::Debug for ApiServer {
 
 struct OpenWatch {
     collection: String,
-    fields: Option<String>,
+    selector: Selector,
     lines: mpsc::UnboundedSender<Bytes>,
+}
+
+/// Which objects of a collection.
+#[derive(Clone, Default)]
+struct Selector {
+    fields: Option<String>,
+    labels: Option<String>,
 }
 
 impl ApiServer {
@@ -124,6 +132,13 @@ impl ApiServer {
             }
         });
         Client::new(service, "default")
+    }
+
+    /// Answers a request, without faults and at once: for whoever brings a client of his own.
+    pub fn answer(&self, request: &http::request::Parts, body: &Bytes) -> Response<Answer> {
+        let mut state = self.lock();
+        state.requests.push(format!("{} {}", request.method, request.uri));
+        state.serve(request, body)
     }
 
     /// Creates or replaces an object behind everybody's back.
@@ -308,8 +323,8 @@ impl State {
     fn list(&self, collection: &str, query: &Query) -> Response<Answer> {
         let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let from: usize = query.get("continue").and_then(|at| at.parse().ok()).unwrap_or(0);
-        let fields = query.get("fieldSelector");
-        let selected: Vec<&Value> = self.selected(collection, fields.as_deref()).collect();
+        let selector = Selector::of(query);
+        let selected: Vec<&Value> = self.selected(collection, &selector).collect();
         let items: Vec<&Value> = selected.iter().skip(from).take(limit).copied().collect();
         let next = from.saturating_add(limit);
         let more = if next < selected.len() { next.to_string() } else { String::new() };
@@ -320,14 +335,14 @@ impl State {
     fn watch(&mut self, collection: &str, query: &Query) -> Response<Answer> {
         let asked = query.get("resourceVersion").unwrap_or_default();
         let version: u64 = asked.parse().unwrap_or(0);
-        let fields = query.get("fieldSelector");
+        let selector = Selector::of(query);
         let (lines, stream) = mpsc::unbounded_channel::<Bytes>();
         let send = |line: &Value| lines.send(as_line(line)).unwrap();
         if query.has("sendInitialEvents") {
             if self.streaming == Streaming::Refused {
                 return status(422, "Invalid", "sendInitialEvents is forbidden for watch");
             }
-            for object in self.selected(collection, fields.as_deref()) {
+            for object in self.selected(collection, &selector) {
                 send(&json!({"type": "ADDED", "object": object}));
             }
             if self.streaming == Streaming::Allowed {
@@ -339,12 +354,12 @@ impl State {
             return status(504, "Timeout", "Timeout: Too large resource version");
         } else {
             for (at, path, event) in &self.history {
-                if *at > version && within(collection, path) && matches(fields.as_deref(), &event["object"]) {
+                if *at > version && within(collection, path) && selector.matches(&event["object"]) {
                     send(event);
                 }
             }
         }
-        self.watches.push(OpenWatch { collection: collection.to_owned(), fields, lines });
+        self.watches.push(OpenWatch { collection: collection.to_owned(), selector, lines });
         let stream = futures::stream::unfold(stream, |mut stream| async move {
             let line = stream.recv().await?;
             Some((Ok::<_, Infallible>(hyper::body::Frame::data(line)), stream))
@@ -355,10 +370,10 @@ impl State {
     fn selected<'a>(
         &'a self,
         collection: &'a str,
-        fields: Option<&'a str>,
+        selector: &'a Selector,
     ) -> impl Iterator<Item = &'a Value> {
         let inside = self.objects.iter().filter(move |(path, _)| within(collection, path));
-        inside.map(|(_, object)| object).filter(move |object| matches(fields, object))
+        inside.map(|(_, object)| object).filter(move |object| selector.matches(object))
     }
 
     fn create(&mut self, collection: &str, object: Value) -> Response<Answer> {
@@ -419,7 +434,7 @@ impl State {
 
 impl OpenWatch {
     fn selects(&self, path: &str, object: &Value) -> bool {
-        within(&self.collection, path) && matches(self.fields.as_deref(), object)
+        within(&self.collection, path) && self.selector.matches(object)
     }
 }
 
@@ -428,7 +443,10 @@ struct Query(BTreeMap<String, String>);
 
 impl Query {
     fn of(text: &str) -> Self {
-        let decode = |text: &str| text.replace("%3D", "=").replace("%2C", ",").replace('+', " ");
+        let decode = |text: &str| {
+            let signs = [("%3D", "="), ("%2C", ","), ("%21", "!"), ("%2F", "/"), ("+", " ")];
+            signs.into_iter().fold(text.to_owned(), |text, (code, sign)| text.replace(code, sign))
+        };
         let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
         Self(pairs.map(|(key, value)| (key.to_owned(), decode(value))).collect())
     }
@@ -470,10 +488,28 @@ fn within(collection: &str, path: &str) -> bool {
     parent.starts_with(prefix) && parent.rsplit('/').next() == Some(plural)
 }
 
-/// Only `spec.nodeName=X` is known.
-fn matches(fields: Option<&str>, object: &Value) -> bool {
-    let wanted = fields.and_then(|fields| fields.strip_prefix("spec.nodeName="));
-    wanted.is_none_or(|node| object["spec"]["nodeName"] == node)
+impl Selector {
+    fn of(query: &Query) -> Self {
+        Self { fields: query.get("fieldSelector"), labels: query.get("labelSelector") }
+    }
+
+    /// Of fields `spec.nodeName` and `metadata.name` are known, of labels `key=value` and `!key`.
+    fn matches(&self, object: &Value) -> bool {
+        let field = |wanted: &str| match wanted.split_once('=') {
+            Some(("spec.nodeName", node)) => object["spec"]["nodeName"] == node,
+            Some(("metadata.name", name)) => object["metadata"]["name"] == name,
+            _ => true,
+        };
+        let labels = &object["metadata"]["labels"];
+        let label = |wanted: &str| match (wanted.strip_prefix('!'), wanted.split_once('=')) {
+            (Some(absent), _) => labels[absent].is_null(),
+            (None, Some((key, value))) => labels[key] == value,
+            (None, None) => !labels[wanted].is_null(),
+        };
+        let parts = |text: &Option<String>| text.clone().unwrap_or_default();
+        parts(&self.fields).split(',').filter(|part| !part.is_empty()).all(field)
+            && parts(&self.labels).split(',').filter(|part| !part.is_empty()).all(label)
+    }
 }
 
 fn keep_other_part(old: &Value, mut new: Value, subresource: Option<&str>) -> Value {

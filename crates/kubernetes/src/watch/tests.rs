@@ -95,8 +95,10 @@ async fn lists_and_follows_in_every_way_of_listing() {
 #[tokio::test(start_paused = true)]
 async fn asks_for_a_consistent_list_and_for_the_selected_objects_only() {
     let fake = ApiServer::new(Streaming::Allowed);
-    put(&fake, "a");
-    fake.put(&format!("{PODS}/b"), json!({"spec": {"nodeName": "n2"}}));
+    for (name, node, label) in [("a", "n1", "y"), ("b", "n2", "y"), ("c", "n1", "z")] {
+        let pod = json!({"metadata": {"labels": {"x": label}}, "spec": {"nodeName": node}});
+        fake.put(&format!("{PODS}/{name}"), pod);
+    }
     let config = WatchConfig::default().fields("spec.nodeName=n1").labels("x=y");
     let watching = Watching::start(&fake, config);
     settle().await;
