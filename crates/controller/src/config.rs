@@ -45,7 +45,7 @@ const VLAN_MAX: u16 = 4094;
 
 /// Everything the controller runs with.
 #[derive(Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// How to reach the API server.
     pub(crate) client: ClientConfig,
     /// Namespace of the Lease.
@@ -151,7 +151,7 @@ impl Config {
     /// # Errors
     ///
     /// An option with a value that cannot be used.
-    pub(crate) fn resolve(conf: &Conf) -> Result<Self> {
+    pub fn resolve(conf: &Conf) -> Result<Self> {
         let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
         let limits = limits(conf)?;
         let on_demand = Levels { rule: Rule::Learned { least: 0, most: 0 }, ..limits.levels };

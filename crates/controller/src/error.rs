@@ -4,11 +4,11 @@ use kuryr_kubernetes::Failure;
 use kuryr_types::Retry;
 
 /// The result of everything here that can fail.
-pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
     Configuration(#[from] kuryr_conf::Error),

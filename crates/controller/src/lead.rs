@@ -65,6 +65,7 @@ async fn until_over<T>(
 ) {
     tokio::pin!(lead);
     tokio::select! {
+        biased;
         () = &mut lead => return,
         _ = ends => {}
     }
@@ -158,6 +159,7 @@ async fn follow_cloud(world: &World, mut known: watch::Receiver<Arc<Known>>, ove
         world.known.send_replace(now);
         world.add_all_nodes();
         tokio::select! {
+            biased;
             () = over.cancelled() => break,
             changed = known.changed() => if changed.is_err() { break },
         }

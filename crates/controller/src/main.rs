@@ -1,41 +1,7 @@
-//! `kuryr-controller`, the control-plane process.
-//!
-//! It keeps ports ready for every node, and takes them back. The way of a port: [`wiring`] watches nodes, pods and
-//! records; [`pool`] plans for one node at a time; [`loadbalancer`] does for one Service; [`cloud`] knows what pods get and which ports are ours. Only the
-//! holder of the Lease writes, see [`lead`] and [`term`].
-
-// Set up once.
-mod config;
-mod wiring;
-// From the Lease to the loops.
-mod lead;
-// One leadership: what is written is written under its epoch.
-mod term;
-// What pods get in the cloud, and which ports there are ours.
-mod cloud;
-// Ports of nodes.
-mod pool;
-// Load balancers of Services.
-mod loadbalancer;
-// Pods that are about to come.
-mod demand;
-// Views of pods that have ended.
-mod kuryrport;
-// What others look at.
-mod metrics;
-// What can go wrong.
-mod error;
+//! The process `kuryr-controller`; all of it is in the library.
 
 use std::process::ExitCode;
 
-use kuryr_process::Program;
-
-const PROGRAM: Program = Program {
-    name: config::COMPONENT,
-    about: "The control-plane process of Kuryr.",
-    blocking_threads: config::BLOCKING_THREADS,
-};
-
 fn main() -> ExitCode {
-    kuryr_process::run(&PROGRAM, config::Config::resolve, wiring::run)
+    kuryr_controller::main()
 }

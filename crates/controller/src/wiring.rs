@@ -16,7 +16,7 @@ use kuryr_kubernetes::{
     client::{connect, install_crypto},
     event::{EventConfig, Recorder, recorder},
     index::Index,
-    lease::{LeaseConfig, elector, unique_identity},
+    lease::{Leadership, LeaseConfig, elector, unique_identity},
     objects::Objects,
     queue::{Queue, QueueConfig},
     slim,
@@ -37,7 +37,7 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     cloud::{Connect, Known},
@@ -52,12 +52,24 @@ use crate::{
 /// How long ended work may take at the end of the process.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the process reaches the outside by.
-pub(crate) struct Outside {
-    pub(crate) client: Client,
-    pub(crate) connect: Connect,
-    pub(crate) events: Recorder,
-    pub(crate) figures: Figures,
+/// What a controller is put on.
+pub struct Outside {
+    /// The API server.
+    pub client: Client,
+    /// Makes clients of the cloud.
+    pub connect: Connect,
+    /// Where Events go.
+    pub events: Recorder,
+    /// Where figures go.
+    pub registry: Metrics,
+    /// For a simulation that has to repeat itself.
+    pub seed: Option<u64>,
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outside").field("seed", &self.seed).finish_non_exhaustive()
+    }
 }
 
 /// What every reconcile function can reach.
@@ -106,19 +118,17 @@ impl World {
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) -> Arc<Self> {
-        let Outside { client, connect, events, figures } = outside;
-        let (nodes, node_watch) = watch::<slim::Node>(Api::all(client.clone()), WatchConfig::default());
-        let (pods, pod_watch) = watch::<slim::Pod>(Api::all(client.clone()), WatchConfig::default());
-        let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), WatchConfig::default());
-        let (slices, slice_watch) =
-            watch::<slim::EndpointSlice>(Api::all(client.clone()), WatchConfig::default());
-        let (services, service_watch) =
-            watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
-        let (namespaces, namespace_watch) =
-            watch::<slim::Namespace>(Api::all(client.clone()), WatchConfig::default());
-        let (views, view_watch) =
-            watch::<KuryrLoadBalancer>(Api::all(client.clone()), WatchConfig::default());
-        let workloads = config.looks_ahead().then(|| workload_watches(&client));
+        let Outside { client, connect, events, registry, seed } = outside;
+        let figures = Figures::new(&registry);
+        let all = || WatchConfig { seed, ..WatchConfig::default() };
+        let (nodes, node_watch) = watch::<slim::Node>(Api::all(client.clone()), all());
+        let (pods, pod_watch) = watch::<slim::Pod>(Api::all(client.clone()), all());
+        let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), all());
+        let (slices, slice_watch) = watch::<slim::EndpointSlice>(Api::all(client.clone()), all());
+        let (services, service_watch) = watch::<slim::Service>(Api::all(client.clone()), all());
+        let (namespaces, namespace_watch) = watch::<slim::Namespace>(Api::all(client.clone()), all());
+        let (views, view_watch) = watch::<KuryrLoadBalancer>(Api::all(client.clone()), all());
+        let workloads = config.looks_ahead().then(|| workload_watches(&client, seed));
         let (workloads, workload_watches) = workloads.unzip();
         let forecast = Forecast::new(workloads);
         let world = Arc::new(Self {
@@ -132,11 +142,11 @@ impl World {
             servers_soon: Notify::new(),
             forecast,
             known: state::Sender::default(),
-            keys: Queue::new(QueueConfig::new("nodes")),
-            ended_pods: Queue::new(QueueConfig::new("ended-pods")),
+            keys: queue("nodes", seed),
+            ended_pods: queue("ended-pods", seed),
             leads: AtomicBool::new(false),
-            balancers: Queue::new(QueueConfig::new("load-balancers")),
-            view_keys: Queue::new(QueueConfig::new("load-balancer-views")),
+            balancers: queue("load-balancers", seed),
+            view_keys: queue("load-balancer-views", seed),
             start: Instant::now(),
             config,
             client,
@@ -293,6 +303,85 @@ impl World {
     }
 }
 
+fn queue<K: Ord + Clone + std::fmt::Debug + Send + 'static>(
+    name: &'static str,
+    seed: Option<u64>,
+) -> Queue<K> {
+    Queue::new(QueueConfig { seed, ..QueueConfig::new(name) })
+}
+
+/// A controller that takes part in the election. When this is dropped it ends where it is, as in a crash: the Lease is
+/// not given back.
+pub struct Controller {
+    world: Arc<World>,
+    leadership: Leadership,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    leading: AbortOnDropHandle<()>,
+    election: AbortOnDropHandle<()>,
+    release: CancellationToken,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("leads", &self.leads()).finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Starts a controller, on the current async runtime. `identity` is its own among all candidates.
+    ///
+    /// # Errors
+    ///
+    /// The times of the Lease cannot keep two leaders apart.
+    pub fn start(config: Config, outside: Outside, identity: &str) -> Result<Self> {
+        let (mut tasks, stop, release) = (JoinSet::new(), CancellationToken::new(), CancellationToken::new());
+        let client = outside.client.clone();
+        let world = World::watching(config, outside, &mut tasks, &stop);
+        let lease = LeaseConfig::new(&world.config.lease_namespace, COMPONENT, identity);
+        let (candidate, leadership) = elector(client, lease)?;
+        // The elector outlives the work: the Lease is released after the last write.
+        let election = AbortOnDropHandle::new(tokio::spawn(candidate.run(release.clone())));
+        let (of, with) = (Arc::clone(&world), leadership.clone());
+        let leading = tokio::spawn(async move { lead::whenever_elected(&of, &with).await });
+        let leading = AbortOnDropHandle::new(leading);
+        Ok(Self { world, leadership, tasks, stop, leading, election, release })
+    }
+
+    /// Whether it may write now.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leadership.is_leader_now()
+    }
+
+    /// Keys that are being looked at, or soon, with those whose last look failed.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        let stats = self.world.keys.stats();
+        stats.ready + stats.running + stats.failing
+    }
+
+    /// Ends when a part ends by a bug.
+    async fn broken(&mut self) {
+        tokio::select! {
+            () = kuryr_process::first_panic(&mut self.tasks) => {}
+            _ = &mut self.leading => {}
+            _ = &mut self.election => {}
+        }
+    }
+
+    /// Stops all parts and gives the Lease back after the last write.
+    async fn stop(mut self) {
+        self.leading.abort();
+        let _ = (&mut self.leading).await;
+        self.stop.cancel();
+        self.release.cancel();
+        let _ = tokio::time::timeout(STOP_WITHIN, self.election).await;
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_WITHIN, all).await;
+    }
+}
+
 /// Runs until a signal ends the process.
 ///
 /// # Errors
@@ -300,13 +389,10 @@ impl World {
 /// Something that cannot be had later either: a port that is taken, a client that cannot be built.
 pub(crate) async fn run(config: Config) -> Result<()> {
     install_crypto();
-    let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
-    let mut tasks = JoinSet::new();
 
-    let metrics = Metrics::new();
-    let figures = Figures::new(&metrics);
+    let registry = Metrics::new();
     let health = Health::new();
     let checks = Checks {
         kubernetes: health.check("kubernetes", Purpose::Ready),
@@ -314,43 +400,34 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     };
     let health_listener = server::bind(config.health).await?;
     let metrics_listener = server::bind(config.metrics).await?;
-    tasks.spawn(server::serve(health_listener, health::router(health, metrics.clone()), stop.clone()));
-    tasks.spawn(server::serve(metrics_listener, health::metrics_router(metrics), stop.clone()));
 
     let client = connect(&config.client).await?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut event_config = EventConfig::new(COMPONENT, host.clone());
     event_config.enabled = config.use_events;
     let (events, event_writer) = recorder(client.clone(), event_config);
+    let outside = Outside {
+        client,
+        connect: Arc::new(CloudClient::new),
+        events,
+        registry: registry.clone(),
+        seed: None,
+    };
+    let mut controller = Controller::start(config, outside, &unique_identity(&host))?;
+    let stop = controller.stop.clone();
+    let tasks = &mut controller.tasks;
+    tasks.spawn(server::serve(health_listener, health::router(health, registry.clone()), stop.clone()));
+    tasks.spawn(server::serve(metrics_listener, health::metrics_router(registry), stop.clone()));
     tasks.spawn(event_writer.run(stop.clone()));
-
-    let world = World::watching(
-        config,
-        Outside { client: client.clone(), connect: Arc::new(CloudClient::new), events, figures },
-        &mut tasks,
-        &stop,
-    );
-    tasks.spawn(tell_health(Arc::clone(&world), checks, stop.clone()));
-
-    let lease = LeaseConfig::new(&world.config.lease_namespace, COMPONENT, unique_identity(&host));
-    // The elector outlives the work: the Lease is released after the last write.
-    let (candidate, leadership) = elector(client, lease)?;
-    let release = CancellationToken::new();
-    let mut election = JoinSet::new();
-    election.spawn(candidate.run(release.clone()));
+    tasks.spawn(tell_health(Arc::clone(&controller.world), checks, stop));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     let mut ended = Ok(());
     tokio::select! {
-        () = lead::whenever_elected(&world, &leadership) => {}
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
-        () = kuryr_process::first_panic(&mut tasks) => ended = Err(Error::Broken),
-        () = kuryr_process::first_panic(&mut election) => ended = Err(Error::Broken),
+        () = controller.broken() => ended = Err(Error::Broken),
     }
-    stop.cancel();
-    release.cancel();
-    let _ = tokio::time::timeout(STOP_WITHIN, async { while election.join_next().await.is_some() {} }).await;
-    let _ = tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} }).await;
+    controller.stop().await;
     ended
 }
 
@@ -362,11 +439,12 @@ struct WorkloadWatches {
     jobs: Watch<slim::Job>,
 }
 
-fn workload_watches(client: &Client) -> (Workloads, WorkloadWatches) {
-    let (deployments, deployment_watch) = watch(Api::all(client.clone()), WatchConfig::default());
-    let (replica_sets, replica_set_watch) = watch(Api::all(client.clone()), WatchConfig::default());
-    let (stateful_sets, stateful_set_watch) = watch(Api::all(client.clone()), WatchConfig::default());
-    let (jobs, job_watch) = watch(Api::all(client.clone()), WatchConfig::default());
+fn workload_watches(client: &Client, seed: Option<u64>) -> (Workloads, WorkloadWatches) {
+    let all = || WatchConfig { seed, ..WatchConfig::default() };
+    let (deployments, deployment_watch) = watch(Api::all(client.clone()), all());
+    let (replica_sets, replica_set_watch) = watch(Api::all(client.clone()), all());
+    let (stateful_sets, stateful_set_watch) = watch(Api::all(client.clone()), all());
+    let (jobs, job_watch) = watch(Api::all(client.clone()), all());
     let pods_by_controller = Index::new(controllers);
     let workloads = Workloads { deployments, replica_sets, stateful_sets, jobs, pods_by_controller };
     let watches = WorkloadWatches {

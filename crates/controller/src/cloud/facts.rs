@@ -78,7 +78,7 @@ pub(crate) struct Facts {
 }
 
 /// Makes a client of the cloud.
-pub(crate) type Connect = Arc<dyn Fn(Credentials, Options) -> Result<Client, Error> + Send + Sync>;
+pub type Connect = Arc<dyn Fn(Credentials, Options) -> Result<Client, Error> + Send + Sync>;
 
 impl Facts {
     /// Nothing is known yet.
@@ -107,6 +107,7 @@ impl Facts {
             let is_look = Instant::now() >= look_at;
             let asked = async { if is_look { self.look().await } else { self.ask().await } };
             let problems = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 problems = asked => problems,
             };
@@ -124,6 +125,7 @@ impl Facts {
             };
             self.tell(problems);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }

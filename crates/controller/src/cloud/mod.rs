@@ -26,7 +26,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod fake_octavia;
 
-pub(crate) use facts::{Connect, Facts, Known};
+pub use facts::Connect;
+pub(crate) use facts::{Facts, Known};
 pub(crate) use plugs::PlugIndex;
 pub(crate) use ports::PortIndex;
 pub(crate) use servers::ServerIndex;

@@ -69,10 +69,12 @@ impl Forecast {
         let mut pause = COLLECT;
         loop {
             tokio::select! {
+                biased;
                 () = over.cancelled() => return,
                 () = self.changed.notified() => {}
             }
             tokio::select! {
+                biased;
                 () = over.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }

@@ -18,7 +18,6 @@ use tokio::{task::JoinSet, time::sleep};
 use super::*;
 use crate::{
     cloud::fake::{self, FakeCloud, lock},
-    metrics::Figures,
     wiring::Outside,
 };
 
@@ -40,7 +39,8 @@ impl Replica {
             client: client.clone(),
             connect: cloud.connect(),
             events: Recorder::disabled(),
-            figures: Figures::new(&Metrics::new()),
+            registry: Metrics::new(),
+            seed: None,
         };
         let (mut tasks, never) = (JoinSet::new(), CancellationToken::new());
         let world = World::watching(fake::config(options), outside, &mut tasks, &never);

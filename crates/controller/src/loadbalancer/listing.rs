@@ -34,6 +34,7 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = over.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

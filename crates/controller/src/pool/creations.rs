@@ -91,6 +91,7 @@ pub(crate) async fn run(
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             () = over.cancelled() => break,
             // As many as the governor gives turns.
             Some(creation) = wanted.recv() => {

@@ -50,6 +50,7 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = over.cancelled() => return,
             () = world.list_soon.notified() => {}
             () = tokio::time::sleep(wait) => {}

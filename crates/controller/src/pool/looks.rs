@@ -38,6 +38,7 @@ pub(super) async fn run<L: Future<Output = Result<bool>>>(
             Err(error) => {
                 tracing::warn!(%error, "could not look at {what}");
                 tokio::select! {
+                    biased;
                     () = over.cancelled() => return,
                     // Whoever asks meanwhile does not make a cloud that fails be asked more often.
                     () = tokio::time::sleep(LOOK_AGAIN) => continue,
@@ -45,6 +46,7 @@ pub(super) async fn run<L: Future<Output = Result<bool>>>(
             }
         };
         tokio::select! {
+            biased;
             () = over.cancelled() => return,
             () = soon.notified() => {}
             () = tokio::time::sleep(wait) => {}

@@ -25,10 +25,12 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
     let mut pause = None;
     loop {
         tokio::select! {
+            biased;
             () = over.cancelled() => return,
             () = rest(term, &mut pause) => {}
         }
         let looked = tokio::select! {
+            biased;
             () = over.cancelled() => return,
             looked = look(world, term) => looked,
         };
@@ -56,6 +58,7 @@ async fn rest(term: &Term, pause: &mut Option<Duration>) {
         return tokio::time::sleep(LOOK_SOON).await;
     };
     tokio::select! {
+        biased;
         () = tokio::time::sleep_until(due) => {}
         () = term.plugs.more() => {
             *pause = Some(LOOK_SOON);
