@@ -27,14 +27,17 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kuryr_planning::claim::{Ledger, RecordFacts};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
 
 use crate::error::{Error, Result};
 
@@ -60,7 +63,7 @@ const LOCK_TOLD: u32 = 200;
 
 /// A handle on the record; clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Checkpoint {
+pub struct Checkpoint {
     shared: Arc<Shared>,
     durable: watch::Receiver<Arc<Durable>>,
 }
@@ -97,7 +100,21 @@ struct Record {
 struct Shared {
     folder: PathBuf,
     contents: Mutex<Contents>,
-    wake: Condvar,
+    wake: Wake,
+}
+
+/// Wakes the writer, whichever way it waits.
+#[derive(Debug, Default)]
+struct Wake {
+    thread: Condvar,
+    task: Notify,
+}
+
+impl Wake {
+    fn wake(&self) {
+        self.thread.notify_one();
+        self.task.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -128,16 +145,32 @@ impl Checkpoint {
         Self::start(folder, found, files).map_err(failed("start writing"))
     }
 
+    /// A record on a disk in memory, with what is in its slots. It is written while the future that comes with it is
+    /// polled.
+    pub fn in_memory(
+        slots: &[Vec<u8>],
+        storage: impl Storage,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (checkpoint, writer) = Self::with_writer(Path::new("memory"), latest(slots), storage);
+        (checkpoint, writer.run_as_task())
+    }
+
     fn start(folder: &Path, found: Option<(usize, Record)>, storage: impl Storage) -> io::Result<Self> {
+        let (checkpoint, writer) = Self::with_writer(folder, found, storage);
+        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || writer.run())?;
+        Ok(checkpoint)
+    }
+
+    fn with_writer<S>(folder: &Path, found: Option<(usize, Record)>, storage: S) -> (Self, Writer<S>) {
         let exists = found.is_some();
         let (slot, record) = found.unwrap_or_default();
         let changes = record.sequence;
         let (tell, durable) = watch::channel(Arc::new(Durable::of(&record, exists)));
         let contents = Mutex::new(Contents { record, exists, changes, soon: changes, stop: false });
-        let shared = Arc::new(Shared { folder: folder.to_owned(), contents, wake: Condvar::new() });
-        let writer = Writer { shared: Arc::clone(&shared), storage, tell, next_slot: 1 - slot };
-        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { shared, durable })
+        let shared = Arc::new(Shared { folder: folder.to_owned(), contents, wake: Wake::default() });
+        let turn = Turn { written: changes, ..Turn::default() };
+        let writer = Writer { shared: Arc::clone(&shared), storage, tell, next_slot: 1 - slot, turn };
+        (Self { shared, durable }, writer)
     }
 
     /// Looks at the ledger and the record's facts as they are in memory.
@@ -172,7 +205,7 @@ impl Checkpoint {
         let ticket = Ticket(contents.changes);
         drop(contents);
         if changed {
-            self.shared.wake.notify_one();
+            self.shared.wake.wake();
         }
         (value, ticket)
     }
@@ -201,7 +234,7 @@ impl Checkpoint {
         contents.soon = contents.changes;
         let ticket = Ticket(contents.changes);
         drop(contents);
-        self.shared.wake.notify_one();
+        self.shared.wake.wake();
         ticket
     }
 
@@ -231,7 +264,7 @@ impl Checkpoint {
         if contents.soon < ticket.0 {
             contents.soon = ticket.0;
             drop(contents);
-            self.shared.wake.notify_one();
+            self.shared.wake.wake();
         }
     }
 
@@ -243,7 +276,7 @@ impl Checkpoint {
     /// Has what is in memory written, and ends the writing. Waits for it, as long as a write may take.
     pub(crate) async fn stop(&self) {
         self.shared.lock().stop = true;
-        self.shared.wake.notify_one();
+        self.shared.wake.wake();
         let mut durable = self.durable.clone();
         // Ends when the writer drops its side.
         let ended = async { while durable.changed().await.is_ok() {} };
@@ -307,8 +340,12 @@ impl Shared {
 }
 
 /// Where records are kept.
-trait Storage: Send + 'static {
+pub trait Storage: Send + 'static {
     /// Writes a slot and makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or not durably; the slot may hold anything then.
     fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()>;
 }
 
@@ -317,62 +354,120 @@ struct Writer<S> {
     storage: S,
     tell: watch::Sender<Arc<Durable>>,
     next_slot: usize,
+    turn: Turn,
+}
+
+/// When a record is written, without clock, thread and disk.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Sequence of the last record that is durable.
+    written: u64,
+    /// Whether the last write failed.
+    failed: bool,
+    /// Whether there was a pause since.
+    paused: bool,
+    /// Until when a change may wait that nobody waits for.
+    later: Option<Instant>,
+}
+
+/// What the writer does next.
+enum Next {
+    Write {
+        record: Box<Record>,
+        is_last: bool,
+    },
+    /// Wait to be woken, so long at most.
+    Wait(Option<Duration>),
+    End,
+}
+
+impl Turn {
+    fn next(&mut self, contents: &Contents, now: Instant) -> Next {
+        let due = contents.exists && contents.record.sequence > self.written;
+        let waited_for = contents.soon > self.written || self.later.is_some_and(|later| later <= now);
+        let write = || Next::Write { record: Box::new(contents.record.clone()), is_last: contents.stop };
+        match () {
+            () if due && !self.failed && waited_for => write(),
+            () if contents.stop && due => write(),
+            () if contents.stop => Next::End,
+            () if !due => Next::Wait(None),
+            () if !self.failed => {
+                let until = *self.later.get_or_insert_with(|| now + LATER);
+                Next::Wait(Some(until.saturating_duration_since(now)))
+            }
+            // Failed before: after a pause, or when something changes.
+            () if std::mem::replace(&mut self.paused, true) => write(),
+            () => Next::Wait(Some(AGAIN_AFTER)),
+        }
+    }
+
+    fn wrote(&mut self, sequence: u64, result: &io::Result<()>) {
+        let written = if result.is_ok() { sequence } else { self.written };
+        *self = Self { written, failed: result.is_err(), ..Self::default() };
+    }
 }
 
 impl<S: Storage> Writer<S> {
+    /// Writes until the end, on a thread of its own.
     fn run(mut self) {
-        let mut written = self.tell.borrow().sequence();
-        let mut failed = false;
-        while let Some((record, stop)) = self.next(written, failed) {
-            let result = record.encode().and_then(|bytes| self.storage.write(self.next_slot, &bytes));
-            failed = result.is_err();
-            let durable = match result {
-                Ok(()) => {
-                    self.next_slot = 1 - self.next_slot;
-                    written = record.sequence;
-                    Durable::of(&record, true)
+        let shared = Arc::clone(&self.shared);
+        let mut contents = shared.lock();
+        loop {
+            match self.turn.next(&contents, Instant::now()) {
+                Next::Write { record, is_last } => {
+                    drop(contents);
+                    if self.write(&record).is_err() && is_last {
+                        return;
+                    }
+                    contents = shared.lock();
                 }
-                Err(error) => {
-                    tracing::error!(folder = %self.shared.folder.display(), %error, "the checkpoint cannot be written");
-                    let known = Durable::clone(&self.tell.borrow());
-                    Durable { tried: record.sequence, failure: Some(error.to_string().into()), ..known }
+                Next::Wait(None) => {
+                    contents = shared.wake.thread.wait(contents).unwrap_or_else(PoisonError::into_inner);
                 }
-            };
-            self.tell.send_replace(Arc::new(durable));
-            if stop && failed {
-                return;
+                Next::Wait(Some(pause)) => {
+                    let waited = shared.wake.thread.wait_timeout(contents, pause);
+                    contents = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Next::End => return,
             }
         }
     }
 
-    /// The next record to write; none at the end.
-    fn next(&self, written: u64, failed: bool) -> Option<(Record, bool)> {
-        let mut contents = self.shared.lock();
-        let mut later = None;
+    /// The same where writing does not block.
+    async fn run_as_task(mut self) {
+        let shared = Arc::clone(&self.shared);
         loop {
-            let due = contents.exists && contents.record.sequence > written;
-            let waited_for = contents.soon > written || later.is_some_and(|later| later <= Instant::now());
-            if due && !failed && waited_for {
-                return Some((contents.record.clone(), contents.stop));
+            let next = self.turn.next(&shared.lock(), Instant::now());
+            match next {
+                Next::Write { record, is_last } => {
+                    if self.write(&record).is_err() && is_last {
+                        return;
+                    }
+                }
+                Next::Wait(None) => shared.wake.task.notified().await,
+                // Elapsed is what is waited for as well.
+                Next::Wait(Some(pause)) => drop(timeout(pause, shared.wake.task.notified()).await),
+                Next::End => return,
             }
-            if contents.stop {
-                return due.then(|| (contents.record.clone(), true));
-            }
-            if due && !failed {
-                let until = *later.get_or_insert_with(|| Instant::now() + LATER);
-                let pause = until.saturating_duration_since(Instant::now());
-                let waited = self.shared.wake.wait_timeout(contents, pause);
-                contents = waited.unwrap_or_else(PoisonError::into_inner).0;
-                continue;
-            }
-            if due {
-                // Failed before: after a pause, or when something changes.
-                let waited = self.shared.wake.wait_timeout(contents, AGAIN_AFTER);
-                contents = waited.unwrap_or_else(PoisonError::into_inner).0;
-                return Some((contents.record.clone(), contents.stop));
-            }
-            contents = self.shared.wake.wait(contents).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        let result = record.encode().and_then(|bytes| self.storage.write(self.next_slot, &bytes));
+        self.turn.wrote(record.sequence, &result);
+        let durable = match &result {
+            Ok(()) => {
+                self.next_slot = 1 - self.next_slot;
+                Durable::of(record, true)
+            }
+            Err(error) => {
+                tracing::error!(folder = %self.shared.folder.display(), %error, "the checkpoint cannot be written");
+                let known = Durable::clone(&self.tell.borrow());
+                Durable { tried: record.sequence, failure: Some(error.to_string().into()), ..known }
+            }
+        };
+        self.tell.send_replace(Arc::new(durable));
+        result
     }
 }
 

@@ -34,7 +34,7 @@ const API_SERVERS: &str = "api-servers";
 
 /// Everything the agent runs with.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
+pub struct Config {
     /// Name of the Node.
     pub(crate) node_name: String,
     /// How to reach the API server.
@@ -91,7 +91,7 @@ impl Config {
     /// # Errors
     ///
     /// An option with a value that cannot be used, or no name for the node.
-    pub(crate) fn resolve(conf: &Conf) -> Result<Self> {
+    pub fn resolve(conf: &Conf) -> Result<Self> {
         Ok(Self {
             node_name: node_name(conf)?,
             client: client(conf)?,

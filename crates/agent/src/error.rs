@@ -17,12 +17,12 @@ pub(crate) use kuryr_types::with_causes;
 use kuryr_types::{Blame, PodRef, PortId, Retry};
 
 /// The agent's result.
-pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why the agent did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum Error {
+pub enum Error {
     // ---- requests of the runtime
     /// The request does not say which pod it is for.
     #[error("CNI_ARGS has no {name}: this plugin serves the pods of a kubelet")]

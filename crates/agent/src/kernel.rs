@@ -9,6 +9,8 @@
 //!
 //! The kernel may not be usable when the agent starts (no bpffs, a tool missing). Until it is, every question is
 //! answered by why not.
+//!
+//! A kernel in memory ([`Kernel::in_place`]) answers at once, so it needs no threads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +44,7 @@ const WAITING_MAX: usize = 512;
 type Answer<T> = kuryr_datapath::Result<T>;
 
 /// What the agent asks of the kernel; all of it blocks.
-pub(crate) trait Datapath: Send + Sync + 'static {
+pub trait Datapath: Send + Sync + 'static {
     /// Which namespace is at `path`; none if there is none any more.
     fn sandbox(&self, path: &Path) -> Answer<Option<String>>;
     /// Connects a pod, or carries on with a connection that was begun.
@@ -105,7 +107,7 @@ pub(crate) trait Datapath: Send + Sync + 'static {
 
 /// The kernel, to be asked from asynchronous code; clones share it.
 #[derive(Clone)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     shared: Arc<Shared>,
 }
 
@@ -113,10 +115,18 @@ struct Shared {
     node: OnceLock<Arc<dyn Datapath>>,
     /// Why there is no `node` yet.
     trouble: RwLock<String>,
-    urgent: SyncSender<Job>,
-    patient: SyncSender<Job>,
-    short: SyncSender<Job>,
-    forwarding: SyncSender<Job>,
+    urgent: Lane,
+    patient: Lane,
+    short: Lane,
+    forwarding: Lane,
+}
+
+/// Where work of one kind is done.
+enum Lane {
+    /// On threads of its own.
+    Threads(SyncSender<Job>),
+    /// By whoever asks.
+    InPlace,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -144,6 +154,21 @@ impl Kernel {
                 forwarding: lane("kernel-services", FORWARDING_THREADS, || ())?,
             }),
         })
+    }
+
+    /// A kernel that can be used, and whose work is done by whoever asks, without threads.
+    #[must_use]
+    pub fn in_place(node: Arc<dyn Datapath>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                node: OnceLock::from(node),
+                trouble: RwLock::default(),
+                urgent: Lane::InPlace,
+                patient: Lane::InPlace,
+                short: Lane::InPlace,
+                forwarding: Lane::InPlace,
+            }),
+        }
     }
 
     /// Makes the kernel usable.
@@ -241,7 +266,7 @@ impl Kernel {
 
     async fn ask<T: Send + 'static>(
         &self,
-        lane: &SyncSender<Job>,
+        lane: &Lane,
         what: &'static str,
         work: impl FnOnce(&dyn Datapath) -> Answer<T> + Send + 'static,
     ) -> Result<T> {
@@ -254,10 +279,15 @@ impl Kernel {
 }
 
 async fn run<T: Send + 'static>(
-    lane: &SyncSender<Job>,
+    lane: &Lane,
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
+    let Lane::Threads(lane) = lane else {
+        // As on threads, others may go on before the answer is there.
+        tokio::task::yield_now().await;
+        return Ok(work());
+    };
     let (tell, told) = oneshot::channel();
     let job: Job = Box::new(move || {
         if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
@@ -273,7 +303,7 @@ async fn run<T: Send + 'static>(
 }
 
 /// Starts the threads of a lane, each of which begins with `prepare`.
-fn lane(name: &str, threads: usize, prepare: fn()) -> std::io::Result<SyncSender<Job>> {
+fn lane(name: &str, threads: usize, prepare: fn()) -> std::io::Result<Lane> {
     let (sender, jobs) = sync_channel(WAITING_MAX);
     let jobs = Arc::new(Mutex::new(jobs));
     for _ in 0..threads {
@@ -283,7 +313,7 @@ fn lane(name: &str, threads: usize, prepare: fn()) -> std::io::Result<SyncSender
             work_off(&jobs);
         })?;
     }
-    Ok(sender)
+    Ok(Lane::Threads(sender))
 }
 
 /// On a busy node an ADD would wait longer for the processor than it needs it. Without the right it goes on as it is.

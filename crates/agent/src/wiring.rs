@@ -15,11 +15,17 @@ use std::{
 };
 
 use kube::{Api, Client};
-use kuryr_api::{kuryrnode::KuryrNode, kuryrport::KuryrPort, names};
+use kuryr_api::{
+    cni::Attachment,
+    kuryrnode::KuryrNode,
+    kuryrport::KuryrPort,
+    names,
+    node::{CniRequest, GcRequest},
+};
 use kuryr_datapath::{Node, NodeConfig, Ovsdb, OvsdbConfig};
 use kuryr_kubernetes::{
     Outcome,
-    backoff::Backoff,
+    backoff::{Backoff, Jitter},
     client,
     event::{self, EventConfig, Recorder},
     queue::{Queue, QueueConfig},
@@ -50,6 +56,7 @@ use crate::{
     sandbox::Sandboxes,
     server,
     service::{self, Services},
+    switch::SwitchDatabase,
     uplink,
 };
 
@@ -95,7 +102,7 @@ pub(crate) struct World {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) state: State,
     pub(crate) kernel: Kernel,
-    pub(crate) switch: Ovsdb,
+    pub(crate) switch: Arc<dyn SwitchDatabase>,
     pub(crate) watched: Watched,
     pub(crate) pods: Pods,
     pub(crate) views: Store<KuryrPort>,
@@ -165,22 +172,142 @@ impl World {
     }
 }
 
-/// The parts of a process that runs, each with a way to end.
-struct Running {
+/// What an agent is put on.
+pub struct Outside {
+    /// The API server.
+    pub client: Client,
+    /// The durable record.
+    pub checkpoint: Checkpoint,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The switch.
+    pub switch: Arc<dyn SwitchDatabase>,
+    /// Where Events go.
+    pub events: Recorder,
+    /// Where figures go.
+    pub registry: Registry,
+    /// For a simulation that has to repeat itself.
+    pub seed: Option<u64>,
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outside").field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+/// An agent that runs. When this is dropped it ends where it is, as in a crash.
+pub struct Agent {
+    world: World,
     tasks: JoinSet<()>,
+    /// These bring to an end what they have begun; all others are broken off.
+    orderly: JoinSet<()>,
     stop: CancellationToken,
 }
 
-impl Running {
-    /// Runs a task until it ends or the agent stops.
-    fn until_stop(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("node", &self.world.config.node_name).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Starts an agent, on the current async runtime. Until its kernel is usable and its watches are complete it says why
+    /// pods wait.
+    #[must_use]
+    pub fn start(config: Config, outside: Outside) -> Self {
+        Self::start_until(CancellationToken::new(), config, outside)
+    }
+
+    fn start_until(stop: CancellationToken, config: Config, outside: Outside) -> Self {
+        let (mut tasks, mut orderly) = (JoinSet::new(), JoinSet::new());
+        let client = outside.client.clone();
+        let jitter = outside.seed.map_or_else(Jitter::random, Jitter::seeded);
+        let world = assemble(Arc::new(config), outside, &mut tasks, &stop);
+        orderly.spawn(work_off(world.clone(), stop.clone()));
+        orderly.spawn(service::reconcile::run(world.clone(), stop.clone()));
+        tasks.spawn(node::report::run(world.clone(), client, jitter, stop.clone()));
+        let mut agent = Self { world, tasks, orderly, stop };
+        agent.until_stop(service::sockets::run);
+        agent.until_stop(service::inbound::run);
+        agent.until_stop(watch_switch);
+        agent.until_stop(uplink::shared::watch_interface);
+        agent.until_stop(uplink::observe::keep_local_path);
+        agent.until_stop(release::watch_namespaces);
+        agent.until_stop(look_after);
+        agent.until_stop(count);
+        agent
+    }
+
+    /// ADD: gives a sandbox its interface; `cancel` gives up.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`](crate::Error); a claim that was made is kept for the pod.
+    pub fn add(
+        &self,
+        request: CniRequest,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = Result<Attachment>> + Send + use<> {
+        let sandboxes = self.world.sandboxes.clone();
+        async move { sandboxes.add(&request, cancel).await }
+    }
+
+    /// DEL: cuts a sandbox off.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused; the runtime repeats a DEL.
+    pub fn del(&self, request: CniRequest) -> impl Future<Output = Result<()>> + Send + use<> {
+        let sandboxes = self.world.sandboxes.clone();
+        async move { sandboxes.del(&request).await }
+    }
+
+    /// GC: cuts off every sandbox that is not listed.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn gc(&self, request: GcRequest) -> impl Future<Output = Result<()>> + Send + use<> {
+        let sandboxes = self.world.sandboxes.clone();
+        async move { sandboxes.gc(&request).await }
+    }
+
+    /// Keys whose last look failed, with what is being looked at now or soon.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        let stats = self.world.queue.stats();
+        stats.ready + stats.running + stats.failing
+    }
+
+    /// Runs a part until it ends or the agent stops.
+    fn until_stop<F>(&mut self, part: impl FnOnce(World) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (part, stop) = (part(self.world.clone()), self.stop.clone());
         self.tasks.spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = stop.cancelled() => {}
-            }
+            stop.run_until_cancelled(part).await;
         });
+    }
+
+    /// Ends when a part ends by a bug.
+    async fn broken(&mut self) {
+        tokio::select! {
+            () = kuryr_process::first_panic(&mut self.tasks) => {}
+            () = kuryr_process::first_panic(&mut self.orderly) => {}
+        }
+    }
+
+    /// Stops all parts, and breaks off what does not end in time: the next start finds out what holds.
+    async fn stop(mut self) {
+        self.stop.cancel();
+        let orderly = async { while self.orderly.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WITHIN, orderly).await.is_err() {
+            tracing::warn!("what was under way was broken off");
+        }
+        self.tasks.shutdown().await;
+        self.world.checkpoint.stop().await;
     }
 }
 
@@ -191,19 +318,17 @@ impl Running {
 /// What it cannot do without: the checkpoint, the socket, a usable configuration.
 pub(crate) async fn run(config: Config) -> Result<()> {
     tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "kuryr-daemon starts");
-    let config = Arc::new(config);
     let stop = CancellationToken::new();
-    let mut running = Running { tasks: JoinSet::new(), stop: stop.clone() };
-    stop_on_signals(&mut running)?;
+    let mut tasks = JoinSet::new();
+    stop_on_signals(&mut tasks, &stop)?;
 
     let (registry, health) = (Registry::new(), Health::new());
-    let metrics = registry.register(Metrics::new);
     let checkpoint = tokio::select! {
         checkpoint = Checkpoint::open(&config.state_dir) => checkpoint?,
         () = stop.cancelled() => return Ok(()),
     };
     // After the lock: a predecessor has the same ports.
-    serve_health(&mut running, &config, &registry, &health).await?;
+    serve_health(&mut tasks, &stop, &config, &registry, &health).await?;
     let kernel = Kernel::start().map_err(|source| Error::File {
         step: "start threads for",
         path: config.bpf_dir.clone(),
@@ -214,96 +339,78 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         client.clone(),
         EventConfig { enabled: config.use_events, ..EventConfig::new(COMPONENT, config.node_name.clone()) },
     );
-    let world = assemble(&config, checkpoint.clone(), kernel, client.clone(), events, metrics, &mut running);
+    let switch = Arc::new(Ovsdb::start(OvsdbConfig {
+        bridge: config.bridge.clone(),
+        ..OvsdbConfig::new(config.ovsdb_socket.clone())
+    }));
+    let socket = config.socket.clone();
+    let outside = Outside { client, checkpoint, kernel, switch, events, registry, seed: None };
+    let mut agent = Agent::start_until(stop.clone(), config, outside);
+    let sandboxes = agent.world.sandboxes.clone();
 
-    let listener = server::bind(&config.socket)?;
+    let listener = server::bind(&socket)?;
     let accepting = CancellationToken::new();
-    // These bring to an end what they have begun; all others are broken off.
-    let mut orderly = JoinSet::new();
-    orderly.spawn(server::serve(listener, world.sandboxes.clone(), accepting.clone()));
-    tracing::info!(socket = %config.socket.display(), "serving the CNI plugin");
-    orderly.spawn(event_writer.run(stop.clone()));
-    orderly.spawn(work_off(world.clone(), stop.clone()));
-    orderly.spawn(service::reconcile::run(world.clone(), stop.clone()));
-    running.until_stop(open_kernel(world.clone()));
-    running.until_stop(service::reconcile::open(world.clone()));
-    running.until_stop(service::sockets::run(world.clone()));
-    running.until_stop(service::inbound::run(world.clone()));
-    running.until_stop(watch_switch(world.clone()));
-    running.until_stop(uplink::shared::watch_interface(world.clone()));
-    running.until_stop(uplink::observe::keep_local_path(world.clone()));
-    running.until_stop(release::watch_namespaces(world.clone()));
-    running.until_stop(look_after(world.clone()));
-    running.until_stop(count(world.clone()));
-    running.until_stop(probes::run(world.clone(), health));
-    running.tasks.spawn(node::report::run(world.clone(), client, stop.clone()));
+    agent.orderly.spawn(server::serve(listener, sandboxes.clone(), accepting.clone()));
+    tracing::info!(socket = %socket.display(), "serving the CNI plugin");
+    agent.orderly.spawn(event_writer.run(stop.clone()));
+    agent.until_stop(open_kernel);
+    agent.until_stop(service::reconcile::open);
+    agent.until_stop(|world| probes::run(world, health));
 
     let mut ended = Ok(());
     let panicked = async {
         tokio::select! {
-            () = kuryr_process::first_panic(&mut running.tasks) => {}
-            () = kuryr_process::first_panic(&mut orderly) => {}
+            () = agent.broken() => {}
+            () = kuryr_process::first_panic(&mut tasks) => {}
         }
     };
     tokio::select! {
         () = stop.cancelled() => {}
         () = panicked => {
             ended = Err(Error::BrokenOff { what: "a part of the agent, which ends as a whole (see the panic before)" });
-            stop.cancel();
         }
     }
     tracing::info!("stopping");
     accepting.cancel();
-    world.sandboxes.give_up();
-    // What has not ended by then is broken off: the next start finds out what holds.
-    if tokio::time::timeout(STOP_WITHIN, async { while orderly.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
-        tracing::warn!("what was under way was broken off");
-    }
-    running.tasks.shutdown().await;
-    checkpoint.stop().await;
+    sandboxes.give_up();
+    agent.stop().await;
+    tasks.shutdown().await;
     ended
 }
 
 /// The world, with its watches running.
 fn assemble(
-    config: &Arc<Config>,
-    checkpoint: Checkpoint,
-    kernel: Kernel,
-    client: Client,
-    events: Recorder,
-    metrics: Metrics,
-    running: &mut Running,
+    config: Arc<Config>,
+    outside: Outside,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
 ) -> World {
+    let Outside { client, checkpoint, kernel, switch, events, registry, seed } = outside;
+    let metrics = registry.register(Metrics::new);
     let name = &config.node_name;
-    let by_name = || WatchConfig::default().fields(format!("metadata.name={name}"));
+    let all = || WatchConfig { seed, ..WatchConfig::default() };
+    let by_name = || all().fields(format!("metadata.name={name}"));
     let (records, record_watch) = watch::<KuryrNode>(Api::all(client.clone()), by_name());
     let (nodes, node_watch) = watch::<slim::Node>(Api::all(client.clone()), by_name());
-    let on_node = WatchConfig::default().fields(format!("spec.nodeName={name}"));
+    let on_node = all().fields(format!("spec.nodeName={name}"));
     let (pod_store, pod_watch) = watch::<slim::Pod>(Api::all(client.clone()), on_node);
-    let of_node = WatchConfig::default().labels(format!("{}={name}", names::NODE_NAME_LABEL));
+    let of_node = all().labels(format!("{}={name}", names::NODE_NAME_LABEL));
     let (views, view_watch) = watch::<KuryrPort>(Api::all(client.clone()), of_node);
 
-    let (services, service_watch) = watch::<slim::Service>(Api::all(client.clone()), WatchConfig::default());
+    let (services, service_watch) = watch::<slim::Service>(Api::all(client.clone()), all());
     // Endpoints of headless Services are nobody's to be brought to.
-    let with_addresses = WatchConfig::default().labels(format!("!{HEADLESS_LABEL}"));
+    let with_addresses = all().labels(format!("!{HEADLESS_LABEL}"));
     let (slices, slice_watch) = watch::<slim::EndpointSlice>(Api::all(client.clone()), with_addresses);
 
-    let queue = |name| QueueConfig { backoff: BACKOFF, parked: PARKED, ..QueueConfig::new(name) };
-    let (all_nodes, all_node_watch) = watch::<slim::Node>(Api::all(client.clone()), WatchConfig::default());
+    let queue = |name| QueueConfig { backoff: BACKOFF, parked: PARKED, seed, ..QueueConfig::new(name) };
+    let (all_nodes, all_node_watch) = watch::<slim::Node>(Api::all(client.clone()), all());
     let ranges = config.external_ranges.clone();
     let services = Services::new(services, slices, all_nodes, ranges, queue("services"));
     let queue = Queue::new(queue("agent"));
     let state = State::new();
     let pods = Pods::new(pod_store, client.clone(), name);
-    let switch = Ovsdb::start(OvsdbConfig {
-        bridge: config.bridge.clone(),
-        ..OvsdbConfig::new(config.ovsdb_socket.clone())
-    });
     let sandboxes = Sandboxes::new(
-        Arc::clone(config),
+        Arc::clone(&config),
         checkpoint.clone(),
         state.clone(),
         kernel.clone(),
@@ -313,12 +420,12 @@ fn assemble(
         queue.clone(),
     );
     let world = World {
-        config: Arc::clone(config),
+        watched: Watched::new(records, nodes, name),
+        config,
         checkpoint,
         state,
         kernel,
         switch,
-        watched: Watched::new(records, nodes, name),
         pods,
         views,
         sandboxes,
@@ -328,22 +435,21 @@ fn assemble(
         client,
         memory: Arc::default(),
     };
-    let stop = running.stop.clone();
     let of_record = world.clone();
-    running.tasks.spawn(record_watch.run(stop.clone(), move |change| on_record_change(&of_record, change)));
+    tasks.spawn(record_watch.run(stop.clone(), move |change| on_record_change(&of_record, change)));
     let of_node = world.clone();
-    running.tasks.spawn(node_watch.run(stop.clone(), move |change| on_node_change(&of_node, change)));
+    tasks.spawn(node_watch.run(stop.clone(), move |change| on_node_change(&of_node, change)));
     let of_pods = world.clone();
-    running.tasks.spawn(pod_watch.run(stop.clone(), move |change| on_pod_change(&of_pods, change)));
+    tasks.spawn(pod_watch.run(stop.clone(), move |change| on_pod_change(&of_pods, change)));
     let of_views = world.clone();
-    running.tasks.spawn(view_watch.run(stop.clone(), move |change| on_view_change(&of_views, change)));
+    tasks.spawn(view_watch.run(stop.clone(), move |change| on_view_change(&of_views, change)));
     if world.config.serves_services {
         let of_services = world.services.clone();
-        running.tasks.spawn(service_watch.run(stop.clone(), move |change| of_services.on_service(change)));
+        tasks.spawn(service_watch.run(stop.clone(), move |change| of_services.on_service(change)));
         let of_slices = world.services.clone();
-        running.tasks.spawn(slice_watch.run(stop.clone(), move |change| of_slices.on_slice(change)));
+        tasks.spawn(slice_watch.run(stop.clone(), move |change| of_slices.on_slice(change)));
         let of_nodes = world.services.clone();
-        running.tasks.spawn(all_node_watch.run(stop, move |change| of_nodes.on_node(change)));
+        tasks.spawn(all_node_watch.run(stop.clone(), move |change| of_nodes.on_node(change)));
     }
     world
 }
@@ -479,7 +585,8 @@ async fn count(world: World) {
 }
 
 async fn serve_health(
-    running: &mut Running,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
     config: &Config,
     registry: &Registry,
     health: &Health,
@@ -487,21 +594,21 @@ async fn serve_health(
     let router = kuryr_telemetry::health::router(health.clone(), registry.clone());
     let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let listener = http::bind(everywhere(config.health_port)).await?;
-    running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
+    tasks.spawn(http::serve(listener, router, stop.clone()));
     if config.metrics_port != config.health_port {
         let router = kuryr_telemetry::health::metrics_router(registry.clone());
         let listener = http::bind(everywhere(config.metrics_port)).await?;
-        running.tasks.spawn(http::serve(listener, router, running.stop.clone()));
+        tasks.spawn(http::serve(listener, router, stop.clone()));
     }
     Ok(())
 }
 
-fn stop_on_signals(running: &mut Running) -> Result<()> {
+fn stop_on_signals(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Result<()> {
     let failed = |source| Error::File { step: "listen to signals in", path: "/proc/self".into(), source };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let stop = running.stop.clone();
-    running.tasks.spawn(async move {
+    let stop = stop.clone();
+    tasks.spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -569,7 +676,7 @@ pub(crate) mod fake {
                 checkpoint,
                 state,
                 kernel: opened,
-                switch: Ovsdb::start(OvsdbConfig::new(Path::new("/nonexistent/db.sock"))),
+                switch: Arc::new(Ovsdb::start(OvsdbConfig::new(Path::new("/nonexistent/db.sock")))),
                 watched: Watched::new(records.clone(), nodes.clone(), "node1"),
                 pods,
                 views: Store::new(silence),

@@ -40,14 +40,13 @@ struct Written {
 }
 
 /// Reports until `stop`.
-pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationToken) {
+pub(crate) async fn run(world: World, client: kube::Client, mut jitter: Jitter, stop: CancellationToken) {
     let objects: Objects<KuryrNode> = Objects::new(Api::all(client), COMPONENT);
     let mut state = world.state.watch();
     let mut durable = world.checkpoint.watch();
     let mut written: Option<Written> = None;
     let mut failures = 0;
     let backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(15) };
-    let mut jitter = Jitter::random();
     let mut not_before = Instant::now();
     // Since when there has been something to tell.
     let mut pending: Option<Instant> = None;
@@ -64,6 +63,7 @@ pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationTo
         let Some((status, at)) = due else {
             pending = None;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = state.changed() => {}
                 _ = durable.changed() => {}
@@ -73,6 +73,7 @@ pub(crate) async fn run(world: World, client: kube::Client, stop: CancellationTo
         };
         if at > now {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = state.changed() => {}
                 _ = durable.changed() => {}

@@ -3,13 +3,7 @@
 //! Whoever claims reads it while holding the ledger, and it is published before the ledger is changed by what it says:
 //! so a claim is never made by an offer that the ledger has left behind.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode, PlugId, Problem, StuckEntry};
 use kuryr_datapath::NodeInterface;
@@ -18,7 +12,7 @@ use kuryr_planning::{
     uplink::shared::mtu_cap,
 };
 use kuryr_types::PortId;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::service::ServiceHealth;
 

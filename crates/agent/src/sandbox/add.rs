@@ -97,6 +97,7 @@ impl Sandboxes {
             Ok::<_, Error>((turn, taken))
         };
         let (_turn, taken) = tokio::select! {
+            biased;
             taken = interruptible => taken?,
             () = guard.canceled() => return Err(guard.interrupted()),
         };
