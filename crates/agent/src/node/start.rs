@@ -71,8 +71,8 @@ async fn compare_claims(world: &World) -> Result<()> {
         for port in &survey.cut {
             changed |= ledger.cut(port);
         }
-        for (port, index) in &survey.kept {
-            changed |= ledger.rejoined(port, *index);
+        for (port, (index, namespace)) in &survey.kept {
+            changed |= ledger.joined(port, *index, namespace);
         }
         changed
     });
@@ -182,16 +182,24 @@ fn find(
     joints: &[Joint],
 ) -> kuryr_datapath::Result<Found> {
     let path = PathBuf::from(&sandbox.netns);
-    let same_namespace = sandbox.netns_id.is_some() && node.sandbox(&path)? == sandbox.netns_id;
+    let now = node.sandbox(&path)?;
+    let namespace = match (&now, &sandbox.netns_id) {
+        (None, _) => None,
+        (Some(now), Some(recorded)) => (now == recorded).then(|| now.clone()),
+        (Some(now), None) => {
+            let found = node.observe(&path, &sandbox.ifname)?;
+            found.filter(|found| found.mac == links.mac).map(|_| now.clone())
+        }
+    };
     let mut joined = None;
-    if same_namespace {
+    if namespace.is_some() {
         for joint in joints.iter().filter(|joint| joint.is_of(links)) {
             if node.is_joined(&sandbox.host_ifname, joint.host_ifindex, &path)? {
                 joined = Some(joint.host_ifindex);
             }
         }
     }
-    Ok(Found { same_namespace, joined })
+    Ok(Found { namespace, joined })
 }
 
 #[cfg(test)]
@@ -255,6 +263,11 @@ mod tests {
 
     /// A checkpoint that knows of the connection, by this namespace.
     fn with_claim(netns_id: &str) -> Checkpoint {
+        with_claim_of("/run/netns/c1", Some(netns_id), Some(1))
+    }
+
+    /// The same as it is on disk before an ADD has told what it made.
+    fn with_claim_of(netns: &str, netns_id: Option<&str>, host_ifindex: Option<u32>) -> Checkpoint {
         let checkpoint = in_memory();
         let links = json!({"mac": MAC, "mtu": 1442, "addresses": [{"address": "10.0.0.10/24"}]});
         let claim = Claim {
@@ -265,10 +278,10 @@ mod tests {
             sandbox: Some(Sandbox {
                 container_id: "c1".into(),
                 ifname: "eth0".into(),
-                netns: "/run/netns/c1".into(),
-                netns_id: Some(netns_id.into()),
+                netns: netns.into(),
+                netns_id: netns_id.map(str::to_owned),
                 host_ifname: "krpp0".into(),
-                host_ifindex: Some(1),
+                host_ifindex,
             }),
         };
         checkpoint.change(|ledger| (true, ledger.claim(&"p0".into(), claim)));
@@ -302,6 +315,18 @@ mod tests {
         assert_eq!(start(&world).await, [1]);
         assert_eq!(world.world.state.get().own.as_ref().unwrap().checkpoint, id);
         assert!(ledger(&world).claims["p0"].sandbox.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_connection_was_not_recorded_any_more_is_proven_by_the_kernel() {
+        let answered = world(with_claim_of("/run/netns/c1", None, None));
+        assert_eq!(start(&answered).await, [1]);
+        let sandbox = ledger(&answered).claims["p0"].sandbox.clone().unwrap();
+        assert_eq!((sandbox.netns_id.as_deref(), sandbox.host_ifindex), (Some("4:0"), Some(1)));
+        let broken_off = world(with_claim_of("/run/netns/c2", None, None));
+        broken_off.kernel.contents.lock().unwrap().sandboxes.insert("/run/netns/c2".into(), "4:9".into());
+        assert_eq!(start(&broken_off).await, Vec::<u32>::new());
+        assert!(ledger(&broken_off).claims["p0"].sandbox.is_none());
     }
 
     #[tokio::test]

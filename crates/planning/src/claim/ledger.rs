@@ -141,7 +141,7 @@ impl Ledger {
         }
     }
 
-    /// Records what the sandbox was connected by, after the links were made.
+    /// Records what the sandbox was connected by, after the links were made or found.
     pub fn joined(&mut self, port: &PortId, host_ifindex: u32, netns_id: &str) -> bool {
         let Some(sandbox) = self.claims.get_mut(port).and_then(|claim| claim.sandbox.as_mut()) else {
             return false;
@@ -150,12 +150,6 @@ impl Ledger {
         let changed = (&sandbox.host_ifindex, &sandbox.netns_id) != (&index, &id);
         (sandbox.host_ifindex, sandbox.netns_id) = (index, id);
         changed
-    }
-
-    /// Records the index of the node's end as it was found.
-    pub fn rejoined(&mut self, port: &PortId, host_ifindex: u32) -> bool {
-        let sandbox = self.claims.get_mut(port).and_then(|claim| claim.sandbox.as_mut());
-        sandbox.is_some_and(|sandbox| sandbox.host_ifindex.replace(host_ifindex) != Some(host_ifindex))
     }
 
     /// Records that no sandbox is connected to the port any more; the pod keeps it.

@@ -1,7 +1,9 @@
 //! What of the claims survives a start of the agent.
 //!
 //! With a checkpoint: a claim stays joined if its namespace is the recorded one and the kernel's entry agrees with
-//! it by name, index and peer; otherwise it is cut. Entries that no claim stands for are cut, too: better a pod
+//! it by name, index and peer; otherwise it is cut. What an ADD that was answered has recorded of its namespace and index
+//! may have been lost with the agent; then an interface with the port's hardware address in the namespace at the claim's
+//! path proves as much. Entries that no claim stands for are cut, too: better a pod
 //! without a network that its runtime repairs than one that uses a port of the controller's.
 //!
 //! Without one: the only proof that a pod uses a port is a live namespace with an interface of the port's hardware
@@ -38,8 +40,9 @@ impl Joint {
 /// What is found for a claim's sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The namespace at the recorded path is the recorded one; not so for an ADD that a crash broke off.
-    pub same_namespace: bool,
+    /// The namespace at the claim's path, if it is the recorded one; if none is recorded, if it has the port's interface.
+    /// Neither is so for an ADD that a crash broke off.
+    pub namespace: Option<String>,
     /// Index of the joint whose name, index, peer namespace and programs agree in the kernel.
     pub joined: Option<u32>,
 }
@@ -47,8 +50,8 @@ pub struct Found {
 /// What to do at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Claims that stay joined, with the index of their joint.
-    pub kept: BTreeMap<PortId, u32>,
+    /// Claims that stay joined, with the index of their joint and their namespace.
+    pub kept: BTreeMap<PortId, (u32, String)>,
     /// Claims whose sandbox is gone or was never finished.
     pub cut: Vec<PortId>,
     /// Joints that no kept claim stands for.
@@ -69,24 +72,25 @@ pub fn survey(
     for (port, claim) in &ledger.claims {
         let Some(sandbox) = &claim.sandbox else { continue };
         match found.get(port).and_then(|found| agreed(sandbox, found, has_joints)) {
-            Some(index) => drop(survey.kept.insert(port.clone(), index)),
+            Some(joined) => drop(survey.kept.insert(port.clone(), joined)),
             None => survey.cut.push(port.clone()),
         }
     }
-    let kept: Vec<u32> = survey.kept.values().copied().collect();
+    let kept: Vec<u32> = survey.kept.values().map(|(index, _)| *index).collect();
     survey.strangers = joints.iter().map(|joint| joint.host_ifindex).filter(|i| !kept.contains(i)).collect();
     survey
 }
 
-/// The index under which kernel and claim agree. A claim that was proven by its namespace may have none yet.
-fn agreed(sandbox: &Sandbox, found: &Found, has_joints: bool) -> Option<u32> {
-    if !found.same_namespace {
-        return None;
-    }
+/// The index and the namespace by which kernel and claim agree. A claim that was proven by its namespace may have no index
+/// yet.
+fn agreed(sandbox: &Sandbox, found: &Found, has_joints: bool) -> Option<(u32, String)> {
+    let namespace = found.namespace.clone()?;
     if !has_joints {
-        return Some(sandbox.host_ifindex.unwrap_or_default());
+        return Some((sandbox.host_ifindex.unwrap_or_default(), namespace));
     }
-    found.joined.filter(|index| sandbox.host_ifindex.is_none_or(|recorded| recorded == *index))
+    let index =
+        found.joined.filter(|index| sandbox.host_ifindex.is_none_or(|recorded| recorded == *index))?;
+    Some((index, namespace))
 }
 
 /// An interface in a live namespace.
@@ -180,7 +184,8 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.claim(&"p1".into(), held);
         ledger.claim(&"p2".into(), claim("b", "1.2", None));
-        let found = BTreeMap::from([("p1".into(), Found { same_namespace, joined })]);
+        let namespace = same_namespace.then(|| "4:1".to_owned());
+        let found = BTreeMap::from([("p1".into(), Found { namespace, joined })]);
         let joints = [7, 8].map(|host_ifindex| Joint {
             host_ifindex,
             mac: "fa:16:3e:00:00:01".parse().unwrap(),
