@@ -304,7 +304,9 @@ fn leftovers(
     let kept: BTreeSet<&str> = wanted.iter().map(|one| one.plug.tap.as_str()).collect();
     let known: BTreeSet<String> = inputs.ledger.known.keys().flat_map(ends).collect();
     for (name, row) in &switch.rows {
-        let plugged_by_us = row.ours && (row.has_generation || known.contains(name));
+        // The node's own port has no generation, and is not known any more when the node is another now.
+        let bears_our_keys = row.has_generation || row.start.is_some();
+        let plugged_by_us = row.ours && (bears_our_keys || known.contains(name));
         if plugged_by_us && !kept.contains(name.as_str()) {
             unplug.push(name.clone());
         }
@@ -608,9 +610,11 @@ pub(crate) mod tests {
         node.switch.rows.insert("tapupstream".into(), Row { ours: true, ..row.clone() });
         assert_eq!(names_of(&node.plan()), Vec::<String>::new());
         node.switch.rows.insert("tapours".into(), Row { ours: true, has_generation: true, ..row.clone() });
-        node.switch.rows.insert("tapknown".into(), Row { ours: true, ..row });
+        node.switch.rows.insert("tapknown".into(), Row { ours: true, ..row.clone() });
+        // The node's own port of a former life of the node.
+        node.switch.rows.insert("tapown".into(), Row { ours: true, start: Some("s0".into()), ..row });
         node.ledger.known.insert("known".into(), "1.1".parse().unwrap());
-        assert_eq!(names_of(&node.plan()), ["unplug tapknown tapours"]);
+        assert_eq!(names_of(&node.plan()), ["unplug tapknown tapours tapown"]);
     }
 
     #[test]
