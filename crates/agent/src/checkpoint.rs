@@ -30,12 +30,13 @@ use std::{
     time::Duration,
 };
 
+use kuryr_kubernetes::latest::{Receiver, Sender};
 use kuryr_planning::claim::{Ledger, RecordFacts};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, timeout},
 };
 
@@ -65,7 +66,7 @@ const LOCK_TOLD: u32 = 200;
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     shared: Arc<Shared>,
-    durable: watch::Receiver<Arc<Durable>>,
+    durable: Receiver<Durable>,
 }
 
 /// What is on disk.
@@ -165,7 +166,8 @@ impl Checkpoint {
         let exists = found.is_some();
         let (slot, record) = found.unwrap_or_default();
         let changes = record.sequence;
-        let (tell, durable) = watch::channel(Arc::new(Durable::of(&record, exists)));
+        let tell = Sender::new(Arc::new(Durable::of(&record, exists)));
+        let durable = tell.subscribe();
         let contents = Mutex::new(Contents { record, exists, changes, soon: changes, stop: false });
         let shared = Arc::new(Shared { folder: folder.to_owned(), contents, wake: Wake::default() });
         let turn = Turn { written: changes, ..Turn::default() };
@@ -269,7 +271,7 @@ impl Checkpoint {
     }
 
     /// Watches what is durable.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Durable>> {
+    pub(crate) fn watch(&self) -> Receiver<Durable> {
         self.durable.clone()
     }
 
@@ -352,7 +354,7 @@ pub trait Storage: Send + 'static {
 struct Writer<S> {
     shared: Arc<Shared>,
     storage: S,
-    tell: watch::Sender<Arc<Durable>>,
+    tell: Sender<Durable>,
     next_slot: usize,
     turn: Turn,
 }

@@ -8,6 +8,7 @@
 //! - [`mod@watch`]: lists, watches and their recovery; every change lands in a [`store`] first and is told
 //!   afterwards;
 //! - [`index`]: the same objects by another key;
+//! - [`latest`]: a value, and those who wait for the next one, in order;
 //! - [`queue`]: keys waiting for a reconciler, with fairness, back-off and a panic guard; [`outcome`] is what a
 //!   reconciler answers, [`backoff`] how long failing keys wait;
 //! - [`objects`] and [`patch`]: typed calls with a bound on time and errors that can be told apart;
@@ -28,6 +29,8 @@ pub mod watch;
 pub mod store;
 
 pub mod index;
+
+pub mod latest;
 // From the store to the reconciler.
 pub mod backoff;
 pub mod outcome;

@@ -16,12 +16,9 @@ use std::{
 
 use kube::Resource;
 use kuryr_types::PodRef;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-use crate::watch::Change;
+use crate::{latest::Sender, watch::Change};
 
 /// The objects of one watch; clones share them.
 pub struct Store<K> {
@@ -60,7 +57,7 @@ impl<K> Store<K> {
             last_contact: None,
             trouble: None,
         };
-        let (revision, _) = watch::channel(0);
+        let revision = Sender::new(Arc::new(0));
         Self { shared: Arc::new(Shared { contents: RwLock::new(contents), revision, silence }) }
     }
 
@@ -262,14 +259,17 @@ impl<K: Resource> Store<K> {
     }
 
     fn tell(&self) {
-        self.shared.revision.send_modify(|revision| *revision += 1);
+        self.shared.revision.send_if_modified(|revision| {
+            *revision = Arc::new(**revision + 1);
+            true
+        });
     }
 }
 
 struct Shared<K> {
     contents: RwLock<Contents<K>>,
     /// Counts changes, so that those who wait look again.
-    revision: watch::Sender<u64>,
+    revision: Sender<u64>,
     silence: Duration,
 }
 

@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use kuryr_api::kuryrnode::{KuryrNodeSpec, Mode, PlugId, Problem, StuckEntry};
 use kuryr_datapath::NodeInterface;
+use kuryr_kubernetes::latest::{Receiver, Sender};
 use kuryr_planning::{
     claim::{Offer, Own, Ready},
     uplink::shared::mtu_cap,
 };
 use kuryr_types::PortId;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::service::ServiceHealth;
 
@@ -273,23 +274,23 @@ impl Way {
 /// The state, to be replaced by one and watched by many; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    value: Arc<watch::Sender<Arc<NodeState>>>,
+    value: Arc<Sender<NodeState>>,
     started: Instant,
 }
 
 impl State {
     /// A state of which nothing is known.
     pub(crate) fn new() -> Self {
-        Self { value: Arc::new(watch::Sender::new(Arc::default())), started: Instant::now() }
+        Self { value: Arc::new(Sender::new(Arc::default())), started: Instant::now() }
     }
 
     /// The state now.
     pub(crate) fn get(&self) -> Arc<NodeState> {
-        Arc::clone(&self.value.borrow())
+        self.value.borrow()
     }
 
     /// Watches changes.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<NodeState>> {
+    pub(crate) fn watch(&self) -> Receiver<NodeState> {
         self.value.subscribe()
     }
 
