@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested test-ml2 test-long check build soak bench bench-services conformance lab-up lab-down codegen
+.PHONY: help demo test test-nested test-ml2 test-long sim check build soak bench bench-services conformance lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,13 @@ test-ml2: ## scenarios with ML2/OVS, where Neutron's own agents drive the switch
 test-long: ## scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
 	@test/prerequisites
 	@test/run --long $(if $(NODES),--nodes $(NODES))
+
+sim: ## the real programs on paused time, faults at every call, SEEDS=100 scenarios from FIRST=1; again: SEED=7, or SCENARIO=coming CALL=9 FAULT=Lost
+ifneq ($(SEED)$(CALL),)
+	@SIM_SEED=$(SEED) SIM_SCENARIO=$(SCENARIO) SIM_CALL=$(CALL) SIM_FAULT='$(FAULT)' cargo test -q --release -p kuryr-sim --test seeds one_run -- --ignored --nocapture
+else
+	@SEEDS=$(SEEDS) FIRST=$(FIRST) cargo test --release -p kuryr-sim --test seeds -- --ignored --skip one_run --nocapture
+endif
 
 soak: ## an hour (MINUTES) of pods that come and go while parts fail, on a lab of its own (NODES: kinds)
 	@test/prerequisites

@@ -1,0 +1,325 @@
+//! Keystone and Neutron, as much of them as a controller calls for ports of hosts.
+//!
+//! Neutron gives a new port the lowest address that is free, at once: an address that is freed too soon goes to somebody
+//! else. With the role that controllers have it shows ports of all projects, and changes whatever it is told to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use kuryr_openstack::{Transport, TransportError};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    faults::{Caller, Fault, Meets, Side},
+    world::World,
+};
+
+/// The project of the cluster.
+pub(crate) const PROJECT: &str = "k8s";
+/// The tag of the cluster.
+pub(crate) const TAG: &str = "kuryr-cluster:c1";
+const SUBNET: &str = "s4";
+const NETWORK: &str = "n";
+/// Addresses of the subnet that ports may have.
+const FIRST: u8 = 10;
+const LAST: u8 = 200;
+
+/// What is in the cloud.
+#[derive(Debug)]
+pub(crate) struct Cloud {
+    pub(crate) ports: BTreeMap<String, Value>,
+    groups: Vec<Value>,
+    rules: Vec<Value>,
+    made: u32,
+}
+
+impl Cloud {
+    /// A cloud in which others are, too: somebody who copied our name and tag, and what the project has besides.
+    pub(crate) fn new() -> Self {
+        let port = |id: &str, project: &str, tags: &[&str], last: u8| {
+            let port = json!({"id": id, "name": "kuryr-pool/n1", "project_id": project, "network_id": NETWORK, "tags": tags,
+                "description": "", "device_owner": "compute:nova", "device_id": "server", "status": "ACTIVE",
+                "mac_address": format!("fa:16:3e:ff:00:{last:02x}"), "revision_number": 1, "binding:host_id": "n1",
+                "fixed_ips": [{"subnet_id": SUBNET, "ip_address": format!("10.0.0.{last}")}], "security_groups": []});
+            (id.to_owned(), port)
+        };
+        let strangers = [
+            port("foreign-1", "hostile", &[TAG], FIRST),
+            port("foreign-2", PROJECT, &[], FIRST + 2),
+            port("foreign-3", PROJECT, &["kuryr-cluster:c2"], FIRST + 5),
+        ];
+        Self { ports: strangers.into(), groups: Vec::new(), rules: Vec::new(), made: 0 }
+    }
+
+    /// Ports of the cluster, tagged or about to be.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.ports.iter().filter(|(_, port)| is_ours(port))
+    }
+
+    fn answer(&mut self, asked: &Asked) -> (u16, Value) {
+        let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
+        match (asked.method.as_str(), path.as_slice()) {
+            ("POST", ["v3", "auth", "tokens"]) => (201, token()),
+            ("GET", ["v2.0", "networks", NETWORK]) => {
+                (200, json!({"network": {"id": NETWORK, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
+            }
+            ("GET", ["v2.0", "subnets", SUBNET]) => (200, json!({"subnet": subnet()})),
+            ("GET", ["v2.0", "security-groups"]) => (200, json!({"security_groups": self.groups})),
+            ("POST", ["v2.0", "security-groups"]) => self.make_group(&asked.body["security_group"]),
+            ("PUT", ["v2.0", "security-groups", id, "tags"]) => {
+                let of_id = self.groups.iter_mut().filter(|group| group["id"] == *id);
+                of_id.for_each(|group| group["tags"] = asked.body["tags"].clone());
+                (200, asked.body.clone())
+            }
+            ("GET", ["v2.0", "security-groups", id]) => {
+                let found = self.groups.iter().find(|group| group["id"] == *id);
+                found.map_or_else(
+                    || missing("SecurityGroupNotFound"),
+                    |group| (200, json!({"security_group": group})),
+                )
+            }
+            ("GET", ["v2.0", "security-group-rules"]) => (200, json!({"security_group_rules": self.rules})),
+            ("POST", ["v2.0", "security-group-rules"]) => self.make_rules(&asked.body),
+            ("GET", ["v2.0", "ports"]) => (200, json!({"ports": self.list(asked)})),
+            ("POST", ["v2.0", "ports"]) => self.make_ports(&asked.body),
+            ("GET", ["v2.0", "ports", id]) => {
+                self.ports.get(*id).map_or_else(gone, |port| (200, json!({"port": port})))
+            }
+            ("PUT", ["v2.0", "ports", id, "tags"]) => self.change(id, asked, &asked.body),
+            ("PUT", ["v2.0", "ports", id]) => self.change(id, asked, &asked.body["port"]),
+            ("DELETE", ["v2.0", "ports", id]) => {
+                self.ports.remove(*id).map_or_else(gone, |_| (204, Value::Null))
+            }
+            // Nothing else is there.
+            ("GET", [.., list]) => (200, json!({list.replace('-', "_"): []})),
+            _ => missing("HTTPNotFound"),
+        }
+    }
+
+    fn list(&self, asked: &Asked) -> Vec<Value> {
+        let of = |name: &'static str| asked.query.iter().filter(move |(key, _)| key == name);
+        let ids: BTreeSet<&str> = of("id").map(|(_, id)| id.as_str()).collect();
+        let tags: Vec<&str> = of("tags").flat_map(|(_, tags)| tags.split(',')).collect();
+        let same = ["project_id", "description", "name", "device_owner", "binding:host_id", "network_id"];
+        let fits = |port: &Value| {
+            let has =
+                |tag: &&str| port["tags"].as_array().is_some_and(|tags| tags.iter().any(|own| own == tag));
+            (ids.is_empty() || port["id"].as_str().is_some_and(|id| ids.contains(id)))
+                && tags.iter().all(has)
+                && same.iter().all(|name| of(name).all(|(_, wanted)| port[*name] == wanted.as_str()))
+        };
+        self.ports.values().filter(|port| fits(port)).cloned().collect()
+    }
+
+    fn change(&mut self, id: &str, asked: &Asked, change: &Value) -> (u16, Value) {
+        let Some(port) = self.ports.get_mut(id) else { return gone() };
+        let revision = port["revision_number"].as_u64().unwrap_or_default();
+        if asked.if_revision.is_some_and(|wanted| wanted != revision) {
+            return fault(412, "RevisionNumberConstraintFailed");
+        }
+        for (field, value) in change.as_object().into_iter().flatten() {
+            port[field] = value.clone();
+        }
+        port["revision_number"] = json!(revision + 1);
+        if change["binding:host_id"] == "" {
+            (port["status"], port["binding:vif_type"]) = (json!("DOWN"), json!("unbound"));
+        }
+        (200, json!({"port": port, "tags": port["tags"]}))
+    }
+
+    fn make_ports(&mut self, body: &Value) -> (u16, Value) {
+        let mut made = Vec::new();
+        for mut port in body["ports"].as_array().cloned().unwrap_or_default() {
+            let used = self.ports.values().flat_map(addresses).collect::<BTreeSet<_>>();
+            let free = |last: &u8| !used.contains(&address(*last));
+            let Some(last) = (FIRST..=LAST).find(free) else {
+                // All or none.
+                made.iter().for_each(|port: &Value| drop(self.ports.remove(port["id"].as_str().unwrap())));
+                return fault(409, "IpAddressGenerationFailure");
+            };
+            self.made += 1;
+            let id = format!("{:08x}-0000-4000-8000-000000000000", self.made);
+            let [.., high, low] = self.made.to_be_bytes();
+            port["id"] = json!(id);
+            port["mac_address"] = json!(format!("fa:16:3e:00:{high:02x}:{low:02x}"));
+            (port["status"], port["revision_number"]) = (json!("DOWN"), json!(1));
+            port["binding:vif_type"] = json!("ovs");
+            port["fixed_ips"] = json!([{"subnet_id": SUBNET, "ip_address": address(last)}]);
+            self.ports.insert(id, port.clone());
+            made.push(port);
+        }
+        (201, json!({"ports": made}))
+    }
+
+    fn make_group(&mut self, wanted: &Value) -> (u16, Value) {
+        let mut group = wanted.clone();
+        (group["id"], group["project_id"]) = (json!(format!("g{}", self.groups.len())), json!(PROJECT));
+        group["tags"] = json!([]);
+        self.groups.push(group.clone());
+        (201, json!({"security_group": group}))
+    }
+
+    fn make_rules(&mut self, body: &Value) -> (u16, Value) {
+        let mut rules = body["security_group_rules"].as_array().cloned().unwrap_or_default();
+        for rule in &mut rules {
+            rule["id"] = json!(format!("r{}", self.rules.len()));
+            self.rules.push(rule.clone());
+        }
+        (201, json!({"security_group_rules": rules}))
+    }
+
+    /// Calls a port ACTIVE or DOWN.
+    pub(crate) fn set_status(&mut self, id: &str, status: &str) {
+        if let Some(port) = self.ports.get_mut(id).filter(|port| port["status"] != status) {
+            port["status"] = json!(status);
+            port["revision_number"] = json!(port["revision_number"].as_u64().unwrap_or_default() + 1);
+        }
+    }
+}
+
+/// Whether a port is this cluster's, by its tag or by the mark it was made with.
+pub(crate) fn is_ours(port: &Value) -> bool {
+    let tagged = port["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| tag == TAG));
+    port["project_id"] == PROJECT && (tagged || port["description"] == TAG)
+}
+
+/// The addresses of a port.
+pub(crate) fn addresses(port: &Value) -> Vec<IpAddr> {
+    let all = port["fixed_ips"].as_array().into_iter().flatten();
+    all.filter_map(|fixed| fixed["ip_address"].as_str()?.parse().ok()).collect()
+}
+
+fn address(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn subnet() -> Value {
+    json!({"id": SUBNET, "name": SUBNET, "network_id": NETWORK, "project_id": PROJECT, "cidr": "10.0.0.0/24",
+           "gateway_ip": "10.0.0.1", "ip_version": 4})
+}
+
+fn token() -> Value {
+    let endpoint = json!({"interface": "public", "region": "R", "region_id": "R", "url": "http://cloud.test", "id": "e"});
+    json!({"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2100-01-01T00:00:00.000000Z",
+                     "project": {"id": PROJECT},
+                     "catalog": [{"type": "network", "name": "neutron", "id": "n", "endpoints": [endpoint.clone()]},
+                                 {"type": "load-balancer", "name": "octavia", "id": "o", "endpoints": [endpoint]}]}})
+}
+
+fn fault(status: u16, kind: &str) -> (u16, Value) {
+    (status, json!({"NeutronError": {"type": kind, "message": "injected or true", "detail": ""}}))
+}
+
+fn missing(kind: &str) -> (u16, Value) {
+    fault(404, kind)
+}
+
+fn gone() -> (u16, Value) {
+    missing("PortNotFound")
+}
+
+/// A call as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    query: Vec<(String, String)>,
+    if_revision: Option<u64>,
+    pub(crate) body: Value,
+}
+
+impl Asked {
+    fn of(request: &Request<Bytes>) -> Self {
+        let decode = |text: &str| text.replace("%3A", ":").replace("%2C", ",").replace("%2F", "/");
+        let pairs =
+            request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        let revision = request.headers().get("if-match").and_then(|value| value.to_str().ok());
+        Self {
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
+            query: pairs.map(|(key, value)| (decode(key), decode(value))).collect(),
+            if_revision: revision.and_then(|value| value.rsplit('=').next()?.parse().ok()),
+            body: serde_json::from_slice(request.body()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The cloud, as a program reaches it.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) world: Arc<World>,
+    pub(crate) caller: Caller,
+}
+
+impl Transport for Wire {
+    fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
+        let (world, caller) = (Arc::clone(&self.world), self.caller.clone());
+        Box::pin(exchange(world, caller, Asked::of(&request)))
+    }
+}
+
+async fn exchange(
+    world: Arc<World>,
+    caller: Caller,
+    asked: Asked,
+) -> Result<Response<Bytes>, TransportError> {
+    let changes = asked.method != "GET" && !asked.path.ends_with("/tokens");
+    let takes = world.state().chance.millis(5, if asked.method == "POST" { 300 } else { 60 });
+    sleep(takes / 2).await;
+    let line = format!("{} {}", asked.method, asked.path);
+    let is_down = world.state().cloud_down_until > Instant::now();
+    let (status, body) = match world.faults.meet(&caller, Side::Cloud, &line, changes) {
+        Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
+        _ if is_down => (503, Value::Null),
+        Meets::Nothing => carry_out(&world, &asked),
+        Meets::Fault(Fault::KillAfter) => {
+            carry_out(&world, &asked);
+            world.faults.kill(&caller);
+            return hang().await;
+        }
+        Meets::Fault(Fault::Lost) => {
+            carry_out(&world, &asked);
+            sleep(takes).await;
+            return Err(TransportError::lost("injected"));
+        }
+        Meets::Fault(Fault::Late(seconds)) => {
+            let of = Arc::clone(&world);
+            world.spawn(async move {
+                sleep(Duration::from_secs(seconds.into())).await;
+                of.note(format!("late: {line}"));
+                carry_out(&of, &asked);
+            });
+            return hang().await;
+        }
+        Meets::Fault(Fault::Refused(status)) => fault(status, "Injected"),
+    };
+    sleep(takes / 2).await;
+    let mut answer = Response::builder().status(status).header("x-subject-token", "t");
+    if status == 429 {
+        answer = answer.header("retry-after", "2");
+    }
+    Ok(answer.header("content-type", "application/json").body(Bytes::from(body.to_string())).unwrap())
+}
+
+async fn hang() -> Result<Response<Bytes>, TransportError> {
+    std::future::pending().await
+}
+
+/// The call's effect, and the rules' look at it.
+fn carry_out(world: &World, asked: &Asked) -> (u16, Value) {
+    world.judge_call(asked);
+    let state = &mut *world.state();
+    let answer = state.cloud.answer(asked);
+    if asked.method != "GET" && answer.0 < 300 && !asked.path.ends_with("/tokens") {
+        state.changed = Instant::now();
+    }
+    answer
+}

@@ -1,0 +1,35 @@
+//! The real controller and real agents, their library code, against a Kubernetes API, a Neutron and nodes in memory.
+//!
+//! One thread, paused time, one seed: a run repeats itself. What fails is found by [`rules`], which look at every write
+//! at the moment it is made, and by [`settled`], which holds the whole world against what it should be once it is quiet.
+//!
+//! - [`world`]: everything that is outside of the programs, and the programs themselves, as they live and die;
+//! - [`faults`]: every call that a program makes passes here, is counted, and may meet a fault;
+//! - [`kubernetes`], [`cloud`], [`machine`]: the sides that are called;
+//! - [`kubelet`]: pods that come and go, and the runtime's requests;
+//! - [`scenario`]: what happens in a run.
+//!
+//! Not here: Services and load balancers; nodes that are servers of the cloud; the switch's protocol and the kernel
+//! itself, which tests of `datapath` try on real ones.
+#![expect(clippy::unwrap_used, reason = "a world that is misused should fail its run")]
+
+// What happens.
+pub mod scenario;
+// Where it happens.
+pub mod world;
+// What goes wrong.
+mod faults;
+// Who is called.
+mod cloud;
+mod kubernetes;
+mod machine;
+// Who calls.
+mod kubelet;
+mod programs;
+// What must hold.
+mod rules;
+mod settled;
+// Chance that repeats itself.
+mod chance;
+
+pub use faults::{Fault, Plan};

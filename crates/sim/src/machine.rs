@@ -1,0 +1,647 @@
+//! A node's machine: its kernel, its switch with OVN behind it, and the disk of its agent.
+//!
+//! A reboot takes everything of the kernel; indexes and namespaces are numbered from the same begin again, so that what
+//! was recorded before looks like what is there now. Rows of the switch's database stay, with the sign that their flows
+//! were installed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use kuryr_agent::{Answering, Datapath, Storage, SwitchDatabase};
+use kuryr_datapath::{
+    Attached, Entry, Error, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks, ObservedMacvlan,
+    OwnPortSpec, PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
+    ovsdb::{BridgeRow, InterfaceRow, SwitchRow, SwitchStart, SwitchState},
+};
+use kuryr_planning::claim::restart::LiveInterface;
+use kuryr_types::MacAddr;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    faults::{Caller, Fault, Meets, Side},
+    world::World,
+};
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// What the switch names it.
+    pub(crate) host: String,
+    pub(crate) address: IpAddr,
+    /// Counts its starts.
+    boots: u64,
+    pub(crate) sandboxes: BTreeMap<String, Sandbox>,
+    /// Connected pods, by the index of the host end.
+    pub(crate) joints: BTreeMap<u32, Joint>,
+    uplinks: BTreeMap<String, Uplink>,
+    own: Option<String>,
+    pub(crate) rows: BTreeMap<String, InterfaceRow>,
+    switch: watch::Sender<Arc<SwitchState>>,
+    pub(crate) slots: [Vec<u8>; 2],
+    next_index: u32,
+    next_netns: u64,
+    rows_made: u64,
+}
+
+/// A pod's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// As the kernel names it.
+    pub(crate) id: String,
+    /// UID of its pod.
+    pub(crate) pod: String,
+    /// Its ADD was answered with success, and nobody has asked for its end.
+    pub(crate) established: bool,
+}
+
+/// A pod's connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Joint {
+    host_ifname: String,
+    pub(crate) netns: String,
+    netns_id: String,
+    pub(crate) mac: MacAddr,
+    mtu: u32,
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) uplink: u32,
+    vlan: Option<u16>,
+}
+
+const FIRST_INDEX: u32 = 10;
+const FIRST_NETNS: u64 = 4_026_532_000;
+
+impl Machine {
+    pub(crate) fn new(name: &str, number: usize) -> Self {
+        let machine = Self {
+            host: format!("host-of-{name}"),
+            address: format!("192.0.2.{}", number + 1).parse().unwrap(),
+            boots: 1,
+            sandboxes: BTreeMap::new(),
+            joints: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            own: None,
+            rows: BTreeMap::new(),
+            switch: watch::Sender::default(),
+            slots: [Vec::new(), Vec::new()],
+            next_index: FIRST_INDEX,
+            next_netns: FIRST_NETNS,
+            rows_made: 0,
+        };
+        machine.publish();
+        machine
+    }
+
+    /// Loses what a kernel loses.
+    pub(crate) fn reboot(&mut self) {
+        self.sandboxes.clear();
+        self.joints.clear();
+        self.uplinks.clear();
+        self.own = None;
+        (self.next_index, self.next_netns) = (FIRST_INDEX, FIRST_NETNS);
+        for row in self.rows.values_mut() {
+            row.ofport = None;
+            row.error = Some("could not open network device".to_owned());
+        }
+        self.boots += 1;
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let mut state = SwitchState::default();
+        state.connected = true;
+        state.bridge = Some(BridgeRow { uuid: "bridge".to_owned(), datapath_type: "system".to_owned() });
+        state.switch = Some(SwitchRow {
+            uuid: "switch".to_owned(),
+            hostname: Some(self.host.clone()),
+            system_id: Some(self.host.clone()),
+            ovs_version: None,
+            external_ids: [("ovn-remote".to_owned(), "unix:x".to_owned())].into(),
+            cur_cfg: 1,
+            next_cfg: 1,
+        });
+        let boot = self.boots;
+        state.start = Some(SwitchStart { pid: 1, inode: boot, changed_ns: i128::from(boot) * 1_000_000_000 });
+        state.interfaces = self.rows.clone();
+        self.switch.send_replace(Arc::new(state));
+    }
+
+    /// Makes a namespace for a pod.
+    pub(crate) fn make_sandbox(&mut self, path: &str, pod: &str) {
+        let id = format!("4:{}", self.next_netns);
+        self.next_netns += 1;
+        self.sandboxes.insert(path.to_owned(), Sandbox { id, pod: pod.to_owned(), established: false });
+    }
+
+    /// Deletes a namespace, and its interfaces with it; what was noted of them stays.
+    pub(crate) fn remove_sandbox(&mut self, path: &str) {
+        self.sandboxes.remove(path);
+    }
+
+    /// The sandbox that a connection leads to, if that is still there.
+    pub(crate) fn behind(&self, joint: &Joint) -> Option<&Sandbox> {
+        self.sandboxes.get(&joint.netns).filter(|sandbox| sandbox.id == joint.netns_id)
+    }
+
+    /// Whether there is an interface of that name on which the switch can have a port.
+    fn has_interface(&self, tap: &str) -> bool {
+        self.uplinks.contains_key(tap) || self.own.as_deref() == Some(tap)
+    }
+
+    /// Pods that talk by the uplink whose tap this is.
+    fn users(&self, tap: &str) -> Vec<&Sandbox> {
+        let Some(uplink) = self.uplinks.get(tap) else { return Vec::new() };
+        let of = self.joints.values().filter(|joint| joint.uplink == uplink.ifindex);
+        of.filter_map(|joint| self.behind(joint)).filter(|sandbox| sandbox.established).collect()
+    }
+}
+
+/// A machine, as the agent on it reaches it; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    pub(crate) world: Arc<World>,
+    pub(crate) caller: Caller,
+    pub(crate) node: String,
+}
+
+impl Reach {
+    /// A call that only looks.
+    fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> Result<T> {
+        if !self.caller.is_alive() {
+            return Err(refused());
+        }
+        Ok(look(&self.world.state().machines[&self.node]))
+    }
+
+    /// A call that changes something.
+    fn change<T>(&self, line: &str, change: impl FnOnce(&mut Machine) -> Result<T>) -> Result<T> {
+        let met = self.world.faults.meet(&self.caller, Side::Kernel, line, true);
+        if !matches!(met, Meets::Nothing | Meets::Fault(Fault::KillAfter)) {
+            return Err(refused());
+        }
+        let result = {
+            let state = &mut *self.world.state();
+            // These are made now and then to see whether there is something to do.
+            if !line.starts_with("sweep") && !line.starts_with("clear") {
+                state.changed = Instant::now();
+            }
+            change(state.machines.get_mut(&self.node).unwrap())
+        };
+        if met != Meets::Nothing {
+            self.world.faults.kill(&self.caller);
+        }
+        result
+    }
+
+    fn broken(&self, what: String) {
+        self.world.broken(what);
+    }
+}
+
+fn refused() -> Error {
+    Error::LinkMissing { name: "injected".to_owned() }
+}
+
+impl Datapath for Reach {
+    fn sandbox(&self, path: &Path) -> Result<Option<String>> {
+        self.look(|machine| machine.sandboxes.get(&text(path)).map(|sandbox| sandbox.id.clone()))
+    }
+
+    fn attach(&self, pod: &PodLinks) -> Result<Attached> {
+        let netns = text(&pod.netns);
+        let mut attached = None;
+        let result = self.change(&format!("attach {} {netns}", pod.host_ifname), |machine| {
+            let gone = || Error::NotANamespace { path: pod.netns.clone() };
+            let sandbox = machine.sandboxes.get(&netns).cloned().ok_or_else(gone)?;
+            if !machine.uplinks.values().any(|uplink| uplink.ifindex == pod.uplink) {
+                return Err(Error::LinkMissing { name: pod.uplink.to_string() });
+            }
+            let same = |joint: &Joint| joint.host_ifname == pod.host_ifname && joint.netns_id == sandbox.id;
+            let present = machine.joints.iter().find(|(_, joint)| same(joint)).map(|(index, _)| *index);
+            let index = present.unwrap_or(machine.next_index);
+            machine.next_index = machine.next_index.max(index + 1);
+            // The host end of a former connection by this port makes room.
+            machine.joints.retain(|_, joint| joint.host_ifname != pod.host_ifname);
+            let joint = Joint {
+                host_ifname: pod.host_ifname.clone(),
+                netns: netns.clone(),
+                netns_id: sandbox.id.clone(),
+                mac: pod.mac,
+                mtu: pod.mtu,
+                addresses: pod.addresses.clone(),
+                uplink: pod.uplink,
+                vlan: pod.vlan,
+            };
+            attached = Some((joint.clone(), sandbox.clone()));
+            machine.joints.insert(index, joint);
+            let netns = sandbox.id.parse().unwrap();
+            Ok(Attached { host_ifindex: index, host_mac: pod.mac, ifindex: 2, netns })
+        });
+        if let Some((joint, sandbox)) = attached {
+            self.world.judge_attachment(&self.node, &joint, &sandbox);
+        }
+        result
+    }
+
+    fn cut(&self, host_ifindex: u32) -> Result<()> {
+        let mut lost = None;
+        let result = self.change(&format!("cut {host_ifindex}"), |machine| {
+            if let Some(joint) = machine.joints.remove(&host_ifindex) {
+                lost = machine.behind(&joint).filter(|sandbox| sandbox.established).cloned();
+            }
+            Ok(())
+        });
+        if let Some(sandbox) = lost.filter(|sandbox| self.world.is_wanted(&sandbox.pod)) {
+            self.broken(format!("a pod that nobody wants gone is cut off: {} on {}", sandbox.pod, self.node));
+        }
+        result
+    }
+
+    fn clear(&self, host_ifindex: u32) -> Result<()> {
+        self.change(&format!("clear {host_ifindex}"), |_| Ok(()))
+    }
+
+    fn clear_all(&self) -> Result<()> {
+        self.change("clear all", |_| Ok(()))
+    }
+
+    fn observe(&self, netns: &Path, _: &str) -> Result<Option<ObservedLinks>> {
+        self.look(|machine| {
+            let netns = text(netns);
+            let joint = machine.joints.values().find(|joint| joint.netns == netns)?;
+            machine.behind(joint)?;
+            let (mac, mtu, addresses) = (joint.mac, joint.mtu, joint.addresses.clone());
+            Some(ObservedLinks { ifindex: 2, mac, mtu, up: true, addresses, routes: Vec::new() })
+        })
+    }
+
+    fn is_joined(&self, host_ifname: &str, host_ifindex: u32, netns: &Path) -> Result<bool> {
+        self.look(|machine| {
+            let joint = machine.joints.get(&host_ifindex);
+            let is_it = |joint: &&Joint| {
+                joint.host_ifname == host_ifname
+                    && joint.netns == text(netns)
+                    && machine.behind(joint).is_some()
+            };
+            joint.filter(is_it).is_some()
+        })
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let entry = |(index, joint): (&u32, &Joint)| Entry {
+            host_ifindex: *index,
+            uplink: joint.uplink,
+            vlan: joint.vlan,
+            mac: joint.mac,
+            host_mac: joint.mac,
+            addresses: joint.addresses.iter().map(IpNet::addr).collect(),
+        };
+        self.look(|machine| machine.joints.iter().map(entry).collect())
+    }
+
+    fn has_entries(&self) -> bool {
+        true
+    }
+
+    fn fallback(&self) -> Option<String> {
+        None
+    }
+
+    fn interfaces(&self, _: &Path) -> Result<Vec<LiveInterface>> {
+        self.look(|machine| {
+            let live = |joint: &Joint| {
+                let sandbox = machine.behind(joint)?;
+                let (netns, netns_id, mac) = (joint.netns.clone(), sandbox.id.clone(), joint.mac);
+                Some(LiveInterface { netns, netns_id, ifname: "eth0".to_owned(), mac })
+            };
+            machine.joints.values().filter_map(live).collect()
+        })
+    }
+
+    fn prepare(&self, spec: &UplinkSpec) -> Result<Uplink> {
+        let mut appeared = None;
+        let result = self.change(&format!("prepare {}", spec.tap), |machine| {
+            if let Some(uplink) = machine.uplinks.get(&spec.tap) {
+                return Ok(uplink.clone());
+            }
+            let ifindex = machine.next_index;
+            machine.next_index += 2;
+            let (tap, ifname) = (Some(spec.tap.clone()), spec.peer.clone());
+            let uplink = Uplink { tap, ifname, ifindex, mac: spec.mac };
+            machine.uplinks.insert(spec.tap.clone(), uplink.clone());
+            appeared = machine.rows.get(&spec.tap).map(|row| row.uuid.clone());
+            Ok(uplink)
+        });
+        if let Some(row) = appeared {
+            self.wire(spec.tap.clone(), row);
+        }
+        result
+    }
+
+    fn uplinks(&self) -> Result<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
+        self.look(|machine| (machine.uplinks.values().cloned().collect(), BTreeMap::new()))
+    }
+
+    fn remove(&self, tap: &str) -> Result<()> {
+        let mut lost = Vec::new();
+        let result = self.change(&format!("remove {tap}"), |machine| {
+            lost = machine.users(tap).into_iter().cloned().collect();
+            machine.uplinks.remove(tap);
+            Ok(())
+        });
+        lost.iter()
+            .for_each(|pod| self.broken(format!("the uplink {tap} of a connected pod is deleted: {pod:?}")));
+        result
+    }
+
+    fn interface_named(&self, ifname: &str) -> Result<Option<NodeInterface>> {
+        self.look(|_| Some(interface()).filter(|found| found.name == ifname))
+    }
+
+    fn interface_with(&self, addresses: &[IpAddr]) -> Result<Option<NodeInterface>> {
+        self.look(|machine| addresses.contains(&machine.address).then(interface))
+    }
+
+    fn adopt(&self, _: &str) -> Result<Uplink> {
+        Err(refused())
+    }
+
+    fn abandon(&self, _: Option<u32>) -> Result<()> {
+        Ok(())
+    }
+
+    fn prepare_macvlan(&self, _: &MacvlanSpec) -> Result<()> {
+        Err(refused())
+    }
+
+    fn remove_macvlan(&self, _: &str) -> Result<()> {
+        Err(refused())
+    }
+
+    fn prepare_own_port(&self, port: &OwnPortSpec) -> Result<()> {
+        let mut appeared = None;
+        let result = self.change(&format!("prepare own {}", port.tap), |machine| {
+            machine.own = Some(port.tap.clone());
+            appeared = machine.rows.get(&port.tap).map(|row| row.uuid.clone());
+            Ok(())
+        });
+        if let Some(row) = appeared {
+            self.wire(port.tap.clone(), row);
+        }
+        result
+    }
+
+    fn remove_own_port(&self, ifname: &str) -> Result<()> {
+        self.change(&format!("remove own {ifname}"), |machine| {
+            machine.own = None;
+            Ok(())
+        })
+    }
+
+    fn routes(&self) -> Result<Vec<NodeRoute>> {
+        self.look(|_| Vec::new())
+    }
+
+    fn set_ways(&self, _: Way, _: &[NodeRoute]) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_node_addresses(&self, _: &[IpAddr]) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_straight(&self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore_local_path(&self, _: &[IpAddr]) -> Result<usize> {
+        self.look(|_| 0)
+    }
+
+    fn sweep(&self, keep: &BTreeSet<String>) -> Result<Swept> {
+        let mut lost = Vec::new();
+        let result = self.change("sweep", |machine| {
+            let swept: Vec<u32> = machine
+                .joints
+                .iter()
+                .filter(|(_, joint)| !keep.contains(&joint.host_ifname))
+                .map(|(index, _)| *index)
+                .collect();
+            for index in &swept {
+                let joint = machine.joints.remove(index);
+                lost.extend(
+                    joint.and_then(|joint| machine.behind(&joint).filter(|pod| pod.established).cloned()),
+                );
+            }
+            Ok(Swept { entries: swept.len(), ..Swept::default() })
+        });
+        lost.retain(|pod| self.world.is_wanted(&pod.pod));
+        lost.iter().for_each(|pod| self.broken(format!("a connected pod is swept up: {pod:?}")));
+        result
+    }
+
+    fn ensure_guard(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn interface() -> NodeInterface {
+    let mac = "52:54:00:00:00:01".parse().unwrap();
+    NodeInterface { name: "ens3".to_owned(), index: 2, mac, mtu: 1500, up: true, kind: None }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+impl SwitchDatabase for Reach {
+    fn watch(&self) -> watch::Receiver<Arc<SwitchState>> {
+        self.world.state().machines[&self.node].switch.subscribe()
+    }
+
+    fn add_ports<'a>(&'a self, ports: &'a [PortSpec]) -> Answering<'a> {
+        Box::pin(async move {
+            let taps: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+            self.transact(&format!("plug {}", taps.join(" ")), |machine| plug(machine, ports)).await
+        })
+    }
+
+    fn del_ports<'a>(&'a self, names: &'a [String]) -> Answering<'a> {
+        Box::pin(async move {
+            let mut lost = Vec::new();
+            let line = format!("unplug {}", names.join(" "));
+            let result = self.transact(&line, |machine| {
+                let users = names.iter().flat_map(|name| machine.users(name));
+                lost = users.cloned().collect::<Vec<_>>();
+                let rows: Vec<_> = names.iter().filter_map(|name| machine.rows.remove(name)).collect();
+                rows.into_iter()
+                    .filter_map(|row| row.iface_id)
+                    .map(|port| Changed::Unplugged(port.to_string()))
+                    .collect()
+            });
+            let result = result.await;
+            lost.iter()
+                .for_each(|pod| self.broken(format!("the port of a connected pod is unplugged: {pod:?}")));
+            result
+        })
+    }
+}
+
+/// What a transaction changed.
+enum Changed {
+    /// A row that is to be wired: its name and identifier.
+    Plugged(String, String),
+    /// A port that is on the switch no more.
+    Unplugged(String),
+}
+
+fn plug(machine: &mut Machine, ports: &[PortSpec]) -> Vec<Changed> {
+    let mut changed = Vec::new();
+    for port in ports {
+        machine.rows_made += 1;
+        let made = format!("row-{}", machine.rows_made);
+        let row = machine.rows.entry(port.name.clone()).or_insert_with(|| InterfaceRow {
+            uuid: made,
+            name: port.name.clone(),
+            iface_id: None,
+            generation: None,
+            start: None,
+            ours: true,
+            tag: None,
+            ofport: None,
+            ovn_installed: false,
+            ovn_installed_ts: None,
+            mac_in_use: None,
+            error: None,
+        });
+        (row.iface_id, row.generation, row.start) =
+            (Some(port.port.clone()), port.generation, port.start.clone());
+        changed.push(Changed::Plugged(port.name.clone(), row.uuid.clone()));
+    }
+    changed
+}
+
+impl Reach {
+    async fn transact(&self, line: &str, change: impl FnOnce(&mut Machine) -> Vec<Changed>) -> Result<()> {
+        let takes = self.world.state().chance.millis(1, 5);
+        sleep(takes).await;
+        let met = self.world.faults.meet(&self.caller, Side::Switch, line, true);
+        if !matches!(met, Meets::Nothing | Meets::Fault(Fault::KillAfter | Fault::Lost)) {
+            return Err(Error::OvsdbDisconnected { socket: "memory".into() });
+        }
+        let changed = {
+            let state = &mut *self.world.state();
+            state.changed = Instant::now();
+            let machine = state.machines.get_mut(&self.node).unwrap();
+            let changed = change(machine);
+            machine.publish();
+            for port in changed.iter().filter_map(|one| match one {
+                Changed::Unplugged(port) => Some(port),
+                Changed::Plugged(..) => None,
+            }) {
+                state.cloud.set_status(port, "DOWN");
+            }
+            changed
+        };
+        for one in changed {
+            if let Changed::Plugged(tap, row) = one {
+                self.wire(tap, row);
+            }
+        }
+        match met {
+            Meets::Fault(Fault::KillAfter) => {
+                self.world.faults.kill(&self.caller);
+                Ok(())
+            }
+            Meets::Fault(Fault::Lost) => Err(Error::OvsdbSilent { waited: Duration::from_secs(10) }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the switch give a row a number, and OVN install its flows and call its port ACTIVE, as long as it is that row.
+    fn wire(&self, tap: String, row: String) {
+        let (world, node) = (Arc::clone(&self.world), self.node.clone());
+        let (number, flows) = {
+            let state = &mut *world.state();
+            let most = state.wiring_most;
+            let stuck = most > 1000 && state.chance.one_in(12);
+            (state.chance.millis(2, 30), state.chance.millis(20, if stuck { 90_000 } else { most }))
+        };
+        self.world.spawn(async move {
+            sleep(number).await;
+            change_row(&world, &node, &tap, &row, |row| (row.ofport, row.error) = (Some(1), None));
+            let due = Instant::now() + flows;
+            while Instant::now() < due && !world.state().is_quiet {
+                sleep((due - Instant::now()).min(Duration::from_secs(1))).await;
+            }
+            while !install(&world, &node, &tap, &row) {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+}
+
+fn change_row(world: &World, node: &str, tap: &str, uuid: &str, change: impl FnOnce(&mut InterfaceRow)) {
+    let state = &mut *world.state();
+    let Some(machine) = state.machines.get_mut(node) else { return };
+    let there = machine.has_interface(tap);
+    if let Some(row) = machine.rows.get_mut(tap).filter(|row| row.uuid == uuid && there) {
+        change(row);
+        machine.publish();
+    }
+}
+
+/// Installs the flows of a row whose port is bound here; tells whether there is nothing more to do.
+fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
+    let state = &mut *world.state();
+    let Some(machine) = state.machines.get_mut(node) else { return true };
+    let there = machine.has_interface(tap);
+    let Some(row) = machine.rows.get_mut(tap).filter(|row| row.uuid == uuid && there) else { return true };
+    let Some(port) = row.iface_id.as_ref().map(ToString::to_string) else { return true };
+    let bound =
+        state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
+    if bound {
+        row.ovn_installed = true;
+        machine.publish();
+        state.cloud.set_status(&port, "ACTIVE");
+    }
+    bound
+}
+
+/// The disk of an agent.
+#[derive(Debug)]
+pub(crate) struct Disk(pub(crate) Reach);
+
+impl Storage for Disk {
+    fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+        let Reach { world, caller, node } = &self.0;
+        let met = world.faults.meet(caller, Side::Disk, "write", true);
+        let was_alive = met != Meets::Dead;
+        let state = &mut *world.state();
+        let machine = state.machines.get_mut(node).unwrap();
+        match met {
+            Meets::Nothing | Meets::Fault(Fault::KillAfter) => machine.slots[slot] = bytes.to_vec(),
+            // Half of it is there.
+            Meets::Fault(_) => machine.slots[slot] = bytes[..bytes.len() / 2].to_vec(),
+            Meets::Dead => {}
+        }
+        match met {
+            Meets::Nothing => Ok(()),
+            Meets::Fault(Fault::KillAfter) => {
+                world.faults.kill(caller);
+                Ok(())
+            }
+            _ if was_alive => Err(io::ErrorKind::StorageFull.into()),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}

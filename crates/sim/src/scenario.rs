@@ -1,0 +1,286 @@
+//! What happens in a run.
+//!
+//! [`coming`] and [`restarts`] are short and the same each time, for faults at every call. [`random`] draws everything from its
+//! seed. All end in quiet: faults stop, and the world has to become as it should be, with its pods and, in the end, without any.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    chance::Chance,
+    faults::{Made, Plan},
+    kubelet::Wish,
+    settled::differences,
+    world::{Setup, World},
+};
+
+/// After the last fault all pods run within this time.
+const PODS_RUN_WITHIN: Duration = Duration::from_secs(60);
+/// After the last fault and the last pod everything is as it should be within this time: a minute, and the time that
+/// addresses rest.
+const SETTLED_WITHIN: Duration = Duration::from_secs(150);
+/// So long nothing is changed any more once it is.
+const QUIET: Duration = Duration::from_secs(40);
+
+/// Between looks at whether it is so.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Rules that were broken, and what was not as it should be in the end.
+    pub broken: Vec<String>,
+    /// All calls.
+    pub made: Vec<Made>,
+    /// What happened, for people.
+    pub story: String,
+    /// How long it took until everything was as it should be, after the last fault.
+    pub settled_after: Duration,
+    /// How long it took until all pods ran.
+    pub pods_run_after: Duration,
+}
+
+/// A node, three pods that come, one that goes and one that comes after it, with this plan of faults.
+pub async fn coming(plan: Plan) -> Outcome {
+    let world = one_node(plan, 1);
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1", "web-2"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(6)).await;
+    world.tell_pod("web-0", Wish::Delete);
+    sleep(Duration::from_secs(8)).await;
+    world.make_pod("web-0", "n1");
+    sleep(Duration::from_secs(20)).await;
+    finish(&world).await
+}
+
+/// A node that restarts with pods on it, a leader that ends, and a Node that is deleted for good and comes again, with this
+/// plan of faults.
+pub async fn restarts(plan: Plan) -> Outcome {
+    let world = one_node(plan, 2);
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(4)).await;
+    reboot(&world, "n1");
+    sleep(Duration::from_secs(10)).await;
+    world.kill("controller-1");
+    sleep(Duration::from_secs(2)).await;
+    world.make_pod("web-2", "n1");
+    world.tell_pod("web-0", Wish::End);
+    sleep(Duration::from_secs(20)).await;
+    delete_node(&world, "n1");
+    // For longer than the grace period.
+    sleep(Duration::from_secs(20)).await;
+    world.make_node(0, 2);
+    sleep(Duration::from_secs(5)).await;
+    ["web-1", "web-3"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(10)).await;
+    finish(&world).await
+}
+
+/// A world of one node, with its programs.
+fn one_node(plan: Plan, controllers: usize) -> Arc<World> {
+    let pool = "ports_pool_min = 2\nports_pool_batch = 2\nports_pool_max = 4\n".to_owned();
+    let world = World::new(Setup { seed: 1, plan, nodes: vec!["n1".to_owned()], controllers, pool });
+    (1..=controllers).for_each(|number| world.start_controller(number));
+    world.start_agent("n1");
+    world
+}
+
+/// A run that is drawn from `seed`.
+pub async fn random(seed: u64) -> Outcome {
+    let mut chance = Chance::of(seed);
+    let nodes = (1..=1 + chance.below(3)).map(|number| format!("n{number}")).collect();
+    let pools = [
+        "ports_pool_min = 2\nports_pool_batch = 2\n",
+        "ports_pool_min = 1\nports_pool_batch = 3\nports_pool_max = 3\n",
+        "",
+    ];
+    let setup = Setup {
+        seed,
+        plan: Plan::Never,
+        nodes,
+        controllers: 1 + usize::from(chance.one_in(2)),
+        pool: (*chance.pick(&pools).unwrap_or(&"")).to_owned(),
+    };
+    let world = World::new(setup.clone());
+    if chance.one_in(3) {
+        world.state().wiring_most = 15_000;
+    }
+    (1..=setup.controllers).for_each(|number| world.start_controller(number));
+    setup.nodes.iter().for_each(|node| world.start_agent(node));
+    let quiet_start = chance.below(12);
+    sleep(Duration::from_secs(quiet_start)).await;
+    let rare = 15 + chance.below(60);
+    world.faults.plan(Plan::OneIn(rare));
+    for _ in 0..20 + chance.below(40) {
+        happen(&world, &setup, &mut chance);
+        let pause = chance.millis(10, 4000);
+        sleep(pause).await;
+    }
+    finish(&world).await
+}
+
+/// One thing that happens.
+fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
+    let number = usize::try_from(chance.below(setup.nodes.len() as u64)).unwrap_or_default();
+    let node = setup.nodes[number].clone();
+    match chance.below(24) {
+        0..=8 => {
+            let name = format!("web-{}", chance.below(10));
+            world.make_pod(&name, &node);
+        }
+        9..=14 => {
+            let wish =
+                *chance.pick(&[Wish::Delete, Wish::Delete, Wish::End, Wish::Vanish]).unwrap_or(&Wish::Delete);
+            if let Some(name) = chance.pick(&world.running()) {
+                world.tell_pod(name, wish);
+            }
+        }
+        15 => world.kill(&format!("agent-{node}")),
+        16 => world.kill(&format!("controller-{}", 1 + chance.below(setup.controllers as u64))),
+        17 => {
+            world.note("all watches end");
+            world.api.cut();
+        }
+        18 => {
+            world.note("all watches end, and history is forgotten");
+            world.api.compact();
+            world.api.cut();
+        }
+        19 => reboot(world, &node),
+        20 => {
+            let until = Instant::now() + chance.millis(500, 25_000);
+            world.note(format!("the API server is down for {:?}", until - Instant::now()));
+            world.state().api_down_until = until;
+            world.api.cut();
+        }
+        21 => {
+            let until = Instant::now() + chance.millis(500, 40_000);
+            world.note(format!("the cloud is down for {:?}", until - Instant::now()));
+            world.state().cloud_down_until = until;
+        }
+        22 => recreate(world, number, chance),
+        _ => steal(world, chance),
+    }
+}
+
+/// The machine restarts, and its agent with it.
+fn reboot(world: &Arc<World>, node: &str) {
+    world.note(format!("{node} reboots"));
+    world.kill(&format!("agent-{node}"));
+    let mut state = world.state();
+    state.machines.get_mut(node).unwrap().reboot();
+    let pods = state.pods.values().filter(|pod| pod.node == node);
+    pods.for_each(|pod| pod.boots.send_modify(|boots| *boots += 1));
+}
+
+/// The Node is deleted, its pods with it, and it comes again as another.
+fn recreate(world: &Arc<World>, number: usize, chance: &mut Chance) {
+    let node = world.setup.nodes[number].clone();
+    let away = chance.millis(200, 40_000);
+    world.note(format!("the Node {node} comes again after {away:?}"));
+    delete_node(world, &node);
+    let of = Arc::clone(world);
+    let life = 2 + chance.below(1_000_000);
+    world.spawn(async move {
+        sleep(away).await;
+        // Somebody may have been faster.
+        if of.node_uid(&node).is_none() {
+            of.note(format!("the Node {node} is made again"));
+            of.make_node(number, life);
+        }
+    });
+}
+
+/// The Node is deleted, and its pods by the collector of garbage.
+fn delete_node(world: &World, node: &str) {
+    world.note(format!("the Node {node} is deleted"));
+    let pods: Vec<String> = {
+        let state = world.state();
+        let there = state.pods.iter().filter(|(_, pod)| pod.node == node);
+        there.map(|(name, _)| name.clone()).collect()
+    };
+    pods.iter().for_each(|name| world.tell_pod(name, Wish::Vanish));
+    world.remove(&format!("/api/v1/nodes/{node}"));
+}
+
+/// Somebody deletes a port of ours that no pod has.
+fn steal(world: &Arc<World>, chance: &mut Chance) {
+    let state = &mut *world.state();
+    let used: Vec<_> = state.pods.values().filter_map(|pod| pod.address).collect();
+    let is_free =
+        |port: &serde_json::Value| {
+            !crate::cloud::addresses(port).iter().any(|address| used.contains(address))
+                && !state.machines.values().flat_map(|machine| machine.joints.values()).any(|joint| {
+                    port["mac_address"].as_str().and_then(|mac| mac.parse().ok()) == Some(joint.mac)
+                })
+        };
+    let free: Vec<String> =
+        state.cloud.ours().filter(|(_, port)| is_free(port)).map(|(id, _)| id.clone()).collect();
+    if let Some(id) = chance.pick(&free)
+        && let Some(port) = state.cloud.ports.remove(id)
+    {
+        state.rules.stolen.extend(crate::cloud::addresses(&port));
+        let at = world.faults.elapsed();
+        state.notes.push((at, format!("somebody deletes port {id}")));
+    }
+}
+
+/// Faults stop. What came of it.
+async fn finish(world: &Arc<World>) -> Outcome {
+    world.faults.stop();
+    world.note("faults stop");
+    {
+        let state = &mut *world.state();
+        (state.api_down_until, state.cloud_down_until) = (Instant::now(), Instant::now());
+        (state.wiring_most, state.is_quiet) = (300, true);
+    }
+    let (pods_run_after, with_pods) = settle(world).await;
+    world.note("all pods go");
+    let all: Vec<String> = world.state().pods.keys().cloned().collect();
+    all.iter().for_each(|name| world.tell_pod(name, Wish::Delete));
+    let settled_after = with_pods.max(settle(world).await.1);
+    let (broken, made, story) = (world.violations(), world.made(), world.story());
+    let outcome = Outcome { broken, made, story, settled_after, pods_run_after };
+    world.end().await;
+    outcome
+}
+
+/// Waits until everything is as it should be and stays so. How long it took until all pods ran, and until it was.
+async fn settle(world: &Arc<World>) -> (Duration, Duration) {
+    let start = Instant::now();
+    let (mut pods_run_after, mut settled_after) = (Duration::ZERO, Duration::ZERO);
+    let mut since: Option<Instant> = None;
+    loop {
+        sleep(LOOK_EVERY).await;
+        if !world.violations().is_empty() {
+            return (pods_run_after, settled_after);
+        }
+        let missing = differences(world);
+        let waited = start.elapsed();
+        if missing.is_empty() {
+            let from = *since.get_or_insert_with(|| {
+                settled_after = waited;
+                Instant::now()
+            });
+            let changed = world.state().changed;
+            if from.max(changed).elapsed() >= QUIET {
+                world.note(format!("settled after {settled_after:?}"));
+                return (pods_run_after, settled_after);
+            }
+        } else {
+            since = None;
+        }
+        let still: Vec<&String> = missing.iter().filter(|what| what.contains("does not run")).collect();
+        if !still.is_empty() {
+            pods_run_after = waited;
+        }
+        if waited > PODS_RUN_WITHIN && !still.is_empty() {
+            world.broken(format!("after {waited:?} of quiet: {still:?}; {missing:?}"));
+        } else if waited > SETTLED_WITHIN + QUIET {
+            let keys = world.unsettled();
+            world.broken(format!("after {waited:?} of quiet: {missing:?}, {keys} keys"));
+        }
+    }
+}

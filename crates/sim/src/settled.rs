@@ -1,0 +1,187 @@
+//! What must hold once nothing goes wrong any more and it is quiet: the world as it is against the world as it should be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use kuryr_api::{kuryrnode::KuryrNode, names};
+use kuryr_types::PortId;
+use serde_json::Value;
+
+use crate::{
+    cloud,
+    kubelet::Wish,
+    world::{State, World},
+};
+
+/// Everything that is not yet as it should be.
+pub(crate) fn differences(world: &World) -> Vec<String> {
+    let records: BTreeMap<String, KuryrNode> = world
+        .records()
+        .into_iter()
+        .map(|(name, record)| (name, serde_json::from_value(record).unwrap()))
+        .collect();
+    let mut found = Vec::new();
+    if !world.is_led() {
+        found.push("nobody leads".to_owned());
+    }
+    for node in &world.setup.nodes {
+        match (world.node_uid(node), records.get(node)) {
+            (Some(_), Some(record)) => found.extend(of_node(world, node, record)),
+            (Some(_), None) => found.push(format!("{node} has no record")),
+            (None, Some(_)) => found.push(format!("{node} is gone and has a record")),
+            (None, None) => {}
+        }
+    }
+    found.extend(of_pods(world, &records));
+    let state = world.state();
+    found.extend(of_cloud(&state, &records));
+    found
+}
+
+/// Ports of the cluster that no record speaks for, and strangers that are not as they were.
+fn of_cloud(state: &State, records: &BTreeMap<String, KuryrNode>) -> Vec<String> {
+    let named: BTreeSet<&str> = records
+        .values()
+        .flat_map(|record| record.spec.ports.keys().chain(record.spec.own_port.iter().map(|own| &own.id)))
+        .map(PortId::as_str)
+        .collect();
+    // As long as a pod tells an address that somebody took it, the port that has it now rests.
+    let rests = |port: &Value| {
+        let held = |address: &IpAddr| state.rules.is_held(*address);
+        cloud::addresses(port).iter().any(|address| state.rules.stolen.contains(address) && held(address))
+    };
+    let mut found: Vec<String> = state
+        .cloud
+        .ours()
+        .filter(|(id, port)| !named.contains(id.as_str()) && !rests(port))
+        .map(|(id, port)| format!("port {id} ({}) is nobody's", port["name"]))
+        .collect();
+    let untagged = state.cloud.ours().filter(|(_, port)| port["tags"].as_array().is_none_or(Vec::is_empty));
+    found.extend(untagged.map(|(id, _)| format!("port {id} has no tag")));
+    let strangers = cloud::Cloud::new().ports;
+    let changed = strangers.iter().filter(|(id, port)| state.cloud.ports.get(*id) != Some(port));
+    found.extend(changed.map(|(id, _)| format!("the foreign port {id} is not as it was")));
+    found
+}
+
+fn of_node(world: &World, node: &str, record: &KuryrNode) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut say = |what: String| found.push(format!("{node}: {what}"));
+    let status = record.status.clone().unwrap_or_default();
+    if world.node_uid(node).is_some_and(|uid| uid != record.spec.node_uid || uid != status.node_uid) {
+        say("the record is of another life of the node".to_owned());
+    }
+    if !record.spec.problems.is_empty() {
+        say(format!("problems: {:?}", record.spec.problems));
+    }
+    if let Some(bad) = status.conditions.iter().find(|condition| condition.status != "True") {
+        say(format!("condition {} is {}: {}", bad.kind, bad.status, bad.message));
+    }
+    let state = world.state();
+    let machine = &state.machines[node];
+    for (id, entry) in &record.spec.ports {
+        let is_used = status.claims.contains_key(id);
+        let is_free = status.ready.get(id) == Some(&entry.generation);
+        if is_used && entry.addresses.iter().any(|one| state.rules.stolen.contains(&one.address)) {
+            // A pod keeps what somebody took it, until it goes.
+            continue;
+        }
+        if entry.doomed || entry.withdrawn || status.returned.contains_key(id) {
+            say(format!("port {id} is on its way"));
+        } else if is_used == is_free {
+            say(format!("port {id} is neither in use nor ready"));
+        }
+        match state.cloud.ports.get(id.as_str()) {
+            None => say(format!("port {id} does not exist")),
+            Some(port) if port["status"] != "ACTIVE" => say(format!("port {id} is {}", port["status"])),
+            Some(port) if port["binding:host_id"] != machine.host.as_str() => {
+                say(format!("port {id} is elsewhere"))
+            }
+            Some(_) => {}
+        }
+    }
+    if status.ready.is_empty() {
+        say("no port is ready".to_owned());
+    }
+    match &record.spec.own_port {
+        Some(own) if state.cloud.ports.contains_key(own.id.as_str()) => {}
+        own => say(format!("its own port is {own:?}")),
+    }
+    let live: BTreeSet<&str> =
+        state.pods.values().filter(|pod| pod.node == node).map(|pod| pod.uid.as_str()).collect();
+    for (id, claim) in &status.claims {
+        if !live.contains(claim.identity.as_str()) {
+            say(format!("port {id} is claimed for a pod that is gone: {}", claim.identity));
+        }
+    }
+    let ids = record.spec.ports.keys().chain(record.spec.own_port.iter().map(|own| &own.id));
+    let taps: BTreeSet<String> = ids.map(|id| names::tap_name(id.as_str())).collect();
+    let rows: BTreeSet<String> = machine.rows.keys().cloned().collect();
+    if taps != rows {
+        say(format!("on the switch is {rows:?}, in the record {taps:?}"));
+    }
+    for joint in machine.joints.values() {
+        if !machine.behind(joint).is_some_and(|sandbox| sandbox.established) {
+            say(format!("a connection is left of {}", joint.netns));
+        }
+    }
+    found
+}
+
+fn of_pods(world: &World, records: &BTreeMap<String, KuryrNode>) -> Vec<String> {
+    let mut found = Vec::new();
+    let state = world.state();
+    for (name, pod) in &state.pods {
+        match *pod.wish.borrow() {
+            Wish::Run => {}
+            Wish::End => continue,
+            Wish::Delete | Wish::Vanish => {
+                found.push(format!("pod {name} is still there"));
+                continue;
+            }
+        }
+        let record = records.get(&pod.node);
+        let Some(address) = pod.address else {
+            if !record.is_some_and(|record| waits_for_what_is_gone(&state, record, &pod.uid)) {
+                found.push(format!("pod {name} does not run"));
+            }
+            continue;
+        };
+        if state.rules.stolen.contains(&address) {
+            continue;
+        }
+        let has_it = |port: &&Value| cloud::addresses(port).contains(&address);
+        let port = state.cloud.ours().map(|(_, port)| port).find(has_it);
+        let id = port.and_then(|port| port["id"].as_str()).unwrap_or_default();
+        let status = record.and_then(|record| record.status.as_ref());
+        let claim = status.and_then(|status| status.claims.get(id));
+        if claim.is_none_or(|claim| claim.identity.as_str() != pod.uid) {
+            found.push(format!("pod {name} has {address} of port `{id}` and the claim says {claim:?}"));
+        }
+        let machine = &state.machines[&pod.node];
+        let is_joined = machine.joints.values().any(|joint| {
+            let right = joint.addresses.iter().any(|net| net.addr() == address);
+            right
+                && machine.behind(joint).is_some_and(|sandbox| sandbox.pod == pod.uid && sandbox.established)
+        });
+        if !is_joined {
+            found.push(format!("pod {name} is not connected by {address}"));
+        }
+        let view = world.api.get(&format!("/apis/openstack.org/v1/namespaces/d/kuryrports/{name}"));
+        if view.is_none_or(|view| view["spec"]["podUid"] != pod.uid.as_str()) {
+            found.push(format!("pod {name} has no view"));
+        }
+    }
+    found
+}
+
+/// Whether a pod holds a port that somebody deleted: it is kept for the pod, and a new sandbox waits for it.
+fn waits_for_what_is_gone(state: &State, record: &KuryrNode, uid: &str) -> bool {
+    let claims = record.status.iter().flat_map(|status| &status.claims);
+    let held = claims.filter(|(_, claim)| claim.identity.as_str() == uid).map(|(id, _)| id);
+    held.filter_map(|id| record.spec.ports.get(id))
+        .flat_map(|entry| &entry.addresses)
+        .any(|one| state.rules.stolen.contains(&one.address))
+}

@@ -1,0 +1,136 @@
+//! Runs on paused time: faults at every call of small scenarios, and scenarios that are drawn from seeds.
+//!
+//! `cargo test` runs some of them, `make sim SEEDS=1000 FIRST=1` all calls and as many seeds. What fails says how it is run
+//! once more with its story: `make sim SEED=7`, `make sim SCENARIO=coming CALL=63 FAULT=KillBefore`.
+#![expect(clippy::unwrap_used, reason = "this is a test")]
+#![expect(clippy::print_stderr, reason = "what failed is told to whoever replays it")]
+
+use std::{env, fs, future::Future, path::Path, time::Duration};
+
+use kuryr_sim::{
+    Fault, Plan,
+    scenario::{Outcome, coming, random, restarts},
+};
+use tokio::runtime::Builder;
+
+fn run(scenario: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(scenario)
+}
+
+/// Whether nothing was broken; if something was, leaves the story and tells how to run it again.
+fn passes(again: &str, outcome: &Outcome) -> bool {
+    let Some(what) = outcome.broken.first() else { return true };
+    let name: String = again.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '=').collect();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, &outcome.story).unwrap();
+    eprintln!("make sim {again}    # story in {}\n    {what}", path.display());
+    false
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    variable(name).map_or(default, |text| text.parse().unwrap())
+}
+
+fn seeds(first: u64, count: u64) {
+    let mut slowest = (Duration::ZERO, Duration::ZERO);
+    let mut is_bad = |seed: &u64| {
+        let outcome = run(random(*seed));
+        let (pods, all) = slowest;
+        slowest = (pods.max(outcome.pods_run_after), all.max(outcome.settled_after));
+        !passes(&format!("SEED={seed}"), &outcome)
+    };
+    let bad: Vec<u64> = (first..first + count).filter(|seed| is_bad(seed)).collect();
+    eprintln!(
+        "{count} seeds: pods run within {:?} of the last fault, all is settled within {:?}",
+        slowest.0, slowest.1
+    );
+    assert!(bad.is_empty(), "{} of {count} seeds fail: {bad:?}", bad.len());
+}
+
+/// Those that are the same each time.
+const SCENARIOS: [&str; 2] = ["coming", "restarts"];
+
+fn scenario(name: &str, plan: Plan) -> Outcome {
+    match name {
+        "coming" => run(coming(plan)),
+        "restarts" => run(restarts(plan)),
+        other => panic!("no scenario {other}; there are {SCENARIOS:?}"),
+    }
+}
+
+/// Every call of a scenario with every fault that it can meet.
+fn cases(name: &str) -> Vec<(usize, Fault)> {
+    let calm = scenario(name, Plan::Never);
+    assert!(passes(name, &calm), "without faults");
+    let of = |number: usize, faults: &'static [Fault]| faults.iter().map(move |fault| (number, *fault));
+    let made = calm.made.iter().enumerate();
+    made.flat_map(|(number, made)| of(number, made.side.faults(made.changes))).collect()
+}
+
+/// One in `step` of them.
+fn every(name: &str, step: usize, offset: usize) {
+    let again = |number, fault| format!("SCENARIO={name} CALL={number} FAULT='{fault:?}'");
+    let is_bad = |(number, fault): &(usize, Fault)| {
+        !passes(&again(*number, *fault), &scenario(name, Plan::At(*number, *fault)))
+    };
+    let some: Vec<_> = cases(name).into_iter().skip(offset).step_by(step).collect();
+    let (count, bad): (usize, Vec<_>) = (some.len(), some.into_iter().filter(is_bad).collect());
+    eprintln!("{name}: {count} runs with one fault each");
+    assert!(bad.is_empty(), "{} calls fail: {bad:?}", bad.len());
+}
+
+#[test]
+fn some_seeds() {
+    seeds(1, 6);
+}
+
+#[test]
+fn some_faults_at_some_calls() {
+    every("coming", 61, 7);
+    every("restarts", 197, 11);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in number("FIRST", 3)..number("FIRST", 3) + number("SEEDS", 1) {
+        let (one, two) = (run(random(seed)).story, run(random(seed)).story);
+        let differ = one.lines().zip(two.lines()).find(|(one, two)| one != two);
+        assert_eq!(differ, None, "seed {seed}");
+        assert_eq!(one.len(), two.len(), "seed {seed}");
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make sim"]
+fn all_seeds() {
+    seeds(number("FIRST", 1), number("SEEDS", 100));
+}
+
+#[test]
+#[ignore = "takes minutes: make sim"]
+fn every_fault_at_every_call() {
+    SCENARIOS.into_iter().for_each(|name| every(name, 1, 0));
+}
+
+#[test]
+#[ignore = "replays what SIM_SEED, or SIM_SCENARIO, SIM_CALL and SIM_FAULT, name"]
+fn one_run() {
+    let outcome = match variable("SIM_SEED") {
+        Some(seed) => run(random(seed.parse().unwrap())),
+        None => {
+            let name = variable("SIM_SCENARIO").unwrap_or_else(|| SCENARIOS[0].to_owned());
+            let (call, fault) = (number("SIM_CALL", 0), variable("SIM_FAULT").unwrap());
+            let wanted =
+                |(number, one): &(usize, Fault)| *number as u64 == call && format!("{one:?}") == fault;
+            let (number, fault) = cases(&name).into_iter().find(wanted).unwrap();
+            scenario(&name, Plan::At(number, fault))
+        }
+    };
+    eprintln!("{}settled after {:?}", outcome.story, outcome.settled_after);
+    assert_eq!(outcome.broken, Vec::<String>::new());
+}
