@@ -34,6 +34,13 @@ class CallsTest(unittest.TestCase):
         self.assertEqual(self.of(call("a", 11, 1, code=1), call("a", 12, 2)), ([], 1))
 
 
+class OrderTest(unittest.TestCase):
+    def test_who_came_first_comes_last_in_the_next_round(self):
+        some = rounds.Rounds.__new__(rounds.Rounds)
+        some.plugins = ["a", "b", "c"]
+        self.assertEqual([some.in_order(number) for number in range(3)], [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"]])
+
+
 class FiguresTest(unittest.TestCase):
     def test_percentiles_interpolate(self):
         for values in ([3.0], [1.0, 2.0], [5.0, 1.0, 3.0], list(range(40))):
