@@ -373,10 +373,15 @@ impl Controller {
     /// Stops all parts and gives the Lease back after the last write.
     async fn stop(mut self) {
         self.leading.abort();
-        let _ = (&mut self.leading).await;
+        // One that has ended may not be waited for again.
+        if !self.leading.is_finished() {
+            let _ = (&mut self.leading).await;
+        }
         self.stop.cancel();
         self.release.cancel();
-        let _ = tokio::time::timeout(STOP_WITHIN, self.election).await;
+        if !self.election.is_finished() {
+            let _ = tokio::time::timeout(STOP_WITHIN, self.election).await;
+        }
         let all = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_WITHIN, all).await;
     }
@@ -545,6 +550,34 @@ async fn tell_health(world: Arc<World>, checks: Checks, stop: CancellationToken)
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cloud::fake,
+        lead::tests::{OPTIONS, Outdoors},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_which_a_part_has_ended_by_a_bug_stops_in_order() {
+        for of_election in [false, true] {
+            let outdoors = Outdoors::with_nodes(&[("n1", 0, 0)]);
+            let outside = Outside {
+                client: outdoors.api.client(),
+                connect: outdoors.cloud.connect(),
+                events: Recorder::disabled(),
+                registry: Metrics::new(),
+                seed: None,
+            };
+            let mut controller = Controller::start(fake::config(OPTIONS), outside, "a").unwrap();
+            let part = if of_election { &controller.election } else { &controller.leading };
+            part.abort();
+            controller.broken().await;
+            controller.stop().await;
         }
     }
 }
