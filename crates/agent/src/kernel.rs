@@ -475,6 +475,8 @@ pub(crate) mod fake {
     /// The fake's contents.
     #[derive(Debug, Default)]
     pub(crate) struct Contents {
+        /// Who may be reached straight, as it was told last.
+        pub(crate) may_be_straight: Option<BTreeSet<IpAddr>>,
         /// Namespaces by path.
         pub(crate) sandboxes: BTreeMap<String, String>,
         /// Connected pods: host end -> namespace, by index.
@@ -741,7 +743,8 @@ pub(crate) mod fake {
             Ok(())
         }
 
-        fn set_straight(&self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) -> Answer<()> {
+        fn set_straight(&self, _: &BTreeSet<IpAddr>, may: &BTreeSet<IpAddr>) -> Answer<()> {
+            self.contents.lock().unwrap().may_be_straight = Some(may.clone());
             Ok(())
         }
 

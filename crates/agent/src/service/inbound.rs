@@ -35,6 +35,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::Work;
 use crate::{
     error::{Result, with_causes},
+    kernel::Datapath,
     wiring::World,
 };
 
@@ -153,9 +154,26 @@ fn site(world: &World) -> Option<Site> {
 
 /// Addresses of pods that may be reached straight.
 pub(super) fn open(world: &World) -> BTreeSet<IpAddr> {
+    known_open(world).unwrap_or_default()
+}
+
+/// The same; none as long as the node's record or kernel is not known.
+fn known_open(world: &World) -> Option<BTreeSet<IpAddr>> {
     let state = world.state.get();
-    let offer = state.offer().filter(|_| world.kernel.has_entries());
-    offer.map(|offer| straight::open(offer.spec())).unwrap_or_default()
+    let offer = state.offer().filter(|_| world.kernel.has_entries())?;
+    Some(straight::open(offer.spec()))
+}
+
+/// Takes pods off the straight way that may not be reached so any more. That needs the record only: it may take for ever
+/// until all Services are known, and the kernel has what a former agent left there. `admitted` is what was told it last.
+async fn close(world: &World, admitted: &mut Option<BTreeSet<IpAddr>>) {
+    let Some(open) = known_open(world).filter(|open| admitted.as_ref() != Some(open)) else { return };
+    let may = open.clone();
+    let take = move |node: &dyn Datapath| node.set_straight(&BTreeSet::new(), &may);
+    match world.kernel.urgent("take pods off the straight way", take).await {
+        Ok(()) => *admitted = Some(open),
+        Err(error) => tracing::warn!("pods stay reachable from outside: {}", with_causes(&error)),
+    }
 }
 
 fn leading(world: &World) -> Option<Leading> {
@@ -204,9 +222,10 @@ pub(crate) async fn run(world: World) {
     }
     let noted = Arc::clone(&world.services.noted);
     let tables = Arc::new(Mutex::new(Tables::new(NFT)));
-    let mut since = Since::default();
+    let (mut since, mut admitted) = (Since::default(), None);
     loop {
         let woken = timeout(LOOK_AGAIN, noted.wake.notified()).await.is_ok();
+        close(&world, &mut admitted).await;
         let Some(site) = since.due(woken, site(&world), &noted.known()) else { continue };
         let health = match write(&world, &tables, site).await {
             Ok(health) => health,
@@ -363,9 +382,40 @@ fn number(owner: &Owner, port: u16, protocol: Protocol) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use kuryr_planning::service::{OwnerKind, Target};
+    use kuryr_planning::{
+        claim::Own,
+        service::{OwnerKind, Target},
+    };
+    use serde_json::json;
 
     use super::*;
+    use crate::{checkpoint::tests::in_memory, kernel::fake::FakeKernel, wiring::fake::FakeWorld};
+
+    #[tokio::test]
+    async fn a_pod_that_is_guarded_goes_off_the_straight_way_also_before_services_are_known() {
+        let fake = FakeWorld::new(in_memory(), FakeKernel::default(), Vec::new());
+        let may = || fake.kernel.contents.lock().unwrap().may_be_straight.clone();
+        let mut admitted = None;
+        close(&fake.world, &mut admitted).await;
+        assert_eq!(may(), None, "nothing is known of any pod");
+        for (guarded, expect) in [(false, vec!["10.0.0.10"]), (true, vec![])] {
+            let spec = json!({
+                "nodeUid": "node", "checkpoint": "point",
+                "ports": {"p0": {
+                    "generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": "n",
+                    "addresses": [{"subnet": "s", "address": "10.0.0.10"}], "open": true, "guarded": guarded,
+                }},
+                "subnets": {"s": {"cidr": "10.0.0.0/24", "gateway": "10.0.0.1"}},
+            });
+            fake.world.state.update(|state| {
+                state.own = Some(Own { node_uid: "node".into(), checkpoint: "point".into() });
+                state.spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
+            });
+            close(&fake.world, &mut admitted).await;
+            let expect: BTreeSet<IpAddr> = expect.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(may(), Some(expect));
+        }
+    }
 
     #[test]
     fn what_is_noted_is_written_once_it_is_known_how_to_lead() {
