@@ -1,6 +1,7 @@
 //! Faults at calls.
 //!
-//! Every call of a program passes [`Faults::meet`], whichever side it is for. Calls are counted from 0, so that a run
+//! Every call of a program that goes to a server, to the disk, or changes the kernel or the switch passes [`Faults::meet`];
+//! what is read of the kernel does not. Calls are counted from 0, so that a run
 //! without faults tells how many there are, and another one can have a certain fault at each of them. Renewals of the
 //! Lease are counted only until a program leads: one every two seconds says nothing more than the first.
 //!

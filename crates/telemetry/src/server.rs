@@ -28,8 +28,8 @@ use crate::{Error, Result};
 
 /// Connections at a time: a kubelet, a few scrapers, a few people.
 const CONNECTIONS_MAX: usize = 64;
-/// Connections at a time from one address: a pod that holds all that it gets must not keep out the kubelet, which would
-/// kill us for it.
+/// Connections at a time from one address: one pod that holds all that it gets must not keep out the kubelet, which would
+/// kill us for it. Eight of them can.
 const FROM_ONE_MAX: usize = 8;
 /// Size of a request's head in bytes.
 const HEAD_MAX: usize = 16 << 10;
