@@ -7,6 +7,12 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /dev/shm && mount -t tmpfs tmpfs /dev/shm
 
+# Before anything is covered: the modules, and who loads them, may be below /tmp or /run, too.
+modprobe=$(cat "$lab_guest/tools")
+while read -r module; do
+    $modprobe "$module" || echo "guest: no module $module"
+done <"$lab_guest/modules"
+
 # The directory may be below /tmp or /run, which are covered: it is kept aside meanwhile.
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/guest /mnt/run
@@ -19,10 +25,6 @@ export TMPDIR=/tmp
 
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
-modprobe=$(cat /run/guest/tools)
-while read -r module; do
-    $modprobe "$module" || echo "guest: no module $module"
-done </run/guest/modules
 ip link set lo up 2>/dev/null
 
 /bin/sh /run/guest/command </dev/null

@@ -2,12 +2,13 @@
 //!
 //! A namespace is entered by a thread of its own that ends with the work: a thread of the async runtime that
 //! stayed in a pod's namespace by mistake would do the next pod's work there. What is opened in there (sockets)
-//! stays bound to the namespace and may be used from any thread.
+//! stays bound to the namespace and may be used from any thread. It has the precedence of who waits for it, which
+//! threads do not inherit from those that take it (`SCHED_RESET_ON_FORK`).
 //!
 //! A namespace is identified by device and inode number of its file (`NetnsId`), not by its path: paths are
 //! reused. An open [`Netns`] keeps the namespace alive, so hold it no longer than needed.
 //!
-//! Sources: namespaces(7), setns(2), ioctl_ns(2).
+//! Sources: namespaces(7), setns(2), ioctl_ns(2), sched(7).
 
 use std::{
     fmt, io,
@@ -131,6 +132,11 @@ impl AsFd for Netns {
 
 /// Runs `work` on a thread that ends with it.
 fn on_own_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let precedence = system::precedence();
+    let work = || {
+        precedence.iter().for_each(system::take);
+        work()
+    };
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(|source| {
@@ -251,6 +257,38 @@ mod system {
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
     }
 
+    /// Policy and priority of a thread that goes before those that have none.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Precedence {
+        pub(super) policy: libc::c_int,
+        pub(super) priority: libc::c_int,
+    }
+
+    const THIS_THREAD: libc::pid_t = 0;
+
+    /// What precedence the calling thread has; `None`: that of everybody.
+    pub(super) fn precedence() -> Option<Precedence> {
+        // SAFETY: takes and returns plain numbers.
+        let policy = unsafe { libc::sched_getscheduler(THIS_THREAD) };
+        if !matches!(policy & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR | libc::SCHED_FIFO) {
+            return None;
+        }
+        // SAFETY: plain numbers, for which all bits zero are a value.
+        let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes the parameters during the call.
+        let failed = unsafe { libc::sched_getparam(THIS_THREAD, &raw mut parameters) };
+        (failed == 0).then_some(Precedence { policy, priority: parameters.sched_priority })
+    }
+
+    /// Gives the calling thread a precedence that another one has. If it may not have it, it has to wait longer.
+    pub(super) fn take(precedence: &Precedence) {
+        // SAFETY: plain numbers, for which all bits zero are a value.
+        let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+        parameters.sched_priority = precedence.priority;
+        // SAFETY: the kernel reads the parameters during the call.
+        unsafe { libc::sched_setscheduler(THIS_THREAD, precedence.policy, &raw const parameters) };
+    }
+
     pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
         let mut cookie = 0_u64;
         let mut size: libc::socklen_t = 8;
@@ -284,6 +322,22 @@ mod system {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_of_its_own_has_the_precedence_of_who_waits_for_it() {
+        let inside = || on_own_thread(Path::new("own"), || Ok(system::precedence())).unwrap();
+        assert_eq!((system::precedence(), inside()), (None, None));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Who may not have it (it takes root) has none on both.
+                let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+                system::take(&system::Precedence { policy, priority: 1 });
+                assert_eq!(inside(), system::precedence());
+                // What it starts itself has none.
+                assert_eq!(thread::scope(|scope| scope.spawn(system::precedence).join().unwrap()), None);
+            });
+        });
+    }
 
     #[test]
     fn only_network_namespaces_open() {
