@@ -158,14 +158,18 @@ class Rounds:
         if not plugin:
             return
         plugin.take_turn()
-        self.tell(f"kuryr on {mode}: churn")
-        self.churn(plugin, mode, nodes)
-        plugin.settle()
+        self.part(f"kuryr on {mode}: churn", lambda: self.churn(plugin, mode, nodes))
         if len(nodes) > 1:
-            self.tell(f"kuryr on {mode}: the network of pods")
-            self.network(mode, nodes)
-        self.tell(f"kuryr on {mode}: nothing is ready")
-        self.cold(plugin, mode, nodes)
+            self.part(f"kuryr on {mode}: the network of pods", lambda: self.network(mode, nodes))
+        self.part(f"kuryr on {mode}: nothing is ready", lambda: self.cold(plugin, mode, nodes))
+
+    def part(self, what: str, action) -> None:
+        """Run a part on which no other depends: if it fails that is noted, and what was measured before is kept."""
+        self.tell(what)
+        try:
+            action()
+        except (Unmet, OSError) as error:
+            self.result["notes"].append(f"{what}: {error or type(error).__name__}")
 
     def churn(self, plugin, mode: str, nodes: list[str]) -> None:
         """Every second a pod comes and the oldest goes; what is asked of Neutron meanwhile, once ports have begun to come back."""
@@ -215,8 +219,6 @@ class Rounds:
                 names.append(name)
             self.adds(plugin, into, "cold_add", names, begin)
             self.remove(plugin, into, "cold_del", names)
-        except Unmet as unmet:
-            self.result["notes"].append(f"cold on {mode}: {unmet}")
         finally:
             self.kuryr.configure("controller", kubernetes={"vif_pool_driver": None})
             self.kuryr.restart("controller")

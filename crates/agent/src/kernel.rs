@@ -13,7 +13,7 @@
 //! A kernel in memory ([`Kernel::in_place`]) answers at once, so it needs no threads.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -23,8 +23,9 @@ use std::{
     },
 };
 
+use kuryr_api::names;
 use kuryr_datapath::{
-    Attached, Entry, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute, ObservedLinks, ObservedMacvlan,
+    Attached, Entry, FoundUplinks, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute, ObservedLinks,
     OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
@@ -69,8 +70,10 @@ pub trait Datapath: Send + Sync + 'static {
     fn interfaces(&self, netns_dir: &Path) -> Answer<Vec<LiveInterface>>;
     /// Makes an uplink.
     fn prepare(&self, uplink: &UplinkSpec) -> Answer<Uplink>;
-    /// The uplinks there are: prepared ones, and macvlans by name.
-    fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)>;
+    /// The uplinks there are, and what of them and of the node's own port is down.
+    fn uplinks(&self) -> Answer<FoundUplinks>;
+    /// Brings interfaces up.
+    fn bring_up(&self, ifnames: &[String]) -> Answer<()>;
     /// Deletes an uplink by its tap; slow.
     fn remove(&self, tap: &str) -> Answer<()>;
     /// The node's interface of that name.
@@ -392,8 +395,12 @@ impl Datapath for Node {
         self.prepare_uplink(uplink)
     }
 
-    fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
-        self.all_uplinks()
+    fn uplinks(&self) -> Answer<FoundUplinks> {
+        self.all_uplinks(names::NODE_INTERFACE)
+    }
+
+    fn bring_up(&self, ifnames: &[String]) -> Answer<()> {
+        Self::bring_up(self, ifnames)
     }
 
     fn remove(&self, tap: &str) -> Answer<()> {
@@ -466,9 +473,10 @@ impl Datapath for Node {
 pub(crate) mod fake {
     //! A kernel that remembers what it was asked.
 
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
 
     use ipnet::IpNet;
+    use kuryr_datapath::ObservedMacvlan;
 
     use super::*;
 
@@ -499,6 +507,8 @@ pub(crate) mod fake {
         pub(crate) without_entries: bool,
         /// Uplink of each host end, by index.
         pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
+        /// Interfaces on the way to the switch that are down.
+        pub(crate) down: Vec<String>,
         /// Macvlans, by name.
         pub(crate) macvlans: BTreeMap<String, ObservedMacvlan>,
         /// The node's routes.
@@ -666,8 +676,17 @@ pub(crate) mod fake {
             })
         }
 
-        fn uplinks(&self) -> Answer<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
-            Ok((Vec::new(), self.contents.lock().unwrap().macvlans.clone()))
+        fn uplinks(&self) -> Answer<FoundUplinks> {
+            let contents = self.contents.lock().unwrap();
+            let (macvlans, down) = (contents.macvlans.clone(), contents.down.clone());
+            Ok(FoundUplinks { macvlans, down, ..FoundUplinks::default() })
+        }
+
+        fn bring_up(&self, ifnames: &[String]) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            contents.down.retain(|ifname| !ifnames.contains(ifname));
+            contents.changes.push(format!("bring up {}", ifnames.join(" ")));
+            Ok(())
         }
 
         fn remove(&self, tap: &str) -> Answer<()> {

@@ -63,8 +63,9 @@ pub use joint::Entry;
 pub use kuryr_ebpf_maps::PodCounters;
 pub use netns::{Netns, NetnsId};
 pub use node::{
-    Attached, HybridSpec, JoinChoice, Joining, MacvlanSpec, Node, NodeConfig, NodeInterface, NodeRoute,
-    ObservedLinks, ObservedMacvlan, Offloads, OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
+    Attached, FoundUplinks, HybridSpec, JoinChoice, Joining, MacvlanSpec, Node, NodeConfig, NodeInterface,
+    NodeRoute, ObservedLinks, ObservedMacvlan, Offloads, OwnPortSpec, PodLinks, Side, Swept, Uplink,
+    UplinkSpec,
 };
 pub use ovsdb::{BridgeRow, InterfaceRow, Ovsdb, OvsdbConfig, PortSpec, SwitchRow, SwitchStart, SwitchState};
 pub use route::Route;

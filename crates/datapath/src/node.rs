@@ -22,7 +22,7 @@ mod uplink;
 mod ways;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -168,6 +168,20 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Its hardware address.
     pub mac: MacAddr,
+}
+
+/// Uplinks that there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundUplinks {
+    /// Prepared ones.
+    pub prepared: Vec<Uplink>,
+    /// Macvlans on an interface of the node, by name.
+    pub macvlans: BTreeMap<String, ObservedMacvlan>,
+    /// Names of interfaces between pods, or the node's own port, and the integration bridge that are down.
+    ///
+    /// Somebody may have done that, and Open vSwitch does by mistake: it sets a flag of an interface that it takes by
+    /// writing all flags as it last knew them, and takes one at once whose row is older than the interface.
+    pub down: Vec<String>,
 }
 
 /// A pod's interface to be made.

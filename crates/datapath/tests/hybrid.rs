@@ -138,6 +138,12 @@ fn the_nodes_own_port_has_such_a_bridge_too() {
     remote.sh("ip addr add 10.1.0.50/24 dev eth0; ip link set eth0 up");
     assert_eq!(node.space.ping("10.1.0.50".parse::<IpAddr>().unwrap(), 3), 3);
     assert_eq!(remote.ping("10.1.0.200".parse::<IpAddr>().unwrap(), 3), 3);
+    node.space.sh("ip link set qvoown down; ip link set qbrown down; ip link set own0 down");
+    let mut down = node.within(|node| node.all_uplinks("own0")).unwrap().down;
+    down.sort();
+    assert_eq!(down, ["own0", "qbrown", "qvoown"]);
+    node.within(|node| node.bring_up(&down)).unwrap();
+    assert_eq!(node.within(|node| node.all_uplinks("own0")).unwrap().down, [""; 0]);
     node.within(|node| node.remove_own_port("own0")).unwrap();
     let names = |links: Vec<(u32, String)>| links.into_iter().map(|(_, name)| name).collect::<Vec<_>>();
     let left = names(node.space.links());

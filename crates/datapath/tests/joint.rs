@@ -404,6 +404,25 @@ fn uplinks_are_prepared_once_and_live_apart() {
 }
 
 #[test]
+fn what_is_down_on_the_way_to_the_switch_is_found_and_brought_up() {
+    let node = TestNode::new();
+    let pods = [node.pod(1), node.pod(2)];
+    let down = || node.within(|node| node.all_uplinks("own0")).unwrap().down;
+    assert_eq!(down(), [""; 0]);
+    // As Open vSwitch does it, which takes an interface while it comes up.
+    node.space.sh("ip link set tap1 down; ip link set kru2 down");
+    assert_eq!(pods[0].space.ping(pods[1].v4(), 1), 0);
+    let mut found = down();
+    found.sort();
+    assert_eq!(found, ["kru2", "tap1"]);
+    // Another has gone meanwhile.
+    found.push("tap3".to_owned());
+    node.within(|node| node.bring_up(&found)).unwrap();
+    assert_eq!(down(), [""; 0]);
+    until("a pod reaches the other", || pods[0].space.tcp(&pods[1].space, pods[1].v4()));
+}
+
+#[test]
 fn offloads_go_off_where_the_bridge_is_a_process() {
     let node = TestNode::new();
     let spec = kuryr_datapath::UplinkSpec { offloads: kuryr_datapath::Offloads::Off, ..uplink_spec(1) };

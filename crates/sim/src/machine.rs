@@ -2,7 +2,7 @@
 //!
 //! A reboot takes everything of the kernel; indexes and namespaces are numbered from the same begin again, so that what
 //! was recorded before looks like what is there now. Rows of the switch's database stay, with the sign that their flows
-//! were installed.
+//! were installed. A tap whose row is older than itself is taken by the switch at once, which takes it down by mistake.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +16,8 @@ use std::{
 use ipnet::IpNet;
 use kuryr_agent::{Answering, Datapath, Storage, SwitchDatabase};
 use kuryr_datapath::{
-    Attached, Entry, Error, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks, ObservedMacvlan,
-    OwnPortSpec, PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
+    Attached, Entry, Error, FoundUplinks, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks, OwnPortSpec,
+    PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
     ovsdb::{BridgeRow, InterfaceRow, SwitchRow, SwitchStart, SwitchState},
 };
 use kuryr_planning::claim::restart::LiveInterface;
@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) joints: BTreeMap<u32, Joint>,
     uplinks: BTreeMap<String, Uplink>,
     own: Option<String>,
+    /// Taps that are down.
+    pub(crate) down: BTreeSet<String>,
     pub(crate) rows: BTreeMap<String, InterfaceRow>,
     switch: watch::Sender<Arc<SwitchState>>,
     pub(crate) slots: [Vec<u8>; 2],
@@ -90,6 +92,7 @@ impl Machine {
             joints: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             own: None,
+            down: BTreeSet::new(),
             rows: BTreeMap::new(),
             switch: watch::Sender::default(),
             slots: [Vec::new(), Vec::new()],
@@ -107,6 +110,7 @@ impl Machine {
         self.joints.clear();
         self.uplinks.clear();
         self.own = None;
+        self.down.clear();
         (self.next_index, self.next_netns) = (FIRST_INDEX, FIRST_NETNS);
         for row in self.rows.values_mut() {
             row.ofport = None;
@@ -339,6 +343,7 @@ impl Datapath for Reach {
             let uplink = Uplink { tap, ifname, ifindex, mac: spec.mac };
             machine.uplinks.insert(spec.tap.clone(), uplink.clone());
             appeared = machine.rows.get(&spec.tap).map(|row| row.uuid.clone());
+            machine.down.extend(appeared.as_ref().map(|_| spec.tap.clone()));
             Ok(uplink)
         });
         if let Some(row) = appeared {
@@ -347,8 +352,19 @@ impl Datapath for Reach {
         result
     }
 
-    fn uplinks(&self) -> Result<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
-        self.look(|machine| (machine.uplinks.values().cloned().collect(), BTreeMap::new()))
+    fn uplinks(&self) -> Result<FoundUplinks> {
+        self.look(|machine| FoundUplinks {
+            prepared: machine.uplinks.values().cloned().collect(),
+            macvlans: BTreeMap::new(),
+            down: machine.down.iter().cloned().collect(),
+        })
+    }
+
+    fn bring_up(&self, ifnames: &[String]) -> Result<()> {
+        self.change(&format!("bring up {}", ifnames.join(" ")), |machine| {
+            machine.down.retain(|tap| !ifnames.contains(tap));
+            Ok(())
+        })
     }
 
     fn remove(&self, tap: &str) -> Result<()> {
@@ -356,6 +372,7 @@ impl Datapath for Reach {
         let result = self.change(&format!("remove {tap}"), |machine| {
             lost = machine.users(tap).into_iter().cloned().collect();
             machine.uplinks.remove(tap);
+            machine.down.remove(tap);
             Ok(())
         });
         lost.iter()
@@ -392,6 +409,7 @@ impl Datapath for Reach {
         let result = self.change(&format!("prepare own {}", port.tap), |machine| {
             machine.own = Some(port.tap.clone());
             appeared = machine.rows.get(&port.tap).map(|row| row.uuid.clone());
+            machine.down.extend(appeared.as_ref().map(|_| port.tap.clone()));
             Ok(())
         });
         if let Some(row) = appeared {
@@ -402,7 +420,8 @@ impl Datapath for Reach {
 
     fn remove_own_port(&self, ifname: &str) -> Result<()> {
         self.change(&format!("remove own {ifname}"), |machine| {
-            machine.own = None;
+            let own = machine.own.take();
+            machine.down.retain(|tap| Some(tap) != own.as_ref());
             Ok(())
         })
     }

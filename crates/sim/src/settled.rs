@@ -122,6 +122,9 @@ fn of_node(world: &World, node: &str, record: &KuryrNode) -> Vec<String> {
     if taps != rows {
         say(format!("on the switch is {rows:?}, in the record {taps:?}"));
     }
+    if !machine.down.is_empty() {
+        say(format!("down is {:?}", machine.down));
+    }
     for joint in machine.joints.values() {
         if !machine.behind(joint).is_some_and(|sandbox| sandbox.established) {
             say(format!("a connection is left of {}", joint.netns));

@@ -84,6 +84,16 @@ pub(super) async fn prepare(world: &World, plugs: &[Plug]) -> Prepared {
     prepared
 }
 
+/// Brings up what is down on the way to the switch, before a port is called ready: nothing goes through it.
+pub(super) async fn bring_up(world: &World, down: &[String]) -> Result<()> {
+    if down.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(interfaces = down.join(" "), "interfaces of ports were down; bringing them up");
+    let down = down.to_vec();
+    world.kernel.urgent("bring interfaces up", move |node| node.bring_up(&down)).await
+}
+
 /// Makes the node's own interface, or brings it into this form.
 pub(super) async fn own_port(world: &World, port: &PortId, links: &NodeLinks) -> Result<()> {
     let spec = OwnPortSpec {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kuryr_api::names;
-use kuryr_datapath::{InterfaceRow, ObservedMacvlan, SwitchState, Uplink};
+use kuryr_datapath::{FoundUplinks, InterfaceRow, ObservedMacvlan, SwitchState, Uplink};
 use kuryr_kubernetes::{slim, store::Presence};
 use kuryr_planning::{
     attachment::local_addresses,
@@ -37,6 +37,8 @@ pub(crate) struct Found {
     pub(crate) ends: BTreeMap<String, u32>,
     /// Macvlans on the node's interface, by name.
     pub(crate) macvlans: BTreeMap<String, Macvlan>,
+    /// Interfaces on the way to the switch that are down.
+    pub(crate) down: Vec<String>,
 }
 
 /// Publishes what watches and switch tell, before anything is decided by it.
@@ -90,7 +92,8 @@ pub(crate) async fn keep_local_path(world: World) {
 
 /// Looks at switch and kernel.
 pub(crate) async fn found(world: &World) -> Result<Found> {
-    let (uplinks, macvlans) = world.kernel.urgent("list uplinks", |node| node.uplinks()).await?;
+    let FoundUplinks { prepared: uplinks, macvlans, down } =
+        world.kernel.urgent("list uplinks", |node| node.uplinks()).await?;
     let state = world.switch.state();
     let usable = state.connected && state.bridge.is_some();
     let ends = uplinks.iter().map(|uplink| (uplink.ifname.clone(), uplink.ifindex)).collect();
@@ -99,6 +102,7 @@ pub(crate) async fn found(world: &World) -> Result<Found> {
         taps: uplinks.iter().filter_map(complete).collect(),
         ends,
         macvlans: macvlans.into_iter().map(|(name, found)| (name, macvlan(&found))).collect(),
+        down,
     })
 }
 

@@ -42,6 +42,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     ways::reconcile(world, &state).await?;
     set_node_addresses(world, &state).await?;
     let found = observe::found(world).await?;
+    apply::bring_up(world, &found.down).await?;
     let plan = plan_for(world, &state, &found);
     let pause = if is_meant(state.mode(), &found.macvlans) {
         macvlan::reconcile(world, &found.macvlans).await?
@@ -297,6 +298,16 @@ mod tests {
         assert_eq!(durable.returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
         assert_eq!(durable.known.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p0"]);
         assert_eq!(world.kernel.changes(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_down_is_brought_up() {
+        let world = world();
+        world.kernel.contents.lock().unwrap().down = vec!["tapown".to_owned()];
+        for _ in 0..2 {
+            reconcile(&world.world).await.unwrap();
+        }
+        assert_eq!(world.kernel.changes(), ["bring up tapown"]);
     }
 
     #[tokio::test]

@@ -102,6 +102,14 @@ impl Node {
         bridge.and_then(|_| links.iter().find(is_tap)).unwrap_or(plugged)
     }
 
+    /// Indexes of what is between `tap` and the integration bridge, if anything is: bridge, inner and outer end.
+    pub(super) fn hybrid_links(&self, tap: &Link, links: &[Link]) -> Vec<u32> {
+        let Some(bridge) = self.bridge_of(tap, links) else { return Vec::new() };
+        let ports: Vec<&Link> = links.iter().filter(|link| link.master == Some(bridge.index)).collect();
+        let outer = ports.iter().filter(|port| port.index != tap.index).filter_map(|inner| inner.peer);
+        ports.iter().map(|port| port.index).chain(outer).chain([bridge.index]).collect()
+    }
+
     /// Deletes the bridge that `tap` is on, if it is one of ours, and its other port. Slow.
     pub(super) fn remove_hybrid(&self, tap: &Link, links: &[Link]) -> Result<()> {
         let Some(bridge) = self.bridge_of(tap, links) else { return Ok(()) };

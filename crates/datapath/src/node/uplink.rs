@@ -9,12 +9,12 @@ use std::{collections::BTreeMap, slice};
 use kuryr_ebpf_maps::UplinkFlags;
 use kuryr_types::MacAddr;
 
-use super::{Node, ObservedMacvlan, Offloads, Uplink, UplinkSpec, delete};
+use super::{FoundUplinks, Node, Offloads, Uplink, UplinkSpec, delete};
 use crate::{
     error::{Error, Result},
     joint::{Hook, Joint},
     link::{self, Link, SubInterface, VethEnd},
-    netlink::Socket,
+    netlink::{Request, Socket},
     offload,
     sysctl::{self, Setting},
 };
@@ -139,14 +139,49 @@ impl Node {
         Ok(self.uplinks_among(&link::list(&mut self.socket())?))
     }
 
-    /// Lists the uplinks of both kinds that there are, by one look: prepared ones, and macvlans by name.
+    /// Lists the uplinks of both kinds that there are, by one look, and what of them and of the node's own port is down.
+    /// `own` is the name of the own port's interface.
     ///
     /// # Errors
     ///
     /// `Kernel` or `Restless`.
-    pub fn all_uplinks(&self) -> Result<(Vec<Uplink>, BTreeMap<String, ObservedMacvlan>)> {
+    pub fn all_uplinks(&self, own: &str) -> Result<FoundUplinks> {
         let links = link::list(&mut self.socket())?;
-        Ok((self.uplinks_among(&links), self.macvlans_among(links)))
+        let (prepared, down) = (self.uplinks_among(&links), self.down_among(&links, own));
+        Ok(FoundUplinks { prepared, macvlans: self.macvlans_among(links), down })
+    }
+
+    /// Interfaces between pods, or the node, and the integration bridge that are down.
+    fn down_among(&self, links: &[Link], own: &str) -> Vec<String> {
+        let is_end = |link: &&Link| {
+            link.name == own || (link.group == self.config.uplink_group && !self.is_macvlan(link))
+        };
+        let ends = links.iter().filter(is_end).filter(|link| link.peer_namespace.is_none());
+        let of_uplink = |end: &Link| -> Vec<String> {
+            let tap = links.iter().find(|link| Some(link.index) == end.peer);
+            let between = tap.map(|tap| self.hybrid_links(tap, links)).unwrap_or_default();
+            let all = links.iter().filter(|link| {
+                link.index == end.index || Some(link.index) == end.peer || between.contains(&link.index)
+            });
+            all.filter(|link| !link.up).map(|link| link.name.clone()).collect()
+        };
+        ends.flat_map(of_uplink).collect()
+    }
+
+    /// Brings interfaces up; one that has gone is success.
+    ///
+    /// # Errors
+    ///
+    /// `InterfaceName`, `Socket`, `Kernel`.
+    pub fn bring_up(&self, ifnames: &[String]) -> Result<()> {
+        let mut socket = self.socket();
+        let mut requests = Vec::new();
+        for ifname in ifnames {
+            link::check_name(ifname)?;
+            requests.extend(link::index_of(&socket, ifname)?.map(link::bring_up));
+        }
+        let requests: Vec<_> = requests.into_iter().map(Request::tolerating_absence).collect();
+        socket.apply(&requests)
     }
 
     fn uplinks_among(&self, links: &[Link]) -> Vec<Uplink> {
@@ -207,7 +242,7 @@ impl Node {
         Ok(found)
     }
 
-    fn create_uplink(&self, spec: &UplinkSpec) -> crate::netlink::Request {
+    fn create_uplink(&self, spec: &UplinkSpec) -> Request {
         let peer = VethEnd {
             name: &spec.peer,
             mac: spec.mac,
