@@ -225,10 +225,11 @@ section!(default, "DEFAULT", "Logging.", {
 
 section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what the cluster is called.", {
     API_ROOT: String = "api_root", "",
-        help("URL of the API server, or several, separated by commas: when one does not answer, the next is asked. Empty: the kubeconfig \
-              file if one is given, else the service account of the pod (`KUBERNETES_SERVICE_HOST`). That is a ClusterIP, which \
-              without another proxy leads nowhere before the agent of a node has been there: agents keep in `state_dir` what it \
-              leads to and begin with that, but need this option, or a kubeconfig, at their first start."),
+        help("URL of the API server, or several, separated by commas: when one does not answer, or goes on with errors \
+              of its own, the next is asked. Empty: the kubeconfig file if one is given, else the service account of the \
+              pod (`KUBERNETES_SERVICE_HOST`). That is a ClusterIP, which without another proxy leads nowhere before the \
+              agent of a node has been there: agents keep in `state_dir` what it leads to and begin with that, but need \
+              this option, or a kubeconfig, at their first start."),
         why("Upstream falls back to https://localhost:6443, which is right nowhere but on a control plane.");
     KUBECONFIG: Option<PathBuf> = "kubeconfig", "", new_here(),
         help("A kubeconfig file to use instead of the options of this section.");

@@ -42,8 +42,8 @@ use token::TokenLayer;
 /// Where the API server is and who we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Address of the API server, or several, separated by commas: when one does not answer the next is asked. Empty: see
-    /// `kubeconfig`.
+    /// Address of the API server, or several, separated by commas: when one does not answer, or only with errors of its
+    /// own, the next is asked. Empty: see `kubeconfig`.
     pub api_root: String,
     /// Used when `api_root` is empty; when this is empty too, the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
