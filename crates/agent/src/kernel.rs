@@ -741,8 +741,11 @@ pub(crate) mod fake {
             Ok(())
         }
 
-        fn prepare_own_port(&self, _: &OwnPortSpec) -> Answer<()> {
-            Ok(())
+        fn prepare_own_port(&self, port: &OwnPortSpec) -> Answer<()> {
+            match self.contents.lock().unwrap().taken.contains(&port.tap) {
+                true => Err(kuryr_datapath::Error::LinkTaken { name: port.tap.clone() }),
+                false => Ok(()),
+            }
         }
 
         fn remove_own_port(&self, _: &str) -> Answer<()> {

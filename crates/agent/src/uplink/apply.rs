@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Plugged(pub(super) Vec<PortId>);
 
-/// Ports whose uplinks could not be made, and the first failure.
+/// Ports whose uplinks could not be made, and the first failure of a look.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) missing: BTreeSet<PortId>,
@@ -49,6 +49,9 @@ pub(super) async fn step(
         }
         Step::Plug(plugs) => {
             let plugs: Vec<&Plug> = plugs.iter().filter(|plug| !missing.contains(&plug.port)).collect();
+            if plugs.is_empty() {
+                return Ok(Plugged::default());
+            }
             let taps: Vec<&str> = plugs.iter().map(|plug| plug.tap.as_str()).collect();
             tracing::info!(taps = taps.join(" "), "plugging");
             let ports: Vec<PortSpec> = plugs.iter().map(|plug| port_spec(plug, start)).collect();
@@ -61,8 +64,8 @@ pub(super) async fn step(
 
 /// Makes the uplinks of these ports, one by one, so that a pod that is attached meanwhile does not wait for all of them. Goes
 /// on after a failure: one port that cannot have its name would keep all others of the node from being plugged.
-pub(super) async fn prepare(world: &World, plugs: &[Plug]) -> Prepared {
-    let (offloads, mut prepared) = (offloads(world), Prepared::default());
+pub(super) async fn prepare(world: &World, plugs: &[Plug], mut prepared: Prepared) -> Prepared {
+    let offloads = offloads(world);
     // The node's own interface is made by `own_port`.
     for plug in plugs.iter().filter(|plug| !is_own_interface(&plug.peer)) {
         let spec = UplinkSpec {
@@ -161,9 +164,10 @@ mod tests {
         let kernel = FakeKernel::default();
         kernel.contents.lock().unwrap().taken.insert("tapp1".to_owned());
         let world = FakeWorld::new(in_memory(), kernel, vec![]);
-        let prepared = prepare(&world.world, &["p0", "p1", "p2"].map(plug)).await;
+        let before = Prepared { missing: ["own".into()].into(), ..Prepared::default() };
+        let prepared = prepare(&world.world, &["p0", "p1", "p2"].map(plug), before).await;
         assert_eq!(world.kernel.changes(), ["prepare tapp0", "prepare tapp2"]);
-        assert_eq!(prepared.missing, ["p1".into()].into());
+        assert_eq!(prepared.missing, ["own".into(), "p1".into()].into());
         assert!(prepared.result.is_err());
     }
 }

@@ -1,8 +1,14 @@
 //! The story of uplinks, on one screen.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use kuryr_api::{kuryrnode::KuryrNodeSpec, names};
+use kuryr_api::{
+    kuryrnode::{KuryrNodeSpec, OwnPort},
+    names,
+};
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::{
     attachment::NodeLinks,
@@ -17,7 +23,7 @@ use super::{
     shared, ways,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
     node::NodeState,
     wiring::{Work, World},
 };
@@ -38,9 +44,9 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     }
     follow_record(world, &state).await?;
     shared::find_interface(world).await?;
-    own_port(world, &state).await?;
-    ways::reconcile(world, &state).await?;
-    set_node_addresses(world, &state).await?;
+    let own_port = own_port(world, &state).await?;
+    let ways = ways::reconcile(world, &state).await;
+    let addresses = set_node_addresses(world, &state).await;
     let found = observe::found(world).await?;
     apply::bring_up(world, &found.down).await?;
     let plan = plan_for(world, &state, &found);
@@ -56,17 +62,11 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
         pause(&state, &plan)
     };
     shared::rejoin(world).await?;
-    let start = found.switch.as_ref().and_then(|switch| switch.start.as_ref()).map(|start| start.id.as_str());
-    let mut prepared = apply::Prepared::default();
-    for step in &plan.steps {
-        if let Step::Prepare(plugs) = step {
-            prepared = apply::prepare(world, plugs).await;
-        }
-        let plugged = apply::step(world, step, &prepared.missing, start).await?;
-        if let Some(start) = start {
-            world.memory().uplinks.plugged(&plugged.0, start);
-        }
-    }
+    // What is plugged of an own port stays, and what is not is not plugged while its interface cannot be made.
+    let own_id = own_port_of(&state).filter(|_| own_port.is_err()).map(|own| own.id.clone());
+    let missing = own_id.into_iter().collect();
+    let before = apply::Prepared { missing, result: first_failure([own_port, ways, addresses]) };
+    let prepared = carry_out(world, &plan, &found, before).await?;
     macvlan::forget(world, &plan.gone);
     if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
         world.queue.add(Work::Leftovers);
@@ -76,6 +76,33 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     }
     prepared.result?;
     Ok(Outcome::again(pause, "ports, interfaces and addresses that nobody tells of"))
+}
+
+/// The first failure, which becomes the look's; the others are told here.
+fn first_failure(results: [Result<()>; 3]) -> Result<()> {
+    let mut failures = results.into_iter().filter_map(Result::err);
+    let first = failures.next();
+    failures.for_each(|error| tracing::warn!("this failed, too: {}", with_causes(&error)));
+    first.map_or(Ok(()), Err)
+}
+
+async fn carry_out(
+    world: &World,
+    plan: &Plan,
+    found: &Found,
+    mut prepared: apply::Prepared,
+) -> Result<apply::Prepared> {
+    let start = found.switch.as_ref().and_then(|switch| switch.start.as_ref()).map(|start| start.id.as_str());
+    for step in &plan.steps {
+        if let Step::Prepare(plugs) = step {
+            prepared = apply::prepare(world, plugs, prepared).await;
+        }
+        let plugged = apply::step(world, step, &prepared.missing, start).await?;
+        if let Some(start) = start {
+            world.memory().uplinks.plugged(&plugged.0, start);
+        }
+    }
+    Ok(prepared)
 }
 
 /// Deletes links that are not needed any more, some at a time.
@@ -120,8 +147,9 @@ async fn follow_record(world: &World, state: &NodeState) -> Result<()> {
     }
 }
 
-/// Makes the node's own interface when it is not what it should be.
-async fn own_port(world: &World, state: &NodeState) -> Result<()> {
+/// Makes the node's own interface when it is not what it should be. Tells whether it could be made: what else there is to
+/// look at need not wait for it, except where the record does not describe it, so that its links would count as left over.
+async fn own_port(world: &World, state: &NodeState) -> Result<Result<()>> {
     let wanted = match state.offer().and_then(|offer| Some((offer.spec(), offer.spec().own_port.as_ref()?))) {
         Some((spec, own)) => {
             let links = NodeLinks::of(own, spec, world.config.mtu_cap, &state.node_addresses);
@@ -130,6 +158,10 @@ async fn own_port(world: &World, state: &NodeState) -> Result<()> {
         }
         None => None,
     };
+    Ok(make_own_port(world, wanted).await)
+}
+
+async fn make_own_port(world: &World, wanted: Option<(PortId, NodeLinks)>) -> Result<()> {
     let made = world.memory().own_port.clone();
     if made == wanted {
         return Ok(());
@@ -159,22 +191,32 @@ async fn set_node_addresses(world: &World, state: &NodeState) -> Result<()> {
     Ok(())
 }
 
-/// Prepared taps, the own port's included.
-fn taps(world: &World, found: &Found) -> std::collections::BTreeSet<String> {
-    let plugged = |(id, links): &(PortId, NodeLinks)| match links.hybrid {
+fn own_port_of(state: &NodeState) -> Option<&OwnPort> {
+    state.offer()?.spec().own_port.as_ref()
+}
+
+/// The end of an own port on the switch.
+fn own_tap(id: &PortId, hybrid: bool) -> String {
+    match hybrid {
         true => names::hybrid_outer_name(id.as_str()),
         false => names::tap_name(id.as_str()),
-    };
-    let own = world.memory().own_port.as_ref().map(plugged);
+    }
+}
+
+/// Prepared taps, the own port's included.
+fn taps(world: &World, found: &Found) -> BTreeSet<String> {
+    let own = world.memory().own_port.as_ref().map(|(id, links)| own_tap(id, links.hybrid));
     found.taps.iter().cloned().chain(own).collect()
 }
 
 fn plan_for(world: &World, state: &NodeState, found: &Found) -> Plan {
     let ledger = world.checkpoint.look(|_, ledger| ledger.clone());
-    let taps = taps(world, found);
+    let mut taps = taps(world, found);
     if is_meant(state.mode(), &found.macvlans) {
         return unplugging(world, state, &ledger, found, &taps);
     }
+    // Also where it could not be brought into its form: what is plugged of it works perhaps, and would be plugged anew.
+    taps.extend(own_port_of(state).map(|own| own_tap(&own.id, own.hybrid)));
     let inputs = Inputs {
         spec: state.spec.as_deref(),
         offer: state.offer(),
@@ -196,7 +238,7 @@ fn unplugging(
     state: &NodeState,
     ledger: &Ledger,
     found: &Found,
-    taps: &std::collections::BTreeSet<String>,
+    taps: &BTreeSet<String>,
 ) -> Plan {
     let empty =
         |spec: &KuryrNodeSpec| KuryrNodeSpec { ports: BTreeMap::new(), own_port: None, ..spec.clone() };
@@ -250,12 +292,20 @@ mod tests {
         checkpoint::tests::in_memory, kernel::fake::FakeKernel, node::SwitchHealth, wiring::fake::FakeWorld,
     };
     use kuryr_api::kuryrnode::KuryrNode;
-    use kuryr_planning::claim::Own;
+    use kuryr_planning::{
+        claim::Own,
+        uplink::{Row, Switch},
+    };
     use serde_json::json;
 
     /// An agent with a record of two ports, one of them wanted back, and a switch that is not there.
     fn world() -> FakeWorld {
-        let world = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
+        world_with(FakeKernel::default(), &json!(null))
+    }
+
+    /// The same on this kernel, with an own port.
+    fn world_with(kernel: FakeKernel, own_port: &serde_json::Value) -> FakeWorld {
+        let world = FakeWorld::new(in_memory(), kernel, vec![]);
         let checkpoint = world.world.checkpoint.look(|facts, _| facts.unwrap().id);
         let port = |withdrawn: bool| {
             json!({
@@ -266,6 +316,7 @@ mod tests {
         let spec = serde_json::from_value(json!({
             "nodeUid": "node", "checkpoint": checkpoint, "ports": {"p0": port(false), "p1": port(true)},
             "networks": {"n": {"name": "pods", "mtu": 1442}}, "subnets": {"s": {"cidr": "10.0.0.0/24"}},
+            "ownPort": own_port,
         }));
         world.records.reset(vec![KuryrNode::new("node1", spec.unwrap())], BTreeMap::new());
         world.world.state.update(|state| {
@@ -308,6 +359,28 @@ mod tests {
             reconcile(&world.world).await.unwrap();
         }
         assert_eq!(world.kernel.changes(), ["bring up tapown"]);
+    }
+
+    #[tokio::test]
+    async fn an_own_port_that_cannot_be_made_keeps_no_other_from_being_looked_at() {
+        let kernel = FakeKernel::default();
+        kernel.contents.lock().unwrap().taken.insert("tapown".to_owned());
+        let own = json!({
+            "id": "own", "mac": "fa:16:3e:00:00:09", "network": "n",
+            "addresses": [{"subnet": "s", "address": "10.0.0.9"}],
+        });
+        let world = world_with(kernel, &own);
+        let error = reconcile(&world.world).await.unwrap_err();
+        assert!(with_causes(&error).contains("tapown"), "{}", with_causes(&error));
+        let state = world.world.state.get();
+        assert_eq!(state.own_port_ready, Some(false), "what is ready is told");
+        let row = Row { port: Some("own".into()), ours: true, ..Row::default() };
+        let switch = Switch { rows: [("tapown".to_owned(), row)].into(), ..Switch::default() };
+        let found = Found { switch: Some(switch), ..Found::default() };
+        let steps = format!("{:?}", plan_for(&world.world, &state, &found).steps);
+        assert!(steps.contains("tapp0") && !steps.contains("tapown"), "what is plugged stays: {steps}");
+        world.kernel.contents.lock().unwrap().taken.clear();
+        reconcile(&world.world).await.unwrap();
     }
 
     #[tokio::test]
