@@ -14,6 +14,7 @@ mod reference;
 
 pub mod health;
 
+mod places;
 pub mod server;
 
 pub mod error;

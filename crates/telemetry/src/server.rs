@@ -1,13 +1,12 @@
 //! A small HTTP server for probes, scrapes and debug pages.
 //!
 //! It is reachable by anybody who reaches the node, so everything has a bound: connections, in all and from one
-//! address, the size of a request's head, the time for it, the time for the whole exchange. A connection serves one
-//! request, as upstream's servers do (`Connection: close`).
+//! address (see `places`), the size of a request's head, the time for it, the time for the whole exchange. A connection
+//! serves one request, as upstream's servers do (`Connection: close`).
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -19,18 +18,18 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{Id, JoinSet},
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    places::{Client, PLACES_IN_ALL, Places},
+};
 
-/// Connections at a time: a kubelet, a few scrapers, a few people.
-const CONNECTIONS_MAX: usize = 64;
-/// Connections at a time from one address: one pod that holds all that it gets must not keep out the kubelet, which would
-/// kill us for it. Eight of them can.
-const FROM_ONE_MAX: usize = 8;
+/// Connections that were told to end and have not yet.
+const ENDING_MAX: usize = 8;
 /// Size of a request's head in bytes.
 const HEAD_MAX: usize = 16 << 10;
 /// Header fields of a request.
@@ -66,20 +65,24 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 /// Serves until `stop`, then lets the exchanges under way end.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let (mut connections, mut peers) = (JoinSet::new(), HashMap::new());
+    let (mut connections, mut places) = (JoinSet::new(), Places::default());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(ended) = connections.join_next_with_id() => {
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                peers.remove(&id);
+                places.leave(|held: &AbortHandle| held.id() == id);
             }
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((_, peer)) if count(&peers, peer.ip()) >= FROM_ONE_MAX => {}
+            accepted = listener.accept(), if connections.len() < PLACES_IN_ALL + ENDING_MAX => match accepted {
                 Ok((stream, peer)) => {
-                    let task = connections.spawn(exchange(stream, router.clone()));
-                    peers.insert(task.id(), peer.ip());
+                    // Who is gone already takes no place.
+                    let Ok(local) = stream.local_addr() else { continue };
+                    let client = Client::new(peer.ip(), local.ip());
+                    if let Some(oldest) = places.make_room(client) {
+                        oldest.abort();
+                    }
+                    places.take(client, connections.spawn(exchange(stream, router.clone())));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -92,11 +95,6 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let ending = async { while connections.join_next().await.is_some() {} };
     // What has not ended by then is cut off with the set.
     drop(timeout(STOP_WITHIN, ending).await);
-}
-
-/// How many connections there are from an address.
-fn count(peers: &HashMap<Id, IpAddr>, address: IpAddr) -> usize {
-    peers.values().filter(|peer| **peer == address).count()
 }
 
 async fn exchange(stream: TcpStream, router: Router) {
@@ -161,24 +159,33 @@ mod tests {
         assert!(answer.contains("connection: close"), "{answer}");
     }
 
-    #[tokio::test]
-    async fn whoever_holds_many_connections_keeps_nobody_out() {
-        let serving = start().await;
-        let mut held = Vec::new();
-        for _ in 0..=CONNECTIONS_MAX {
-            held.push(TcpStream::connect(serving.address).await.unwrap());
-        }
+    /// Connects from the loopback address with this last part.
+    async fn connect_from(last: u8, serving: &Serving) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
-        let mut other = socket.connect(serving.address).await.unwrap();
-        other.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        socket.connect(serving.address).await.unwrap()
+    }
+
+    /// Whether this connection is answered before those that are held have run out of time.
+    async fn is_answered(mut stream: TcpStream) -> bool {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut answer = String::new();
-        let answered = timeout(HEAD_WITHIN / 2, other.read_to_string(&mut answer)).await;
-        assert!(answered.is_ok() && answer.starts_with("HTTP/1.1 200"), "{answered:?} {answer}");
-        // Who closes has its place again.
-        held.clear();
-        let answer = ask(serving.address, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let read = timeout(HEAD_WITHIN / 2, stream.read_to_string(&mut answer)).await;
+        read.is_ok() && answer.starts_with("HTTP/1.1 200")
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_connections_keeps_nobody_out() {
+        let serving = start().await;
+        for (holders, each) in [(2..=2, 2 * PLACES_IN_ALL), (2..=9, PLACES_IN_ALL / 9), (2..=200, 1)] {
+            let mut held = Vec::new();
+            for last in holders.flat_map(|last| vec![last; each]) {
+                held.push(connect_from(last, &serving).await);
+            }
+            assert!(is_answered(connect_from(1, &serving).await).await, "the node, {} held", held.len());
+            assert!(is_answered(connect_from(201, &serving).await).await, "another, {} held", held.len());
+            assert!(is_answered(connect_from(2, &serving).await).await, "a holder, {} held", held.len());
+        }
     }
 
     #[tokio::test]
