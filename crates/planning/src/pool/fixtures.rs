@@ -1,6 +1,10 @@
 //! Small things that tests of this room are about.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::LazyLock,
+};
 
 use kuryr_api::{
     kuryrnode::{CheckpointRef, ClaimEntry, KuryrNodeStatus, OwnPort, PortAddress, PortEntry},
@@ -10,9 +14,10 @@ use kuryr_types::{Generation, MacAddr, PortId};
 
 use super::{
     class,
-    inputs::{DefaultClass, Limits, PodFacts},
+    inputs::{Cloud, DefaultClass, Inputs, Limits, NodeFacts, PodFacts, Presence, Record},
     targets::{Levels, Rule},
 };
+use crate::demand::Coming;
 use crate::ownership::{ListedPort, OurPort, Owner, PortCondition};
 
 pub(super) const SUBNET: &str = "subnet";
@@ -44,6 +49,27 @@ pub(super) fn own_port(id: &str) -> OwnPort {
         network: NETWORK.into(),
         addresses: vec![PortAddress { subnet: SUBNET.into(), address: [10, 0, 0, 2].into() }],
         hybrid: false,
+    }
+}
+
+/// A look at node `w1`, which is there with UID `u`, at time 0, without pods. Tests replace what they are about.
+pub(super) fn look<'a>(record: Record<'a>, cloud: &'a Cloud) -> Inputs<'a> {
+    static PRESENCE: LazyLock<Presence> = LazyLock::new(|| Presence::Present { uid: "u".into() });
+    static FACTS: LazyLock<NodeFacts> = LazyLock::new(NodeFacts::default);
+    static LIMITS: LazyLock<Limits> = LazyLock::new(limits);
+    static HELD: BTreeSet<IpAddr> = BTreeSet::new();
+    Inputs {
+        now: 0,
+        node: "w1",
+        in_sync: true,
+        presence: &PRESENCE,
+        facts: &FACTS,
+        record: Some(record),
+        pods: &[],
+        coming: Coming::default(),
+        held: &HELD,
+        cloud,
+        limits: &LIMITS,
     }
 }
 

@@ -98,12 +98,12 @@ pub fn waiting<'a>(pods: &'a [PodFacts], status: &KuryrNodeStatus) -> BTreeSet<&
 #[cfg(test)]
 mod tests {
     use super::super::{
-        Cloud, Generations, NodeFacts, SpecStep,
+        Cloud, Generations, SpecStep,
         fixtures::{self, entry, status},
         step::Flags,
     };
     use super::*;
-    use crate::{demand::Coming, ownership::pool_port_name};
+    use crate::ownership::pool_port_name;
     use kuryr_api::kuryrnode::{KuryrNodeSpec, StuckEntry};
     use kuryr_types::Generation;
 
@@ -116,19 +116,7 @@ mod tests {
         then: impl FnOnce(&Inputs<'_>) -> R,
     ) -> R {
         let presence = node_uid.map_or(Presence::Absent, |uid| Presence::Present { uid: uid.to_owned() });
-        then(&Inputs {
-            now,
-            node: "w1",
-            in_sync: true,
-            presence: &presence,
-            facts: &NodeFacts::default(),
-            record: Some(record),
-            pods: &[],
-            coming: Coming::default(),
-            held: &BTreeSet::new(),
-            cloud,
-            limits: &fixtures::limits(),
-        })
+        then(&Inputs { now, presence: &presence, ..fixtures::look(record, cloud) })
     }
 
     #[test]

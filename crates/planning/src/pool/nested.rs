@@ -312,14 +312,11 @@ mod tests {
     use kuryr_types::{Generation, MacAddr};
 
     use super::super::{
-        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Presence, Record, SpecStep, fixtures, plan,
+        Cloud, Generations, Inputs, Memory, Plan, Record, SpecStep, fixtures, plan,
         trunk::{HeldUp, Sight, Trunks},
     };
     use super::*;
-    use crate::{
-        demand::Coming,
-        ownership::{ListedPort, pool_port_name},
-    };
+    use crate::ownership::{ListedPort, pool_port_name};
 
     /// A node on trunk `t`, looked at once and again.
     struct Node {
@@ -390,20 +387,8 @@ mod tests {
         }
 
         fn plan(&mut self) -> Plan {
-            let (presence, facts) = (Presence::Present { uid: "u".into() }, NodeFacts::default());
-            let inputs = Inputs {
-                now: self.now,
-                node: "w1",
-                in_sync: true,
-                presence: &presence,
-                facts: &facts,
-                record: Some(Record { spec: &self.spec, status: Some(&self.status) }),
-                pods: &[],
-                coming: Coming::default(),
-                held: &BTreeSet::new(),
-                cloud: &self.cloud,
-                limits: &fixtures::limits(),
-            };
+            let record = Record { spec: &self.spec, status: Some(&self.status) };
+            let inputs = Inputs { now: self.now, ..fixtures::look(record, &self.cloud) };
             plan(&inputs, &mut self.memory, &mut self.generations)
         }
 

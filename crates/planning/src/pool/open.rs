@@ -19,16 +19,11 @@ impl Draft<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use kuryr_api::kuryrnode::{KuryrNodeSpec, PortEntry};
     use kuryr_types::Generation;
 
-    use super::super::{
-        Cloud, DefaultClass, Generations, Inputs, Memory, NodeFacts, Presence, Record, SpecStep, fixtures,
-        plan,
-    };
-    use crate::{demand::Coming, ownership::pool_port_name};
+    use super::super::{Cloud, DefaultClass, Generations, Memory, Record, SpecStep, fixtures, plan};
+    use crate::ownership::pool_port_name;
 
     /// What becomes of the entry of port `a`, which a pod has, or that is offered now.
     fn after(before: Option<PortEntry>, groups: &[&str], default: Option<DefaultClass>) -> Option<PortEntry> {
@@ -42,19 +37,7 @@ mod tests {
         listed.security_groups = groups.iter().map(|group| (*group).into()).collect();
         let ports = fixtures::owner().admit(listed).into_iter().collect();
         let cloud = Cloud { ports: Some(ports), fresh: ["a".into()].into(), default, ..Cloud::default() };
-        let inputs = Inputs {
-            now: 0,
-            node: "w1",
-            in_sync: true,
-            presence: &Presence::Present { uid: "u".into() },
-            facts: &NodeFacts::default(),
-            record: Some(Record { spec: &spec, status: Some(&status) }),
-            pods: &[],
-            coming: Coming::default(),
-            held: &BTreeSet::new(),
-            cloud: &cloud,
-            limits: &fixtures::limits(),
-        };
+        let inputs = fixtures::look(Record { spec: &spec, status: Some(&status) }, &cloud);
         let steps: Vec<SpecStep> = plan(&inputs, &mut Memory::default(), &mut Generations::of_epoch(1)).spec;
         let mut reached = spec.clone();
         steps.iter().for_each(|step| step.apply(&mut reached).unwrap());

@@ -197,14 +197,11 @@ mod tests {
     use kuryr_types::{Generation, MacAddr};
 
     use super::super::{
-        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Presence, Record, Servers, SpecStep, fixtures,
+        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Record, Servers, SpecStep, fixtures,
         inputs::Millis, plan, server::Limit, trunk::HeldUp, trunk::Sight,
     };
     use super::*;
-    use crate::{
-        demand::Coming,
-        ownership::{ListedPort, pool_port_name},
-    };
+    use crate::ownership::{ListedPort, pool_port_name};
 
     /// A node on the server's port `server`, looked at once and again.
     struct Node {
@@ -282,23 +279,9 @@ mod tests {
         }
 
         fn plan(&mut self) -> Plan {
-            let (presence, facts) = (
-                Presence::Present { uid: "u".into() },
-                NodeFacts { label: Some("nested-macvlan".into()), ..NodeFacts::default() },
-            );
-            let inputs = Inputs {
-                now: self.now,
-                node: "w1",
-                in_sync: true,
-                presence: &presence,
-                facts: &facts,
-                record: Some(Record { spec: &self.spec, status: Some(&self.status) }),
-                pods: &[],
-                coming: Coming::default(),
-                held: &BTreeSet::new(),
-                cloud: &self.cloud,
-                limits: &fixtures::limits(),
-            };
+            let facts = NodeFacts { label: Some("nested-macvlan".into()), ..NodeFacts::default() };
+            let record = Record { spec: &self.spec, status: Some(&self.status) };
+            let inputs = Inputs { now: self.now, facts: &facts, ..fixtures::look(record, &self.cloud) };
             plan(&inputs, &mut self.memory, &mut self.generations)
         }
 

@@ -32,11 +32,7 @@ mod tests {
     use kuryr_api::kuryrnode::{KuryrNodeSpec, Problem};
     use kuryr_types::Generation;
 
-    use super::super::{
-        Cloud, Generations, Inputs, Memory, NodeFacts, PodFacts, Presence, Record, fixtures, plan,
-    };
-    use super::*;
-    use crate::demand::Coming;
+    use super::super::{Cloud, Generations, Inputs, Memory, NodeFacts, PodFacts, Record, fixtures, plan};
 
     #[test]
     fn each_pod_that_waits_is_told_once_for_each_reason_while_nobody_hears_of_its_node() {
@@ -57,16 +53,9 @@ mod tests {
             let pods = pods.iter().map(|pod| fixtures::pod(pod)).chain([on_host.clone()]);
             let inputs = Inputs {
                 now: 1000,
-                node: "w1",
-                in_sync: true,
-                presence: &Presence::Present { uid: "u".into() },
                 facts: &NodeFacts { unreachable, ..NodeFacts::default() },
-                record: Some(Record { spec: &spec, status: Some(&status) }),
                 pods: &pods.collect::<Vec<_>>(),
-                coming: Coming::default(),
-                held: &BTreeSet::new(),
-                cloud: &cloud,
-                limits: &fixtures::limits(),
+                ..fixtures::look(Record { spec: &spec, status: Some(&status) }, &cloud)
             };
             let plan = plan(&inputs, &mut memory, &mut generations);
             let names =

@@ -40,18 +40,18 @@ pub(super) fn is_named(port: &PortId, spec: &KuryrNodeSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use kuryr_api::kuryrnode::PlugId;
     use kuryr_types::Generation;
 
     use super::super::{
-        Cloud, Generations, Inputs, Memory, NodeFacts, Plan, Presence, Record, SpecStep,
+        Cloud, Generations, Memory, Plan, Record, SpecStep,
         fixtures::{self, entry},
         plan,
     };
     use super::*;
-    use crate::{demand::Coming, ownership::pool_port_name};
+    use crate::ownership::pool_port_name;
 
     type Plugs<'a> = &'a [(&'a str, &'a str)];
 
@@ -76,19 +76,7 @@ mod tests {
             default: Some(fixtures::default_class(fixtures::GROUP)),
             ..Cloud::default()
         };
-        let inputs = Inputs {
-            now: 0,
-            node: "w1",
-            in_sync: true,
-            presence: &Presence::Present { uid: "u".into() },
-            facts: &NodeFacts::default(),
-            record: Some(Record { spec: &spec, status: Some(&status) }),
-            pods: &[],
-            coming: Coming::default(),
-            held: &BTreeSet::new(),
-            cloud: &cloud,
-            limits: &fixtures::limits(),
-        };
+        let inputs = fixtures::look(Record { spec: &spec, status: Some(&status) }, &cloud);
         plan(&inputs, &mut Memory::default(), &mut Generations::of_epoch(1))
     }
 
