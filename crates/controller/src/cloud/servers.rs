@@ -66,10 +66,21 @@ pub(crate) struct Wanted {
     pub(crate) whole: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Looked {
     wanted: Wanted,
-    ports: BTreeMap<PortId, Port>,
+    ports: BTreeMap<PortId, Known>,
+    /// Which ports have a pair: a node is looked at with each of its pods, and a cluster has thousands of pairs.
+    with: BTreeMap<Pair, BTreeSet<PortId>>,
+}
+
+/// A port, and what it is for planning.
+#[derive(Debug)]
+struct Known {
+    port: Port,
+    candidate: Candidate,
+    /// Without the bound that was hit.
+    seen: ServerPort,
 }
 
 /// A look that was begun.
@@ -96,24 +107,23 @@ impl ServerIndex {
         let looked = state.looked.as_ref().filter(|looked| looked.wanted.asked.contains(asked))?;
         let is_known = |id: &PortId| looked.ports.contains_key(id) || looked.wanted.ids.contains(id);
         recorded.is_none_or(is_known).then_some(())?;
-        let candidates: Vec<Candidate> = looked.ports.values().map(candidate).collect();
-        let node = trunk::find(&asked.addresses, asked.mac, project, &candidates).map(|port| port.id.clone());
-        let named: BTreeSet<&PortId> = node.as_ref().ok().into_iter().chain(recorded).collect();
-        let ports = state.ports(project, ours, |id| named.contains(id));
+        let node = looked.node(asked, project).map(|known| known.port.id.clone());
+        let named = node.as_ref().ok().into_iter().chain(recorded);
+        let ports = state.ports(looked, project, ours, named);
         state.servers(node, ports)
     }
 
     /// What is known for ports that belong to no node.
     pub(crate) fn of_ports(&self, project: &ProjectId, ours: &[OurPort]) -> Option<Servers> {
         let state = self.lock();
-        state.looked.as_ref().filter(|looked| looked.wanted.whole)?;
-        let ports = state.ports(project, ours, |_| false);
+        let looked = state.looked.as_ref().filter(|looked| looked.wanted.whole)?;
+        let ports = state.ports(looked, project, ours, []);
         state.servers(Err(trunk::Sight::NoPort), ports)
     }
 
     /// The port, as calls need it.
     pub(crate) fn get(&self, id: &PortId) -> Option<Port> {
-        self.lock().looked.as_ref()?.ports.get(id).cloned()
+        Some(self.lock().looked.as_ref()?.ports.get(id)?.port.clone())
     }
 
     /// Begins a look, or a reading of one port.
@@ -128,8 +138,8 @@ impl ServerIndex {
         let written = std::mem::take(&mut state.written);
         for id in written.iter().filter(|(_, at)| **at > look.0).map(|(id, _)| id) {
             match state.looked.as_ref().and_then(|before| before.ports.get(id)) {
-                Some(port) => drop(looked.ports.insert(id.clone(), port.clone())),
-                None => drop(looked.ports.remove(id)),
+                Some(known) => looked.put(known.port.clone()),
+                None => looked.take(id),
             }
         }
         state.doubted.retain(|_, since| *since > look.0);
@@ -162,7 +172,7 @@ impl ServerIndex {
             state.doubted.remove(&port.id);
         }
         if let Some(looked) = &mut state.looked {
-            looked.ports.insert(port.id.clone(), port);
+            looked.put(port);
         }
     }
 
@@ -173,7 +183,7 @@ impl ServerIndex {
         state.written.insert(id.clone(), now);
         state.doubted.remove(id);
         if let Some(looked) = &mut state.looked {
-            looked.ports.remove(id);
+            looked.take(id);
         }
     }
 
@@ -187,7 +197,7 @@ impl ServerIndex {
     /// Notes that Neutron lets a port have no more pairs than `limit`, or than it has if Neutron does not say.
     pub(crate) fn bound(&self, id: &PortId, limit: Option<usize>, holds_until: Millis) {
         let mut state = self.lock();
-        let count = |port: &Port| port.allowed_address_pairs.len();
+        let count = |known: &Known| known.port.allowed_address_pairs.len();
         let present = state.looked.as_ref().and_then(|looked| looked.ports.get(id)).map(count);
         let pairs = limit.or(present).unwrap_or_default();
         state.limits.insert(id.clone(), Limit { pairs, holds_until });
@@ -211,33 +221,24 @@ impl State {
     }
 
     /// Ports of the project that are `named`, or have pairs of `ours`.
-    fn ports(
+    fn ports<'a>(
         &self,
+        looked: &'a Looked,
         project: &ProjectId,
         ours: &[OurPort],
-        named: impl Fn(&PortId) -> bool,
+        named: impl IntoIterator<Item = &'a PortId>,
     ) -> BTreeMap<PortId, ServerPort> {
-        let wanted: BTreeSet<Pair> =
-            ours.iter().filter(|port| port.is_for_pairs()).flat_map(pairs_of).collect();
-        let all = self.looked.iter().flat_map(|looked| looked.ports.values());
-        let seen = all
-            .filter(|port| port.project_id == *project)
-            .map(|port| (port.id.clone(), self.seen(port)))
-            .filter(|(id, port)| named(id) || !port.pairs.is_disjoint(&wanted));
-        seen.collect()
-    }
-
-    fn seen(&self, port: &Port) -> ServerPort {
-        let pairs: BTreeSet<Pair> =
-            port.allowed_address_pairs.iter().filter_map(|pair| single(pair, port)).collect();
-        ServerPort {
-            network: port.network_id.clone(),
-            enabled: port.admin_state_up,
-            active: works(port),
-            prefixes: port.allowed_address_pairs.len() - pairs.len(),
-            pairs,
-            limit: self.limits.get(&port.id).copied(),
-        }
+        let pairs = ours.iter().filter(|port| port.is_for_pairs()).flat_map(pairs_of);
+        let with_ours = pairs.filter_map(|pair| looked.with.get(&pair)).flatten();
+        let wanted: BTreeSet<&PortId> = with_ours.chain(named).collect();
+        let known = wanted.into_iter().filter_map(|id| looked.ports.get(id));
+        known
+            .filter(|known| known.port.project_id == *project)
+            .map(|known| {
+                let limit = self.limits.get(&known.port.id).copied();
+                (known.port.id.clone(), ServerPort { limit, ..known.seen.clone() })
+            })
+            .collect()
     }
 
     fn servers(
@@ -250,6 +251,50 @@ impl State {
         }
         let held_up = self.held_up.of(|id| ports.contains_key(id));
         Some(Servers { node, ports, held_up })
+    }
+}
+
+impl Looked {
+    /// The port of a node.
+    fn node(&self, asked: &Asked, project: &ProjectId) -> Result<&Known, trunk::Sight> {
+        let candidates = self.ports.values().map(|known| &known.candidate);
+        let found = trunk::find(&asked.addresses, asked.mac, project, candidates)?;
+        self.ports.get(&found.id).ok_or(trunk::Sight::NoPort)
+    }
+
+    /// Takes a port over as it is now.
+    fn put(&mut self, port: Port) {
+        self.take(&port.id);
+        let known = Known { candidate: candidate(&port), seen: seen(&port), port };
+        for pair in &known.seen.pairs {
+            self.with.entry(*pair).or_default().insert(known.port.id.clone());
+        }
+        self.ports.insert(known.port.id.clone(), known);
+    }
+
+    /// Forgets a port.
+    fn take(&mut self, id: &PortId) {
+        for pair in self.ports.remove(id).into_iter().flat_map(|known| known.seen.pairs) {
+            if let Some(ports) = self.with.get_mut(&pair) {
+                ports.remove(id);
+                if ports.is_empty() {
+                    self.with.remove(&pair);
+                }
+            }
+        }
+    }
+}
+
+fn seen(port: &Port) -> ServerPort {
+    let pairs: BTreeSet<Pair> =
+        port.allowed_address_pairs.iter().filter_map(|pair| single(pair, port)).collect();
+    ServerPort {
+        network: port.network_id.clone(),
+        enabled: port.admin_state_up,
+        active: works(port),
+        prefixes: port.allowed_address_pairs.len() - pairs.len(),
+        pairs,
+        limit: None,
     }
 }
 
@@ -272,11 +317,7 @@ impl Found {
 
     /// Whether every node that was looked for, and is there, has a port that works.
     pub(crate) fn is_complete(&self, project: &ProjectId) -> bool {
-        let candidates: Vec<Candidate> = self.looked.ports.values().map(candidate).collect();
-        let has_one = |asked: &Asked| {
-            let port = trunk::find(&asked.addresses, asked.mac, project, &candidates).ok();
-            port.and_then(|port| self.looked.ports.get(&port.id)).is_some_and(works)
-        };
+        let has_one = |asked: &Asked| self.looked.node(asked, project).is_ok_and(|known| known.seen.active);
         self.looked.wanted.asked.iter().all(|asked| asked.addresses.is_empty() || has_one(asked))
     }
 }
@@ -295,15 +336,20 @@ pub(crate) async fn look(client: &Client, project: &ProjectId, wanted: Wanted) -
     if wanted.whole {
         found.extend(client.ports_of_project(project).await?);
     }
-    let ports = found.into_iter().map(|port| (port.id.clone(), port)).collect();
-    Ok(Found { looked: Looked { wanted, ports } })
+    let mut looked = Looked { wanted, ..Looked::default() };
+    found.into_iter().for_each(|port| looked.put(port));
+    Ok(Found { looked })
 }
 
 #[cfg(test)]
 mod tests {
     use std::{net::IpAddr, sync::Arc};
 
-    use kuryr_planning::pool::trunk::Sight;
+    use kuryr_api::names::PAIR_DEVICE_OWNER;
+    use kuryr_planning::{
+        ownership::{ListedPort, Owner, PortCondition},
+        pool::trunk::Sight,
+    };
     use kuryr_types::MacAddr;
     use serde_json::json;
 
@@ -340,6 +386,27 @@ mod tests {
         let pair = |last| json!({"ip_address": format!("10.0.0.{last}"), "mac_address": "fa:16:3e:00:00:55"});
         server["allowed_address_pairs"] = (1..=pairs).map(pair).collect();
         serde_json::from_value(server).unwrap()
+    }
+
+    /// A port for pairs, as the first of [`given`].
+    fn our_port(address: [u8; 4]) -> OurPort {
+        let owner = Owner::new(fake::PROJECT.into(), vec!["tag".to_owned()]);
+        let port = owner.admit(ListedPort {
+            id: "ours".into(),
+            project: fake::PROJECT.into(),
+            tags: owner.tags().to_vec(),
+            name: "kuryr-pool/w1".to_owned(),
+            device_owner: PAIR_DEVICE_OWNER.to_owned(),
+            host: None,
+            host_hidden: false,
+            network: "n".into(),
+            mac: MacAddr([0xfa, 0x16, 0x3e, 0, 0, 0x55]),
+            addresses: vec![("s".into(), address.into())],
+            security_groups: vec![],
+            condition: PortCondition::Down,
+            hybrid: false,
+        });
+        port.unwrap()
     }
 
     fn count(index: &ServerIndex) -> Option<usize> {
@@ -387,6 +454,32 @@ mod tests {
         assert_eq!(count(&index), Some(5));
         index.remove(&"server".into());
         assert_eq!(known(&index, &asked(7)).unwrap().node, Err(Sight::NoPort));
+    }
+
+    #[tokio::test]
+    async fn a_port_is_known_by_the_pairs_of_ours_that_it_has_now() {
+        let (cloud, index) = (cloud(), ServerIndex::default());
+        index.end(index.begin(), look_at(&cloud, &[asked(7), asked(8)], false).await);
+        let ours = [our_port([10, 0, 0, 5])];
+        // Of a node that has none itself.
+        let with = |ours: &[OurPort]| -> Vec<String> {
+            let servers = index.of_node(&asked(8), None, &fake::PROJECT.into(), ours).unwrap();
+            servers.ports.keys().map(ToString::to_string).collect()
+        };
+        assert_eq!(with(&ours), ["server"]);
+        assert_eq!(with(&[our_port([10, 0, 0, 6])]), [""; 0], "another address");
+        index.changed(index.begin(), given(4));
+        assert_eq!(with(&ours), [""; 0], "it was taken off");
+        index.changed(index.begin(), given(5));
+        index.insert(index.begin(), Port { id: "moved".into(), ..given(9) });
+        index.insert(index.begin(), Port { id: "strange".into(), project_id: "other".into(), ..given(9) });
+        assert_eq!(with(&ours), ["moved", "server"]);
+        index.remove(&"server".into());
+        assert_eq!(with(&ours), ["moved"]);
+        let (begun, found) = (index.begin(), look_at(&cloud, &[asked(7), asked(8)], false).await);
+        index.remove(&"moved".into());
+        index.end(begun, found);
+        assert_eq!(with(&ours), ["server"], "as the look found it");
     }
 
     #[tokio::test]
