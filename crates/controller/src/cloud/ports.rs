@@ -142,7 +142,11 @@ impl PortIndex {
     /// Notes that a change of a port failed, or its deletion. `shared` tells that another user of the port was faster,
     /// which is no problem unless it goes on.
     pub(crate) fn hold_up(&self, id: &PortId, now: Millis, shared: bool, problem: Problem) {
-        self.lock().held_up.add(id, now, shared, problem);
+        let mut state = self.lock();
+        // Of one that has turned out to be gone nobody would ever let go.
+        if state.ports.contains_key(id) {
+            state.held_up.add(id, now, shared, problem);
+        }
     }
 
     /// Notes that a change of a port succeeded.
@@ -332,6 +336,23 @@ mod tests {
         old.into_iter().for_each(|port| index.refresh(&access.owner, port));
         assert_eq!(index.owned(&"p0".into()).unwrap().status, PortStatus::Active);
         assert!(index.owned(&"p1".into()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_gone_is_not_held_up() {
+        let access = Arc::new(FakeCloud::default()).access();
+        let index = PortIndex::new();
+        index.made(&access.owner, make(&access, &[&ownership::pool_port_name("w1")]).await);
+        index.end(index.begin(), &access.owner, list(&access).await);
+        let (ports, id) = (index.all().unwrap(), PortId::from("p0"));
+        let hold_up =
+            || index.hold_up(&id, 0, false, Problem { reason: "Why".into(), message: String::new() });
+        hold_up();
+        assert_eq!(index.held_up(&ports).len(), 1);
+        index.remove(&id);
+        // It was asked for again after a change of it had failed.
+        hold_up();
+        assert_eq!(index.held_up(&ports).len(), 0);
     }
 
     #[tokio::test]
