@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use kuryr_api::kuryrnode::{KuryrNode, Problem};
-use kuryr_kubernetes::store::ObjectKey;
 use kuryr_openstack::{Error as CloudError, neutron::AddressPair};
 use kuryr_planning::{
     ownership::OurPort,
@@ -17,7 +16,7 @@ use kuryr_planning::{
 use kuryr_types::PortId;
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, looks, trunks};
+use super::looks::{self, Asking};
 use crate::{
     cloud::{
         facts::Access,
@@ -94,22 +93,12 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
 async fn look(world: &World, term: &Term) -> Result<bool> {
     let known = world.known();
     let Some(access) = &known.access else { return Ok(true) };
-    let (mut wanted, mut nodes, mut is_lost) = (Wanted::default(), Vec::new(), false);
-    let records = world.records.list();
-    for record in &records {
-        let name = super::observe::name(record);
-        let node = world.nodes.get(&ObjectKey::cluster(name));
-        let facts = trunks::facts(node.as_deref());
-        let named = super::observe::named_ports(record).cloned();
-        let ports = term.ports.of_node(name, named).unwrap_or_default();
-        if let Some(asked) = asked(record, &facts, &ports, world) {
-            wanted.asked.insert(asked);
-            wanted.ids.extend(record.spec.server_port.clone());
-            nodes.push(Key::Node(name.to_owned()));
-            is_lost |= facts.unreachable;
-        }
-    }
-    wanted.whole = term.ports.all().is_some_and(|ports| has_orphans(&ports, &records));
+    let mut asking = Asking::of(world, term, asked);
+    let wanted = Wanted {
+        asked: std::mem::take(&mut asking.asked),
+        ids: asking.records.iter().filter_map(|record| record.spec.server_port.clone()).collect(),
+        whole: term.ports.all().is_some_and(|ports| has_orphans(&ports, &world.records.list())),
+    };
     if wanted == Wanted::default() {
         return Ok(true);
     }
@@ -128,8 +117,8 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     term.servers.end(begun, found);
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.servers_soon.notified().now_or_never();
-    nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
-    Ok(is_complete && !is_lost)
+    asking.go_on(world);
+    Ok(is_complete && !asking.is_lost)
 }
 
 /// A port of those `named` that is there although there are none by the lists: a Neutron server that had just

@@ -3,11 +3,9 @@
 //! A trunk has other users. Whatever one of them did meanwhile makes Neutron refuse a change as a whole; then the trunk
 //! is read again, planned anew, and left alone for a while, longer each time in a row.
 
-use std::collections::BTreeSet;
-
 use futures::FutureExt;
 use kuryr_api::{kuryrnode::KuryrNode, names::MODE_LABEL};
-use kuryr_kubernetes::{slim, store::ObjectKey};
+use kuryr_kubernetes::slim;
 use kuryr_openstack::{
     Error as CloudError, TrunkConflict,
     neutron::{PortFilter, Trunk},
@@ -19,7 +17,7 @@ use kuryr_planning::{
 use kuryr_types::{PortId, TrunkId};
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, looks};
+use super::looks::{self, Asking};
 use crate::{
     cloud::{
         facts::Access,
@@ -101,19 +99,8 @@ pub(crate) async fn run(world: &World, term: &Term, over: CancellationToken) {
 async fn look(world: &World, term: &Term) -> Result<bool> {
     let known = world.known();
     let Some(access) = &known.access else { return Ok(true) };
-    let (mut nodes, mut wanted, mut is_lost) = (Vec::new(), BTreeSet::new(), false);
-    for record in &world.records.list() {
-        let name = super::observe::name(record);
-        let node = world.nodes.get(&ObjectKey::cluster(name));
-        let facts = facts(node.as_deref());
-        let named = super::observe::named_ports(record).cloned();
-        let ports = term.ports.of_node(name, named).unwrap_or_default();
-        if let Some(asked) = asked(record, &facts, &ports, world) {
-            nodes.push(Key::Node(name.to_owned()));
-            wanted.insert(asked);
-            is_lost |= facts.unreachable;
-        }
-    }
+    let mut asking = Asking::of(world, term, asked);
+    let wanted = std::mem::take(&mut asking.asked);
     let orphans = term.ports.all().is_some_and(|ports| ports.iter().any(OurPort::may_be_subport));
     if wanted.is_empty() && !orphans {
         return Ok(true);
@@ -131,8 +118,8 @@ async fn look(world: &World, term: &Term) -> Result<bool> {
     term.trunks.end(begun, found);
     // Who asked meanwhile has the answer, or asks again when it is looked at now.
     let _ = world.trunks_soon.notified().now_or_never();
-    nodes.into_iter().chain([Key::Orphans]).for_each(|key| world.look_at(key));
-    Ok(is_complete && !is_lost)
+    asking.go_on(world);
+    Ok(is_complete && !asking.is_lost)
 }
 
 /// A trunk of those that records name that is there although there are none by the list: a Neutron server that had just
@@ -276,7 +263,7 @@ async fn read_ports(ids: &[PortId], access: &Access, term: &Term) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use super::*;
     use crate::cloud::fake::{self, FakeCloud, lock};
