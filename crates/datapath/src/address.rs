@@ -23,13 +23,7 @@ use crate::{
 /// Gives link `index` the address `address`, which keeps its prefix length; one it has already is success.
 #[must_use]
 pub fn set(index: u32, address: IpNet) -> Request {
-    let mut message = AddressMessage::default();
-    message.header.index = index;
-    message.header.family = family(address.addr());
-    message.header.prefix_len = address.prefix_len();
-    message
-        .attributes
-        .extend([AddressAttribute::Address(address.addr()), AddressAttribute::Local(address.addr())]);
+    let mut message = message(index, address);
     match address {
         IpNet::V4(address) if address.prefix_len() < 31 => {
             message.attributes.push(AddressAttribute::Broadcast(address.broadcast()));
@@ -49,6 +43,12 @@ pub fn set(index: u32, address: IpNet) -> Request {
 /// Takes an address from link `index`; one that it does not have is success.
 #[must_use]
 pub fn remove(index: u32, address: IpNet) -> Request {
+    let message = RouteNetlinkMessage::DelAddress(message(index, address));
+    Request::new(Step::Remove, Subject::Address(address, index), &message)
+        .tolerating(&[Errno::ADDRNOTAVAIL, Errno::NODEV])
+}
+
+fn message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.family = family(address.addr());
@@ -56,9 +56,7 @@ pub fn remove(index: u32, address: IpNet) -> Request {
     message
         .attributes
         .extend([AddressAttribute::Address(address.addr()), AddressAttribute::Local(address.addr())]);
-    let message = RouteNetlinkMessage::DelAddress(message);
-    Request::new(Step::Remove, Subject::Address(address, index), &message)
-        .tolerating(&[Errno::ADDRNOTAVAIL, Errno::NODEV])
+    message
 }
 
 /// Lists the addresses of link `index`, both families, in the kernel's order.
