@@ -41,6 +41,7 @@ where
     F: Error + Send + Sync + 'static,
     W: Future<Output = Result<(), F>>,
 {
+    memory::bound();
     let arguments = Arguments::parse(program);
     let config = match begin(arguments, environment(), resolve) {
         Ok(config) => config,
