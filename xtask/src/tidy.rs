@@ -29,7 +29,7 @@ mod blobs;
 mod generated;
 
 // The words.
-// Paths in documents exist.
+// Paths and tests in documents exist.
 mod doc_paths;
 // Words with better replacements, places on one machine.
 mod words;

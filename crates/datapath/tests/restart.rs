@@ -8,7 +8,7 @@ mod world;
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -81,6 +81,56 @@ fn a_connection_goes_on_while_the_loader_is_replaced() {
         assert!(node.within(|node| node.is_joined(name, pod.host_ifindex, &pod.links.netns)).unwrap());
     }
     assert_eq!(node.space.ping(one.v4(), 3), 3);
+}
+
+/// Nothing repeats a datagram, and the next question waits for the answer: one that is lost ends the test.
+#[test]
+fn no_datagram_is_lost_while_the_loader_is_replaced() {
+    let mut node = TestNode::new();
+    let (one, two) = (node.pod(1), node.pod(2));
+    let server = two.space.within(|| UdpSocket::bind((two.v4(), 0)).unwrap());
+    let client = one.space.within(|| UdpSocket::bind((one.v4(), 0)).unwrap());
+    client.connect(server.local_addr().unwrap()).unwrap();
+    for socket in [&client, &server] {
+        socket.set_read_timeout(Some(SOON)).unwrap();
+    }
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut question = [0; 8];
+            while let Ok((8, from)) = server.recv_from(&mut question) {
+                server.send_to(&question, from).unwrap();
+            }
+        });
+        let talk = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let question = answered.load(Ordering::Relaxed).to_be_bytes();
+                client.send(&question).unwrap();
+                let mut answer = [0; 8];
+                client.recv(&mut answer).unwrap();
+                assert_eq!(answer, question);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            client.send(&[]).unwrap();
+        });
+        let progress = || {
+            let now = answered.load(Ordering::Relaxed);
+            until("questions are answered", || {
+                answered.load(Ordering::Relaxed) > now + 100 || talk.is_finished()
+            });
+        };
+        for overlaps in [false, true, false, true] {
+            progress();
+            let old = node.node.take().filter(|_| overlaps);
+            progress();
+            node.open();
+            progress();
+            drop(old);
+        }
+        stop.store(true, Ordering::Relaxed);
+        talk.join().unwrap();
+    });
 }
 
 #[test]

@@ -1,8 +1,11 @@
-//! Paths named in documents exist.
+//! Paths and tests named in documents exist.
 //!
 //! A path is what stands in backticks, has a slash and begins with a folder of this repository. Braces list
 //! several (`src/{link,netns}.rs`); a placeholder in angle brackets, a star or `NNNN` ends the check at the
 //! folder before it. Fenced blocks are commands or pictures and not looked at.
+//!
+//! A test is named behind its path: `crates/a/src/b.rs::name_of_the_test`, `e2e/scenario::words of a step`. Each row of the
+//! table of outcomes names one.
 
 use std::collections::BTreeSet;
 
@@ -13,20 +16,68 @@ const RULE: &str = "doc-paths";
 /// Folders at the root, whether or not they exist yet: a document may not promise one.
 const ROOMS: &[&str] = &["crates", "xtask", "docs", "lab", "e2e", "demo", "deploy", "test", ".ci", ".cargo"];
 
+/// The document in which every row of a table has to name a test.
+const OUTCOMES: &str = "docs/outcomes.md";
+
+/// What stands between the path of a test and its name.
+const SIGN: &str = "::";
+
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let known: BTreeSet<&str> = ROOMS.iter().copied().chain(tree.paths().filter_map(top_folder)).collect();
+    let is_ours = |path: &str| known.contains(path.split('/').next().unwrap_or_default());
     let mut findings = Vec::new();
     for (path, text) in tree.texts(&[".md"]).filter(|(path, _)| is_document(path)) {
         for (line, span) in code_spans(text) {
-            for named in expand(span) {
-                if known.contains(named.split('/').next().unwrap_or_default()) && !exists(tree, &named) {
+            let (paths, test) = span.split_once(SIGN).map_or((span, None), |(path, test)| (path, Some(test)));
+            for named in expand(paths).into_iter().filter(|named| is_ours(named)) {
+                if !exists(tree, &named) {
                     let what = format!("`{named}` does not exist: correct the path");
+                    findings.push(Finding::new(path, line, RULE, what));
+                } else if test.is_some_and(|test| !has_test(tree, &named, test)) {
+                    let what = format!("`{span}` does not exist: correct the name of the test");
                     findings.push(Finding::new(path, line, RULE, what));
                 }
             }
         }
+        if path == OUTCOMES {
+            let rows = rows_without_test(text).map(|line| {
+                Finding::new(path, line, RULE, "this row names no test: write one, and its name here")
+            });
+            findings.extend(rows);
+        }
     }
     findings
+}
+
+/// Tells whether a file has this test, or a scenario this step.
+fn has_test(tree: &Tree, path: &str, test: &str) -> bool {
+    if path.ends_with(".rs") {
+        return tree.text(path).is_some_and(|text| is_test_of(text, test));
+    }
+    let steps = tree.text(&format!("{path}/steps")).unwrap_or_default();
+    steps.lines().any(|line| line.contains("world.step(") && line.contains(test))
+}
+
+fn is_test_of(text: &str, test: &str) -> bool {
+    let name = format!("fn {test}(");
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let Some(at) = lines.iter().position(|line| line.contains(&name)) else { return false };
+    let attributes =
+        lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    attributes.into_iter().any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+}
+
+/// Lines of rows of tables that name no test, without the heads.
+fn rows_without_test(text: &str) -> impl Iterator<Item = usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_row = |line: &str| line.starts_with('|');
+    let is_rule = |line: &str| line.starts_with("|---");
+    (0..lines.len())
+        .filter(move |at| {
+            let is_head = lines.get(at + 1).is_some_and(|next| is_rule(next));
+            is_row(lines[*at]) && !is_rule(lines[*at]) && !is_head && !lines[*at].contains(SIGN)
+        })
+        .map(|at| at + 1)
 }
 
 fn top_folder(path: &str) -> Option<&str> {
@@ -91,5 +142,43 @@ mod tests {
             check_rule(check, &[code, ("README.md", text)], expect);
         }
         check_rule(check, &[("NOTES.md", "`crates/b`")], &[]);
+    }
+
+    #[test]
+    fn named_tests_exist() {
+        let files = [
+            (
+                "crates/a/src/link.rs",
+                "    fn prepares() {}\n\n    #[tokio::test(start_paused = true)]\n    async fn it_holds() {\n",
+            ),
+            (
+                "e2e/first-pod/steps",
+                "    with world.step(f\"a pod of {node} is Ready\"):\n        is_ready()\n",
+            ),
+        ];
+        for (text, expect) in [
+            ("`crates/a/src/link.rs::it_holds`", &[][..]),
+            ("`crates/a/src/link.rs::it_hold`", &["README.md:1"]),
+            ("`crates/a/src/link.rs::prepares`", &["README.md:1"]),
+            ("`crates/a/src/lost.rs::it_holds`", &["README.md:1"]),
+            ("`crates/a::it_holds`", &["README.md:1"]),
+            ("`e2e/first-pod::is Ready`", &[]),
+            ("`e2e/first-pod::is_ready`", &["README.md:1"]),
+            ("`kuryr_planning::pool`, `crates/a`", &[]),
+        ] {
+            check_rule(check, &[files[0], files[1], ("README.md", text)], expect);
+        }
+    }
+
+    #[test]
+    fn every_row_of_outcomes_names_a_test() {
+        let code = ("crates/a/src/link.rs", "#[test]\nfn it_holds() {}");
+        let head = "| case | tests |\n|---|---|\n";
+        for (row, expect) in
+            [("| a | `crates/a/src/link.rs::it_holds` |", &[][..]), ("| a | none |", &["docs/outcomes.md:3"])]
+        {
+            check_rule(check, &[code, (OUTCOMES, &format!("{head}{row}\n"))], expect);
+        }
+        check_rule(check, &[("docs/other.md", &format!("{head}| a | b |\n"))], &[]);
     }
 }

@@ -375,6 +375,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn under_another_name_a_machine_begins_anew_and_its_former_pods_are_cut() {
+        let world = world(with_claim("4:0"));
+        let id = id_of(&world);
+        // The Node of this name is another, and its record, if there is one yet, knows no port.
+        world.node("of-another-name");
+        let record = KuryrNode::new("node1", KuryrNodeSpec::default());
+        for records in [vec![], vec![record]] {
+            world.records.reset(records, BTreeMap::new());
+            assert_eq!(start(&world).await, Vec::<u32>::new());
+        }
+        assert_eq!(ledger(&world), Ledger::default());
+        assert_ne!(id_of(&world), id);
+        assert_eq!(world.world.state.get().own.as_ref().unwrap().node_uid, "of-another-name");
+    }
+
+    #[tokio::test]
     async fn nothing_is_judged_without_the_node() {
         let world = world(with_claim("4:0"));
         world.nodes.reset(vec![], BTreeMap::new());

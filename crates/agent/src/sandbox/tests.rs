@@ -182,6 +182,48 @@ async fn the_same_pod_keeps_its_port_whatever_its_sandboxes_do() {
     assert_eq!(address(&lab.add("c2", "web-0").await.unwrap()), address(&first));
 }
 
+/// A pod of a `StatefulSet` is deleted and made anew: its name says nothing about its port.
+#[tokio::test(start_paused = true)]
+async fn another_life_of_a_name_gets_a_port_of_its_own() {
+    let lab = Lab::new(&["p0", "p1"], &["web-0"]);
+    let former = lab.add("c1", "web-0").await.unwrap();
+    lab.sandboxes.pods.store().apply(pod("web-0", "uid-anew"));
+    let mut anew = request("c2", "web-0");
+    anew.args.insert("K8S_POD_UID".into(), "uid-anew".into());
+    let got = lab.sandboxes.add(&anew, CancellationToken::new()).await.unwrap();
+    assert_ne!(address(&got), address(&former));
+    // What comes late is about the life before, and about what that still holds.
+    assert_eq!(address(&lab.add("c3", "web-0").await.unwrap()), address(&former));
+    lab.del("c1", "web-0").await;
+    lab.del("c3", "web-0").await;
+    let ledger = lab.ledger();
+    assert_eq!((&ledger.claims["p0"].identity, &ledger.claims["p0"].sandbox), (&"uid-web-0".into(), &None));
+    assert_eq!(ledger.claims["p1"].identity, "uid-anew".into());
+    assert_eq!(ledger.claims["p1"].sandbox.as_ref().unwrap().container_id, "c2");
+}
+
+/// The runtime names a static pod by the hash of its manifest, the API server by the UID of its mirror.
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_keeps_its_port_when_its_mirror_is_made_anew() {
+    let lab = Lab::new(&["p0", "p1"], &[]);
+    let mirror = |uid: &str| {
+        let mut mirror = pod_json("web-0", uid);
+        mirror["metadata"]["annotations"] =
+            json!({"kubernetes.io/config.mirror": "hash", "kubernetes.io/config.hash": "hash"});
+        lab.sandboxes.pods.store().apply(serde_json::from_value(mirror).unwrap());
+    };
+    let add = async |container: &str| {
+        let mut request = request(container, "web-0");
+        request.args.insert("K8S_POD_UID".into(), "hash".into());
+        lab.sandboxes.add(&request, CancellationToken::new()).await.unwrap()
+    };
+    mirror("uid-of-the-mirror");
+    let first = add("c1").await;
+    mirror("uid-of-another-mirror");
+    assert_eq!(address(&add("c2").await), address(&first));
+    assert_eq!(lab.ledger().claims["p0"].identity, "hash".into());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sandbox_that_takes_over_cuts_the_one_before() {
     let lab = Lab::new(&["p0"], &["web-0"]);

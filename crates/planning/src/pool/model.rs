@@ -361,6 +361,11 @@ impl World {
         agent.seen = spec;
     }
 
+    /// Who has which port, by which offer.
+    pub(super) fn claims(&self) -> BTreeMap<PortId, (PodIdentity, Generation)> {
+        self.agent.claims.clone()
+    }
+
     // ---- leaders
 
     pub(super) fn leader_hears_status(&mut self) {

@@ -242,6 +242,31 @@ fn a_pair_that_is_taken_off_comes_back() {
     }
 }
 
+/// Somebody deletes the record by force: what pods have stays theirs, and all others are offered again as new.
+#[test]
+fn a_record_that_is_deleted_comes_again_with_what_pods_have() {
+    for (is_host, label) in [(true, None), (false, None), (false, Some(Mode::NestedMacvlan))] {
+        let mut world = World::new(Rule::Learned { least: 3, most: 9 }, is_host);
+        world.change_label(label);
+        for _ in 0..3 {
+            world.make_pod();
+        }
+        world.settle();
+        let (before, claims) = (world.record.as_ref().unwrap().0.ports.clone(), world.claims());
+        assert_eq!((before.len(), claims.len()), (6, 3));
+        world.lose_record();
+        world.settle();
+        let after = &world.record.as_ref().unwrap().0.ports;
+        assert_eq!(world.claims(), claims);
+        for (id, (_, generation)) in &claims {
+            assert_eq!((after[id].generation, after[id].doomed), (*generation, false), "{id}");
+        }
+        for (id, entry) in after.iter().filter(|(id, _)| !claims.contains_key(*id)) {
+            assert_ne!(before.get(id).map(|former| former.generation), Some(entry.generation), "{id}");
+        }
+    }
+}
+
 fn thirty_pods(mut world: World) {
     world.settle();
     let ports = |world: &World| world.record.as_ref().unwrap().0.ports.len();
