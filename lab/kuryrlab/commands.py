@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import dns, down as downs, doctor, guest, places, power, rights, settings as s, status, steps, tools, up as ups
+from . import dns, down as downs, doctor, guest, places, power, python, rights, settings as s, status, steps, tools, up as ups
 from .cache import locked
 from .failure import Failure, tail
 from .kuryr import Kuryr, parts
@@ -110,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, kubectl if name == "kubectl" else openstack, text)
         sub.add_argument("words", nargs=argparse.REMAINDER)
+    sub = command("python", run_python, "Python with the libraries of OpenStack's services and clients")
+    sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- WORDS")
     command("env", environment, "print variables for a shell, to be evaluated")
     sub = command("kuryr", kuryr, "Kuryr itself")
     sub.add_argument("verb", choices=("start", "stop", "restart", "kill", "status"))
@@ -311,6 +313,12 @@ def kubectl(lab: Lab, arguments) -> None:
 
 def openstack(lab: Lab, arguments) -> None:
     replace_by(lab.openstack.cli(arguments.words, os.environ.get("OS_CLOUD", "admin")))
+
+
+def run_python(lab: Lab, arguments) -> None:
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    venv = python.entry(lab.settings).make()
+    replace_by([str(venv / "bin" / "python"), *words])
 
 
 def replace_by(words: list[str]) -> None:

@@ -81,6 +81,17 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "network_policy_driver", POLICIES),
     known("kubernetes", "multi_vif_drivers", MULTIPLE),
     known("kubernetes", "additional_ifname_prefix", MULTIPLE),
+    known(
+        "neutron",
+        "collect_timing",
+        "calls to the cloud are counted and timed in kuryr_controller_openstack_request_seconds",
+    ),
+    known("neutron", "split_loggers", "write the levels into [DEFAULT] log_filter"),
+    known("neutron", "enable_dhcp", NAMESPACES),
+    known("neutron", "default_subnetpool_v4", NAMESPACES),
+    known("neutron", "default_subnetpool_v6", NAMESPACES),
+    known("neutron", "vif_plugging_is_fatal", "see [cni_daemon] vif_annotation_timeout"),
+    known("neutron", "vif_plugging_timeout", "see [cni_daemon] vif_annotation_timeout"),
     known("neutron_defaults", "subnet_mapping", MULTIPLE),
     known(
         "vif_pool",

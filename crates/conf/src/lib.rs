@@ -12,8 +12,8 @@
 //! Programs resolve what they need into a form of their own, once, at start. Nothing here knows which cloud
 //! or node it is about, and nothing but [`sources`] reads files.
 //!
-//! Sources: oslo.config 10, `iniparser.py` and `cfg.py` (behaviour compared with the library, see the tests
-//! of [`dialect`] and [`substitution`]); Kuryr-Kubernetes 10.0, `config.py`.
+//! Sources: oslo.config 10, `iniparser.py` and `cfg.py` (behaviour compared with the library itself over generated
+//! files, in `library.rs`); Kuryr-Kubernetes 10.0, `config.py`.
 
 pub mod dialect;
 pub mod sources;
@@ -27,6 +27,9 @@ pub mod warning;
 
 mod error;
 mod reference;
+
+#[cfg(test)]
+mod library;
 
 pub use error::{Error, Place};
 pub use options::Opt;

@@ -73,6 +73,12 @@ impl<T: Value> Opt<T> {
         Self { declared, value: PhantomData }
     }
 
+    /// The option of this declaration.
+    #[cfg(test)]
+    pub(crate) const fn of(declared: Declared) -> Self {
+        Self { declared, value: PhantomData }
+    }
+
     const fn help(mut self, help: &'static str) -> Self {
         self.declared.help = help;
         self

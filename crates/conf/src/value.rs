@@ -114,17 +114,21 @@ impl Value for Vec<String> {
     }
 }
 
-/// `key:value` pairs, separated by commas.
+/// `key:value` pairs, separated by commas; no key is empty or stands twice.
 impl Value for BTreeMap<String, String> {
     const KIND: &'static str = "pairs `key:value`, separated by commas";
     const EMPTY_IS_VALUE: bool = true;
 
     fn read(text: &str) -> Option<Self> {
-        let pair = |element: &str| {
+        let mut pairs = Self::new();
+        for element in elements(text) {
             let (key, value) = element.split_once(':')?;
-            Some((key.trim().to_owned(), value.trim().to_owned()))
-        };
-        elements(text).map(pair).collect()
+            let is_first = pairs.insert(key.trim().to_owned(), value.trim().to_owned()).is_none();
+            if key.trim().is_empty() || !is_first {
+                return None;
+            }
+        }
+        Some(pairs)
     }
 }
 
@@ -179,6 +183,8 @@ mod tests {
         check::<BTreeMap<String, String>>(&[
             ("k:v, l:m:n", Some([("k".to_owned(), "v".to_owned()), ("l".into(), "m:n".into())].into())),
             ("k:v,k", None),
+            ("k:v,k:w", None),
+            (":v", None),
         ]);
     }
 }

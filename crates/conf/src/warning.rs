@@ -9,7 +9,7 @@ use crate::{
     sources::Conf,
 };
 
-/// Sections whose options belong to the OpenStack client, which checks them itself.
+/// Sections whose options belong to the OpenStack client, which checks them itself; what it is known not to read is told here.
 const OPEN_SECTIONS: &[&str] = &["neutron"];
 
 /// A line without effect.
@@ -43,7 +43,9 @@ impl Conf {
     pub fn warnings(&self) -> Vec<Warning> {
         let from_files = self.written().filter(|(_, _, written)| written.from_file);
         let without_effect = from_files.filter(|(section, option, _)| {
-            options::find(section, option).is_none() && !OPEN_SECTIONS.contains(section)
+            let may_be_checked_elsewhere =
+                OPEN_SECTIONS.contains(section) && elsewhere::find(section, option).is_none();
+            options::find(section, option).is_none() && !may_be_checked_elsewhere
         });
         without_effect
             .map(|(section, option, written)| Warning {
@@ -104,6 +106,35 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nobody has to find out what became of an option of upstream's.
+    #[test]
+    fn every_option_of_upstream_is_declared_or_told_with_what_replaces_it() {
+        let conf = Conf::from_texts(&[("upstream.conf", include_str!("../golden/upstream.conf"))]).unwrap();
+        let warnings = conf.warnings();
+        let told = |section: &str, option: &str| {
+            warnings.iter().find(|warning| warning.section == section && warning.option == option)
+        };
+        let is_credential = |section: &str| OPEN_SECTIONS.contains(&section);
+        for (section, option, _) in conf.written() {
+            let is_declared = options::find(section, option).is_some();
+            match told(section, option) {
+                Some(warning) => {
+                    let text = warning.to_string();
+                    let known =
+                        matches!(&warning.cause, Cause::Elsewhere(known) if !known.instead.is_empty());
+                    assert!(known && !is_declared, "{text}");
+                    assert!(text.contains(&format!("[{section}] {option} has no effect: ")), "{text}");
+                }
+                None => assert!(
+                    is_declared || is_credential(section),
+                    "nothing is said about [{section}] {option}"
+                ),
+            }
+        }
+        assert!(told("neutron", "vif_plugging_timeout").is_some() && told("neutron", "auth_url").is_none());
+        assert!(told("vif_pool", "ports_pool_update_frequency").is_some());
+    }
 
     #[test]
     fn tells_what_has_no_effect() {
