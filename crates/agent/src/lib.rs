@@ -55,10 +55,11 @@ const PROGRAM: Program = Program {
     name: config::COMPONENT,
     about: "The agent of one node.",
     blocking_threads: config::BLOCKING_THREADS,
+    dry_run: None,
 };
 
 /// The process, from its command line to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    kuryr_process::run(&PROGRAM, config::Config::resolve, wiring::run)
+    kuryr_process::run(&PROGRAM, config::Config::resolve, |config, _| wiring::run(config))
 }

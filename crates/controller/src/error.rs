@@ -1,5 +1,6 @@
 //! What can go wrong in the controller.
 
+use kuryr_api::kuryrnode::Problem;
 use kuryr_kubernetes::Failure;
 use kuryr_types::Retry;
 
@@ -30,6 +31,12 @@ pub enum Error {
     /// The namespace whose UID names the cluster does not exist.
     #[error("there is no namespace kube-system to take the cluster's id from: set [kubernetes] cluster_id")]
     NoClusterId,
+    /// The cloud cannot be used as it is configured.
+    #[error("{}", .0.message)]
+    Cloud(Problem),
+    /// What was found out cannot be written.
+    #[error("writing to standard output")]
+    Output(#[source] std::io::Error),
     /// A task that the process cannot do without has panicked.
     #[error("a bug has ended a part of this process (see the panic before), so it ends as a whole")]
     Broken,
@@ -42,7 +49,7 @@ impl Failure for Error {
             Self::OpenStack(error) => error.retry(),
             Self::Telemetry(error) => error.retry(),
             Self::Configuration(_) | Self::NotLeader | Self::Broken => Retry::Never,
-            Self::Signal(_) | Self::NoClusterId => Retry::Backoff,
+            Self::Signal(_) | Self::NoClusterId | Self::Cloud(_) | Self::Output(_) => Retry::Backoff,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{future::Future, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use kube::Api;
+use kube::{Api, Client};
 use kuryr_kubernetes::{
     lease::{Leadership, Term as LeaseTerm},
     objects::Objects,
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cloud::{Facts, Known},
-    config::COMPONENT,
+    config::{COMPONENT, Config},
     error::{Error, Result},
     kuryrport, loadbalancer,
     pool::{self, creations, listing},
@@ -91,7 +91,7 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
             return;
         }
     };
-    let cluster = match cluster_id(world).await {
+    let cluster = match cluster_id(&world.config, &world.client).await {
         Ok(cluster) => cluster,
         Err(error) => {
             tracing::warn!(%error, "could not find out what the cluster is called");
@@ -140,11 +140,11 @@ async fn lead(world: &Arc<World>, leadership: &Leadership, lease: &LeaseTerm, ov
 }
 
 /// What the cluster is called in the cloud.
-async fn cluster_id(world: &World) -> Result<String> {
-    if let Some(id) = &world.config.cluster_id {
+pub(crate) async fn cluster_id(config: &Config, client: &Client) -> Result<String> {
+    if let Some(id) = &config.cluster_id {
         return Ok(id.clone());
     }
-    let namespaces = Objects::<slim::Namespace>::new(Api::all(world.client.clone()), COMPONENT);
+    let namespaces = Objects::<slim::Namespace>::new(Api::all(client.clone()), COMPONENT);
     let found = namespaces.get("kube-system").await?;
     found.and_then(|namespace| namespace.metadata.uid).ok_or(Error::NoClusterId)
 }

@@ -11,6 +11,8 @@ mod config;
 mod wiring;
 // From the Lease to the loops.
 mod lead;
+// One look at what is left over, and no change.
+mod dry_run;
 // One leadership: what is written is written under its epoch.
 mod term;
 // What pods get in the cloud, and which ports there are ours.
@@ -30,7 +32,7 @@ mod error;
 
 use std::process::ExitCode;
 
-use kuryr_process::Program;
+use kuryr_process::{Program, Purpose};
 
 pub use cloud::Connect;
 pub use config::Config;
@@ -41,10 +43,18 @@ const PROGRAM: Program = Program {
     name: config::COMPONENT,
     about: "The control-plane process of Kuryr.",
     blocking_threads: config::BLOCKING_THREADS,
+    dry_run: Some(
+        "Tell once, on standard output, what is left over and would be collected, and change nothing",
+    ),
 };
 
 /// The process, from its command line to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    kuryr_process::run(&PROGRAM, config::Config::resolve, wiring::run)
+    kuryr_process::run(&PROGRAM, config::Config::resolve, |config, purpose| async move {
+        match purpose {
+            Purpose::Serve => wiring::run(config).await,
+            Purpose::DryRun => dry_run::run(config).await,
+        }
+    })
 }

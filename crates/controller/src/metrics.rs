@@ -4,7 +4,10 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
-use kuryr_planning::demand::{Urgency, governor::Ended};
+use kuryr_planning::{
+    demand::{Urgency, governor::Ended},
+    pool::garbage::Garbage,
+};
 use kuryr_telemetry::metrics::Metrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -28,6 +31,8 @@ pub(crate) struct Figures {
     pub(crate) plans: Counter<u64, AtomicU64>,
     pub(crate) balancers: Gauge,
     balancer_steps: Family<StepLabels, Counter<u64, AtomicU64>>,
+    garbage: Family<GarbageLabels, Gauge>,
+    pub(crate) collected: Counter<u64, AtomicU64>,
     calls: Family<CallLabels, Histogram>,
 }
 
@@ -48,7 +53,20 @@ struct StepLabels {
     step: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GarbageLabels {
+    kind: &'static str,
+}
+
 impl Figures {
+    /// Notes what was found to be left over.
+    pub(crate) fn found_garbage(&self, found: &[Garbage]) {
+        for kind in Garbage::KINDS {
+            let count = found.iter().filter(|one| one.kind() == kind).count();
+            self.garbage.get_or_create(&GarbageLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Notes a step of a plan for a load balancer that was carried out.
     pub(crate) fn balancer_step(&self, step: &'static str) {
         self.balancer_steps.get_or_create(&StepLabels { step }).inc();
@@ -82,6 +100,8 @@ impl Figures {
             plans: Counter::default(),
             balancers: Gauge::default(),
             balancer_steps: Family::default(),
+            garbage: Family::default(),
+            collected: Counter::default(),
             calls: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
         };
         metrics.register(|registry| {
@@ -107,6 +127,10 @@ impl Figures {
             );
             let help = "Steps of plans for load balancers that were carried out, by step";
             registry.register("load_balancer_steps", help, figures.balancer_steps.clone());
+            let help = "What is left over, as last looked at, by kind: port (no record speaks for it), record (its Node is gone) or \
+                        entry (of a record; its port does not exist)";
+            registry.register("garbage", help, figures.garbage.clone());
+            registry.register("garbage_collected", "Ports deleted that no record spoke for", figures.collected.clone());
             let help = "Calls to the cloud; status is that of HTTP, none without an answer";
             registry.register_with_unit("openstack_request", help, Unit::Seconds, figures.calls.clone());
         });
@@ -140,13 +164,16 @@ mod tests {
             plans,
             balancers,
             balancer_steps,
+            garbage,
+            collected,
             calls,
         } = Figures::new(&metrics);
+        garbage.get_or_create(&GarbageLabels { kind: "port" }).set(1);
         balancer_steps.get_or_create(&StepLabels { step: "create_load_balancer" }).inc();
         for gauge in [leader, ports, balancers] {
             gauge.set(1);
         }
-        for counter in [created, deleted, attached, detached, plans] {
+        for counter in [created, deleted, attached, detached, plans, collected] {
             counter.inc();
         }
         create_requests.get_or_create(&CreateLabels { urgency: "urgent", result: "made" }).inc();

@@ -61,6 +61,12 @@ pub fn condemned_name(former: &str) -> String {
     named(CONDEMNED, former)
 }
 
+/// Tells whether a port of this name is going to be deleted, and no record spoke for it.
+#[must_use]
+pub fn is_condemned(name: &str) -> bool {
+    name.starts_with(CONDEMNED)
+}
+
 /// Name of the cluster's group that allows everything.
 #[must_use]
 pub fn allow_all_group_name(cluster: &str) -> String {
@@ -236,7 +242,7 @@ impl OurPort {
     /// Neutron changed it: a trunk takes and clears it.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
-        if self.name.starts_with(CONDEMNED) {
+        if is_condemned(&self.name) {
             Purpose::Condemned
         } else if self.name.starts_with(POOL_PORT)
             && (self.device_owner == POD_DEVICE_OWNER || self.goes_unbound())

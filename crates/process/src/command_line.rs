@@ -1,12 +1,14 @@
-//! What may be written behind the name of a program; the same for each.
+//! What may be written behind the name of a program; the same for each, and `--dry-run` where the program has it.
 //!
 //! Sources: oslo.config 10, `--config-file`, `--config-dir`; oslo.log, `--debug`.
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser};
 
 use crate::Program;
+
+const DRY_RUN: &str = "dry-run";
 
 /// What was written.
 #[derive(Debug, Default, PartialEq, Eq, Parser)]
@@ -21,6 +23,9 @@ pub(crate) struct Arguments {
     /// Log decisions with their inputs.
     #[arg(long, short)]
     pub(crate) debug: bool,
+    /// Of programs that have it.
+    #[arg(skip)]
+    pub(crate) dry_run: bool,
 }
 
 impl Arguments {
@@ -35,7 +40,12 @@ impl Arguments {
         words: impl IntoIterator<Item = std::ffi::OsString>,
     ) -> Result<Self, clap::Error> {
         let command = Self::command().name(program.name).about(program.about);
-        Self::from_arg_matches(&command.try_get_matches_from(words)?)
+        let Some(help) = program.dry_run else {
+            return Self::from_arg_matches(&command.try_get_matches_from(words)?);
+        };
+        let option = Arg::new(DRY_RUN).long(DRY_RUN).help(help).action(ArgAction::SetTrue);
+        let matches = command.arg(option).try_get_matches_from(words)?;
+        Ok(Self { dry_run: matches.get_flag(DRY_RUN), ..Self::from_arg_matches(&matches)? })
     }
 }
 
@@ -44,7 +54,11 @@ mod tests {
     use super::*;
 
     fn check(words: &[&str], expect: Result<Arguments, &str>) {
-        let program = Program { name: "kuryr-test", about: "A test.", blocking_threads: 1 };
+        check_of(None, words, expect);
+    }
+
+    fn check_of(dry_run: Option<&'static str>, words: &[&str], expect: Result<Arguments, &str>) {
+        let program = Program { name: "kuryr-test", about: "A test.", blocking_threads: 1, dry_run };
         let got = Arguments::read(&program, ["kuryr-test"].iter().chain(words).map(Into::into));
         match (got, expect) {
             (Ok(got), Ok(expect)) => assert_eq!(got, expect, "{words:?}"),
@@ -61,10 +75,16 @@ mod tests {
             config_files: vec!["a".into(), "b".into()],
             config_dirs: vec!["c".into()],
             debug: true,
+            dry_run: false,
         };
         check(&files, Ok(expect));
         check(&["--config-fil", "a"], Err("--config-fil"));
         check(&["--help"], Err("A test.\n\nUsage: kuryr-test"));
+        check(&["--dry-run"], Err("--dry-run"));
+        let has_it = Some("Tells and changes nothing");
+        check_of(has_it, &[], Ok(Arguments::default()));
+        check_of(has_it, &["--dry-run"], Ok(Arguments { dry_run: true, ..Arguments::default() }));
+        check_of(has_it, &["--help"], Err("Tells and changes nothing"));
         check(&["--version"], Err(concat!("kuryr-test ", env!("CARGO_PKG_VERSION"))));
     }
 }

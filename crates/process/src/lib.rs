@@ -21,5 +21,5 @@ pub mod precedence;
 
 mod tasks;
 
-pub use run::{Program, run};
+pub use run::{Program, Purpose, run};
 pub use tasks::first_panic;

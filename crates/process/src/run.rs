@@ -28,13 +28,24 @@ pub struct Program {
     pub about: &'static str,
     /// Upper bound of threads for calls that block.
     pub blocking_threads: usize,
+    /// What `--dry-run` does, in one sentence; absent: there is no such option.
+    pub dry_run: Option<&'static str>,
+}
+
+/// What a process was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To work until it is told to end.
+    Serve,
+    /// To tell what it would do, and end.
+    DryRun,
 }
 
 /// Runs `work` with what `resolve` makes of the configuration, until it ends.
 pub fn run<C, E, F, W>(
     program: &Program,
     resolve: impl FnOnce(&Conf) -> Result<C, E>,
-    work: impl FnOnce(C) -> W,
+    work: impl FnOnce(C, Purpose) -> W,
 ) -> ExitCode
 where
     E: Error + Send + Sync + 'static,
@@ -43,6 +54,7 @@ where
 {
     memory::bound();
     let arguments = Arguments::parse(program);
+    let purpose = if arguments.dry_run { Purpose::DryRun } else { Purpose::Serve };
     let config = match begin(arguments, environment(), resolve) {
         Ok(config) => config,
         Err(error) => {
@@ -50,7 +62,7 @@ where
             return ExitCode::FAILURE;
         }
     };
-    match until_end(program, work(config)) {
+    match until_end(program, work(config, purpose)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

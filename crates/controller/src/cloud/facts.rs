@@ -179,7 +179,7 @@ impl Facts {
     }
 
     /// Connects once; a client renews its token by itself.
-    async fn access(&self) -> Result<Access, Problem> {
+    pub(crate) async fn access(&self) -> Result<Access, Problem> {
         if let Some(access) = &self.known.borrow().access {
             return Ok(access.clone());
         }

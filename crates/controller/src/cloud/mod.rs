@@ -29,6 +29,6 @@ mod fake_octavia;
 pub use facts::Connect;
 pub(crate) use facts::{Facts, Known};
 pub(crate) use plugs::PlugIndex;
-pub(crate) use ports::PortIndex;
+pub(crate) use ports::{PortIndex, our_ports};
 pub(crate) use servers::ServerIndex;
 pub(crate) use trunks::TrunkIndex;

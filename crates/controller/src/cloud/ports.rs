@@ -238,6 +238,11 @@ impl State {
     }
 }
 
+/// Those of `ports` that are ours, as decisions see them.
+pub(crate) fn our_ports(owner: &Owner, ports: &[OwnedPort]) -> Vec<OurPort> {
+    ports.iter().filter_map(|port| owner.admit(listed(port))).collect()
+}
+
 /// Neutron's port as decisions see it.
 fn listed(port: &OwnedPort) -> ListedPort {
     ListedPort {

@@ -78,7 +78,7 @@ impl Guests {
 }
 
 /// The Service whose load balancers have this name.
-pub(super) fn service_of(balancer: &str) -> Option<ObjectKey> {
+pub(crate) fn service_of(balancer: &str) -> Option<ObjectKey> {
     let (namespace, name) = balancer.split_once('/')?;
     Some(ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() })
 }

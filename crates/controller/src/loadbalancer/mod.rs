@@ -33,6 +33,7 @@ use kuryr_planning::loadbalancer::{self as planning, Concern, Memory};
 use kuryr_types::SubnetId;
 use tokio::sync::OnceCell;
 
+pub(crate) use guests::service_of as service_of_balancer;
 pub(crate) use reconcile::reconcile;
 
 use crate::wiring::World;

@@ -291,6 +291,9 @@ async fn delete(id: &PortId, access: &Access, world: &World, term: &Term) -> Res
     }
     term.ports.remove(id);
     world.figures.deleted.inc();
+    if ownership::is_condemned(&port.name) {
+        world.figures.collected.inc();
+    }
     tracing::info!(port = %id, name = port.name, "deleted port");
     Ok(())
 }

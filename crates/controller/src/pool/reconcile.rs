@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::Outcome;
-use kuryr_planning::pool::{self, Millis, orphans::Carriers};
+use kuryr_planning::pool::{self, Millis, garbage, orphans::Carriers};
 
 use super::{Key, apply, observe, servers, status, trunks};
 use crate::{error::Result, term::Term, wiring::World};
@@ -68,6 +68,9 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     }
     let records = world.records.list();
     let specs = records.iter().map(|record| (observe::name(record), &record.spec)).collect();
+    let nodes = world.nodes.keys();
+    let nodes = nodes.iter().map(|node| node.name.as_str()).collect();
+    world.figures.found_garbage(&garbage::find(&ports, &specs, &nodes));
     let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);

@@ -64,6 +64,8 @@ pub mod step;
 pub mod invariants;
 // Ports that no record speaks for.
 pub mod orphans;
+// What is left over, for people.
+pub mod garbage;
 
 #[cfg(test)]
 mod fixtures;
