@@ -71,7 +71,6 @@ pub static ELSEWHERE: &[Elsewhere] = &[
     known("kubernetes", "endpoints_lbaas_driver", "load balancers are always Octavia's"),
     known("kubernetes", "service_public_ip_driver", "floating IPs are always Neutron's"),
     known("kubernetes", "nodes_subnets_driver", FOUND),
-    known("kubernetes", "port_debug", "ports always carry the name of their node"),
     known("kubernetes", "enable_manager", POOLED),
     known("kubernetes", "watch_retry_timeout", "a watch that fails is tried again until it works"),
     known("kubernetes", "watch_reconcile_period", WATCHES),

@@ -288,6 +288,11 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
         help("`noop`: no ports are kept ready; each is made when a pod waits for it, and deleted after the pod. All \
               others, and empty: every node has ready ports, whichever way they reach it."),
         why("Upstream's default is `noop`; a pod then waits for Neutron each time.");
+    PORT_DEBUG: bool = "port_debug", "false", reader(Reader::Controller),
+        help("Whether a port is called `<namespace>/<pod>` in Neutron as long as a pod has it. Otherwise all ports are called \
+              after the pool of their node, `kuryr-pool/<node>`, which a port has again without a pod."),
+        why("Two calls to Neutron for each pod, which otherwise needs next to none. `kubectl get kuryrport` tells the port of a \
+             pod in any case.");
     OCTAVIA_PROVIDER: String = "endpoints_driver_octavia_provider", "default", reader(Reader::Controller),
         help("Octavia's provider of load balancers, such as `ovn` or `amphora`. `default`: the only one that Octavia \
               has, of several `amphora`."),

@@ -245,6 +245,7 @@ fn limits(conf: &Conf) -> Result<Limits> {
         node_grace: time(&kubernetes::NODE_GRACE)?,
         mode: mode(conf)?,
         vlans: vlans(conf)?,
+        names_pods: conf.get(&kubernetes::PORT_DEBUG)?,
     })
 }
 

@@ -80,6 +80,7 @@ pub(crate) fn limits(levels: Levels) -> Limits {
         node_grace: 60_000,
         mode: None,
         vlans: 1..=4094,
+        names_pods: false,
     }
 }
 

@@ -15,6 +15,7 @@ use kuryr_api::names::{
     NODE_DEVICE_OWNER, PAIR_DEVICE_OWNER, POD_DEVICE_OWNER, SUBPORT_DEVICE_OWNER, TRUNK_SUBPORT_OWNER,
 };
 use kuryr_types::{MacAddr, NetworkId, PortId, ProjectId, SecurityGroupId, SubnetId};
+use sha2::{Digest, Sha256};
 
 /// Longest name in Neutron, in characters.
 const NAME_MAX: usize = 255;
@@ -32,6 +33,15 @@ pub const GUEST_TAG: &str = "kuryr-guest";
 const TIMEOUTS_TAG: &str = "kuryr-timeouts:";
 
 const CLUSTER_TAG: &str = "kuryr-cluster:";
+/// Begin of the tag of a port that names its node, where the name is that of a pod.
+const NODE_TAG: &str = "kuryr-node:";
+
+/// Longest tag in Neutron, in characters.
+const TAG_MAX: usize = 60;
+
+/// Bytes of a hash that stands for a name that is too long for a tag.
+const HASH_BYTES: usize = 16;
+
 const POOL_PORT: &str = "kuryr-pool/";
 const OWN_PORT: &str = "kuryr-node/";
 const CONDEMNED: &str = "kuryr-condemned/";
@@ -46,6 +56,24 @@ pub fn cluster_tag(cluster: &str) -> String {
 #[must_use]
 pub fn pool_port_name(node: &str) -> String {
     named(POOL_PORT, node)
+}
+
+/// Name of a port that a pod has, where ports are named after pods; upstream's. None where it would tell something else.
+#[must_use]
+pub fn pod_port_name(namespace: &str, pod: &str) -> Option<String> {
+    let name: String = format!("{namespace}/{pod}").chars().take(NAME_MAX).collect();
+    let is_ours = [POOL_PORT, OWN_PORT, CONDEMNED].iter().any(|prefix| name.starts_with(prefix));
+    (!is_ours).then_some(name)
+}
+
+/// The tag of a port of `node` by which it is found again when it is named after a pod.
+#[must_use]
+pub fn node_tag(node: &str) -> String {
+    if NODE_TAG.len() + node.len() <= TAG_MAX {
+        return format!("{NODE_TAG}{node}");
+    }
+    let hash = Sha256::digest(node);
+    hash[..HASH_BYTES].iter().fold(NODE_TAG.to_owned(), |tag, byte| format!("{tag}{byte:02x}"))
 }
 
 /// Name of the port that belongs to `node` itself.
@@ -244,12 +272,12 @@ impl OurPort {
     pub fn purpose(&self) -> Purpose {
         if is_condemned(&self.name) {
             Purpose::Condemned
-        } else if self.name.starts_with(POOL_PORT)
+        } else if self.name.starts_with(OWN_PORT) {
+            if self.device_owner == NODE_DEVICE_OWNER { Purpose::Node } else { Purpose::Unknown }
+        } else if (self.name.starts_with(POOL_PORT) || self.node_tag().is_some())
             && (self.device_owner == POD_DEVICE_OWNER || self.goes_unbound())
         {
             Purpose::Pool
-        } else if self.name.starts_with(OWN_PORT) && self.device_owner == NODE_DEVICE_OWNER {
-            Purpose::Node
         } else {
             Purpose::Unknown
         }
@@ -279,13 +307,30 @@ impl OurPort {
     #[must_use]
     pub fn is_of_node(&self, node: &str) -> bool {
         match self.purpose() {
+            Purpose::Pool if !self.name.starts_with(POOL_PORT) => {
+                self.node_tag() == Some(node_tag(node).as_str())
+            }
             Purpose::Pool => self.name == pool_port_name(node),
             Purpose::Node => self.name == own_port_name(node),
-            Purpose::Condemned => [pool_port_name(node), own_port_name(node)]
-                .iter()
-                .any(|former| self.name == condemned_name(former)),
+            Purpose::Condemned => {
+                let mut names = [pool_port_name(node), own_port_name(node)].into_iter();
+                names.any(|former| self.name == condemned_name(&former))
+                    || self.mark() == node_tag(node).as_str()
+            }
             Purpose::Unknown => false,
         }
+    }
+
+    /// What the port's node is found by: its name, if it tells that, else the tag that does.
+    #[must_use]
+    pub fn mark(&self) -> &str {
+        let former = self.name.strip_prefix(CONDEMNED).unwrap_or(&self.name);
+        let tells = former.starts_with(POOL_PORT) || former.starts_with(OWN_PORT);
+        self.node_tag().filter(|_| !tells).unwrap_or(&self.name)
+    }
+
+    fn node_tag(&self) -> Option<&str> {
+        self.tags.iter().map(String::as_str).find(|tag| tag.starts_with(NODE_TAG))
     }
 
     /// Tells whether the port is bound to `host`, as far as we may know: what we cannot see is not taken for changed.
@@ -389,6 +434,33 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_named_after_a_pod_is_known_by_its_tag() {
+        let owner = Owner::new("k8s".into(), vec!["t".to_owned()]);
+        let (pod, tag) = (pod_port_name("ns", "web-0").unwrap(), node_tag("w1"));
+        for (name, device_owner, node, expect) in [
+            (pod.clone(), POD_DEVICE_OWNER, "w1", (Purpose::Pool, true, tag.clone())),
+            (pod.clone(), TRUNK_SUBPORT_OWNER, "w1", (Purpose::Pool, true, tag.clone())),
+            (pod.clone(), POD_DEVICE_OWNER, "w2", (Purpose::Pool, false, tag.clone())),
+            (pod.clone(), "compute:nova", "w1", (Purpose::Unknown, false, tag.clone())),
+            (condemned_name(&pod), POD_DEVICE_OWNER, "w1", (Purpose::Condemned, true, tag.clone())),
+            (condemned_name(&pod), POD_DEVICE_OWNER, "w2", (Purpose::Condemned, false, tag.clone())),
+            // A name that tells it wins.
+            (pool_port_name("w2"), POD_DEVICE_OWNER, "w2", (Purpose::Pool, true, pool_port_name("w2"))),
+            (own_port_name("w1"), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false, own_port_name("w1"))),
+        ] {
+            let port = owner.admit(port("k8s", &["t", &tag], &name, device_owner)).unwrap();
+            assert_eq!((port.purpose(), port.is_of_node(node), port.mark().to_owned()), expect, "{name} {node}");
+        }
+        // Whoever may make namespaces makes nobody believe that a port is something else.
+        for namespace in ["kuryr-pool", "kuryr-node", "kuryr-condemned"] {
+            assert_eq!(pod_port_name(namespace, "web-0"), None);
+        }
+        let (one, two) = (node_tag(&"n".repeat(200)), node_tag(&"n".repeat(201)));
+        assert!(one != two && one.len() <= TAG_MAX && two.starts_with(NODE_TAG), "{one} {two}");
+        assert_eq!(tag, "kuryr-node:w1");
+    }
+
+    #[test]
     fn the_name_says_what_a_port_is_for() {
         let owner = Owner::new("k8s".into(), vec!["t".to_owned()]);
         let long = "n".repeat(300);
@@ -405,6 +477,7 @@ mod tests {
             (pool_port_name("w1"), "", "w1", (Purpose::Pool, true)),
             (pool_port_name("w1"), "network:dhcp", "w1", (Purpose::Unknown, false)),
             ("web".to_owned(), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false)),
+            ("ns/web-0".to_owned(), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false)),
             (pool_port_name(&long), POD_DEVICE_OWNER, &long, (Purpose::Pool, true)),
         ] {
             let port = owner.admit(port("k8s", &["t"], &name, device_owner)).unwrap();

@@ -29,7 +29,8 @@ pub(crate) struct PortIndex {
 #[derive(Debug, Default)]
 struct State {
     ports: BTreeMap<PortId, Entry>,
-    by_name: BTreeMap<String, BTreeSet<PortId>>,
+    /// By what their nodes are found by.
+    by_mark: BTreeMap<String, BTreeSet<PortId>>,
     /// Counts events; a list is good if it was begun after the last doubt.
     clock: u64,
     /// When a list that has ended was begun.
@@ -214,14 +215,15 @@ impl State {
     fn named_for(&self, node: &str) -> impl Iterator<Item = &PortId> {
         let (pool, own) = (ownership::pool_port_name(node), ownership::own_port_name(node));
         let condemned = [ownership::condemned_name(&pool), ownership::condemned_name(&own)];
-        [pool, own].into_iter().chain(condemned).filter_map(|name| self.by_name.get(&name)).flatten()
+        let marks = [pool, own, ownership::node_tag(node)].into_iter().chain(condemned);
+        marks.filter_map(|mark| self.by_mark.get(&mark)).flatten()
     }
 
     fn write(&mut self, owner: &Owner, port: OwnedPort) {
         let id = port.id.clone();
         self.erase(&id);
         let Some(ours) = owner.admit(listed(&port)) else { return };
-        self.by_name.entry(ours.name.clone()).or_default().insert(id.clone());
+        self.by_mark.entry(ours.mark().to_owned()).or_default().insert(id.clone());
         self.ports.insert(id, Entry { owned: port, ours });
     }
 
@@ -229,10 +231,11 @@ impl State {
         let at = self.tick();
         self.written.insert(id.clone(), at);
         let Some(entry) = self.ports.remove(id) else { return };
-        if let Some(ids) = self.by_name.get_mut(&entry.ours.name) {
+        let mark = entry.ours.mark();
+        if let Some(ids) = self.by_mark.get_mut(mark) {
             ids.remove(id);
             if ids.is_empty() {
-                self.by_name.remove(&entry.ours.name);
+                self.by_mark.remove(mark);
             }
         }
     }

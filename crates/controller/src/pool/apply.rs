@@ -233,7 +233,7 @@ const fn what(step: &CloudStep) -> &'static str {
     match step {
         CloudStep::SetGroups { .. } => "setting the security groups of",
         CloudStep::Cut { .. } => "unbinding",
-        CloudStep::Condemn { .. } => "renaming",
+        CloudStep::Name { .. } | CloudStep::Condemn { .. } => "renaming",
         CloudStep::Delete { .. } => "deleting",
         _ => "changing",
     }
@@ -255,10 +255,26 @@ async fn write_port(step: &CloudStep, access: &Access, world: &World, term: &Ter
             let name = term.ports.owned(id).map(|port| ownership::condemned_name(&port.name));
             (id, PortUpdate { name, ..PortUpdate::default() })
         }
+        CloudStep::Name { id, name, tag } => {
+            add_tag(id, tag, access, term).await?;
+            (id, PortUpdate { name: Some(name.clone()), ..PortUpdate::default() })
+        }
         CloudStep::Delete { id } => return delete(id, access, world, term).await,
     };
     let Some(port) = term.ports.owned(id) else { return Ok(()) };
     match access.client.update_port(&port, &update, Precondition::Unchanged).await {
+        Ok(port) => term.ports.insert(&access.owner, port),
+        Err(error) if error.is_not_found() => term.ports.remove(id),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Gives the port a tag, if it has it not.
+async fn add_tag(id: &PortId, tag: &str, access: &Access, term: &Term) -> Result<()> {
+    let lacks_it = |port: &OwnedPort| port.tags.iter().all(|found| found != tag);
+    let Some(port) = term.ports.owned(id).filter(lacks_it) else { return Ok(()) };
+    match access.client.tag_port(&access.ownership, &port, tag).await {
         Ok(port) => term.ports.insert(&access.owner, port),
         Err(error) if error.is_not_found() => term.ports.remove(id),
         Err(error) => return Err(error.into()),

@@ -206,6 +206,7 @@ fn new_port(request: &PortRequest) -> PortCreate {
         security_groups: request.security_groups.clone(),
         host: request.host.clone(),
         device_owner: request.device_owner.to_owned(),
+        tags: request.tags.clone(),
         ..PortCreate::on(request.network.clone(), request.name.clone())
     }
 }

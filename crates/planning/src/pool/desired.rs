@@ -109,6 +109,8 @@ pub(super) struct Draft<'a> {
     pub(super) pair_work: PairWork,
     /// Ports that could be deleted now.
     deletable: Vec<PortId>,
+    /// Ports that should be called otherwise.
+    renames: Vec<CloudStep>,
     /// What is expected of the node.
     expected: Expected,
     /// When it is calm, if it is not.
@@ -144,6 +146,7 @@ impl<'a> Draft<'a> {
             trunk_work: TrunkWork::default(),
             pair_work: PairWork::default(),
             deletable: Vec::new(),
+            renames: Vec::new(),
             expected,
             calm_at: 0,
         }
@@ -173,6 +176,7 @@ impl<'a> Draft<'a> {
             self.create(class, supply);
         }
         self.delete_condemned(status);
+        self.renames = self.names(status);
         self.describe();
     }
 
@@ -384,7 +388,11 @@ impl<'a> Draft<'a> {
         };
         let count = short.min(room).min(of_way);
         if count > 0 && is_free {
-            self.request(pool_port_request(self.inputs.node, self.way, class), count, urgency);
+            let mut request = pool_port_request(self.inputs.node, self.way, class);
+            if self.inputs.limits.names_pods {
+                request.tags.push(ownership::node_tag(self.inputs.node));
+            }
+            self.request(request, count, urgency);
         }
     }
 
@@ -572,6 +580,11 @@ impl<'a> Draft<'a> {
         let is_burst = !is_closed && !self.expected.is_calm && self.expected.stream.is_none();
         self.change_trunks(is_burst);
         self.change_pairs(is_burst);
+        if is_burst && !self.renames.is_empty() {
+            self.wake(Some(self.calm_at));
+        } else {
+            self.out.cloud.append(&mut self.renames);
+        }
         self.heed_hold_ups();
         let takes_off = self.trunk_work.detaches() || self.pair_work.removes();
         if is_burst && (!self.deletable.is_empty() || takes_off) {
@@ -641,6 +654,7 @@ fn pool_port_request(node: &str, way: Way<'_>, class: &DefaultClass) -> PortRequ
     };
     PortRequest {
         name: ownership::pool_port_name(node),
+        tags: Vec::new(),
         device_owner,
         host,
         network: class.network.clone(),

@@ -137,5 +137,6 @@ pub(super) fn limits() -> Limits {
         node_grace: 60,
         mode: None,
         vlans: 100..=4094,
+        names_pods: false,
     }
 }

@@ -158,4 +158,6 @@ pub struct Limits {
     pub mode: Option<Mode>,
     /// VLAN ids that subports may have.
     pub vlans: RangeInclusive<u16>,
+    /// Whether ports are named after the pods that have them.
+    pub names_pods: bool,
 }

@@ -50,6 +50,8 @@ mod nested;
 mod wired;
 // Of a node that is a server of the cloud without.
 mod pairs;
+// What ports are called.
+mod naming;
 // Whose security groups let everything in.
 mod open;
 // Of a node that nobody hears of.

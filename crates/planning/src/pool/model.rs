@@ -646,6 +646,13 @@ impl World {
                 port.security_groups.clone_from(security_groups);
             }),
             CloudStep::Cut { id } => self.change(id, |port| port.host = None),
+            // Only if the port is as it was read, so nothing undoes what was condemned since.
+            CloudStep::Name { id, name, tag } => self.change(id, |port| {
+                if !port.name.starts_with("kuryr-condemned/") {
+                    port.name.clone_from(name);
+                    port.tags.push(tag.clone());
+                }
+            }),
             CloudStep::Condemn { id } => self.change(id, |port| {
                 if !port.name.starts_with("kuryr-condemned/") {
                     port.name = condemned_name(&port.name);
@@ -665,7 +672,8 @@ impl World {
         let Some(address) = free else { return };
         let id = format!("port-{:04}", self.created);
         let listed = fixtures::listed(&id, &request.name, request.host.as_deref(), address, self.group);
-        let port = ListedPort { device_owner: request.device_owner.to_owned(), ..listed };
+        let tags = listed.tags.iter().chain(&request.tags).cloned().collect();
+        let port = ListedPort { device_owner: request.device_owner.to_owned(), tags, ..listed };
         assert_eq!(
             port.host.is_none(),
             [SUBPORT_DEVICE_OWNER, PAIR_DEVICE_OWNER].contains(&port.device_owner.as_str()),

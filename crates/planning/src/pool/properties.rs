@@ -176,10 +176,12 @@ proptest! {
         rule in rule(),
         is_host: bool,
         label in proptest::option::of(Just(Mode::NestedMacvlan)),
+        names_pods: bool,
         events in proptest::collection::vec(event(), 0..250),
     ) {
         let mut world = World::new(rule, is_host);
         world.change_label(label);
+        world.limits.names_pods = names_pods;
         for event in events {
             happen(&mut world, event);
         }

@@ -166,6 +166,15 @@ pub enum CloudStep {
         /// The port.
         id: PortId,
     },
+    /// Call a port so, once it has this tag.
+    Name {
+        /// The port.
+        id: PortId,
+        /// Its name from now on.
+        name: String,
+        /// The tag by which its node is known.
+        tag: String,
+    },
     /// Give a port that no record names the name of one that is going to be deleted.
     Condemn {
         /// The port.
@@ -189,9 +198,11 @@ impl CloudStep {
     #[must_use]
     pub const fn port(&self) -> Option<&PortId> {
         match self {
-            Self::SetGroups { id, .. } | Self::Cut { id } | Self::Condemn { id } | Self::Delete { id } => {
-                Some(id)
-            }
+            Self::SetGroups { id, .. }
+            | Self::Cut { id }
+            | Self::Name { id, .. }
+            | Self::Condemn { id }
+            | Self::Delete { id } => Some(id),
             Self::CreatePorts { .. }
             | Self::AddSubports { .. }
             | Self::RemoveSubports { .. }
@@ -213,6 +224,8 @@ impl CloudStep {
 pub struct PortRequest {
     /// Name, by which it is found again.
     pub name: String,
+    /// Tags besides ours.
+    pub tags: Vec<String>,
     /// `device_owner`.
     pub device_owner: &'static str,
     /// Host to bind it to; unbound if none.

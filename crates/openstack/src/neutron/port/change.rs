@@ -10,6 +10,8 @@ use super::{AddressPair, FixedIpRequest, OwnedPort, path};
 use crate::{
     client::{Client, Request},
     error::Error,
+    ownership::Ownership,
+    query::segment,
 };
 
 /// What to change of a port; what is `None` stays.
@@ -75,6 +77,17 @@ impl Client {
         OwnedPort::prove(operation, &port.owner, updated)
     }
 
+    /// Adds a tag to a port of ours and leaves those that are there, and reads the port anew, as that has changed it. "Add a
+    /// tag", `PUT /v2.0/ports/{id}/tags/{tag}`.
+    ///
+    /// # Errors
+    /// What the cloud answers.
+    pub async fn tag_port(&self, owner: &Ownership, port: &OwnedPort, tag: &str) -> Result<OwnedPort, Error> {
+        let tagged = format!("{}/tags/{}", path(&port.id), segment(tag));
+        self.call(Request::new("tag_port", Method::PUT, tagged)).await?;
+        self.owned_port(owner, &port.id).await
+    }
+
     /// Deletes a port of ours; one that does not exist any more counts as deleted. "Delete port",
     /// `DELETE /v2.0/ports/{id}`.
     ///
@@ -125,6 +138,21 @@ mod tests {
         assert_eq!(asked[1].body, body);
         assert_eq!(asked[1].headers.get("if-match"), None);
         assert_eq!(asked[2].headers["if-match"], "revision_number=4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tag_is_added_to_those_of_others() {
+        let (client, recorded) = neutron(|asked| match asked.method {
+            Method::PUT => Some(Reply::Json(201, json!({}))),
+            _ => Some(Reply::Json(200, json!({"port": port("p1", "ours", OURS)}))),
+        });
+        let port = one_of_ours(&client).await;
+        client.tag_port(&owner(), &port, "kuryr-node:w 1").await.unwrap();
+        assert_eq!(
+            recorded.lines()[1..],
+            ["PUT /v2.0/ports/p1/tags/kuryr-node%3Aw%201", "GET /v2.0/ports/p1"]
+        );
+        assert_eq!(recorded.asked()[1].body, serde_json::Value::Null);
     }
 
     #[tokio::test(start_paused = true)]
