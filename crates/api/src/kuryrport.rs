@@ -102,7 +102,46 @@ upstream_kind!(KuryrPort, "kuryrports", KuryrPortSpec);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vif;
     use serde_json::json;
+
+    /// But for its finalizer, which is recognised and never added, and the version of the port profile, which old daemons know.
+    #[test]
+    fn equals_upstreams_of_a_pod_that_runs() {
+        let vif = vif::tests::plugged(vif::tests::four()).to_primitive();
+        let uid = "7d9b1c52-64a0-4c1e-9a55-6c0b4a2f7710";
+        let view = KuryrPort::of_pod(
+            &PodRef::new("team-a", "web-0"),
+            uid,
+            false,
+            "worker-1",
+            vif::primary_vifs(&vif),
+        );
+        let golden: Value = serde_json::from_str(include_str!("../golden/kuryrport-active.json")).unwrap();
+        let written = serde_json::to_value(&view).unwrap();
+        assert_eq!(written, golden);
+        assert_eq!(written.to_string(), golden.to_string());
+    }
+
+    /// Objects of upstream's, before and after it asked for VIFs, and with several interfaces.
+    #[test]
+    fn reads_what_upstream_wrote_and_loses_nothing() {
+        for (golden, vifs) in [
+            (include_str!("../golden/upstream-kuryrport-created.json"), &[][..]),
+            (include_str!("../golden/upstream-kuryrport-requested.json"), &["eth0"]),
+            (include_str!("../golden/upstream-kuryrport-several-vifs.json"), &["eth0", "eth1"]),
+        ] {
+            let golden: Value = serde_json::from_str(golden).unwrap();
+            let view: KuryrPort = serde_json::from_value(golden.clone()).unwrap();
+            assert_eq!(view.identity().as_str(), "7d9b1c52-64a0-4c1e-9a55-6c0b4a2f7710");
+            assert_eq!(
+                view.metadata.finalizers.as_deref(),
+                Some(&[names::KURYRPORT_FINALIZER.to_owned()][..])
+            );
+            assert_eq!(view.status.vifs.keys().collect::<Vec<_>>(), vifs);
+            assert_eq!(serde_json::to_value(&view).unwrap(), golden);
+        }
+    }
 
     #[test]
     fn has_upstreams_shape() {

@@ -299,12 +299,14 @@ fn versioned(name: &str, version: &str, data: Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn check(golden: &str, vif: &Vif) {
         let expect: Value = serde_json::from_str(golden).unwrap();
         assert_eq!(vif.to_primitive(), expect);
+        // As it is sent, too: numbers are numbers and addresses text.
+        assert_eq!(vif.to_primitive().to_string(), expect.to_string());
     }
 
     fn network(subnet: VifSubnet) -> VifNetwork {
@@ -316,7 +318,8 @@ mod tests {
         }
     }
 
-    fn plugged(subnet: VifSubnet) -> Vif {
+    /// A port in this subnet, plugged on `br-int`.
+    pub(crate) fn plugged(subnet: VifSubnet) -> Vif {
         Vif::OpenVSwitch(OpenVSwitchVif {
             port: "c4e1a7d2-90b3-4f6c-8d15-3b2a1f0e9d8c".into(),
             mac: "fa:16:3e:4b:9c:07".parse().unwrap(),
@@ -355,15 +358,20 @@ mod tests {
         })
     }
 
-    #[test]
-    fn equals_upstream_in_each_mode_and_family() {
-        let subnet = VifSubnet {
+    /// A subnet with a host route.
+    pub(crate) fn four() -> VifSubnet {
+        VifSubnet {
             cidr: "10.128.6.0/26".parse().unwrap(),
             dns: vec!["10.0.0.3".parse().unwrap()],
             gateway: "10.128.6.1".parse().ok(),
             addresses: vec!["10.128.6.23".parse().unwrap()],
             routes: vec![("169.254.169.254/32".parse().unwrap(), "10.128.6.2".parse().unwrap())],
-        };
+        }
+    }
+
+    #[test]
+    fn equals_upstream_in_each_mode_and_family() {
+        let subnet = four();
         check(include_str!("../golden/vif-openvswitch-ipv4.json"), &plugged(subnet.clone()));
         check(include_str!("../golden/vif-bridge.json"), &behind_a_bridge(subnet.clone()));
         check(include_str!("../golden/vif-vlan-nested.json"), &on_a_trunk(subnet.clone()));

@@ -158,6 +158,7 @@ impl Sandboxes {
             let now = self.state.get();
             waiting.tell(pod, &why, &now);
             if Instant::now() >= waiting.until(deadline, &now) {
+                waiting.give_up(pod, &why, &now);
                 return Err(no_port(pod, &why, &now));
             }
             self.still_wanted(pod, identity)?;
@@ -380,10 +381,20 @@ impl<'a> Waiting<'a> {
         if self.told.as_ref() == Some(&reason) {
             return;
         }
-        self.told = Some(reason.clone());
         tracing::info!(%pod, reason, "waits for a port: {message}");
+        self.warn(pod, event(why, state), &format!("{reason}: {message}"));
+        self.told = Some(reason);
+    }
+
+    /// Says on the pod that its ADD ends without a port.
+    fn give_up(&self, pod: &PodRef, why: &Wait, state: &NodeState) {
+        let (reason, message) = explain(why, state);
+        self.warn(pod, why.event_of_end(), &format!("{reason}: {message}"));
+    }
+
+    fn warn(&self, pod: &PodRef, event: &str, message: &str) {
         if let Some(reference) = self.sandboxes.pods.reference(pod) {
-            self.sandboxes.events.warning(&reference, &reason, message);
+            self.sandboxes.events.warning(&reference, event, message);
         }
     }
 }
@@ -416,6 +427,11 @@ fn explain(why: &Wait, state: &NodeState) -> (String, String) {
         problems.first().filter(|_| matches!(why, Wait::NoReadyPort { .. } | Wait::NotAssigned));
     let reason = of_controller.map_or(why.reason(), |problem| problem.reason.as_str());
     (reason.to_owned(), why.explain(problems))
+}
+
+/// Upstream's word for it, by which tools know such Events.
+fn event(why: &Wait, state: &NodeState) -> &'static str {
+    if state.way().is_missing() { "CNIWaitingForActiveVIFs" } else { why.event(state.problems().first()) }
 }
 
 /// How long a caller that only wants to know may be kept.

@@ -14,6 +14,9 @@ use kuryr_types::{ClassId, Generation, PodIdentity, PortId};
 
 use super::{ledger::Ledger, offer::Offer};
 
+/// The controller's reason for having no subnet of pods.
+const NO_SUBNET: &str = "NoPodSubnet";
+
 /// What kind of port a pod needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need<'a> {
@@ -115,6 +118,31 @@ impl Wait {
             Self::NoReadyPort { .. } => "NoReadyPort",
             Self::NotAssigned => "NotAssigned",
             Self::HeldNotReady(_) => "PortNotReady",
+        }
+    }
+
+    /// The reason of the Event that tells a pod that it waits: upstream's word for what is nearest. `of_controller` is what
+    /// keeps the controller from providing ports.
+    ///
+    /// Source: Kuryr-Kubernetes 10.0, Events of Pods.
+    #[must_use]
+    pub fn event(&self, of_controller: Option<&Problem>) -> &'static str {
+        match (self, of_controller) {
+            (Self::HeldNotReady(_), _) | (Self::NoReadyPort { coming: 1.. }, None) => {
+                "CNIWaitingForActiveVIFs"
+            }
+            (_, Some(problem)) if problem.reason == NO_SUBNET => "NoPodSubnetFound",
+            (Self::NoClass, _) => "NoPodSubnetFound",
+            _ => "FailToPopulateVIFPool",
+        }
+    }
+
+    /// The reason of the Event that tells a pod that its ADD has ended without a port; upstream's.
+    #[must_use]
+    pub const fn event_of_end(&self) -> &'static str {
+        match self {
+            Self::HeldNotReady(_) | Self::NoReadyPort { coming: 1.. } => "CNITimedOutWaitingForActiveVIFs",
+            _ => "CNITimeoutKuryrPortRegistry",
         }
     }
 
@@ -242,6 +270,30 @@ mod tests {
         assert_eq!(choice(&spec), Choice::Wait(Wait::NotAssigned));
         spec.ports.get_mut("p2").unwrap().for_pod = Some("a".into());
         assert_eq!(choice(&spec), Choice::Take("p2".into()));
+    }
+
+    #[test]
+    fn events_have_upstreams_reasons() {
+        let problem = |reason: &str| Problem { reason: reason.into(), message: "m".into() };
+        let (quota, subnet) = (problem("QuotaExceeded"), problem(NO_SUBNET));
+        let (held, none) = (Wait::HeldNotReady("p".into()), |coming| Wait::NoReadyPort { coming });
+        for (wait, of_controller, expect, of_end) in [
+            (none(0), None, "FailToPopulateVIFPool", "CNITimeoutKuryrPortRegistry"),
+            (none(0), Some(&quota), "FailToPopulateVIFPool", "CNITimeoutKuryrPortRegistry"),
+            (none(2), None, "CNIWaitingForActiveVIFs", "CNITimedOutWaitingForActiveVIFs"),
+            (none(2), Some(&quota), "FailToPopulateVIFPool", "CNITimedOutWaitingForActiveVIFs"),
+            (none(0), Some(&subnet), "NoPodSubnetFound", "CNITimeoutKuryrPortRegistry"),
+            (held, Some(&quota), "CNIWaitingForActiveVIFs", "CNITimedOutWaitingForActiveVIFs"),
+            (Wait::NoClass, None, "NoPodSubnetFound", "CNITimeoutKuryrPortRegistry"),
+            (Wait::NoOffer, None, "FailToPopulateVIFPool", "CNITimeoutKuryrPortRegistry"),
+            (Wait::NotAssigned, None, "FailToPopulateVIFPool", "CNITimeoutKuryrPortRegistry"),
+        ] {
+            assert_eq!(
+                (wait.event(of_controller), wait.event_of_end()),
+                (expect, of_end),
+                "{wait:?} {of_controller:?}"
+            );
+        }
     }
 
     #[test]
