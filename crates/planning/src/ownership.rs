@@ -315,7 +315,7 @@ impl OurPort {
             Purpose::Condemned => {
                 let mut names = [pool_port_name(node), own_port_name(node)].into_iter();
                 names.any(|former| self.name == condemned_name(&former))
-                    || self.mark() == node_tag(node).as_str()
+                    || self.found_by() == node_tag(node).as_str()
             }
             Purpose::Unknown => false,
         }
@@ -323,7 +323,7 @@ impl OurPort {
 
     /// What the port's node is found by: its name, if it tells that, else the tag that does.
     #[must_use]
-    pub fn mark(&self) -> &str {
+    pub fn found_by(&self) -> &str {
         let former = self.name.strip_prefix(CONDEMNED).unwrap_or(&self.name);
         let tells = former.starts_with(POOL_PORT) || former.starts_with(OWN_PORT);
         self.node_tag().filter(|_| !tells).unwrap_or(&self.name)
@@ -449,7 +449,11 @@ mod tests {
             (own_port_name("w1"), POD_DEVICE_OWNER, "w1", (Purpose::Unknown, false, own_port_name("w1"))),
         ] {
             let port = owner.admit(port("k8s", &["t", &tag], &name, device_owner)).unwrap();
-            assert_eq!((port.purpose(), port.is_of_node(node), port.mark().to_owned()), expect, "{name} {node}");
+            assert_eq!(
+                (port.purpose(), port.is_of_node(node), port.found_by().to_owned()),
+                expect,
+                "{name} {node}"
+            );
         }
         // Whoever may make namespaces makes nobody believe that a port is something else.
         for namespace in ["kuryr-pool", "kuryr-node", "kuryr-condemned"] {

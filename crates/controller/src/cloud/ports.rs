@@ -30,7 +30,7 @@ pub(crate) struct PortIndex {
 struct State {
     ports: BTreeMap<PortId, Entry>,
     /// By what their nodes are found by.
-    by_mark: BTreeMap<String, BTreeSet<PortId>>,
+    by_key: BTreeMap<String, BTreeSet<PortId>>,
     /// Counts events; a list is good if it was begun after the last doubt.
     clock: u64,
     /// When a list that has ended was begun.
@@ -215,15 +215,15 @@ impl State {
     fn named_for(&self, node: &str) -> impl Iterator<Item = &PortId> {
         let (pool, own) = (ownership::pool_port_name(node), ownership::own_port_name(node));
         let condemned = [ownership::condemned_name(&pool), ownership::condemned_name(&own)];
-        let marks = [pool, own, ownership::node_tag(node)].into_iter().chain(condemned);
-        marks.filter_map(|mark| self.by_mark.get(&mark)).flatten()
+        let keys = [pool, own, ownership::node_tag(node)].into_iter().chain(condemned);
+        keys.filter_map(|key| self.by_key.get(&key)).flatten()
     }
 
     fn write(&mut self, owner: &Owner, port: OwnedPort) {
         let id = port.id.clone();
         self.erase(&id);
         let Some(ours) = owner.admit(listed(&port)) else { return };
-        self.by_mark.entry(ours.mark().to_owned()).or_default().insert(id.clone());
+        self.by_key.entry(ours.found_by().to_owned()).or_default().insert(id.clone());
         self.ports.insert(id, Entry { owned: port, ours });
     }
 
@@ -231,11 +231,11 @@ impl State {
         let at = self.tick();
         self.written.insert(id.clone(), at);
         let Some(entry) = self.ports.remove(id) else { return };
-        let mark = entry.ours.mark();
-        if let Some(ids) = self.by_mark.get_mut(mark) {
+        let key = entry.ours.found_by();
+        if let Some(ids) = self.by_key.get_mut(key) {
             ids.remove(id);
             if ids.is_empty() {
-                self.by_mark.remove(mark);
+                self.by_key.remove(key);
             }
         }
     }
