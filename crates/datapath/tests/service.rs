@@ -266,11 +266,13 @@ impl Net {
 }
 
 fn serve(space: &Space, name: char) -> Servers {
+    serve_at(space, name, SocketAddr::new("::".parse().unwrap(), TARGET))
+}
+
+fn serve_at(space: &Space, name: char, at: SocketAddr) -> Servers {
     let stop = Arc::new(AtomicBool::new(false));
     let answer = [u8::try_from(name).unwrap()];
-    let any: IpAddr = "::".parse().unwrap();
-    let (tcp, udp) =
-        space.within(|| (TcpListener::bind((any, TARGET)).unwrap(), UdpSocket::bind((any, TARGET)).unwrap()));
+    let (tcp, udp) = space.within(|| (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap()));
     tcp.set_nonblocking(true).unwrap();
     udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let stopped = Arc::clone(&stop);
@@ -820,6 +822,46 @@ fn an_address_comes_before_the_own_node_and_that_before_all_nodes() {
         assert_ne!(ask(own), "ConnectionRefused", "it is no node's any more");
     }
     assert_eq!(tables.services.read().unwrap().nodes.len(), 2);
+}
+
+/// Kubernetes, "externalTrafficPolicy: Local": endpoints see the address that the client has. A pod has it at its own socket, a
+/// process of the node outside the pods' network only: it is left to reach the other node as machines that are no nodes do.
+#[test]
+fn under_local_pods_are_brought_to_another_nodes_endpoints_and_the_nodes_processes_go_there_themselves() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    // The programs learn the node's namespace from whoever loads them.
+    let mut tables = net.client.within(|| Tables::attached(&pins, &cgroup));
+    tables.put_nodes();
+    let (mut node, mut pod) =
+        (Client::new(&net.client, &cgroup), Client::new(&net.endpoints[2]._space, &cgroup));
+    // The other node, which answers at its port itself.
+    let other = &net.endpoints[0]._space;
+    other.sh("ip addr add 192.0.2.2/32 dev lo; ip addr add 2001:db8::2/128 dev lo nodad");
+    let _others = ["192.0.2.2", "2001:db8::2"]
+        .map(|address| serve_at(other, 'o', SocketAddr::new(address.parse().unwrap(), NODE_PORT)));
+    for space in [&net.client, &net.endpoints[2]._space] {
+        space.sh(&format!("ip route add 192.0.2.2 via {}; ip -6 route add 2001:db8::2 via {}", v4(0), v6(0)));
+    }
+    for (number, (address, of)) in (0..).zip([("192.0.2.2", v4 as Family), ("2001:db8::2", v6 as Family)]) {
+        for (protocol, hows) in [(TCP, &["tcp"][..]), (UDP, &["udp", "send"])] {
+            let id = 10 + 10 * number + u32::from(protocol == UDP);
+            let parsed: IpAddr = address.parse().unwrap();
+            let everywhere = ServiceKey::of_nodes(Scope::Nodes, parsed.is_ipv4(), NODE_PORT, protocol);
+            let there = ServiceKey::of_other_node(parsed, NODE_PORT, protocol);
+            // At nodes without endpoints everybody is refused.
+            tables.lead_one(everywhere, id + 2, None);
+            tables.lead_one(there, id, Some(of(1)));
+            for how in hows {
+                let line = format!("{how} {address} {NODE_PORT}");
+                assert_eq!(pod.ask(&line), format!("{address} b"), "{how}");
+                assert_eq!(node.ask(&line), format!("{address} o"), "{how}");
+            }
+            tables.services.delete_service(&there).unwrap();
+            let line = format!("{} {address} {NODE_PORT}", hows[0]);
+            assert_eq!([pod.ask(&line), node.ask(&line)], ["ConnectionRefused", "ConnectionRefused"]);
+            tables.services.delete_service(&everywhere).unwrap();
+        }
+    }
 }
 
 #[test]

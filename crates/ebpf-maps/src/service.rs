@@ -18,8 +18,9 @@
 //! have the same number and generation share them.
 //!
 //! A destination is looked for as it is. Where there is nothing, and its address is in `nodes`, it is looked for as a
-//! port of this node ([`Scope::OwnNode`], if it is one), and then of every node ([`Scope::Nodes`]): a port on every node
-//! costs one entry, however many nodes there are. Loopback addresses are there, too, with a scope of their own.
+//! port of this node ([`Scope::OwnNode`], if it is one) or of that other one ([`Scope::OtherNode`]), and then of every node
+//! ([`Scope::Nodes`]): a port on every node costs one entry, however many nodes there are. Loopback addresses are there, too,
+//! with a scope of their own.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -65,6 +66,8 @@ pub enum Scope {
     OwnNode = 2,
     /// The loopback address of the family, for processes in the node's network namespace: in a pod it is the pod's.
     Loopback = 3,
+    /// Itself, an address of another node, for all but processes in the node's network namespace: those go there.
+    OtherNode = 4,
 }
 
 /// Whose an address in `nodes` is; the number is the value.
@@ -117,6 +120,17 @@ impl ServiceKey {
     pub const fn of_nodes(scope: Scope, is_ipv4: bool, port: u16, protocol: u8) -> Self {
         let any = if is_ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         Self { address: address_bytes(any), port: port.to_be_bytes(), protocol, scope: scope as u8 }
+    }
+
+    /// The key of an address of another node and a port in host byte order, for pods.
+    #[must_use]
+    pub const fn of_other_node(address: IpAddr, port: u16, protocol: u8) -> Self {
+        Self {
+            address: address_bytes(address),
+            port: port.to_be_bytes(),
+            protocol,
+            scope: Scope::OtherNode as u8,
+        }
     }
 
     /// The address.

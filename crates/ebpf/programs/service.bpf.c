@@ -103,9 +103,9 @@ static __always_inline int refuse(int error)
 /* ---- which service ---- */
 
 /*
- * Finds where a destination is served: as it is, else as a port of this node, else as a port of every node; what is
- * loopback, as a port of the node's own, for whoever is in its namespace: in a pod it is the pod itself. Makes the key
- * the one under which it is.
+ * Finds where a destination is served: as it is, else as a port of this node or of that other one, else as a port of every
+ * node; what is loopback, as a port of the node's own, for whoever is in its namespace: in a pod it is the pod itself. A port
+ * of that other one is for whoever is not: the node's own processes go there. Makes the key the one under which it is.
  */
 static __always_inline int find_service(struct bpf_sock_addr *ctx, struct service_key *key)
 {
@@ -117,6 +117,11 @@ static __always_inline int find_service(struct bpf_sock_addr *ctx, struct servic
 	kind = bpf_map_lookup_elem(&nodes, &node);
 	if (!kind)
 		return 0;
+	if (*kind == OTHER_NODE) {
+		key->scope = SCOPE_OTHER_NODE;
+		if (bpf_map_lookup_elem(&services, key))
+			return bpf_get_netns_cookie(ctx) != node_netns;
+	}
 	unspecify(&key->address);
 	if (*kind == LOOPBACK) {
 		key->scope = SCOPE_LOOPBACK;

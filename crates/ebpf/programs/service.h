@@ -31,6 +31,7 @@ enum scope {
 	SCOPE_NODES,	/* every address of every node, of the family of the unspecified address that stands there */
 	SCOPE_OWN_NODE, /* the same of this node only */
 	SCOPE_LOOPBACK, /* the loopback address of the family, for the node's own processes only */
+	SCOPE_OTHER_NODE, /* itself, an address of another node, for all but the node's own processes */
 };
 
 /* Whose an address of a node is. */

@@ -41,6 +41,7 @@ fn service_key(frontend: &Frontend) -> ServiceKey {
         At::Nodes(family) => of_nodes(Scope::Nodes, family),
         At::OwnNode(family) => of_nodes(Scope::OwnNode, family),
         At::Loopback(family) => of_nodes(Scope::Loopback, family),
+        At::OtherNode(address) => ServiceKey::of_other_node(address, frontend.port, protocol),
     }
 }
 
@@ -110,6 +111,8 @@ fn frontend(key: &ServiceKey) -> Option<Frontend> {
         At::OwnNode(Family::of(address))
     } else if key.scope == Scope::Loopback as u8 {
         At::Loopback(Family::of(address))
+    } else if key.scope == Scope::OtherNode as u8 {
+        At::OtherNode(address)
     } else {
         At::Address(address)
     };
@@ -141,6 +144,8 @@ mod tests {
             Frontend { at: At::OwnNode(Family::V6), port: 30080, protocol: udp },
             Frontend { at: At::Loopback(Family::V4), port: 30080, protocol: udp },
             Frontend { at: At::Loopback(Family::V6), port: 30080, protocol: udp },
+            Frontend { at: At::OtherNode("192.0.2.2".parse().unwrap()), port: 30080, protocol: tcp },
+            Frontend { at: At::OtherNode("2001:db8::2".parse().unwrap()), port: 30080, protocol: udp },
         ];
         let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other), ("::1", NodeKind::Loopback)]
             .map(|(address, kind)| (address.parse::<std::net::IpAddr>().unwrap(), kind));

@@ -165,10 +165,13 @@ impl Services {
         }
     }
 
-    /// Follows a change of the node's record: external addresses are refused where pods have theirs.
+    /// Follows a change of the node's record: external addresses are refused where pods have theirs, and processes of a node
+    /// with a port of its own are led otherwise than those of others.
     pub(crate) fn on_record(&self, change: &Change<KuryrNode>) {
-        let stay = change.leaves(|new, old| observe::pod_prefixes(new) == observe::pod_prefixes(old));
-        if !stay && !self.external_ranges.is_empty() {
+        let prefixes_stay =
+            change.leaves(|new, old| observe::pod_prefixes(new) == observe::pod_prefixes(old));
+        let port_stays = change.leaves(|new, old| observe::own_port(new) == observe::own_port(old));
+        if !port_stays || !prefixes_stay && !self.external_ranges.is_empty() {
             self.queue.add(Work::All);
         }
     }

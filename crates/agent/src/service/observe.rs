@@ -57,6 +57,11 @@ pub(super) fn pod_prefixes(record: &KuryrNode) -> BTreeSet<IpNet> {
     record.spec.subnets.values().map(|subnet| subnet.cidr.trunc()).collect()
 }
 
+/// Addresses of the node's own port, if it has one.
+pub(super) fn own_port(record: &KuryrNode) -> BTreeSet<IpAddr> {
+    record.spec.own_port.iter().flat_map(|port| &port.addresses).map(|address| address.address).collect()
+}
+
 /// Names the API server's own Service.
 pub(super) fn api_service() -> ObjectKey {
     ObjectKey::namespaced("default", "kubernetes")
@@ -67,9 +72,9 @@ pub(super) fn cluster(world: &World) -> Cluster {
     let room = &world.services;
     let node = |node: Arc<slim::Node>| (node.name().to_owned(), node_addresses(&node));
     let nodes: BTreeMap<String, Vec<IpAddr>> = room.nodes.list().into_iter().map(node).collect();
-    let pod_prefixes = match world.watched.record() {
-        Presence::Present(record) => pod_prefixes(&record).into_iter().collect(),
-        Presence::Absent | Presence::Unknown => Vec::new(),
+    let (pod_prefixes, own_port) = match world.watched.record() {
+        Presence::Present(record) => (pod_prefixes(&record).into_iter().collect(), own_port(&record)),
+        Presence::Absent | Presence::Unknown => (Vec::new(), BTreeSet::new()),
     };
     let Look { service, slices } = look(room, &api_service());
     let clusterips =
@@ -80,6 +85,7 @@ pub(super) fn cluster(world: &World) -> Cluster {
         .chain(world.config.client.api_addresses());
     Cluster {
         nodes,
+        own_port,
         external_ranges: room.external_ranges.clone(),
         api: api.collect(),
         pod_prefixes,

@@ -109,8 +109,11 @@ async fn reconcile(world: &World, work: Work) -> Result<Outcome> {
     if !room.synced() || !world.pods.store().synced() {
         return Ok(Outcome::wait(LOOK_AGAIN, "the lists of Services, EndpointSlices, Nodes and pods"));
     }
-    if !room.external_ranges.is_empty() && !world.watched.records().synced() {
-        return Ok(Outcome::wait(LOOK_AGAIN, "the node's record, which says where pods have addresses"));
+    if !world.watched.records().synced() {
+        return Ok(Outcome::wait(
+            LOOK_AGAIN,
+            "the node's record, which says where pods and the node have addresses",
+        ));
     }
     let mut held = room.held.lock().await;
     api_servers::save(world, &mut held).await;

@@ -8,6 +8,9 @@
 //!    whatever `externalTrafficPolicy` says: as if it came from outside to a node that has one.
 //! 3. At a port of another node it is a client from outside: under `externalTrafficPolicy: Local` it gets endpoints of
 //!    that node, and is refused where there are none.
+//! 4. Under that policy endpoints see the client's own address. Who is brought to them at its socket has it there: a pod,
+//!    and a process of a node that enters the pods' network with its own address. A process of a node with a port of its
+//!    own would have the port's: it is left to go to the other node, and enters there as who comes from outside.
 //!
 //! Source: kube-proxy 1.36, `pkg/proxy/nftables/proxier.go` ("short-circuit pod traffic", "short-circuit local traffic").
 
@@ -93,6 +96,8 @@ pub enum At {
     OwnNode(Family),
     /// The loopback address, for processes of this node that are in no pod's network.
     Loopback(Family),
+    /// This address of another node, for pods; processes of this node that are in no pod's network go there.
+    OtherNode(IpAddr),
 }
 
 /// Where clients send to. Written as `10.96.0.1:443/TCP`.
@@ -114,6 +119,7 @@ impl fmt::Display for Frontend {
             At::Nodes(family) => write!(f, "{port}/{protocol} at every node's {}", family.name()),
             At::OwnNode(family) => write!(f, "{port}/{protocol} at this node's {}", family.name()),
             At::Loopback(family) => write!(f, "{port}/{protocol} at loopback {}", family.name()),
+            At::OtherNode(address) => write!(f, "{}/{protocol} for pods", SocketAddr::new(*address, *port)),
         }
     }
 }
@@ -343,11 +349,20 @@ impl Look<'_> {
                 by_address.entry(*address).or_default().extend(&there);
             }
         }
+        let scope = if self.enters_by_its_port(family) { At::OtherNode } else { At::Address };
         let some = by_address
             .into_iter()
-            .map(|(address, targets)| self.wanted([at(At::Address(address))].into(), targets));
+            .map(|(address, targets)| self.wanted([at(scope(address))].into(), targets));
         // At all the others there is no endpoint.
         some.chain([self.wanted([at(At::Nodes(family))].into(), BTreeSet::new())]).collect()
+    }
+
+    /// Whether processes of the node have another address in the pods' network than outside.
+    fn enters_by_its_port(&self, family: Family) -> bool {
+        let own = self.cluster.nodes.get(self.node.name).into_iter().flatten();
+        let is_of_family = |address: &&IpAddr| Family::of(**address) == family;
+        self.cluster.own_port.iter().any(|address| is_of_family(&address))
+            && own.filter(is_of_family).any(|address| !self.cluster.own_port.contains(address))
     }
 
     /// What clients from outside find at a port in one family.
@@ -656,6 +671,50 @@ mod tests {
             let desired = desired(Some(&local), &[slice], NODE, &cluster());
             let of_n3 = told(&desired).into_iter().find(|set| set.starts_with("192.0.2.3"));
             assert_eq!(of_n3.as_deref(), expect);
+        }
+    }
+
+    /// Kubernetes, "externalTrafficPolicy: Local": "preserves the client source IP". Kubernetes' own spec (e2e, "should support
+    /// externalTrafficPolicy=Local for type=NodePort") has a process of another node for client.
+    #[test]
+    fn under_local_processes_of_a_node_with_a_port_of_its_own_go_to_the_other_node() {
+        let local = Service {
+            cluster_ips: vec!["10.96.0.7", "fd00:96::7"],
+            external_traffic_policy: "Local",
+            ..node_port()
+        };
+        let slices = [slice("IPv4", &[("10.1.0.5", "n2")]), slice("IPv6", &[("fd00::6", "n2")])];
+        let (four, six) = ("192.0.2.2:30080/TCP", "[2001:db8::2]:30080/TCP");
+        let for_pods = |at: &str| format!("{at} for pods");
+        for (what, own_port, expect) in [
+            ("a server of the cloud", &[][..], [four.to_owned(), six.to_owned()]),
+            ("a port of its own", &["10.1.0.200", "fd00::c8"], [four, six].map(for_pods)),
+            ("a port of its own, one family", &["10.1.0.200"], [for_pods(four), six.to_owned()]),
+            // It has no address but the port's, which endpoints see.
+            ("on the pods' network only", &["192.0.2.1", "2001:db8::1"], [four.to_owned(), six.to_owned()]),
+        ] {
+            let own_port = own_port.iter().map(|text| text.parse().unwrap()).collect();
+            let cluster = Cluster { own_port, ..cluster() };
+            let sets = told(&desired(Some(&local), &slices, NODE, &cluster));
+            let of_n2: Vec<_> =
+                sets.iter().filter(|set| set.contains("::2]") || set.contains(".2:")).collect();
+            assert_eq!(
+                of_n2,
+                [format!("{} -> 5", expect[0]), format!("{} -> 6", expect[1])].each_ref(),
+                "{what}"
+            );
+            let refused = sets
+                .iter()
+                .filter(|set| set.ends_with("node's IPv4 -> ") || set.ends_with("node's IPv6 -> "));
+            assert_eq!(refused.count(), 2, "{what}: {sets:?}");
+            // Under Cluster any endpoint does, and its address is lost anyway.
+            let anywhere = told(&desired(
+                Some(&Service { external_traffic_policy: "Cluster", ..local.clone() }),
+                &slices,
+                NODE,
+                &cluster,
+            ));
+            assert!(!anywhere.iter().any(|set| set.contains("for pods")), "{what}: {anywhere:?}");
         }
     }
 

@@ -244,8 +244,8 @@ fn reached(at: At, own: &[IpAddr]) -> (Rank, Vec<IpAddr>) {
         At::Address(address) => (0, vec![address]),
         At::OwnNode(family) => (1, of(family)),
         At::Nodes(family) => (2, of(family)),
-        // Nobody comes there from outside.
-        At::Loopback(_) => (3, Vec::new()),
+        // Nobody comes there from outside, or not to this node.
+        At::Loopback(_) | At::OtherNode(_) => (3, Vec::new()),
     }
 }
 

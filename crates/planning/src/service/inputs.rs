@@ -163,6 +163,8 @@ pub struct HostPort<'a> {
 pub struct Cluster {
     /// Internal and external addresses of every node, by its name.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Addresses of this node's own port on the pods' network, if it has one.
+    pub own_port: BTreeSet<IpAddr>,
     /// Where Services may have external addresses.
     pub external_ranges: ExternalRanges,
     /// Where the API server is reached: its Service, its endpoints, the configuration.

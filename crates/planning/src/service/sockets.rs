@@ -50,13 +50,13 @@ impl Tables {
     /// What is at an address for clients of UDP: as it is, and as a port of nodes.
     fn entries_at(&self, asked: SocketAddr) -> impl Iterator<Item = &Entry> {
         let family = Family::of(asked.ip());
-        let of_nodes: &[At] = match self.nodes().get(&asked.ip()) {
-            Some(NodeKind::Own) => &[At::OwnNode(family), At::Nodes(family)],
-            Some(NodeKind::Other) => &[At::Nodes(family)],
-            Some(NodeKind::Loopback) => &[At::Loopback(family)],
-            None => &[],
+        let of_nodes = match self.nodes().get(&asked.ip()) {
+            Some(NodeKind::Own) => vec![At::OwnNode(family), At::Nodes(family)],
+            Some(NodeKind::Other) => vec![At::OtherNode(asked.ip()), At::Nodes(family)],
+            Some(NodeKind::Loopback) => vec![At::Loopback(family)],
+            None => vec![],
         };
-        let at = std::iter::once(At::Address(asked.ip())).chain(of_nodes.to_vec());
+        let at = std::iter::once(At::Address(asked.ip())).chain(of_nodes);
         let frontend = move |at| Frontend { at, port: asked.port(), protocol: Protocol::Udp };
         at.filter_map(move |at| self.entry(&frontend(at)))
     }
@@ -199,6 +199,14 @@ mod tests {
             assert_eq!(tables.owner(&stays), Some(&*dns()), "{asked}");
             assert_eq!((fate(&tables, &stays, &[]), fate(&tables, &ends, &[])), (Fate::Stays, Fate::Ends));
         }
+        // A port of that node alone.
+        let there = [port(At::OtherNode("10.9.0.2".parse().unwrap()))];
+        let mut of_there = Tables::default();
+        of_there.note_nodes([node("10.9.0.2", NodeKind::Other)].into());
+        lead(&mut of_there, &there, Some(&[4]));
+        let asked = |last| socket("10.9.0.2", 77, last);
+        assert_eq!(of_there.owner(&asked(4)), Some(&*dns()));
+        assert_eq!([4, 5].map(|last| fate(&of_there, &asked(last), &[])), [Fate::Stays, Fate::Ends]);
         // The node has gone, the endpoint has not.
         tables.note_nodes([node("10.9.0.1", NodeKind::Own)].into());
         assert_eq!(fate(&tables, &socket("10.9.0.2", 1, 4), &[]), Fate::Stays);
