@@ -94,8 +94,8 @@ pub trait Datapath: Send + Sync + 'static {
     fn remove_own_port(&self, ifname: &str) -> Answer<()>;
     /// The node's routes.
     fn routes(&self) -> Answer<Vec<NodeRoute>>;
-    /// Sets where packets go that were translated.
-    fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()>;
+    /// Sets where packets go that were translated, and those that the node sends with the addresses `from`.
+    fn set_ways(&self, side: Side, ways: &[NodeRoute], from: &[IpAddr]) -> Answer<()>;
     /// Sets the node's addresses of the local path.
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()>;
     /// Has addresses of pods reached straight, and of those that are so only the ones that may be.
@@ -444,8 +444,8 @@ impl Datapath for Node {
         Self::routes(self)
     }
 
-    fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()> {
-        Self::set_ways(self, side, ways)
+    fn set_ways(&self, side: Side, ways: &[NodeRoute], from: &[IpAddr]) -> Answer<()> {
+        Self::set_ways(self, side, ways, from)
     }
 
     fn set_node_addresses(&self, addresses: &[IpAddr]) -> Answer<()> {
@@ -515,6 +515,7 @@ pub(crate) mod fake {
         pub(crate) routes: Vec<NodeRoute>,
         /// Where packets go that were translated.
         pub(crate) ways: BTreeMap<Side, Vec<NodeRoute>>,
+        pub(crate) led_from: BTreeMap<Side, Vec<IpAddr>>,
         /// How long an attachment takes.
         pub(crate) attach_takes: Duration,
         /// Looked at when an attachment begins.
@@ -756,8 +757,10 @@ pub(crate) mod fake {
             Ok(self.contents.lock().unwrap().routes.clone())
         }
 
-        fn set_ways(&self, side: Side, ways: &[NodeRoute]) -> Answer<()> {
-            self.contents.lock().unwrap().ways.insert(side, ways.to_vec());
+        fn set_ways(&self, side: Side, ways: &[NodeRoute], from: &[IpAddr]) -> Answer<()> {
+            let mut contents = self.contents.lock().unwrap();
+            contents.ways.insert(side, ways.to_vec());
+            contents.led_from.insert(side, from.to_vec());
             Ok(())
         }
 

@@ -36,6 +36,8 @@ pub const UPLINK_GROUP: u32 = 0x6b76;
 /// Group of bridges between taps and the integration bridge. The guard has no rule for it: what they pass on is bridged,
 /// and with bridge netfilter their rules are of Neutron's agent.
 pub const BRIDGE_GROUP: u32 = 0x6b77;
+/// Group of the node's own port. The guard has no rule for it: rules of routing tell it by its group.
+pub const OWN_PORT_GROUP: u32 = 0x6b78;
 
 /// The table, as errors name it.
 const WHAT: &str = "the guard";

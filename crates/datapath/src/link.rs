@@ -346,6 +346,12 @@ pub fn set_mac_and_mtu(index: u32, mac: MacAddr, mtu: u32) -> Request {
     set(index, [LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(mtu)])
 }
 
+/// Sets the group of a link.
+#[must_use]
+pub fn set_group(index: u32, group: u32) -> Request {
+    set(index, [LinkAttribute::Group(group)])
+}
+
 /// Keeps the kernel from giving the link an IPv6 link-local address of its own when it comes up. Takes effect
 /// only if asked before that.
 #[must_use]

@@ -1,6 +1,7 @@
 //! Rules that choose the table of routes for some packets, both families.
 //!
-//! One priority is ours, and one table that no other program uses: what stands there is what we have set.
+//! Two priorities are ours, and tables that no other program uses: what stands there is what we have set. Rules of others
+//! before them count first.
 //!
 //! Sources: rtnetlink(7), ip-rule(8); kernel `net/core/fib_rules.c`.
 
@@ -20,6 +21,8 @@ use crate::{
 
 /// Priority of our rules, before that of the main table (32766).
 const PRIORITY: u32 = 27_509;
+/// Priority of those that leave some routes out: what they do lead is led before the others are asked.
+const SELECTIVE_PRIORITY: u32 = 27_508;
 
 /// A rule: these packets go by this table, and by the next one if it has no route for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Rule {
     pub of: Packets,
     /// The table.
     pub table: u32,
+    /// Where the table's route is over a link of this group, it has none.
+    pub but_over_group: Option<u32>,
 }
 
 /// Which packets a rule is for.
@@ -79,6 +84,16 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Rule>> {
 }
 
 impl Rule {
+    /// A rule without exception.
+    #[must_use]
+    pub const fn new(of: Packets, table: u32) -> Self {
+        Self { of, table, but_over_group: None }
+    }
+
+    const fn priority(self) -> u32 {
+        if self.but_over_group.is_some() { SELECTIVE_PRIORITY } else { PRIORITY }
+    }
+
     fn subject(self) -> Subject {
         Subject::Rule(match self.of {
             Packets::Marked { .. } => None,
@@ -101,19 +116,21 @@ fn message(rule: Rule) -> RuleMessage {
             message.attributes.push(RuleAttribute::Source(address));
         }
     }
-    message.attributes.push(RuleAttribute::Priority(PRIORITY));
+    message.attributes.push(RuleAttribute::Priority(rule.priority()));
     message.attributes.push(RuleAttribute::Table(rule.table));
+    message.attributes.extend(rule.but_over_group.map(RuleAttribute::SuppressIfGroup));
     message
 }
 
 fn from_message(message: &RuleMessage) -> Option<Rule> {
-    let (mut mark, mut source, mut priority, mut table) = (None, None, None, None);
+    let (mut mark, mut source, mut priority, mut table, mut but_over_group) = (None, None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::Source(address) => source = Some(*address),
             RuleAttribute::Priority(value) => priority = Some(*value),
             RuleAttribute::Table(value) => table = Some(*value),
+            RuleAttribute::SuppressIfGroup(value) => but_over_group = Some(*value),
             _ => {}
         }
     }
@@ -123,5 +140,6 @@ fn from_message(message: &RuleMessage) -> Option<Rule> {
         (Some(mark), None) => Packets::Marked { mark, ipv4 },
         (None, None) => return None,
     };
-    (priority == Some(PRIORITY)).then_some(Rule { of, table: table? })
+    let rule = Rule { of, table: table?, but_over_group };
+    (priority == Some(rule.priority())).then_some(rule)
 }

@@ -19,8 +19,8 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, NodeRoute, Offloads, OwnPortSpec, PodLinks,
-    Route, Side, Transport,
+    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, Node, NodeRoute, Offloads, OwnPortSpec,
+    PodLinks, Route, Side, Transport,
     inbound::{MARK, STRAIGHT_MARK},
 };
 use world::{
@@ -122,9 +122,13 @@ struct Answers {
 
 impl Answers {
     fn of(name: &'static str, space: &Space) -> Self {
-        let any: SocketAddr = ("::".parse::<IpAddr>().unwrap(), ENDPOINT_PORT).into();
+        Self::at(name, space, "::")
+    }
+
+    fn at(name: &'static str, space: &Space, address: &str) -> Self {
+        let at = SocketAddr::new(address.parse().unwrap(), ENDPOINT_PORT);
         let (listener, socket) =
-            space.within(|| (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap()));
+            space.within(|| (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap()));
         listener.set_nonblocking(true).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -608,23 +612,10 @@ fn connections_stay_through_a_restart_and_other_tables_are_not_touched() {
 /// Clients on the pods' network itself, whose router brings them to the node by its other interface as they are.
 #[test]
 fn clients_on_the_pods_network_are_answered_by_the_way_they_came() {
-    let mut site = Site::new();
+    let mut site = routed();
     let node = &site.node;
-    node.outside.sh(&format!(
-        "{FORWARDS}; ip link add pods0 type veth peer name router0 netns {}
-         ip addr add 10.1.0.254/24 dev pods0; ip addr add fd00:1::fe/64 dev pods0 nodad; ip link set pods0 up",
-        node.space.name
-    ));
     // Of IPv4, such packets come from where another link leads to.
-    node.space.sh("ip link set router0 master br-test; ip link set router0 up
-         echo 2 > /proc/sys/net/ipv4/conf/lan0/rp_filter");
-    site.elsewhere.sh("ip route add default via 10.1.0.254; ip -6 route add default via fd00:1::fe dev eth0");
-    // A port may send from its own addresses only.
-    node.space.sh(&format!(
-        "nft add table bridge t; nft add chain bridge t c '{{ type filter hook forward priority 0; }}'
-         nft add rule bridge t c iifname tapown ip saddr != {OWN_V4} drop
-         nft add rule bridge t c iifname tapown ip6 saddr != {{ {OWN_V6}, fe80::/10 }} drop"
-    ));
+    node.space.sh("echo 2 > /proc/sys/net/ipv4/conf/lan0/rp_filter");
     let lan = node.within(|node| node.interface_named("lan0")).unwrap().unwrap().index;
     let way = |dst: &str, via: &str| NodeRoute {
         dst: dst.parse().unwrap(),
@@ -637,7 +628,7 @@ fn clients_on_the_pods_network_are_answered_by_the_way_they_came() {
         assert!(ask(&site.elsewhere, Transport::Tcp, to(address), SHORT).is_err(), "{address}");
     }
     for _ in 0..2 {
-        site.node.within(|node| node.set_ways(Side::ToClients, &ways)).unwrap();
+        site.node.within(|node| node.set_ways(Side::ToClients, &ways, &[])).unwrap();
         for (address, own, _) in FAMILIES {
             for transport in TRANSPORTS {
                 let expect = [format!("here {own}")].into();
@@ -648,9 +639,107 @@ fn clients_on_the_pods_network_are_answered_by_the_way_they_came() {
         site.node.within(|node| node.prepare_own_port(&own_port())).unwrap();
     }
     assert_eq!(site.answers(Transport::Tcp, to(NODE_V6)).len(), 1, "others go on");
-    site.node.within(|node| node.set_ways(Side::ToClients, &[])).unwrap();
+    site.node.within(|node| node.set_ways(Side::ToClients, &[], &[])).unwrap();
     let left = site.node.space.sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
     assert!(!left.contains("27510"), "{left}");
+}
+
+/// A node, a router that knows the nodes' network and the pods', and a pod of another node (`elsewhere`) whose way to the node's
+/// addresses it is; a port may send from its own addresses only.
+fn routed() -> Site {
+    let site = Site::new();
+    let node = &site.node;
+    node.outside.sh(&format!(
+        "{FORWARDS}; ip link add pods0 type veth peer name router0 netns {}
+         ip addr add 10.1.0.254/24 dev pods0; ip addr add fd00:1::fe/64 dev pods0 nodad; ip link set pods0 up",
+        node.space.name
+    ));
+    node.space.sh("ip link set router0 master br-test; ip link set router0 up");
+    site.elsewhere.sh("ip route add default via 10.1.0.254; ip -6 route add default via fd00:1::fe dev eth0");
+    node.space.sh(&format!(
+        "nft add table bridge t; nft add chain bridge t c '{{ type filter hook forward priority 0; }}'
+         nft add rule bridge t c iifname tapown ip saddr != {OWN_V4} drop
+         nft add rule bridge t c iifname tapown ip6 saddr != {{ {OWN_V6}, fe80::/10 }} drop"
+    ));
+    site
+}
+
+fn set_ways_past_own_port(site: &Site) {
+    let lan = site.node.within(|node| node.interface_named("lan0")).unwrap().unwrap().index;
+    let ways = [("10.1.0.0/24", OUTSIDE_V4), ("fd00:1::/64", OUTSIDE_V6)].map(|(dst, via)| NodeRoute {
+        dst: dst.parse().unwrap(),
+        via: Some(via.parse().unwrap()),
+        link: lan,
+    });
+    let set = |node: &Node| node.set_ways(Side::ToClients, &ways, &node_addresses());
+    site.node.within(set).unwrap();
+}
+
+/// Kubernetes, "Services": a pod on the host network is an endpoint at its node's address, and "The Kubernetes network model": pods
+/// reach it there. Kubernetes' own spec (e2e, "should function for service endpoints using hostNetwork") asks from another node.
+#[test]
+fn what_the_node_answers_with_its_address_does_not_leave_by_its_port() {
+    let mut site = routed();
+    // A server of UDP that is bound to no address lets the kernel choose, for which it is a client.
+    let _at_node = [NODE_V4, NODE_V6].map(|address| Answers::at("node", &site.node.space, address));
+    // A Service whose endpoint is the node itself, for clients on the pods' network that are no pods.
+    let mut wanted = everywhere(&[0], 0);
+    for (arrival, entry) in &mut wanted {
+        let endpoint = SocketAddr::new(arrival.address, ENDPOINT_PORT);
+        entry.lead = Lead::Endpoints { endpoints: vec![endpoint], affinity: None };
+    }
+    site.set(&wanted);
+    let at = |node: &str| SocketAddr::new(node.parse().unwrap(), ENDPOINT_PORT);
+    for (node, _, _) in FAMILIES {
+        assert!(ask(&site.elsewhere, Transport::Tcp, at(node), SHORT).is_err(), "{node}");
+    }
+    for _ in 0..2 {
+        set_ways_past_own_port(&site);
+        for (node, _, [_, client]) in FAMILIES {
+            for transport in TRANSPORTS {
+                for to in [at(node), to(node)] {
+                    let seen = ask(&site.elsewhere, transport, to, PATIENCE).unwrap();
+                    assert_eq!(seen, format!("node {client}"), "{to} {transport:?}");
+                }
+            }
+        }
+        // The port is made anew, and takes nothing of it away; so does the next agent.
+        site.node.within(|node| node.prepare_own_port(&own_port())).unwrap();
+        site.node.open();
+    }
+    site.node.within(|node| node.remove_own_port("own0")).unwrap();
+    let left = site.node.space.sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
+    assert!(!left.contains("27508") && !left.contains("27509") && !left.contains("27510"), "{left}");
+}
+
+/// Who connects without an address of its own choice goes by the port as before, and who has bound one keeps it.
+#[test]
+fn the_nodes_processes_go_by_its_port_unless_they_have_an_address_and_to_its_pods_by_the_local_path() {
+    let site = routed();
+    set_ways_past_own_port(&site);
+    for (node, own, [here, elsewhere]) in FAMILIES {
+        let endpoint = |text: &str| SocketAddr::new(text.parse().unwrap(), ENDPOINT_PORT);
+        let seen = ask(&site.node.space, Transport::Tcp, endpoint(elsewhere), PATIENCE).unwrap();
+        assert_eq!(seen, format!("elsewhere {own}"));
+        let bound = |to: &str| {
+            let socket = site.node.space.within(|| UdpSocket::bind((node, fresh_port())).unwrap());
+            socket.connect(endpoint(to)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            say(&socket).unwrap()
+        };
+        assert_eq!(bound(elsewhere), format!("elsewhere {node}"));
+        let before = site.node.counters(&site.here);
+        assert_eq!(bound(here), format!("here {node}"));
+        assert_eq!(
+            ask(&site.node.space, Transport::Tcp, endpoint(here), PATIENCE).unwrap(),
+            format!("here {node}")
+        );
+        assert!(site.here.space.tcp(&site.node.space, node.parse().unwrap()), "a pod to its node");
+        let after = site.node.counters(&site.here);
+        assert!(after.local_rx_packets > before.local_rx_packets + 4, "{before:?} {after:?}");
+        assert!(after.local_tx_packets > before.local_tx_packets + 4, "{before:?} {after:?}");
+        assert_eq!(after.refused, before.refused);
+    }
 }
 
 /// What one more costs does not follow from how many there are.
@@ -769,7 +858,7 @@ impl Server {
                 NodeRoute { dst, ..*routes.iter().find(of_family).unwrap() }
             })
             .collect();
-        self.node.within(|node| node.set_ways(Side::ToPods, &ways)).unwrap();
+        self.node.within(|node| node.set_ways(Side::ToPods, &ways, &[])).unwrap();
     }
 
     fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) {

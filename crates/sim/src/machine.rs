@@ -430,7 +430,7 @@ impl Datapath for Reach {
         self.look(|_| Vec::new())
     }
 
-    fn set_ways(&self, _: Way, _: &[NodeRoute]) -> Result<()> {
+    fn set_ways(&self, _: Way, _: &[NodeRoute], _: &[IpAddr]) -> Result<()> {
         Ok(())
     }
 

@@ -170,7 +170,9 @@ async fn make_own_port(world: &World, wanted: Option<(PortId, NodeLinks)>) -> Re
     if other {
         let remove = |node: &dyn crate::kernel::Datapath| node.remove_own_port(names::NODE_INTERFACE);
         world.kernel.patient("remove the node's own interface", remove).await?;
-        world.memory().own_port = None;
+        // The ways that led past it go with it.
+        let mut memory = world.memory();
+        (memory.own_port, memory.ways) = (None, None);
     }
     if let Some((id, links)) = &wanted {
         apply::own_port(world, id, links).await?;

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     address,
     error::{Error, Result},
+    guard::OWN_PORT_GROUP,
     link::{self, Link, VethEnd},
     netlink::{Request, Socket},
     offload,
@@ -95,6 +96,7 @@ impl Node {
     pub fn remove_own_port(&self, ifname: &str) -> Result<()> {
         link::check_name(ifname)?;
         self.remove_rules()?;
+        self.set_ways(Side::ToClients, &[], &[])?;
         let links = link::list(&mut self.socket())?;
         let Some(own) = links.iter().find(|link| link.name == ifname) else { return Ok(()) };
         if let Some(tap) = links.iter().find(|link| Some(link.index) == own.peer) {
@@ -116,6 +118,10 @@ impl Node {
             let tap = other_end(&mut socket, &found)?;
             let tap = tap.ok_or(Error::LinkTaken { name: spec.ifname.clone() })?;
             if tap.name == spec.tap {
+                // One of an agent before has none.
+                if found.group != OWN_PORT_GROUP {
+                    socket.apply(&[link::set_group(found.index, OWN_PORT_GROUP)])?;
+                }
                 if found.mac != Some(spec.mac) || found.mtu != spec.mtu {
                     socket.apply(&[link::set_mac_and_mtu(found.index, spec.mac, spec.mtu)])?;
                 }
@@ -123,9 +129,15 @@ impl Node {
             }
             socket.apply(&[link::delete(found.index)])?;
         }
-        let own =
-            VethEnd { name: &spec.ifname, mac: spec.mac, mtu: spec.mtu, group: 0, arp: true, netns: None };
-        let tap = VethEnd { name: &spec.tap, mac: tap_mac(spec.mac), arp: false, ..own };
+        let own = VethEnd {
+            name: &spec.ifname,
+            mac: spec.mac,
+            mtu: spec.mtu,
+            group: OWN_PORT_GROUP,
+            arp: true,
+            netns: None,
+        };
+        let tap = VethEnd { name: &spec.tap, mac: tap_mac(spec.mac), group: 0, arp: false, ..own };
         socket.apply(&[link::create_veth(own, tap)])?;
         let mut find =
             |name: &str| link::find(&mut socket, name)?.ok_or(Error::LinkMissing { name: name.to_owned() });
@@ -185,7 +197,7 @@ fn way_requests(socket: &mut Socket, spec: &OwnPortSpec, index: u32) -> Result<V
 
 fn rules(spec: &OwnPortSpec) -> Vec<Rule> {
     let apart = spec.apart.iter().copied().map(Packets::From);
-    let apart = apart.map(|of| Rule { of, table: Side::ToPods.table() });
+    let apart = apart.map(|of| Rule::new(of, Side::ToPods.table()));
     Side::ToPods.rules(spec.addresses.iter().map(IpNet::addr)).into_iter().chain(apart).collect()
 }
 

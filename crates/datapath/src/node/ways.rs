@@ -4,6 +4,11 @@
 //! Each side has a mark, a table of routes, and in each family a rule that leads what carries the mark there. What has no
 //! route in the table goes by the node's other routes. Tables and rules are ours alone.
 //!
+//! What the node says with an address that its own port has not goes back to clients the same way. Rules ask for the address,
+//! which a packet has that answers, and one of a socket that was bound to it; who connects and leaves the choice to the kernel
+//! has none yet, goes by the own port, and gets its address. First the node's routes are asked without those of the own port: pods
+//! of the node are reached by the local path.
+//!
 //! Which routes there are to be is the caller's to say.
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -13,9 +18,10 @@ use ipnet::IpNet;
 use super::Node;
 use crate::{
     error::Result,
+    guard::OWN_PORT_GROUP,
     inbound, link,
     netlink::{Request, Socket},
-    route::{self, Found, Route, Setting},
+    route::{self, Found, MAIN, Route, Setting},
     rule::{self, Packets, Rule},
     sysctl,
 };
@@ -59,7 +65,19 @@ impl Side {
     pub(super) fn rules(self, destinations: impl IntoIterator<Item = IpAddr>) -> Vec<Rule> {
         let families: BTreeSet<bool> = destinations.into_iter().map(|address| address.is_ipv4()).collect();
         let marked = families.into_iter().map(|ipv4| Packets::Marked { mark: self.mark(), ipv4 });
-        marked.map(|of| Rule { of, table: self.table() }).collect()
+        marked.map(|of| Rule::new(of, self.table())).collect()
+    }
+
+    /// The rules by which packets from these addresses go by the side's table, but to where the node's routes lead them over
+    /// another link than the own port.
+    fn rules_from(self, addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Rule> {
+        addresses.map(Packets::From).flat_map(move |of| {
+            [Rule { of, table: MAIN, but_over_group: Some(OWN_PORT_GROUP) }, Rule::new(of, self.table())]
+        })
+    }
+
+    fn has(self, rule: &Rule) -> bool {
+        rule.table == self.table() || self == Self::ToClients && rule.table == MAIN
     }
 }
 
@@ -73,15 +91,16 @@ impl Node {
         Ok(route::list_all(&mut self.socket())?.into_iter().map(node_route).collect())
     }
 
-    /// Has translated packets of a side go by these routes. Packets of pods that answer are let in by the links of
-    /// [`Side::ToPods`] although the local path leads to those pods.
+    /// Has translated packets of a side go by these routes, and so what the node says with the addresses `from`, but not to where
+    /// its routes lead past its own port. Packets of pods that answer are let in by the links of [`Side::ToPods`] although the
+    /// local path leads to those pods.
     ///
     /// What is there already is not set again.
     ///
     /// # Errors
     ///
     /// `Kernel`, `Restless`, `Sysctl`.
-    pub fn set_ways(&self, side: Side, wanted: &[NodeRoute]) -> Result<()> {
+    pub fn set_ways(&self, side: Side, wanted: &[NodeRoute], from: &[IpAddr]) -> Result<()> {
         let mut socket = self.socket();
         let present: Vec<NodeRoute> =
             route::list_all_in(&mut socket, side.table())?.into_iter().map(node_route).collect();
@@ -95,7 +114,10 @@ impl Node {
                 Setting { onlink: true, table: side.table(), ..Setting::new(one.route(), one.link) };
             route::set(&setting)
         }));
-        let rules = side.rules(wanted.iter().map(|one| one.dst.addr()));
+        let destinations: Vec<IpAddr> = wanted.iter().map(|one| one.dst.addr()).collect();
+        let leads = |from: &IpAddr| destinations.iter().any(|one| one.is_ipv4() == from.is_ipv4());
+        let of_node = side.rules_from(from.iter().copied().filter(leads));
+        let rules: Vec<Rule> = side.rules(destinations.iter().copied()).into_iter().chain(of_node).collect();
         requests.extend(rule_requests(&mut socket, side, &rules)?);
         socket.apply(&requests)?;
         if side == Side::ToPods {
@@ -113,7 +135,7 @@ impl Node {
 /// What makes of a side's rules those that are wanted.
 pub(super) fn rule_requests(socket: &mut Socket, side: Side, wanted: &[Rule]) -> Result<Vec<Request>> {
     let mut present = rule::list(socket)?;
-    present.retain(|rule| rule.table == side.table());
+    present.retain(|rule| side.has(rule));
     let unwanted = present.iter().filter(|rule| !wanted.contains(rule)).map(|rule| rule::remove(*rule));
     let missing = wanted.iter().filter(|rule| !present.contains(rule)).map(|rule| rule::set(*rule));
     Ok(unwanted.chain(missing).collect())

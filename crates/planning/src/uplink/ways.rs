@@ -7,7 +7,9 @@
 //!    not come back by that interface otherwise.
 //! 3. With a port of its own the node sends them by it, and answers to clients that are on such a network themselves not
 //!    by it: that is no address of the port. They go by the longest of the node's other routes.
-//! 4. A network that no route holds has no way, which is told.
+//! 4. So does what the node says with another address than the port's: it answers a pod of another node that asked at the
+//!    node's address, or a process was bound to it. To its own pods it speaks by the local path with any address.
+//! 5. A network that no route holds has no way, which is told.
 //!
 //! Example: the node has `default via 192.0.2.254 dev 2` and `10.1.0.7 dev 9`, its own pod, and the record the subnet
 //! `10.1.0.0/24`: the way is `10.1.0.0/24 via 192.0.2.254 dev 2`.
@@ -15,7 +17,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use kuryr_api::kuryrnode::KuryrNodeSpec;
+use kuryr_api::kuryrnode::{KuryrNodeSpec, OwnPort};
 
 /// A route of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +64,13 @@ pub fn to_clients(spec: &KuryrNodeSpec, routes: &[NodeRoute], own: u32) -> Vec<N
     networks
         .filter_map(|network| holding(&network, &others).map(|route| NodeRoute { dst: network, ..*route }))
         .collect()
+}
+
+/// Those of the node's addresses that its own port has not.
+#[must_use]
+pub fn past_own_port(port: &OwnPort, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let is_ports = |address: &&IpAddr| port.addresses.iter().any(|one| one.address == **address);
+    addresses.iter().filter(|address| !is_ports(address)).copied().collect()
 }
 
 /// The longest route that holds all of a network, the first of those.
@@ -134,5 +143,16 @@ mod tests {
             "10.1.0.0/24 192.0.2.9 3, fd00:1::/64 fe80::1 2, 10.2.0.0/16 192.0.2.9 3"
         );
         assert_eq!(told(&to_clients(&spec(), &routes("10.1.0.0/24 - 7"), 7)), "");
+    }
+
+    #[test]
+    fn addresses_of_the_node_that_its_port_has_are_the_ports() {
+        let port = json!({
+            "id": "p", "mac": "fa:16:3e:00:00:01", "network": "n",
+            "addresses": [{"subnet": "a", "address": "10.1.0.200"}, {"subnet": "b", "address": "fd00:1::c8"}],
+        });
+        let addresses = ["192.0.2.1", "10.1.0.200", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let past = past_own_port(&serde_json::from_value(port).unwrap(), &addresses);
+        assert_eq!(past, [addresses[0], addresses[2]]);
     }
 }
