@@ -1,7 +1,9 @@
 //! Pods of this node, as the API server tells them.
 //!
 //! The watch is filtered by node, so a pod normally is known before its runtime asks. Where it is not, the agent waits
-//! a moment for the watch and then asks the API server once: the watch may be late, or the pod may be gone.
+//! a moment for the watch and then asks the API server once: the watch may be late, or the pod may be gone. A runtime that
+//! does not tell the pod's UID makes the agent ask each time: nothing else tells whether the watch shows the life of the pod
+//! that the sandbox is for, or the one before.
 //!
 //! Kubernetes cannot limit the right to read pods to those of one node; the filter saves memory, it is no fence.
 
@@ -56,7 +58,7 @@ impl Pods {
         (verdict, found)
     }
 
-    /// Finds the pod that a request is about.
+    /// Finds the pod that a request is about; without an identity the one that is there now.
     ///
     /// # Errors
     ///
@@ -67,11 +69,12 @@ impl Pods {
         identity: Option<&PodIdentity>,
         deadline: Instant,
     ) -> Result<Arc<slim::Pod>> {
+        let Some(identity) = identity else { return self.ask(pod, None).await };
         let lag = deadline.min(Instant::now() + WATCH_MAY_LAG);
         if let Some(found) = self.told_by_watch(pod, identity, lag).await? {
             return Ok(found);
         }
-        match self.ask(pod, identity).await {
+        match self.ask(pod, Some(identity)).await {
             Err(Error::PodUnknown { pod, source }) => {
                 // The watch may come back before the deadline, and with it the pod.
                 let found = self.told_by_watch(&pod, identity, deadline).await?;
@@ -85,16 +88,16 @@ impl Pods {
     async fn told_by_watch(
         &self,
         pod: &PodRef,
-        identity: Option<&PodIdentity>,
+        identity: &PodIdentity,
         until: Instant,
     ) -> Result<Option<Arc<slim::Pod>>> {
         let decided = |object: &slim::Pod| {
-            admit(identity, &self.node_name, Some(&seen(object)), false) != Verdict::LookAgain
+            admit(Some(identity), &self.node_name, Some(&seen(object)), false) != Verdict::LookAgain
         };
         let Some(found) = self.store.wait_for(&ObjectKey::from(pod), decided, until).await else {
             return Ok(None);
         };
-        match admit(identity, &self.node_name, Some(&seen(&found)), false) {
+        match admit(Some(identity), &self.node_name, Some(&seen(&found)), false) {
             Verdict::Refuse(refusal) => Err(Error::Refused { pod: pod.clone(), refusal }),
             Verdict::Go | Verdict::LookAgain => Ok(Some(found)),
         }
@@ -254,8 +257,16 @@ mod tests {
     async fn a_known_pod_needs_no_call() {
         let server = FakeServer::default();
         check(&pods(vec![pod("web-0", "a")], &server), Some("a"), Ok("a")).await;
-        check(&pods(vec![pod("web-0", "a")], &server), None, Ok("a")).await;
         assert_eq!(server.calls.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_identity_the_watch_is_not_believed() {
+        let server = FakeServer::default();
+        *server.pod.lock().unwrap() = Some(pod_json("web-0", "a"));
+        check(&pods(vec![pod("web-0", "old")], &server), None, Ok("a")).await;
+        *server.down.lock().unwrap() = true;
+        check(&pods(vec![pod("web-0", "old")], &server), None, Err(11)).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,8 @@
 //! 4. The claim durable.
 //! 5. Attached. Answered. Reported afterwards by others.
 //!
-//! On a warm pool nothing outside of the node is asked between request and answer.
+//! On a warm pool nothing outside of the node is asked between request and answer, unless the runtime does not tell the
+//! pod's UID.
 
 use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
@@ -112,20 +113,21 @@ impl Sandboxes {
     }
 
     /// Which life of the pod the sandbox is for. A pod that holds a port is known by its claim, also while the API
-    /// server is down.
+    /// server is down, if its runtime tells its UID.
     async fn identity(&self, pod: &PodRef, uid: Option<&str>, deadline: Instant) -> Result<PodIdentity> {
-        let requested = uid.map(PodIdentity::from);
-        match self.pods.judge(pod, requested.as_ref()) {
+        let Some(requested) = uid.map(PodIdentity::from) else {
+            // The watch may still show the life before, and what that one holds is not this one's.
+            return Ok(self.pods.find(pod, None, deadline).await?.identity());
+        };
+        match self.pods.judge(pod, Some(&requested)) {
             (Verdict::Refuse(refusal), _) => return Err(Error::Refused { pod: pod.clone(), refusal }),
             (Verdict::Go, Some(found)) => return Ok(found.identity()),
             (Verdict::Go | Verdict::LookAgain, _) => {}
         }
-        let holds =
-            |identity: &PodIdentity| self.checkpoint.look(|_, ledger| ledger.held_by(identity).is_some());
-        if let Some(identity) = requested.as_ref().filter(|identity| holds(identity)) {
-            return Ok(identity.clone());
+        if self.checkpoint.look(|_, ledger| ledger.held_by(&requested).is_some()) {
+            return Ok(requested);
         }
-        let found = self.pods.find(pod, requested.as_ref(), deadline).await?;
+        let found = self.pods.find(pod, Some(&requested), deadline).await?;
         Ok(found.identity())
     }
 

@@ -224,6 +224,20 @@ async fn a_static_pod_keeps_its_port_when_its_mirror_is_made_anew() {
     assert_eq!(lab.ledger().claims["p0"].identity, "hash".into());
 }
 
+/// The name is another pod's by now, of which the watch has not heard.
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_does_not_tell_the_uid_gets_no_port_of_the_life_before() {
+    let lab = Lab::new(&["p0", "p1"], &["web-0"]);
+    lab.add("c1", "web-0").await.unwrap();
+    lab.del("c1", "web-0").await;
+    *lab.server.pod.lock().unwrap() = Some(pod_json("web-0", "another"));
+    let mut request = request("c2", "web-0");
+    request.args.remove("K8S_POD_UID");
+    lab.sandboxes.add(&request, CancellationToken::new()).await.unwrap();
+    let claims = lab.ledger().claims;
+    assert_eq!((claims["p0"].identity.as_str(), claims["p1"].identity.as_str()), ("uid-web-0", "another"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sandbox_that_takes_over_cuts_the_one_before() {
     let lab = Lab::new(&["p0"], &["web-0"]);
