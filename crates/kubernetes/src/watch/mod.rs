@@ -447,6 +447,10 @@ where
     /// Waits after a failure and goes on in the phase that it leaves possible.
     async fn interrupted(&mut self, end: End, version: String) {
         let lost = matches!(end, End::VersionLost);
+        if lost {
+            // The API server answers: what failed before is over.
+            self.failures = 0;
+        }
         self.pause(end).await;
         self.phase = if lost { Phase::List } else { self.go_on_from(version) };
     }

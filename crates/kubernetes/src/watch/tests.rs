@@ -168,6 +168,27 @@ async fn a_version_that_is_gone_means_a_list_with_the_removed_objects() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_went_in_an_outage_is_no_reason_to_wait_once_more() {
+    const FAILURES: usize = 8;
+    let fake = ApiServer::new(Streaming::Allowed);
+    let watching = Watching::start(&fake, WatchConfig::default());
+    settle().await;
+    let mut asked = 0;
+    let _ = fake.requests();
+    (0..FAILURES).for_each(|_| fake.fail("GET", Fault::Status(503)));
+    fake.compact();
+    fake.cut();
+    // Ever more slowly, until the API server answers that the version is gone.
+    while asked <= FAILURES {
+        sleep(Duration::from_millis(50)).await;
+        asked += fake.requests().len();
+    }
+    assert!(!watching.store.in_sync());
+    sleep(WatchConfig::default().backoff.first).await;
+    assert!(watching.store.in_sync());
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
     let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
