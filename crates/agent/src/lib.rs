@@ -48,6 +48,7 @@ pub use checkpoint::{Checkpoint, Storage};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use kernel::{Datapath, Kernel};
+pub use service::Forwarder;
 pub use switch::{Answering, SwitchDatabase};
 pub use wiring::{Agent, Outside};
 

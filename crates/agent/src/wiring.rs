@@ -55,7 +55,7 @@ use crate::{
     probes, release,
     sandbox::Sandboxes,
     server,
-    service::{self, Services},
+    service::{self, Forwarder, Services},
     switch::SwitchDatabase,
     uplink,
 };
@@ -180,6 +180,8 @@ pub struct Outside {
     pub checkpoint: Checkpoint,
     /// The kernel.
     pub kernel: Kernel,
+    /// The tables and programs of Services; none: they are loaded later, if at all.
+    pub forwarder: Option<Arc<dyn Forwarder>>,
     /// The switch.
     pub switch: Arc<dyn SwitchDatabase>,
     /// Where Events go.
@@ -222,14 +224,14 @@ impl Agent {
     fn start_until(stop: CancellationToken, config: Config, outside: Outside) -> Self {
         let (mut tasks, mut orderly) = (JoinSet::new(), JoinSet::new());
         let client = outside.client.clone();
+        let forwarder = outside.forwarder.clone();
         let jitter = outside.seed.map_or_else(Jitter::random, Jitter::seeded);
         let world = assemble(Arc::new(config), outside, &mut tasks, &stop);
+        forwarder.into_iter().for_each(|forwarder| world.services.opened(forwarder));
         orderly.spawn(work_off(world.clone(), stop.clone()));
         orderly.spawn(service::reconcile::run(world.clone(), stop.clone()));
         tasks.spawn(node::report::run(world.clone(), client, jitter, stop.clone()));
         let mut agent = Self { world, tasks, orderly, stop };
-        agent.until_stop(service::sockets::run);
-        agent.until_stop(service::inbound::run);
         agent.until_stop(watch_switch);
         agent.until_stop(uplink::shared::watch_interface);
         agent.until_stop(uplink::observe::keep_local_path);
@@ -344,7 +346,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         ..OvsdbConfig::new(config.ovsdb_socket.clone())
     }));
     let socket = config.socket.clone();
-    let outside = Outside { client, checkpoint, kernel, switch, events, registry, seed: None };
+    let outside =
+        Outside { client, checkpoint, kernel, forwarder: None, switch, events, registry, seed: None };
     let mut agent = Agent::start_until(stop.clone(), config, outside);
     let sandboxes = agent.world.sandboxes.clone();
 
@@ -355,6 +358,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     agent.orderly.spawn(event_writer.run(stop.clone()));
     agent.until_stop(open_kernel);
     agent.until_stop(service::reconcile::open);
+    agent.until_stop(service::sockets::run);
+    agent.until_stop(service::inbound::run);
     agent.until_stop(|world| probes::run(world, health));
 
     let mut ended = Ok(());
@@ -385,7 +390,7 @@ fn assemble(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> World {
-    let Outside { client, checkpoint, kernel, switch, events, registry, seed } = outside;
+    let Outside { client, checkpoint, kernel, switch, events, registry, seed, .. } = outside;
     let metrics = registry.register(Metrics::new);
     let name = &config.node_name;
     let all = || WatchConfig { seed, ..WatchConfig::default() };

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     faults::{Caller, Fault, Meets, Side},
+    floating::FloatingIps,
     world::World,
 };
 
@@ -28,6 +29,8 @@ pub(crate) const PROJECT: &str = "k8s";
 pub(crate) const TAG: &str = "kuryr-cluster:c1";
 const SUBNET: &str = "s4";
 const NETWORK: &str = "n";
+/// `device_owner` of ports of VIPs.
+pub(crate) const VIP_OWNER: &str = "Octavia";
 /// Addresses of the subnet that ports may have.
 const FIRST: u8 = 10;
 const LAST: u8 = 200;
@@ -35,6 +38,7 @@ const LAST: u8 = 200;
 /// What is in the cloud.
 #[derive(Debug)]
 pub(crate) struct Cloud {
+    pub(crate) floating: FloatingIps,
     pub(crate) ports: BTreeMap<String, Value>,
     groups: Vec<Value>,
     rules: Vec<Value>,
@@ -56,7 +60,8 @@ impl Cloud {
             port("foreign-2", PROJECT, &[], FIRST + 2),
             port("foreign-3", PROJECT, &["kuryr-cluster:c2"], FIRST + 5),
         ];
-        Self { ports: strangers.into(), groups: Vec::new(), rules: Vec::new(), made: 0 }
+        let floating = FloatingIps::new();
+        Self { floating, ports: strangers.into(), groups: Vec::new(), rules: Vec::new(), made: 0 }
     }
 
     /// Ports of the cluster, tagged or about to be.
@@ -65,6 +70,9 @@ impl Cloud {
     }
 
     fn answer(&mut self, asked: &Asked) -> (u16, Value) {
+        if let Some(answer) = self.floating.answer(asked, &self.ports) {
+            return answer;
+        }
         let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
         match (asked.method.as_str(), path.as_slice()) {
             ("POST", ["v3", "auth", "tokens"]) => (201, token()),
@@ -138,9 +146,7 @@ impl Cloud {
     fn make_ports(&mut self, body: &Value) -> (u16, Value) {
         let mut made = Vec::new();
         for mut port in body["ports"].as_array().cloned().unwrap_or_default() {
-            let used = self.ports.values().flat_map(addresses).collect::<BTreeSet<_>>();
-            let free = |last: &u8| !used.contains(&address(*last));
-            let Some(last) = (FIRST..=LAST).find(free) else {
+            let Some(free) = self.free_address() else {
                 // All or none.
                 made.iter().for_each(|port: &Value| drop(self.ports.remove(port["id"].as_str().unwrap())));
                 return fault(409, "IpAddressGenerationFailure");
@@ -152,11 +158,36 @@ impl Cloud {
             port["mac_address"] = json!(format!("fa:16:3e:00:{high:02x}:{low:02x}"));
             (port["status"], port["revision_number"]) = (json!("DOWN"), json!(1));
             port["binding:vif_type"] = json!("ovs");
-            port["fixed_ips"] = json!([{"subnet_id": SUBNET, "ip_address": address(last)}]);
+            port["fixed_ips"] = json!([{"subnet_id": SUBNET, "ip_address": free}]);
             self.ports.insert(id, port.clone());
             made.push(port);
         }
         (201, json!({"ports": made}))
+    }
+
+    fn free_address(&self) -> Option<IpAddr> {
+        let used = self.ports.values().flat_map(addresses).collect::<BTreeSet<_>>();
+        (FIRST..=LAST).map(address).find(|address| !used.contains(address))
+    }
+
+    /// Makes the port of a load balancer's VIP, with this address if one is wanted.
+    pub(crate) fn make_vip(&mut self, balancer: &str, wanted: Option<IpAddr>) -> Option<(String, IpAddr)> {
+        let is_free = |wanted: &IpAddr| !self.ports.values().flat_map(addresses).any(|used| used == *wanted);
+        let address = wanted.map_or_else(|| self.free_address(), |wanted| Some(wanted).filter(is_free))?;
+        self.made += 1;
+        let id = format!("{:08x}-0000-4000-8000-00000000071b", self.made);
+        let port = json!({"id": id, "name": format!("octavia-lb-{balancer}"), "project_id": PROJECT, "network_id": NETWORK,
+            "tags": [], "description": "", "device_owner": VIP_OWNER, "device_id": format!("lb-{balancer}"),
+            "status": "DOWN", "mac_address": format!("fa:16:3e:01:00:{:02x}", self.made % 256), "revision_number": 1,
+            "binding:host_id": "", "fixed_ips": [{"subnet_id": SUBNET, "ip_address": address}], "security_groups": []});
+        self.ports.insert(id.clone(), port);
+        Some((id, address))
+    }
+
+    /// Deletes the port of a VIP.
+    pub(crate) fn remove_vip(&mut self, id: &str) {
+        self.ports.remove(id);
+        self.floating.leave(id);
     }
 
     fn make_group(&mut self, wanted: &Value) -> (u16, Value) {
@@ -237,6 +268,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// What is asked for of a field.
+    pub(crate) fn all(&self, field: &str) -> impl Iterator<Item = &str> {
+        self.query.iter().filter(move |(key, _)| key == field).map(|(_, value)| value.as_str())
+    }
+
     fn of(request: &Request<Bytes>) -> Self {
         let decode = |text: &str| text.replace("%3A", ":").replace("%2C", ",").replace("%2F", "/");
         let pairs =
@@ -276,7 +312,8 @@ async fn exchange(
     sleep(takes / 2).await;
     let line = format!("{} {}", asked.method, asked.path);
     let is_down = world.state().cloud_down_until > Instant::now();
-    let (status, body) = match world.faults.meet(&caller, Side::Cloud, &line, changes) {
+    let side = if changes && asked.path.contains("/lbaas/") { Side::Octavia } else { Side::Cloud };
+    let (status, body) = match world.faults.meet(&caller, side, &line, changes) {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => (503, Value::Null),
         Meets::Nothing => carry_out(&world, &asked),
@@ -284,6 +321,12 @@ async fn exchange(
             carry_out(&world, &asked);
             world.faults.kill(&caller);
             return hang().await;
+        }
+        Meets::Fault(Fault::Fails) => {
+            world.state().octavia.fails_next = true;
+            let answer = carry_out(&world, &asked);
+            world.state().octavia.fails_next = false;
+            answer
         }
         Meets::Fault(Fault::Lost) => {
             carry_out(&world, &asked);
@@ -316,8 +359,10 @@ async fn hang() -> Result<Response<Bytes>, TransportError> {
 /// The call's effect, and the rules' look at it.
 fn carry_out(world: &World, asked: &Asked) -> (u16, Value) {
     world.judge_call(asked);
+    world.judge_balancing(asked);
     let state = &mut *world.state();
-    let answer = state.cloud.answer(asked);
+    let octavias = state.octavia.answer(asked, &mut state.cloud);
+    let answer = octavias.unwrap_or_else(|| state.cloud.answer(asked));
     if asked.method != "GET" && answer.0 < 300 && !asked.path.ends_with("/tokens") {
         state.changed = Instant::now();
     }

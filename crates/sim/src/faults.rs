@@ -33,6 +33,8 @@ pub enum Fault {
     /// The call is refused with this status: 401 of the cloud, 409, 429 with `Retry-After`, 500, 503. A kernel or switch
     /// refuses with whatever error, a disk is full.
     Refused(u16),
+    /// The call is accepted, and what it began ends in `ERROR`.
+    Fails,
 }
 
 /// Which calls meet faults.
@@ -53,6 +55,8 @@ pub enum Side {
     Kubernetes,
     /// Keystone and Neutron.
     Cloud,
+    /// Octavia, where it is asked for a change.
+    Octavia,
     /// The kernel of the caller's node.
     Kernel,
     /// The switch there.
@@ -89,6 +93,19 @@ impl Side {
                 Fault::Lost,
                 Fault::Unanswered,
                 Fault::Late(20),
+                Fault::Refused(401),
+                Fault::Refused(409),
+                Fault::Refused(429),
+                Fault::Refused(500),
+                Fault::Refused(503),
+            ],
+            (Self::Octavia, _) => &[
+                Fault::KillBefore,
+                Fault::KillAfter,
+                Fault::Lost,
+                Fault::Unanswered,
+                Fault::Late(20),
+                Fault::Fails,
                 Fault::Refused(401),
                 Fault::Refused(409),
                 Fault::Refused(429),

@@ -73,6 +73,8 @@ async fn exchange(
             return hang().await;
         }
         Meets::Fault(Fault::Refused(status)) => refused(status),
+        // Not one of this side.
+        Meets::Fault(Fault::Fails) => refused(500),
     };
     sleep(back).await;
     Ok(answer)
@@ -113,6 +115,7 @@ fn carry_out(world: &World, caller: (&Caller, bool), parts: &Parts, body: &Bytes
             world.state().changed = Instant::now();
         }
         world.note_write(caller, &path, before.as_ref(), after.as_ref());
+        world.follow_service(&path, before.as_ref());
     }
     answer
 }

@@ -5,29 +5,35 @@
 //!
 //! - [`world`]: everything that is outside of the programs, and the programs themselves, as they live and die;
 //! - [`faults`]: every call that a program makes passes here, is counted, and may meet a fault;
-//! - [`kubernetes`], [`cloud`], [`machine`]: the sides that are called;
+//! - [`kubernetes`], [`cloud`], [`octavia`], [`machine`]: the sides that are called;
 //! - [`kubelet`]: pods that come and go, and the runtime's requests;
+//! - [`services`]: Services and endpoints that come and go; [`served`]: what must come of them;
 //! - [`scenario`]: what happens in a run.
 //!
-//! Not here: Services and load balancers; nodes that are servers of the cloud; the switch's protocol and the kernel
-//! itself, which tests of `datapath` try on real ones.
+//! Not here: nodes that are servers of the cloud; clients of Services that are no processes of their node, and sockets;
+//! the switch's protocol and the kernel itself, which tests of `datapath` try on real ones.
 #![expect(clippy::unwrap_used, reason = "a world that is misused should fail its run")]
 
 // What happens.
 pub mod scenario;
+pub mod services;
 // Where it happens.
 pub mod world;
 // What goes wrong.
 mod faults;
 // Who is called.
 mod cloud;
+mod floating;
 mod kubernetes;
 mod machine;
+mod octavia;
+mod tables;
 // Who calls.
 mod kubelet;
 mod programs;
 // What must hold.
 mod rules;
+mod served;
 mod settled;
 // Chance that repeats itself.
 mod chance;

@@ -29,6 +29,7 @@ use tokio::{
 
 use crate::{
     faults::{Caller, Fault, Meets, Side},
+    tables::Tables,
     world::World,
 };
 
@@ -49,6 +50,7 @@ pub(crate) struct Machine {
     pub(crate) down: BTreeSet<String>,
     pub(crate) rows: BTreeMap<String, InterfaceRow>,
     switch: watch::Sender<Arc<SwitchState>>,
+    pub(crate) tables: Tables,
     pub(crate) slots: [Vec<u8>; 2],
     next_index: u32,
     next_netns: u64,
@@ -95,6 +97,7 @@ impl Machine {
             down: BTreeSet::new(),
             rows: BTreeMap::new(),
             switch: watch::Sender::default(),
+            tables: Tables::default(),
             slots: [Vec::new(), Vec::new()],
             next_index: FIRST_INDEX,
             next_netns: FIRST_NETNS,
@@ -111,6 +114,7 @@ impl Machine {
         self.uplinks.clear();
         self.own = None;
         self.down.clear();
+        self.tables = Tables::default();
         (self.next_index, self.next_netns) = (FIRST_INDEX, FIRST_NETNS);
         for row in self.rows.values_mut() {
             row.ofport = None;
@@ -179,7 +183,7 @@ pub(crate) struct Reach {
 
 impl Reach {
     /// A call that only looks.
-    fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> Result<T> {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> Result<T> {
         if !self.caller.is_alive() {
             return Err(refused());
         }
@@ -187,7 +191,7 @@ impl Reach {
     }
 
     /// A call that changes something.
-    fn change<T>(&self, line: &str, change: impl FnOnce(&mut Machine) -> Result<T>) -> Result<T> {
+    pub(crate) fn change<T>(&self, line: &str, change: impl FnOnce(&mut Machine) -> Result<T>) -> Result<T> {
         let met = self.world.faults.meet(&self.caller, Side::Kernel, line, true);
         if !matches!(met, Meets::Nothing | Meets::Fault(Fault::KillAfter)) {
             return Err(refused());
@@ -195,7 +199,7 @@ impl Reach {
         let result = {
             let state = &mut *self.world.state();
             // These are made now and then to see whether there is something to do.
-            if !line.starts_with("sweep") && !line.starts_with("clear") {
+            if !["sweep", "clear", "attach programs"].iter().any(|kind| line.starts_with(kind)) {
                 state.changed = Instant::now();
             }
             change(state.machines.get_mut(&self.node).unwrap())

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kuryr_agent::{Agent, Checkpoint, Kernel};
+use kuryr_agent::{Agent, Checkpoint, Forwarder, Kernel};
 use kuryr_api::{cni::Attachment, node::CniRequest};
 use kuryr_conf::Conf;
 use kuryr_controller::Controller;
@@ -30,6 +30,8 @@ const CONTROLLER: &str = "[neutron]\nauth_url = http://cloud.test/v3\nusername =
                           [kubernetes]\ncluster_id = c1\nnode_grace = 15\n[neutron_defaults]\npod_subnets = s4\nlist_period = 60\n";
 /// How long addresses rest, in seconds.
 pub(crate) const COOL_DOWN: u64 = 8;
+/// Where floating IPs are from.
+const EXTERNAL: &str = "\n[neutron_defaults]\nexternal_svc_net = ext\n";
 const POOL: &str = "[vif_pool]\nports_pool_cool_down = 8\nports_pool_shrink_delay = 5\n";
 /// What a runtime waits for a plugin.
 const RUNTIME_WAITS: Duration = Duration::from_secs(120);
@@ -59,7 +61,8 @@ impl World {
         let lives = self.made_of(&format!("controller-{number}"));
         let (key, caller) =
             (format!("controller-{number}"), Caller::new(&format!("controller-{number}.{lives}")));
-        let text = format!("{POOL}{}", self.setup.pool);
+        let external = if self.setup.services { EXTERNAL } else { "" };
+        let text = format!("{POOL}{}{external}", self.setup.pool);
         let conf = Conf::from_texts(&[("first", CONTROLLER), ("pool", &text)]).unwrap();
         let config = kuryr_controller::Config::resolve(&conf).unwrap();
         let (world, of) = (Arc::clone(self), caller.clone());
@@ -83,8 +86,9 @@ impl World {
         let key = format!("agent-{node}");
         let caller = Caller::new(&format!("{key}.{}", self.made_of(&key)));
         let folder = self.folder().join(node);
+        let handlers = if self.setup.services { "vif,endpoints,service" } else { "vif" };
         let text = format!(
-            "[cni_daemon]\nnode_name = {node}\nstate_dir = {0}\ncni_conf_dir = {0}\n[kubernetes]\nenabled_handlers = vif\n",
+            "[cni_daemon]\nnode_name = {node}\nstate_dir = {0}\ncni_conf_dir = {0}\n[kubernetes]\nenabled_handlers = {handlers}\n",
             folder.display()
         );
         let conf = Conf::from_texts(&[("kuryr.conf", &text)]).unwrap();
@@ -96,6 +100,7 @@ impl World {
             client: kubernetes::client(self, &caller),
             checkpoint,
             kernel: Kernel::in_place(Arc::new(reach.clone())),
+            forwarder: self.setup.services.then(|| Arc::new(reach.clone()) as Arc<dyn Forwarder>),
             switch: Arc::new(reach),
             events: Recorder::disabled(),
             registry: Metrics::new(),

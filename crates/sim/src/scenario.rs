@@ -81,7 +81,8 @@ pub async fn restarts(plan: Plan) -> Outcome {
 /// A world of one node, with its programs.
 fn one_node(plan: Plan, controllers: usize) -> Arc<World> {
     let pool = "ports_pool_min = 2\nports_pool_batch = 2\nports_pool_max = 4\n".to_owned();
-    let world = World::new(Setup { seed: 1, plan, nodes: vec!["n1".to_owned()], controllers, pool });
+    let world =
+        World::new(Setup { seed: 1, plan, nodes: vec!["n1".to_owned()], controllers, pool, services: false });
     (1..=controllers).for_each(|number| world.start_controller(number));
     world.start_agent("n1");
     world
@@ -102,6 +103,7 @@ pub async fn random(seed: u64) -> Outcome {
         nodes,
         controllers: 1 + usize::from(chance.one_in(2)),
         pool: (*chance.pick(&pools).unwrap_or(&"")).to_owned(),
+        services: false,
     };
     let world = World::new(setup.clone());
     if chance.one_in(3) {
@@ -166,7 +168,7 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
 }
 
 /// The machine restarts, and its agent with it.
-fn reboot(world: &Arc<World>, node: &str) {
+pub(crate) fn reboot(world: &Arc<World>, node: &str) {
     world.note(format!("{node} reboots"));
     world.kill(&format!("agent-{node}"));
     let mut state = world.state();
@@ -228,18 +230,20 @@ fn steal(world: &Arc<World>, chance: &mut Chance) {
 }
 
 /// Faults stop. What came of it.
-async fn finish(world: &Arc<World>) -> Outcome {
+pub(crate) async fn finish(world: &Arc<World>) -> Outcome {
     world.faults.stop();
     world.note("faults stop");
     {
         let state = &mut *world.state();
         (state.api_down_until, state.cloud_down_until) = (Instant::now(), Instant::now());
         (state.wiring_most, state.is_quiet) = (300, true);
+        state.octavia.calm_down();
     }
     let (pods_run_after, with_pods) = settle(world).await;
     world.note("all pods go");
     let all: Vec<String> = world.state().pods.keys().cloned().collect();
     all.iter().for_each(|name| world.tell_pod(name, Wish::Delete));
+    world.end_services();
     let settled_after = with_pods.max(settle(world).await.1);
     let (broken, made, story) = (world.violations(), world.made(), world.story());
     let outcome = Outcome { broken, made, story, settled_after, pods_run_after };

@@ -35,6 +35,7 @@ pub(crate) fn differences(world: &World) -> Vec<String> {
         }
     }
     found.extend(of_pods(world, &records));
+    found.extend(world.unserved());
     let state = world.state();
     found.extend(of_cloud(&state, &records));
     found

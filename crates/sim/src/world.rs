@@ -24,8 +24,10 @@ use crate::{
     faults::{Faults, Made, Plan},
     kubelet::Pod,
     machine::Machine,
+    octavia::Octavia,
     programs::Program,
     rules::Rules,
+    services::Services,
 };
 
 /// What a run is like.
@@ -41,6 +43,8 @@ pub struct Setup {
     pub controllers: usize,
     /// `[vif_pool]` of `kuryr.conf`, as it is written.
     pub pool: String,
+    /// Whether agents serve Services.
+    pub services: bool,
 }
 
 /// The outside; clones of the [`Arc`] share it.
@@ -59,6 +63,8 @@ pub(crate) struct State {
     /// How long things take that nobody of ours does.
     pub(crate) chance: Chance,
     pub(crate) cloud: Cloud,
+    pub(crate) octavia: Octavia,
+    pub(crate) services: Services,
     pub(crate) machines: BTreeMap<String, Machine>,
     pub(crate) pods: BTreeMap<String, Pod>,
     pub(crate) rules: Rules,
@@ -97,6 +103,8 @@ impl World {
         let state = State {
             chance: Chance::of(seed),
             cloud: Cloud::new(),
+            octavia: Octavia::new(seed),
+            services: Services::default(),
             machines,
             pods: BTreeMap::new(),
             rules: Rules::default(),

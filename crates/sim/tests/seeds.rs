@@ -10,6 +10,7 @@ use std::{env, fs, future::Future, path::Path, time::Duration};
 use kuryr_sim::{
     Fault, Plan,
     scenario::{Outcome, coming, random, restarts},
+    services::{self, services},
 };
 use tokio::runtime::Builder;
 
@@ -36,29 +37,39 @@ fn number(name: &str, default: u64) -> u64 {
     variable(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn seeds(first: u64, count: u64) {
+/// What is drawn from a seed: pods, or Services.
+fn drawn(scenario: Option<&str>, seed: u64) -> Outcome {
+    match scenario {
+        Some("services") => run(services::random(seed)),
+        _ => run(random(seed)),
+    }
+}
+
+fn seeds(scenario: Option<&str>, first: u64, count: u64) {
     let mut slowest = (Duration::ZERO, Duration::ZERO);
+    let of = scenario.map(|name| format!(" SCENARIO={name}")).unwrap_or_default();
     let mut is_bad = |seed: &u64| {
-        let outcome = run(random(*seed));
+        let outcome = drawn(scenario, *seed);
         let (pods, all) = slowest;
         slowest = (pods.max(outcome.pods_run_after), all.max(outcome.settled_after));
-        !passes(&format!("SEED={seed}"), &outcome)
+        !passes(&format!("SEED={seed}{of}"), &outcome)
     };
     let bad: Vec<u64> = (first..first + count).filter(|seed| is_bad(seed)).collect();
     eprintln!(
-        "{count} seeds: pods run within {:?} of the last fault, all is settled within {:?}",
+        "{count} seeds{of}: pods run within {:?} of the last fault, all is settled within {:?}",
         slowest.0, slowest.1
     );
     assert!(bad.is_empty(), "{} of {count} seeds fail: {bad:?}", bad.len());
 }
 
 /// Those that are the same each time.
-const SCENARIOS: [&str; 2] = ["coming", "restarts"];
+const SCENARIOS: [&str; 3] = ["coming", "restarts", "services"];
 
 fn scenario(name: &str, plan: Plan) -> Outcome {
     match name {
         "coming" => run(coming(plan)),
         "restarts" => run(restarts(plan)),
+        "services" => run(services(plan)),
         other => panic!("no scenario {other}; there are {SCENARIOS:?}"),
     }
 }
@@ -86,42 +97,56 @@ fn every(name: &str, step: usize, offset: usize) {
 
 #[test]
 fn some_seeds() {
-    seeds(1, 6);
+    seeds(None, 1, 6);
+    seeds(Some("services"), 1, 3);
 }
 
 #[test]
 fn some_faults_at_some_calls() {
     every("coming", 61, 7);
     every("restarts", 197, 11);
+    every("services", 211, 13);
 }
 
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in number("FIRST", 3)..number("FIRST", 3) + number("SEEDS", 1) {
-        let (one, two) = (run(random(seed)).story, run(random(seed)).story);
-        let differ = one.lines().zip(two.lines()).find(|(one, two)| one != two);
-        assert_eq!(differ, None, "seed {seed}");
-        assert_eq!(one.len(), two.len(), "seed {seed}");
+        for scenario in [None, Some("services")] {
+            let (one, two) = (drawn(scenario, seed).story, drawn(scenario, seed).story);
+            let differ = one.lines().zip(two.lines()).find(|(one, two)| one != two);
+            assert_eq!(differ, None, "seed {seed}");
+            assert_eq!(one.len(), two.len(), "seed {seed}");
+        }
     }
 }
 
 #[test]
 #[ignore = "takes minutes: make sim"]
 fn all_seeds() {
-    seeds(number("FIRST", 1), number("SEEDS", 100));
+    seeds(None, number("FIRST", 1), number("SEEDS", 100));
+}
+
+#[test]
+#[ignore = "takes minutes: make sim"]
+fn all_seeds_of_services() {
+    seeds(Some("services"), number("FIRST", 1), number("SEEDS", 100));
 }
 
 #[test]
 #[ignore = "takes minutes: make sim"]
 fn every_fault_at_every_call() {
-    SCENARIOS.into_iter().for_each(|name| every(name, 1, 0));
+    let wanted = variable("SIM_SCENARIO");
+    let step = usize::try_from(number("STEP", 1)).unwrap();
+    let offset = usize::try_from(number("OFFSET", 0)).unwrap();
+    let some = SCENARIOS.into_iter().filter(|name| wanted.as_ref().is_none_or(|wanted| wanted == name));
+    some.for_each(|name| every(name, step, offset));
 }
 
 #[test]
 #[ignore = "replays what SIM_SEED, or SIM_SCENARIO, SIM_CALL and SIM_FAULT, name"]
 fn one_run() {
     let outcome = match variable("SIM_SEED") {
-        Some(seed) => run(random(seed.parse().unwrap())),
+        Some(seed) => drawn(variable("SIM_SCENARIO").as_deref(), seed.parse().unwrap()),
         None => {
             let name = variable("SIM_SCENARIO").unwrap_or_else(|| SCENARIOS[0].to_owned());
             let (call, fault) = (number("SIM_CALL", 0), variable("SIM_FAULT").unwrap());

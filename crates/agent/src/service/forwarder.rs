@@ -10,7 +10,7 @@ use super::apply;
 type Answer<T> = kuryr_datapath::Result<T>;
 
 /// The tables and programs of a node.
-pub(crate) trait Forwarder: Send + Sync + 'static {
+pub trait Forwarder: Send + Sync + 'static {
     /// Reads the tables.
     fn read(&self) -> Answer<Contents>;
     /// Writes, in order; what fails ends it.

@@ -41,7 +41,7 @@ use kuryr_kubernetes::{
 };
 use kuryr_planning::service::{Cluster, ExternalRanges, HealthCheck, Tables};
 
-use forwarder::Forwarder;
+pub use forwarder::Forwarder;
 use health_check::HealthChecks;
 pub(crate) use observe::zone;
 pub(crate) use status::ServiceHealth;

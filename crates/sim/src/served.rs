@@ -1,0 +1,334 @@
+//! What must come of Services, found out from their objects only: load balancers with all that is below them, floating IPs,
+//! status and view; and the tables of each node.
+//!
+//! At every moment: a client of a Service finds the endpoints of some moment, all of them. Nothing of Octavia is changed that
+//! is not ours. No load balancer is made, and no floating IP, before its Service has our finalizer, which goes last.
+//!
+//! Once it is quiet: nothing is missing, nothing is left, and what is others' is as it was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use kuryr_api::names::{FLOATING_IP_DESCRIPTION, SERVICE_FINALIZER};
+use kuryr_planning::service::{At, Family, Frontend, NodeKind, Protocol, Target};
+use serde_json::{Value, json};
+
+use crate::{
+    cloud::{Asked, TAG, VIP_OWNER},
+    faults::{Fault, Plan},
+    floating::FloatingIps,
+    octavia::{Balancer, Octavia, has_tag},
+    services::{HAS_MONITORS, VIEWS},
+    world::World,
+};
+
+/// What clients of a Service find: at its own address, at those of its load balancer, at its ports of nodes.
+pub(crate) fn frontends(service: &Value, slices: &[Value]) -> BTreeMap<Frontend, BTreeSet<Target>> {
+    let spec = &service["spec"];
+    let own = spec["clusterIPs"].as_array().into_iter().flatten();
+    let told = service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
+    let told = told.filter(|_| spec["type"] == "LoadBalancer").map(|ingress| &ingress["ip"]);
+    let addresses: BTreeSet<IpAddr> =
+        own.chain(told).filter_map(|address| address.as_str()?.parse().ok()).collect();
+    let mut found = BTreeMap::new();
+    for port in spec["ports"].as_array().into_iter().flatten() {
+        let protocol = Protocol::of(port["protocol"].as_str().unwrap()).unwrap();
+        let targets: BTreeSet<Target> = endpoints(port, slices)
+            .into_iter()
+            .map(|(address, port)| Target { address, port: u16::try_from(port).unwrap() })
+            .collect();
+        let number = |field: &str| u16::try_from(port[field].as_u64().unwrap_or_default()).unwrap();
+        let at = |at, port| Frontend { at, port, protocol };
+        let of_addresses = addresses.iter().map(|address| at(At::Address(*address), number("port")));
+        let of_nodes = Some(number("nodePort")).filter(|number| *number != 0);
+        let of_nodes = of_nodes.map(|number| at(At::Nodes(Family::V4), number));
+        found.extend(of_addresses.chain(of_nodes).map(|frontend| (frontend, targets.clone())));
+    }
+    found
+}
+
+/// Endpoints of a port that take new clients; where there is none, those that go and still answer.
+fn endpoints(port: &Value, slices: &[Value]) -> BTreeSet<(IpAddr, u64)> {
+    let mut of = [BTreeSet::new(), BTreeSet::new()];
+    for slice in slices {
+        let same = |found: &&Value| found["name"] == port["name"] && found["protocol"] == port["protocol"];
+        let Some(number) = slice["ports"].as_array().into_iter().flatten().find(same) else { continue };
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let address = endpoint["addresses"][0].as_str().unwrap().parse().unwrap();
+            let is_ready = endpoint["conditions"]["ready"] == true;
+            of[usize::from(!is_ready)].insert((address, number["port"].as_u64().unwrap()));
+        }
+    }
+    let [ready, leaving] = of;
+    if ready.is_empty() { leaving } else { ready }
+}
+
+impl World {
+    /// What of Services is not yet as it should be, in the cloud and on the nodes.
+    pub(crate) fn unserved(&self) -> Vec<String> {
+        self.collect_views();
+        let services = self.services();
+        let mut found = self.unbalanced(&services);
+        if self.setup.services {
+            found.extend(self.misled(&services));
+        }
+        found
+    }
+
+    fn unbalanced(&self, services: &BTreeMap<String, Value>) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut expected = BTreeSet::new();
+        {
+            let state = &mut *self.state();
+            state.octavia.go_on(&mut state.cloud);
+        }
+        for (name, service) in services {
+            if !service["metadata"]["deletionTimestamp"].is_null() {
+                found.push(format!("Service {name} is still there"));
+            } else if service["spec"]["type"] == "LoadBalancer" {
+                expected.insert(format!("d/{name}"));
+                found.extend(self.unbalanced_service(name, service));
+            } else {
+                let has = service["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+                let told = service["status"]["loadBalancer"]["ingress"].as_array();
+                if has || told.is_some_and(|told| !told.is_empty()) || self.view(name).is_some() {
+                    found.push(format!("Service {name} has no load balancer and says it has: {service}"));
+                }
+            }
+        }
+        let state = self.state();
+        let ours = state.octavia.balancers.values().filter(|balancer| balancer.is_ours());
+        found.extend(
+            ours.filter(|balancer| !expected.contains(balancer.name()))
+                .map(|balancer| format!("load balancer {} is nobody's", balancer.shown)),
+        );
+        let vips: BTreeSet<&str> = state.octavia.balancers.values().map(Balancer::vip_port).collect();
+        let is_vip = |port: &Value| port["device_owner"] == VIP_OWNER;
+        let ports = state.cloud.ports.iter().filter(|(id, port)| is_vip(port) && !vips.contains(id.as_str()));
+        found.extend(ports.map(|(id, _)| format!("port {id} of a VIP is nobody's")));
+        let led = |floating: &Value| floating["port_id"].as_str().is_some_and(|port| vips.contains(port));
+        let made =
+            state.cloud.floating.all.values().filter(|floating| {
+                has_tag(floating, TAG) || floating["description"] == FLOATING_IP_DESCRIPTION
+            });
+        found.extend(
+            made.filter(|floating| !led(floating))
+                .map(|floating| format!("floating IP {floating} is nobody's")),
+        );
+        let before = Octavia::new(0).balancers;
+        let changed = before.iter().filter(|(id, one)| state.octavia.balancers.get(*id) != Some(one));
+        found.extend(changed.map(|(id, _)| format!("the foreign load balancer {id} is not as it was")));
+        let before = FloatingIps::new().all;
+        let changed = before.iter().filter(|(id, one)| state.cloud.floating.all.get(*id) != Some(one));
+        found.extend(changed.map(|(id, _)| format!("the foreign floating IP {id} is not as it was")));
+        found
+    }
+
+    fn view(&self, name: &str) -> Option<Value> {
+        self.api.get(&format!("{VIEWS}{name}"))
+    }
+
+    /// What of the load balancer of a Service is not yet as it should be.
+    fn unbalanced_service(&self, name: &str, service: &Value) -> Vec<String> {
+        let state = self.state();
+        let wanted = format!("d/{name}");
+        let own = state.octavia.balancers.values().filter(|one| one.is_ours() && one.name() == wanted);
+        let own: Vec<&Balancer> = own.collect();
+        let [balancer] = own.as_slice() else {
+            return vec![format!("Service {name} has {} load balancers", own.len())];
+        };
+        let mut found = Vec::new();
+        let mut say = |what: String| found.push(format!("load balancer of Service {name}: {what}"));
+        if balancer.status() != "ACTIVE" {
+            say(format!("it is {}", balancer.status()));
+        }
+        let slices = self.slices_of(name);
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+        let key = |of: &Value, port: &str| (of["protocol"].to_string(), of[port].as_u64().unwrap());
+        let expected: BTreeMap<_, _> =
+            ports.map(|port| (key(port, "port"), Some(endpoints(port, &slices)))).collect();
+        let targets = |listener: &Value| {
+            let pool = balancer.pools.get(listener["default_pool_id"].as_str()?)?;
+            Some(pool.targets())
+        };
+        let listeners = balancer.listeners.values().map(|listener| &listener.shown);
+        let there: BTreeMap<_, _> =
+            listeners.map(|listener| (key(listener, "protocol_port"), targets(listener))).collect();
+        if there != expected {
+            say(format!("it has {there:?} and should have {expected:?}"));
+        }
+        if balancer.pools.len() != expected.len() || balancer.listeners.len() != expected.len() {
+            say(format!("{} pools, {} listeners", balancer.pools.len(), balancer.listeners.len()));
+        }
+        let has_monitors = self.setup.pool.contains(HAS_MONITORS);
+        if balancer.pools.values().any(|pool| pool.monitor.is_some() != has_monitors) {
+            say("its monitors are not as configured".to_owned());
+        }
+        let pools = balancer.pools.values().map(|pool| &pool.below);
+        if balancer.listeners.values().chain(pools).any(|below| !has_tag(&below.shown, TAG)) {
+            say("something below it has no tag".to_owned());
+        }
+        let leads = |floating: &&Value| floating["port_id"] == balancer.vip_port();
+        let floating: Vec<&Value> = state.cloud.floating.all.values().filter(leads).collect();
+        let uid = format!("kuryr-service:{}", service["metadata"]["uid"].as_str().unwrap());
+        match floating.as_slice() {
+            [one] if has_tag(one, TAG) && has_tag(one, &uid) => {
+                let told = json!([{"ip": one["floating_ip_address"], "ipMode": "VIP"}]);
+                if service["status"]["loadBalancer"]["ingress"] != told {
+                    say(format!("told is {}, and it is reached at {told}", service["status"]));
+                }
+            }
+            other => say(format!("its floating IPs are {other:?}")),
+        }
+        if service["metadata"]["finalizers"] != json!([SERVICE_FINALIZER]) {
+            say(format!("finalizers are {}", service["metadata"]["finalizers"]));
+        }
+        let id = &balancer.shown["id"];
+        if self.view(name).is_none_or(|view| view["status"]["loadbalancer"]["id"] != *id) {
+            say("its view does not show it".to_owned());
+        }
+        found
+    }
+
+    /// What the tables of nodes have that they should not, or the other way round.
+    fn misled(&self, services: &BTreeMap<String, Value>) -> Vec<String> {
+        let expected: BTreeMap<Frontend, Option<BTreeSet<Target>>> = services
+            .iter()
+            .flat_map(|(name, service)| frontends(service, &self.slices_of(name)))
+            .map(|(at, targets)| (at, Some(targets)))
+            .collect();
+        let nodes = self.setup.nodes.iter().filter(|name| self.node_uid(name).is_some());
+        let state = self.state();
+        let addresses =
+            nodes.map(|name| (name.as_str(), state.machines[name].address)).collect::<BTreeMap<_, _>>();
+        let mut found = Vec::new();
+        for name in addresses.keys() {
+            let tables = &state.machines[*name].tables;
+            let there = tables.found();
+            if there != expected {
+                found.push(format!("{name}: clients find {there:?} and should find {expected:?}"));
+            }
+            let loopback =
+                ["127.0.0.1", "::1"].map(|text| (text.parse::<IpAddr>().unwrap(), NodeKind::Loopback));
+            let kind = |of: &str| if of == *name { NodeKind::Own } else { NodeKind::Other };
+            let kinds: BTreeMap<IpAddr, NodeKind> =
+                addresses.iter().map(|(of, address)| (*address, kind(of))).chain(loopback).collect();
+            if *tables.nodes() != kinds {
+                found.push(format!("{name}: addresses of nodes are {:?}", tables.nodes()));
+            }
+            if tables.strays() > 0 || !tables.is_attached() {
+                found.push(format!("{name}: {} strays, attached: {}", tables.strays(), tables.is_attached()));
+            }
+        }
+        found
+    }
+
+    /// A write to a node's tables.
+    pub(crate) fn judge_tables(&self, node: &str) {
+        let broken: Vec<String> = {
+            let state = self.state();
+            let found = state.machines[node].tables.found();
+            let is_whole = |(at, targets): &(&Frontend, &Option<BTreeSet<Target>>)| {
+                let known = state.services.may_be.get(at);
+                targets.as_ref().is_some_and(|targets| known.is_some_and(|known| known.contains(targets)))
+            };
+            let parts = found.iter().filter(|one| !is_whole(one));
+            parts.map(|(at, targets)| format!("clients on {node} find {targets:?} at {at}")).collect()
+        };
+        broken.into_iter().for_each(|what| self.broken(what));
+    }
+
+    /// Whether a request may take effect after its sender has gone on.
+    fn may_be_late(&self) -> bool {
+        !matches!(
+            self.setup.plan,
+            Plan::Never | Plan::At(_, Fault::KillBefore | Fault::KillAfter | Fault::Lost)
+        ) && !matches!(self.setup.plan, Plan::At(_, Fault::Unanswered | Fault::Refused(_) | Fault::Fails))
+    }
+
+    /// A program calls Octavia, or Neutron for a floating IP.
+    pub(crate) fn judge_balancing(&self, asked: &Asked) {
+        let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
+        let broken = match (asked.method.as_str(), path.as_slice()) {
+            ("GET", _) => None,
+            ("POST", ["v2", "lbaas", "loadbalancers"]) => self.objection_to_new(&asked.body["loadbalancer"]),
+            (_, ["v2", "lbaas", below @ ..]) => {
+                let state = self.state();
+                let octavia = &state.octavia;
+                let of = match below {
+                    [kind, id, ..] => octavia.above(kind, id),
+                    [kind] => above(octavia, &asked.body[kind.trim_end_matches('s')]),
+                    [] => None,
+                };
+                let of = of.and_then(|of| octavia.balancers.get(&of));
+                of.filter(|of| !of.is_ours()).map(|of| format!("{} is not ours", of.shown))
+            }
+            ("POST", ["v2.0", "floatingips"]) => {
+                self.objection_to_floating(&asked.body["floatingip"]["port_id"])
+            }
+            (_, ["v2.0", "floatingips", id, ..]) => {
+                let state = self.state();
+                let found = state.cloud.floating.all.get(*id);
+                let is_ours =
+                    |found: &&Value| has_tag(found, TAG) || found["description"] == FLOATING_IP_DESCRIPTION;
+                found.filter(|found| !is_ours(found)).map(|found| format!("{found} is not ours"))
+            }
+            _ => None,
+        };
+        if let Some(why) = broken {
+            self.broken(format!("{} {} ({}): {why}", asked.method, asked.path, asked.body));
+        }
+    }
+
+    fn objection_to_new(&self, wanted: &Value) -> Option<String> {
+        if !has_tag(wanted, TAG) {
+            return Some("nobody could find it again".to_owned());
+        }
+        let services = self.services();
+        let service = wanted["name"].as_str()?.strip_prefix("d/").and_then(|name| services.get(name));
+        let has = service.is_some_and(has_finalizer);
+        (!has && !self.may_be_late()).then(|| "its Service does not have our finalizer".to_owned())
+    }
+
+    fn objection_to_floating(&self, port: &Value) -> Option<String> {
+        let state = self.state();
+        let of = state.octavia.balancers.values().find(|balancer| *port == balancer.vip_port())?;
+        if !of.is_ours() {
+            return Some("it would lead to what is not ours".to_owned());
+        }
+        // Provider ovn does not tell it of the floating IP.
+        (of.makes_listeners() && !self.may_be_late()).then(|| "listeners are being made".to_owned())
+    }
+
+    /// A program changed a Service.
+    pub(crate) fn judge_finalizer(&self, name: &str, before: Option<&Value>, service: &Value) {
+        let Some(before) = before.filter(|before| has_finalizer(before) && !has_finalizer(service)) else {
+            return;
+        };
+        let uid = format!("kuryr-service:{}", before["metadata"]["uid"].as_str().unwrap_or_default());
+        let left: Vec<String> = {
+            let state = self.state();
+            let balancers = state.octavia.balancers.values();
+            let own = balancers.filter(|one| one.is_ours() && one.name() == format!("d/{name}"));
+            let own = own.map(|balancer| balancer.shown.to_string());
+            let floating = state.cloud.floating.all.values().filter(|floating| has_tag(floating, &uid));
+            own.chain(floating.map(Value::to_string)).collect()
+        };
+        if !left.is_empty() && !self.may_be_late() {
+            self.broken(format!("Service {name} loses our finalizer and {left:?} is left"));
+        }
+    }
+}
+
+/// The load balancer that something is to be made below.
+fn above(octavia: &Octavia, wanted: &Value) -> Option<String> {
+    let of_pool = wanted["pool_id"].as_str().and_then(|pool| octavia.above("pools", pool));
+    of_pool.or_else(|| wanted["loadbalancer_id"].as_str().map(str::to_owned))
+}
+
+fn has_finalizer(service: &Value) -> bool {
+    let all = service["metadata"]["finalizers"].as_array();
+    all.is_some_and(|all| all.iter().any(|finalizer| finalizer == SERVICE_FINALIZER))
+}

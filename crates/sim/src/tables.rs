@@ -1,0 +1,107 @@
+//! The tables of Services in a node's kernel: each write to one of them is a call.
+//!
+//! They outlive the agent, and a reboot takes them. Not here: tables of clients outside the node, and sockets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use kuryr_agent::Forwarder;
+use kuryr_datapath::{Outcomes, Result};
+use kuryr_planning::service::{Contents, Frontend, Member, NodeKind, Place, Step, Target, Value};
+
+use crate::machine::Reach;
+
+/// What a kernel has of them.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    contents: Contents,
+    is_attached: bool,
+}
+
+impl Tables {
+    /// What a client finds at each frontend; none where a slot is empty.
+    pub(crate) fn found(&self) -> BTreeMap<Frontend, Option<BTreeSet<Target>>> {
+        let targets = |value: &Value| {
+            let (id, generation) = (value.id, value.generation);
+            let slot = |slot: u32| self.contents.backends.get(&Place { id, generation, slot });
+            (0..value.count).map(|number| slot(number).map(|backend| backend.target)).collect()
+        };
+        self.contents.values.iter().map(|(at, value)| (*at, targets(value))).collect()
+    }
+
+    /// Whose addresses there are.
+    pub(crate) fn nodes(&self) -> &BTreeMap<IpAddr, NodeKind> {
+        &self.contents.nodes
+    }
+
+    pub(crate) fn is_attached(&self) -> bool {
+        self.is_attached
+    }
+
+    /// Backends and members that no frontend leads to.
+    pub(crate) fn strays(&self) -> usize {
+        let Contents { values, backends, members, .. } = &self.contents;
+        let is_led = |place: &Place| {
+            let mut all = values.values();
+            all.any(|it| (it.id, it.generation) == (place.id, place.generation) && place.slot < it.count)
+        };
+        let is_member = |member: &Member, slot: u32| {
+            let place = Place { id: member.id, generation: member.generation, slot };
+            is_led(&place) && backends.get(&place).is_some_and(|backend| backend.endpoint == member.endpoint)
+        };
+        let stray_backends = backends.keys().filter(|place| !is_led(place)).count();
+        stray_backends + members.iter().filter(|(member, slot)| !is_member(member, **slot)).count()
+    }
+
+    fn write(&mut self, step: Step) {
+        let Contents { values, backends, members, nodes } = &mut self.contents;
+        match step {
+            Step::PutBackend(place, backend) => drop(backends.insert(place, backend)),
+            Step::PutMember(member, slot) => drop(members.insert(member, slot)),
+            Step::PutValue(frontend, value) => drop(values.insert(frontend, value)),
+            Step::DeleteValue(frontend) => drop(values.remove(&frontend)),
+            Step::DeleteBackend(place) => drop(backends.remove(&place)),
+            Step::DeleteMember(member) => drop(members.remove(&member)),
+            Step::PutNode(address, kind) => drop(nodes.insert(address, kind)),
+            Step::DeleteNode(address) => drop(nodes.remove(&address)),
+        }
+    }
+}
+
+impl Forwarder for Reach {
+    fn read(&self) -> Result<Contents> {
+        self.look(|machine| machine.tables.contents.clone())
+    }
+
+    fn write(&self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            self.change(&format!("tables {step:?}"), |machine| {
+                machine.tables.write(*step);
+                Ok(())
+            })?;
+            self.world.judge_tables(&self.node);
+        }
+        Ok(())
+    }
+
+    fn attach(&self) -> Result<()> {
+        self.change("attach programs of Services", |machine| {
+            machine.tables.is_attached = true;
+            Ok(())
+        })
+    }
+
+    fn answer(&self) -> bool {
+        self.look(|machine| machine.tables.is_attached).unwrap_or_default()
+    }
+
+    fn tells_refusal(&self) -> bool {
+        true
+    }
+
+    fn outcomes(&self) -> Result<Outcomes> {
+        self.look(|_| Outcomes::default())
+    }
+}
