@@ -3,7 +3,8 @@
 SHARED = "loadbalancer.openstack.org/load-balancer-id"
 METHOD = "loadbalancer.openstack.org/lb-method"
 INTERNAL = "service.beta.kubernetes.io/openstack-internal-load-balancer"
-DEFAULT_METHOD = "SOURCE_IP_PORT"
+# Provider ovn keeps clients at their members by the algorithm.
+DEFAULT_METHOD, AFFINE_METHOD = "SOURCE_IP_PORT", "SOURCE_IP"
 
 
 def named(service):
@@ -40,13 +41,13 @@ def listeners(services, balancer, subnets, slices):
     families = {6 if ":" in vip else 4 for vip in vips}
     wanted = {}
     for service in services:
-        is_guest = balancer["name"] != named(service)
+        is_guest, is_affine = balancer["name"] != named(service), service["spec"]["sessionAffinity"] == "ClientIP"
         said = {6 if family == "IPv6" else 4 for family in service["spec"]["ipFamilies"]}
         for port in service["spec"]["ports"]:
             members = members_of(port, [found for found in slices if found["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]], families & said, subnets)
             wanted[port["protocol"], port["port"]] = {
                 "name": f"{named(service)}:{port['protocol']}:{port['port']}", "guest": is_guest, "pools": 1,
-                "method": annotation(service, METHOD) or DEFAULT_METHOD, "sticky": service["spec"]["sessionAffinity"] == "ClientIP", "members": members}
+                "method": AFFINE_METHOD if is_affine else annotation(service, METHOD) or DEFAULT_METHOD, "sticky": False, "members": members}
     return wanted
 
 

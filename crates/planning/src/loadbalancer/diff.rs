@@ -572,6 +572,10 @@ fn towards_listener(key: (Protocol, u16), wanted: &ListenerSpec, found: &Balance
             Some(Step::DeleteListener { balancer, listener: listener.id.clone() })
         }
         Some(listener) if listener.protocol != wanted.protocol => None,
+        // It goes over to a pool with members.
+        Some(listener) if listener.pool.as_ref() != Some(&pool.id) && members_differ(&wanted.pool, pool) => {
+            None
+        }
         Some(listener) if differs(listener, pool, wanted) => Some(Step::UpdateListener {
             balancer,
             listener: listener.id.clone(),
@@ -621,11 +625,16 @@ fn listener_at((protocol, port): (Protocol, u16), found: &Balancer) -> Option<&F
     found.listeners.iter().find(is_at)
 }
 
-/// The pool of a listener: of its name, with what members are to be sent; of several, the one that it has.
+/// The pool of a listener: of its name, with what members are to be sent, and with its algorithm where that cannot be changed; of
+/// several, the one that it has.
 fn pool_of<'a>(key: (Protocol, u16), wanted: &ListenerSpec, found: &'a Balancer) -> Option<&'a FoundPool> {
     let current = listener_at(key, found).and_then(|listener| listener.pool.as_ref());
-    let named =
-        found.pools.iter().filter(|pool| pool.name == wanted.name && pool.protocol == wanted.pool.protocol);
+    let changes = provider::capabilities(&found.provider).changes_algorithms;
+    let can_be = |pool: &FoundPool| changes || pool.algorithm == wanted.pool.algorithm;
+    let named = found
+        .pools
+        .iter()
+        .filter(|pool| pool.name == wanted.name && pool.protocol == wanted.pool.protocol && can_be(pool));
     named.min_by_key(|pool| (Some(&pool.id) != current, &pool.id))
 }
 
@@ -815,7 +824,7 @@ mod tests {
             (
                 "sticky clients",
                 |look| look.service.session_affinity = "ClientIP".to_owned(),
-                &["update_pool"],
+                &["create_pool"],
             ),
             (
                 "limited by hand",
@@ -854,6 +863,30 @@ mod tests {
         found.pools[0].algorithm = "ROUND_ROBIN".to_owned();
         change(&mut look);
         look
+    }
+
+    /// Kubernetes, "Session affinity". Provider ovn keeps clients at their members by the algorithm only, and leaves that of a pool
+    /// as it is.
+    #[test]
+    fn a_pool_whose_algorithm_cannot_be_changed_is_replaced_while_it_serves() {
+        let mut look = look();
+        look.service.session_affinity = "ClientIP".to_owned();
+        let step = |look: &Look| names(&planned(look, 1000, &mut Memory::default()));
+        assert_eq!(step(&look), ["create_pool"]);
+        let balancer = &mut look.actual.balancers[0];
+        let before = balancer.pools[0].clone();
+        let algorithm = "SOURCE_IP".to_owned();
+        balancer.pools.push(FoundPool { id: "new".into(), algorithm, members: vec![], ..before.clone() });
+        assert_eq!(step(&look), ["replace_members"], "first its members");
+        look.actual.balancers[0].pools[1].members = before.members;
+        assert_eq!(step(&look), ["update_listener"]);
+        look.actual.balancers[0].listeners[0].pool = Some("new".into());
+        assert_eq!(step(&look), ["delete_pool"]);
+        look.actual.balancers[0].pools.remove(0);
+        assert_eq!(step(&look), Vec::<&str>::new());
+        // Another provider does as it is told.
+        let sticky = amphora(|look| look.service.session_affinity = "ClientIP".to_owned());
+        assert_eq!(step(&sticky), ["update_pool"]);
     }
 
     #[test]

@@ -274,6 +274,8 @@ fn intent(
         Place::Own | Place::Nowhere => own_site(service, role, annotations, settings, problems)?,
     };
     let Site { provider, capabilities, vip, more_vips, floating } = site;
+    let is_affine = service.session_affinity == "ClientIP";
+    let affine = capabilities.affine_algorithm.filter(|_| is_affine);
     let client_told = client_told(annotations, &provider, capabilities, settings, problems)?;
     let allowed = allowed(service, &provider, capabilities, settings, problems)?;
     let timeouts = timeouts(annotations, &provider, capabilities, settings, problems);
@@ -294,8 +296,11 @@ fn intent(
         floating,
         hostname: annotations.hostname.clone(),
         ports,
-        algorithm: algorithm(annotations, &provider, capabilities, settings, problems),
-        is_persistent: service.session_affinity == "ClientIP",
+        algorithm: affine.map_or_else(
+            || algorithm(annotations, &provider, capabilities, settings, problems),
+            str::to_owned,
+        ),
+        is_persistent: is_affine && affine.is_none(),
         client_told,
         monitor,
         member_mode: match settings.member_mode {
@@ -975,6 +980,23 @@ mod tests {
         assert_eq!(floating(both), (FloatingWish::Kept, 1));
         // Its id goes before all words.
         assert_eq!(floating(&[("floating-subnet-id", "e2"), ("floating-subnet", "office")]), (of("e2"), 0));
+    }
+
+    #[test]
+    fn clients_keep_their_member_as_the_provider_can() {
+        for (provider, affinity, expect) in [
+            ("ovn", "None", ("SOURCE_IP_PORT", false)),
+            ("ovn", "ClientIP", ("SOURCE_IP", false)),
+            ("amphora", "None", ("ROUND_ROBIN", false)),
+            ("amphora", "ClientIP", ("ROUND_ROBIN", true)),
+        ] {
+            let intent = intent_of(|service, to| {
+                service.session_affinity = affinity.to_owned();
+                *to = settings(provider);
+            });
+            let found = (intent.algorithm.as_str(), intent.is_persistent);
+            assert_eq!(found, expect, "{provider} {affinity}");
+        }
     }
 
     #[test]

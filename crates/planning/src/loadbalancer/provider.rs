@@ -2,7 +2,9 @@
 //!
 //! Sources: Octavia, "Provider feature support matrix"; ovn-octavia-provider 11.0, `driver.py` (no `allowed_cidrs`, a
 //! member's subnet is required, monitors in a whole tree are passed over), `event.py` (floating IPs of ports that it made
-//! only) and `common/constants.py` (protocols, algorithms, kinds of monitors).
+//! only), `common/constants.py` (protocols, algorithms, kinds of monitors) and `helper.py` (`pool_update` leaves the algorithm as it
+//! is; of a session's persistence nothing counts but its timeout, which Octavia's API refuses for TCP: without one
+//! clients of no pool keep their member).
 
 use super::desired::Protocol;
 
@@ -30,6 +32,10 @@ pub enum MemberMode {
 pub struct Capabilities {
     /// Algorithms that it takes, best first; empty: all.
     pub algorithms: &'static [&'static str],
+    /// The algorithm by which clients keep their member; none: whichever there is, with a session's persistence.
+    pub affine_algorithm: Option<&'static str>,
+    /// The algorithm of a pool can be changed.
+    pub changes_algorithms: bool,
     /// Clients can be restricted.
     pub source_ranges: bool,
     /// Timeouts and limits of connections have an effect.
@@ -56,6 +62,8 @@ impl Capabilities {
 
 const AMPHORA: Capabilities = Capabilities {
     algorithms: &[],
+    affine_algorithm: None,
+    changes_algorithms: true,
     source_ranges: true,
     timeouts: true,
     needs_member_subnet: false,
@@ -66,6 +74,8 @@ const AMPHORA: Capabilities = Capabilities {
 };
 const OVN: Capabilities = Capabilities {
     algorithms: &["SOURCE_IP_PORT", "SOURCE_IP"],
+    affine_algorithm: Some("SOURCE_IP"),
+    changes_algorithms: false,
     source_ranges: false,
     timeouts: false,
     needs_member_subnet: true,
