@@ -125,6 +125,8 @@ pub(crate) struct Remembered {
     pub(crate) node_addresses: Vec<std::net::IpAddr>,
     /// Ways of packets that are translated for clients outside, as they were set.
     pub(crate) ways: Option<uplink::ways::Led>,
+    /// The claims are this process's own: it has judged the checkpoint that they come from.
+    pub(crate) has_judged: bool,
     /// The CNI configuration has been written.
     pub(crate) conflist_written: bool,
 }

@@ -5,7 +5,8 @@
 //!    believed, the pods.
 //! 3. Connections that no claim stands for are cut. Not before 2: they may belong to claims that were lost.
 //!
-//! The same happens again from 2 when the Node is replaced by another of its name.
+//! The same happens again from 2 when the Node is replaced by another of its name; claims that the kernel agrees with go on
+//! then without other proof.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use kuryr_kubernetes::{Outcome, store::Presence};
 use kuryr_planning::{
     attachment::Links,
     claim::{
-        Ledger, Own, Sandbox, Trust,
+        Claim, Ledger, Own, Sandbox, Trust,
         restart::{Found, Joint, LivePod, Survey, proven, survey},
         trust,
     },
@@ -54,7 +55,10 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
         Presence::Unknown => return Ok(Outcome::wait(LOOK_AGAIN, "the KuryrNode of this node")),
     };
     world.state.update(|state| state.own = None);
-    judge_checkpoint(world, &node_uid, record).await
+    // Not from before a reboot, of another disk or another machine: this process has made them, or has judged them before.
+    let has_judged = world.memory().has_judged;
+    let served = if has_judged { served_claims(world).await? } else { BTreeMap::new() };
+    judge_checkpoint(world, &node_uid, record, served).await
 }
 
 /// Step 1.
@@ -81,19 +85,24 @@ async fn compare_claims(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn recorded_index(claim: &kuryr_planning::claim::Claim) -> Option<u32> {
+fn recorded_index(claim: &Claim) -> Option<u32> {
     claim.sandbox.as_ref()?.host_ifindex
 }
 
 /// Steps 2 and 3.
-async fn judge_checkpoint(world: &World, node_uid: &str, record: Option<Arc<KuryrNode>>) -> Result<Outcome> {
+async fn judge_checkpoint(
+    world: &World,
+    node_uid: &str,
+    record: Option<Arc<KuryrNode>>,
+    served: BTreeMap<PortId, Claim>,
+) -> Result<Outcome> {
     let status = record.as_ref().and_then(|record| record.status.clone()).unwrap_or_default();
     let facts = world.checkpoint.look(|facts, _| facts);
     if let Trust::Lost(loss) = trust(facts.as_ref(), &status, node_uid) {
         if !world.pods.store().in_sync() {
             return Ok(Outcome::wait(LOOK_AGAIN, "the pods of this node, to find out what is in use"));
         }
-        let ledger = what_is_proven(world, record.as_deref()).await?;
+        let ledger = what_is_proven(world, record.as_deref(), &served).await?;
         tracing::warn!(
             claims = ledger.claims.len(),
             returned = ledger.returned.len(),
@@ -121,13 +130,25 @@ async fn judge_checkpoint(world: &World, node_uid: &str, record: Option<Arc<Kury
         "the checkpoint counts"
     );
     world.state.update(|state| state.own = Some(own));
+    world.memory().has_judged = true;
     world.queue.add(Work::Uplinks);
     world.queue_all_claims();
     world.queue.add_after(Work::Sweep, crate::release::SWEEP_AFTER);
     Ok(Outcome::Done)
 }
 
-async fn what_is_proven(world: &World, record: Option<&KuryrNode>) -> Result<Ledger> {
+/// Claims that the kernel agrees with.
+async fn served_claims(world: &World) -> Result<BTreeMap<PortId, Claim>> {
+    let kept = look(world).await?.kept;
+    let claims = world.checkpoint.look(|_, ledger| ledger.claims.clone());
+    Ok(claims.into_iter().filter(|(port, _)| kept.contains_key(port)).collect())
+}
+
+async fn what_is_proven(
+    world: &World,
+    record: Option<&KuryrNode>,
+    served: &BTreeMap<PortId, Claim>,
+) -> Result<Ledger> {
     let Some(record) = record else { return Ok(Ledger::default()) };
     let netns_dir = world.config.netns_dir.clone();
     let look = world
@@ -150,7 +171,7 @@ async fn what_is_proven(world: &World, record: Option<&KuryrNode>) -> Result<Led
     shared::find_interface(world).await?;
     let interface = world.state.get().interface.as_ref().map(|found| found.mtu);
     let mtu_cap = mtu_cap(Some(record.spec.mode), interface, world.config.mtu_cap);
-    Ok(proven(&record.spec, &interfaces, &pods, &joints, mtu_cap))
+    Ok(proven(&record.spec, served, &interfaces, &pods, &joints, mtu_cap))
 }
 
 fn joints(node: &dyn Datapath) -> kuryr_datapath::Result<Vec<Joint>> {
@@ -213,7 +234,6 @@ mod tests {
     };
     use kuryr_api::kuryrnode::{KuryrNodeSpec, KuryrNodeStatus};
     use kuryr_datapath::{PodLinks, Route};
-    use kuryr_planning::claim::Claim;
     use serde_json::json;
 
     const MAC: &str = "fa:16:3e:00:00:00";
@@ -388,6 +408,21 @@ mod tests {
         assert_eq!(ledger(&world), Ledger::default());
         assert_ne!(id_of(&world), id);
         assert_eq!(world.world.state.get().own.as_ref().unwrap().node_uid, "of-another-name");
+    }
+
+    #[tokio::test]
+    async fn another_node_leaves_pods_connected_that_the_agent_has_connected_itself() {
+        let world = world(with_claim("4:0"));
+        world.records.reset(vec![record("", 0)], BTreeMap::new());
+        assert_eq!(start(&world).await, [1]);
+        // Pods are not known again at once, and then the address is not in its pod's status yet, as far as the watch tells.
+        world.world.pods.store().missed_changes();
+        world.node("another");
+        assert_eq!(start(&world).await, [1]);
+        world.world.pods.store().reset(vec![], BTreeMap::new());
+        assert_eq!(start(&world).await, [1]);
+        assert_eq!(ledger(&world).claims["p0"].identity, "a".into());
+        assert_eq!(ledger(&world).returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
     }
 
     #[tokio::test]

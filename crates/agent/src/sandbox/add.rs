@@ -295,7 +295,17 @@ impl Sandboxes {
         }
         let (attached, has_host_end) = attached.await?;
         let netns_id = attached.netns.to_string();
-        self.checkpoint.change_if(|ledger| ledger.joined(&taken.port, attached.host_ifindex, &netns_id));
+        let (stands, _) = self.checkpoint.change(|ledger| {
+            let stands = stands(ledger, taken);
+            (stands && ledger.joined(&taken.port, attached.host_ifindex, &netns_id), stands)
+        });
+        if !stands {
+            let index = attached.host_ifindex;
+            self.kernel
+                .urgent("cut off a pod that holds no port any more", move |node| node.cut(index))
+                .await?;
+            return Err(no_port(&taken.claim.pod, &Wait::NoOffer, &self.state.get()));
+        }
         let host_ifname = has_host_end.then_some(host_ifname.as_str());
         Ok(told::attachment(&taken.claim.links, &request.ifname, &request.netns, host_ifname))
     }
@@ -330,6 +340,14 @@ impl Sandboxes {
         self.checkpoint.change_if(|ledger| ledger.joined(port, attached.host_ifindex, &netns_id));
         Ok(())
     }
+}
+
+/// Whether the claim is still there that an ADD has made: another Node may have taken the place of this one.
+fn stands(ledger: &Ledger, taken: &Taken) -> bool {
+    let sandbox = |claim: &Claim| claim.sandbox.as_ref().map(|sandbox| sandbox.container_id.clone());
+    ledger.claims.get(&taken.port).is_some_and(|claim| {
+        claim.identity == taken.claim.identity && sandbox(claim) == sandbox(&taken.claim)
+    })
 }
 
 /// A pod's links; `place` is the path of its namespace, the interface there, and the node's end.

@@ -288,6 +288,18 @@ async fn del_waits_for_an_add_that_attaches_and_cuts_it() {
     assert!(lab.ledger().claims["p0"].sandbox.is_none());
 }
 
+/// Another Node has taken the place of this one meanwhile, and its record has no such claim.
+#[tokio::test(start_paused = true)]
+async fn an_add_whose_claim_is_gone_leaves_nothing_connected() {
+    let lab = Lab::new(&["p0"], &["web-0"]);
+    let checkpoint = lab.sandboxes.checkpoint.clone();
+    lab.fake.contents.lock().unwrap().on_attach.0 = Some(Arc::new(move |_| {
+        checkpoint.renew("another", "", Ledger::default());
+    }));
+    assert!(lab.add("c1", "web-0").await.is_err());
+    assert_eq!(lab.joined(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_add_that_is_repeated_takes_over_from_the_first() {
     let lab = Lab::new(&[], &["web-0"]);

@@ -132,5 +132,6 @@ fn facts(pod: &slim::Pod) -> PodFacts {
         host_network: pod.spec.host_network,
         ended: pod.has_ended(),
         terminating: pod.is_terminating(),
+        addresses: pod.status.pod_ips.clone(),
     }
 }

@@ -6,6 +6,9 @@
 //! path proves as much. Entries that no claim stands for are cut, too: better a pod
 //! without a network that its runtime repairs than one that uses a port of the controller's.
 //!
+//! The same agent on another Node of the name goes on with the claims that the kernel agrees with, as far as the record still
+//! has what they claim: it has seen itself how they were made.
+//!
 //! Without one: the only proof that a pod uses a port is a live namespace with an interface of the port's hardware
 //! address, and a pod of this node that tells one of the port's addresses. Everything else in the record is
 //! returned at its present generation.
@@ -117,18 +120,28 @@ pub struct LivePod {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A ledger made from what live namespaces prove; the rest of the record is returned.
+/// A ledger of the claims `served` until now and of what live namespaces prove; the rest of the record is returned.
 #[must_use]
 pub fn proven(
     spec: &KuryrNodeSpec,
+    served: &BTreeMap<PortId, Claim>,
     interfaces: &[LiveInterface],
     pods: &[LivePod],
     joints: &[Joint],
     mtu_cap: u32,
 ) -> Ledger {
     let mut ledger = Ledger::default();
+    let is_offered = |port: &PortId, claim: &Claim| {
+        spec.ports.get(port).is_some_and(|entry| entry.generation == claim.generation)
+    };
+    for (port, claim) in served.iter().filter(|(port, claim)| is_offered(port, claim)) {
+        ledger.claim(port, claim.clone());
+    }
     for (port, entry) in &spec.ports {
         ledger.known.insert(port.clone(), entry.generation);
+        if ledger.claims.contains_key(port) {
+            continue;
+        }
         let interface = interfaces.iter().find(|interface| interface.mac == entry.mac);
         let tells = |pod: &&LivePod| entry.addresses.iter().any(|a| pod.addresses.contains(&a.address));
         let pod = pods.iter().find(tells).filter(|pod| ledger.held_by(&pod.identity).is_none());
@@ -246,11 +259,19 @@ mod tests {
         let joint =
             |host_ifindex, vlan| Joint { host_ifindex, mac: "fa:16:3e:00:00:01".parse().unwrap(), vlan };
         let joints = [joint(8, Some(101)), joint(9, None)];
-        let ledger = proven(&spec, &interfaces, &pods, &joints, 0);
+        let ledger = proven(&spec, &BTreeMap::new(), &interfaces, &pods, &joints, 0);
         assert_eq!(ledger.claims.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1"]);
         assert_eq!(ledger.claims["p1"].identity, "a".into());
         assert_eq!(ledger.claims["p1"].sandbox.as_ref().unwrap().host_ifindex, Some(9));
         assert_eq!(ledger.returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p2", "p3"]);
+        assert_eq!(ledger.known.len(), 3);
+        // What the agent has seen itself needs no other proof, as long as the record offers the same.
+        let served = [("p1", "a", "1.1"), ("p2", "b", "1.2"), ("p3", "c", "1.2"), ("p4", "d", "1.4")];
+        let served = served.map(|(port, pod, generation)| (port.into(), claim(pod, generation, Some("c9"))));
+        let ledger = proven(&spec, &served.into(), &[], &[], &[], 0);
+        assert_eq!(ledger.claims.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p1", "p2"]);
+        assert_eq!(ledger.claims["p2"].sandbox.as_ref().unwrap().container_id, "c9");
+        assert_eq!(ledger.returned.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p3"]);
         assert_eq!(ledger.known.len(), 3);
     }
 }

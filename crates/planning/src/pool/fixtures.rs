@@ -87,7 +87,8 @@ pub(super) fn claim(identity: &str, generation: Generation) -> ClaimEntry {
 }
 
 pub(super) fn pod(identity: &str) -> PodFacts {
-    PodFacts { identity: identity.into(), host_network: false, ended: false, terminating: false }
+    let identity = identity.into();
+    PodFacts { identity, host_network: false, ended: false, terminating: false, addresses: vec![] }
 }
 
 pub(super) fn owner() -> Owner {

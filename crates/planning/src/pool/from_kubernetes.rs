@@ -38,20 +38,36 @@ pub struct Report {
 ///    another durable record than before. The report then says which ports are in use and which it returns.
 /// 2. The Node exists and its agent has not reported: waiting.
 /// 3. The Node is absent, or another Node stands there whose agent is silent: waiting, and gone after the
-///    grace period.
+///    grace period. That begins anew when another Node appears: the machine may be the same, and its agent has not heard of
+///    it; and with each report that the agent makes for the former Node, since it will hear.
 pub(super) fn footing(inputs: &Inputs<'_>, record: Record<'_>, memory: &mut Memory) -> Footing {
     if let Presence::Present { uid } = inputs.presence {
         if let Some(report) = complete_report(record.status, uid) {
-            memory.strange_since = None;
+            memory.strange = None;
             return Footing::InStep(report);
         }
         if *uid == record.spec.node_uid {
-            memory.strange_since = None;
+            memory.strange = None;
             return Footing::Waiting(None);
         }
     }
-    let gone_at = *memory.strange_since.get_or_insert(inputs.now) + inputs.limits.node_grace;
+    let gone_at = strange_since(inputs, record, memory) + inputs.limits.node_grace;
     if inputs.now >= gone_at { Footing::Gone } else { Footing::Waiting(Some(gone_at)) }
+}
+
+/// Since when nothing has been heard that could make an end of it.
+fn strange_since(inputs: &Inputs<'_>, record: Record<'_>, memory: &mut Memory) -> Millis {
+    let heard = match inputs.presence {
+        Presence::Absent => None,
+        Presence::Present { uid } => {
+            Some((uid.clone(), record.status.map(|status| status.checkpoint.clone())))
+        }
+    };
+    let strange = memory.strange.get_or_insert_with(|| (heard.clone(), inputs.now));
+    if strange.0 != heard && heard.is_some() {
+        *strange = (heard, inputs.now);
+    }
+    strange.1
 }
 
 fn complete_report(status: Option<&KuryrNodeStatus>, uid: &str) -> Option<Report> {
@@ -138,10 +154,15 @@ mod tests {
             (100, Some("u"), None, Footing::Waiting(None)),
             (110, None, None, waiting(170)),
             // Another Node of the name, whose agent is silent.
-            (120, Some("v"), Some("u"), waiting(170)),
-            (170, Some("v"), Some("u"), Footing::Gone),
-            (180, Some("v"), Some("v"), Footing::InStep(report("v"))),
-            (190, Some("w"), Some("v"), waiting(250)),
+            (120, Some("v"), Some("u"), waiting(180)),
+            (150, Some("v"), Some("u"), waiting(180)),
+            (160, Some("w"), Some("u"), waiting(220)),
+            (220, Some("w"), Some("u"), Footing::Gone),
+            (230, Some("w"), Some("w"), Footing::InStep(report("w"))),
+            (240, Some("x"), Some("w"), waiting(300)),
+            // It is away at times, as before.
+            (250, None, Some("w"), waiting(300)),
+            (260, Some("x"), Some("w"), waiting(300)),
         ] {
             let status = reported.map(|uid| status(uid, "c"));
             let record = Record { spec: &spec, status: status.as_ref() };
@@ -149,6 +170,22 @@ mod tests {
                 look(now, present, record, &Cloud::default(), |inputs| footing(inputs, record, &mut memory));
             assert_eq!(got, expect, "at {now}: {present:?} {reported:?}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_reports_for_the_former_node_is_waited_for() {
+        let spec = KuryrNodeSpec { node_uid: "u".into(), ..KuryrNodeSpec::default() };
+        let mut memory = Memory::default();
+        let mut at = |now, sequence| {
+            let mut status = status("u", "c");
+            status.checkpoint.sequence = sequence;
+            let record = Record { spec: &spec, status: Some(&status) };
+            look(now, Some("v"), record, &Cloud::default(), |inputs| footing(inputs, record, &mut memory))
+        };
+        assert_eq!(at(0, 1), Footing::Waiting(Some(60)));
+        assert_eq!(at(50, 2), Footing::Waiting(Some(110)));
+        assert_eq!(at(109, 2), Footing::Waiting(Some(110)));
+        assert_eq!(at(110, 2), Footing::Gone);
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Taking back what a node had that is gone.
 //!
-//! Whether its agent still runs is not known, so nothing is asked of it. Every port is doomed, then cut off in
+//! Whether its agent still runs is not known, so nothing is asked of it. A port whose address a pod tells that runs on
+//! another Node of the name is left alone: its agent, or one before, has given it to the pod and has not heard of that Node.
+//! Every other port is doomed, then cut off in
 //! Neutron (unbound, or taken off its trunk), so that traffic of a machine that runs on unseen is dropped; only after the rest of its address it
 //! is deleted, and forgotten. When the record names nothing any more it is deleted, or, if another Node of the
 //! name stands there, waits for the agent of that one.
 
+use kuryr_api::kuryrnode::PortEntry;
+
 use super::{
     desired::Draft,
-    inputs::Presence,
+    inputs::{PodFacts, Presence},
     memory::RestReason,
     step::{CloudStep, RecordStep},
 };
@@ -16,6 +20,9 @@ use crate::ownership::{OurPort, Purpose};
 pub(super) fn take_back(draft: &mut Draft<'_>) {
     draft.out.node_is_gone = true;
     for (id, entry) in &draft.record.spec.ports {
+        if has_pod(draft, entry) {
+            continue;
+        }
         draft.doom(id);
         if !entry.doomed || draft.inputs.cloud.ports.is_none() {
             continue;
@@ -30,6 +37,13 @@ pub(super) fn take_back(draft: &mut Draft<'_>) {
         take_back_unpublished(draft);
         finish_record(draft);
     }
+}
+
+/// Whether a pod of the Node that stands there now has been connected by this port.
+fn has_pod(draft: &Draft<'_>, entry: &PortEntry) -> bool {
+    let of_entry = |pod: &&PodFacts| entry.addresses.iter().any(|one| pod.addresses.contains(&one.address));
+    let mut running = draft.inputs.pods.iter().filter(|pod| !pod.ended && !pod.host_network);
+    matches!(draft.presence(), Presence::Present { .. }) && running.any(|pod| of_entry(&pod))
 }
 
 /// Cuts a port off, and deletes it after its rest.
@@ -74,5 +88,68 @@ fn finish_record(draft: &mut Draft<'_>) {
             next.node_uid.clone_from(uid);
             (next.checkpoint, next.host, next.trunk, next.server_port) = (None, None, None, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kuryr_api::kuryrnode::{KuryrNodeSpec, PortAddress};
+    use kuryr_types::Generation;
+
+    use super::super::{Cloud, Generations, Inputs, Memory, NodeFacts, Record, SpecStep, fixtures, plan};
+    use super::*;
+    use crate::{demand::Coming, ownership::pool_port_name};
+
+    /// Ports of a node that is gone which are doomed, where these pods are; another Node stands there, or none.
+    fn doomed(another: bool, pods: &[PodFacts]) -> Vec<String> {
+        let entry = |last: u8| {
+            let address = PortAddress { subnet: fixtures::SUBNET.into(), address: [10, 0, 0, last].into() };
+            let generation = Generation { epoch: 1, counter: last.into() };
+            PortEntry { addresses: vec![address], ..fixtures::entry(generation) }
+        };
+        let spec = KuryrNodeSpec {
+            epoch: 1,
+            node_uid: "u".into(),
+            ports: [("a".into(), entry(1)), ("b".into(), entry(2))].into(),
+            ..KuryrNodeSpec::default()
+        };
+        let port = |id: &str| fixtures::port(id, &pool_port_name("w1"), Some("h"));
+        let cloud = Cloud { ports: Some(vec![port("a"), port("b")]), ..Cloud::default() };
+        let limits = fixtures::limits();
+        let presence = if another { Presence::Present { uid: "v".into() } } else { Presence::Absent };
+        let (mut memory, status) = (Memory::default(), fixtures::status("u", "c"));
+        let mut steps = Vec::new();
+        for now in [0, limits.node_grace] {
+            let inputs = Inputs {
+                now,
+                node: "w1",
+                in_sync: true,
+                presence: &presence,
+                facts: &NodeFacts::default(),
+                record: Some(Record { spec: &spec, status: Some(&status) }),
+                pods,
+                coming: Coming::default(),
+                held: &BTreeSet::new(),
+                cloud: &cloud,
+                limits: &limits,
+            };
+            steps = plan(&inputs, &mut memory, &mut Generations::of_epoch(1)).spec;
+        }
+        let doomed = steps.into_iter().filter_map(|step| match step {
+            SpecStep::Mark { id, flags, .. } if flags.doomed => Some(id.to_string()),
+            _ => None,
+        });
+        doomed.collect()
+    }
+
+    #[test]
+    fn a_port_of_a_pod_that_runs_on_another_node_of_the_name_is_left_alone() {
+        let pod = |ended| PodFacts { ended, addresses: vec![[10, 0, 0, 2].into()], ..fixtures::pod("p") };
+        assert_eq!(doomed(true, &[]), ["a", "b"]);
+        assert_eq!(doomed(true, &[pod(false)]), ["a"]);
+        assert_eq!(doomed(true, &[pod(true)]), ["a", "b"], "its address is free");
+        assert_eq!(doomed(false, &[pod(false)]), ["a", "b"], "pods of a Node that is deleted go with it");
     }
 }

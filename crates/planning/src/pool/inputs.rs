@@ -97,6 +97,8 @@ pub struct PodFacts {
     pub ended: bool,
     /// Somebody deleted it.
     pub terminating: bool,
+    /// Addresses that its status tells.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What is known of the cloud.

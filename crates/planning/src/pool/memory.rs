@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kuryr_api::kuryrnode::CheckpointRef;
 use kuryr_types::{ClassId, Generation, PodIdentity, PortId};
 
 use super::{inputs::Millis, nested::TrunkMemory};
@@ -21,8 +22,8 @@ pub struct Memory {
     pub(super) offered: BTreeSet<PortId>,
     /// Since when there are more free ports than wanted, without demand.
     pub(super) surplus_since: Option<Millis>,
-    /// Since when the Node is absent or another.
-    pub(super) strange_since: Option<Millis>,
+    /// Since when the Node is absent, or another: its UID, and what its agent had last told then.
+    pub(super) strange: Option<(Option<Heard>, Millis)>,
     /// Of the node's trunk.
     pub(super) trunk: TrunkMemory,
     /// Pods that were told in the agent's place why they wait, and the reason.
@@ -30,6 +31,9 @@ pub struct Memory {
     /// What the node has lived through, by class of the pods.
     pub(super) arrivals: BTreeMap<ClassId, Arrivals>,
 }
+
+/// Another Node, and how far its agent's word for the former one goes.
+pub(super) type Heard = (String, Option<CheckpointRef>);
 
 /// Why a port rests; another reason begins another rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

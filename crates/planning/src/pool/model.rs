@@ -431,7 +431,11 @@ impl World {
         let pods: Vec<_> = self
             .pods
             .iter()
-            .map(|(identity, pod)| PodFacts { ended: pod.ended, ..fixtures::pod(identity.as_str()) })
+            .map(|(identity, pod)| PodFacts {
+                ended: pod.ended,
+                addresses: pod.address.into_iter().collect(),
+                ..fixtures::pod(identity.as_str())
+            })
             .collect();
         let held = self.held();
         let leader = &mut self.leader;
