@@ -6,7 +6,8 @@
 //! - in `spec.ports`, not `withdrawn`, and neither in `status.returned` at its generation: the agent's;
 //! - in `status.returned` at the generation of its entry, or not in `spec.ports`: the controller's.
 //!
-//! Within one generation an entry never changes, except that `withdrawn`, `doomed`, `active` and `guarded` may be set.
+//! Within one generation an entry never changes, except that `withdrawn`, `doomed`, `active`, `guarded` and `lost` may be
+//! set.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -166,6 +167,9 @@ pub struct PortEntry {
     /// It was seen with other security groups since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guarded: bool,
+    /// Neutron has no such port any more, while a pod has it: somebody deleted it. The pod's next sandbox gets another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// Names one plug of a port: the identifier of its row in the switch's database. A port that is plugged anew has

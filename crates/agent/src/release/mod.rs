@@ -1,7 +1,8 @@
 //! The end of claims.
 //!
 //! DEL cuts; so does the loss of the namespace, which nobody tells of and which is therefore looked for. A claim that is
-//! cut ends when the pod is gone for good, as the watch tells it; then its port is returned, durably.
+//! cut ends when the pod is gone for good, as the watch tells it, or when its port was deleted, as the record tells it; then
+//! its port is returned, durably.
 //!
 //! When is [`kuryr_planning::claim::release`]'s to say.
 
@@ -40,7 +41,11 @@ pub(crate) async fn reconcile(world: &World, port: &PortId) -> Result<Outcome> {
     world.sandboxes.clear(port).await?;
     let pod = world.pods.state(&claim.pod);
     let gone = namespace_gone(world, &claim).await?;
-    match decide(&claim, gone, &pod) {
+    let lost = world.state.get().offer().is_some_and(|offer| offer.has_lost(port, claim.generation));
+    if lost {
+        tell_loss(world, port, &claim, &pod);
+    }
+    match decide(&claim, gone, lost, &pod) {
         Decision::Keep if is_leaving(&claim, &pod) => {
             Ok(Outcome::wait(SOON, "the sandbox of a pod that leaves to be deleted"))
         }
@@ -78,6 +83,20 @@ fn is_leaving(claim: &Claim, pod: &PodState) -> bool {
                 *identity != claim.identity || *ended || *terminating
             }
         }
+}
+
+/// Tells on a pod that somebody deleted its port, as often as its claim is looked at: Events of one kind are one object.
+fn tell_loss(world: &World, port: &PortId, claim: &Claim, pod: &PodState) {
+    let is_its = matches!(pod, PodState::Present { identity, .. } if *identity == claim.identity);
+    let Some(reference) = world.pods.reference(&claim.pod).filter(|_| is_its && claim.sandbox.is_some())
+    else {
+        return;
+    };
+    let message = format!(
+        "somebody deleted Neutron port {port} of this pod, which has no network since: its next sandbox gets another \
+         port and address; delete the pod if nothing else restarts it"
+    );
+    world.sandboxes.events.warning(&reference, "PortLost", message);
 }
 
 /// Cuts a claim whose namespace is gone, unless a new sandbox has taken it over meanwhile.
@@ -167,6 +186,19 @@ mod tests {
         assert_eq!(outcome(&world).await, "over");
         let durable = world.world.checkpoint.watch().borrow().ledger.clone();
         assert_eq!(durable.returned["p0"], "1.1".parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_deleted_is_given_back_once_it_is_cut() {
+        let world = world(vec![pod("web-0", "a")]);
+        let spec = serde_json::json!({"nodeUid": "node", "checkpoint": "point", "ports": {"p0": {
+            "generation": "1.1", "class": "c", "network": "n", "mac": "fa:16:3e:00:00:01", "addresses": [], "lost": true,
+        }}});
+        let spec = serde_json::from_value(spec).unwrap();
+        world.world.state.update(|state| state.spec = Some(std::sync::Arc::new(spec)));
+        assert_eq!(outcome(&world).await, "joined", "nothing is taken from a sandbox that lives");
+        world.kernel.contents.lock().unwrap().sandboxes.clear();
+        assert_eq!(outcome(&world).await, "over", "so that its pod gets another");
     }
 
     #[tokio::test]

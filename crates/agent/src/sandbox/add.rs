@@ -156,6 +156,9 @@ impl Sandboxes {
                 }
                 Err(why) => why,
             };
+            if let Wait::HeldLost(port) = &why {
+                self.queue.add(Work::Claim(port.clone()));
+            }
             let waiting = waiting.get_or_insert_with(|| Waiting::begin(self));
             let now = self.state.get();
             waiting.tell(pod, &why, &now);

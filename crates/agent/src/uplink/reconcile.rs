@@ -129,6 +129,9 @@ pub(crate) async fn remove_leftovers(world: &World) -> Result<Outcome> {
 /// Acknowledges what the record says, durably, before anything is done by it.
 async fn follow_record(world: &World, state: &NodeState) -> Result<()> {
     let Some(spec) = &state.spec else { return Ok(()) };
+    for (port, _) in spec.ports.iter().filter(|(_, entry)| entry.lost) {
+        world.queue.add(Work::Claim(port.clone()));
+    }
     let ticket = world.checkpoint.change_if(|ledger| {
         let mut changed = ledger.forget(&spec.ports);
         if let Some(offer) = state.offer() {

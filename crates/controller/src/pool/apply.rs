@@ -115,6 +115,7 @@ fn mark(patch: JsonPatch, id: &PortId, flags: Flags) -> JsonPatch {
         ("doomed", flags.doomed),
         ("active", flags.active),
         ("guarded", flags.guarded),
+        ("lost", flags.lost),
     ];
     let set = flags.into_iter().filter(|(_, set)| *set);
     set.fold(patch, |patch, (name, _)| patch.add(field(id, name), &json!(true)))
@@ -329,7 +330,7 @@ mod tests {
     #[test]
     fn every_patch_holds_only_under_its_epoch_and_generation() {
         let generation = Generation { epoch: 7, counter: 3 };
-        let flags = Flags { withdrawn: true, doomed: true, active: false, guarded: true };
+        let flags = Flags { withdrawn: true, doomed: true, guarded: true, ..Flags::default() };
         check(
             &[SpecStep::Mark { id: "p/1".into(), generation, flags }],
             &json!([

@@ -1,7 +1,8 @@
 //! Which port a pod takes.
 //!
 //! In this order:
-//! 1. the port it holds already, ready or not: a pod never changes its address;
+//! 1. the port it holds already, ready or not: a pod never changes its address, unless somebody deleted the port; then it
+//!    waits until that is given back;
 //! 2. a ready port that is meant for it (`for`);
 //! 3. for an ordinary pod, the ready port of its class that has been ready longest, so that ports rotate and an
 //!    address rests as long as possible before it is seen again;
@@ -62,6 +63,8 @@ pub enum Wait {
     NotAssigned,
     /// Its port is not ready on the switch.
     HeldNotReady(PortId),
+    /// Somebody deleted its port: it is given back, then the pod gets another.
+    HeldLost(PortId),
 }
 
 /// Chooses the port for a pod.
@@ -74,6 +77,9 @@ pub fn choose(
     ready: &BTreeMap<PortId, Ready>,
 ) -> Choice {
     if let Some((port, claim)) = ledger.held_by(identity) {
+        if offer.is_some_and(|offer| offer.has_lost(port, claim.generation)) {
+            return Choice::Wait(Wait::HeldLost(port.clone()));
+        }
         let is_ready = ready.get(port).is_some_and(|ready| ready.generation == claim.generation);
         return if is_ready {
             Choice::Held(port.clone())
@@ -118,6 +124,7 @@ impl Wait {
             Self::NoReadyPort { .. } => "NoReadyPort",
             Self::NotAssigned => "NotAssigned",
             Self::HeldNotReady(_) => "PortNotReady",
+            Self::HeldLost(_) => "PortLost",
         }
     }
 
@@ -151,7 +158,7 @@ impl Wait {
     pub fn explain(&self, problems: &[Problem]) -> String {
         let mut text = self.to_string();
         // What the controller cannot do explains missing ports only.
-        if !matches!(self, Self::HeldNotReady(_)) {
+        if !matches!(self, Self::HeldNotReady(_) | Self::HeldLost(_)) {
             for problem in problems {
                 text.push_str("; ");
                 text.push_str(&problem.message);
@@ -180,6 +187,10 @@ impl fmt::Display for Wait {
             Self::HeldNotReady(port) => write!(
                 f,
                 "Neutron port {port} of this pod is not ready on the switch; are ovs-vswitchd and ovn-controller running?"
+            ),
+            Self::HeldLost(port) => write!(
+                f,
+                "somebody deleted Neutron port {port} of this pod; it gets another once its former sandbox is gone"
             ),
         }
     }
@@ -256,6 +267,28 @@ mod tests {
         check(|spec, ledger| (withdrawn(spec), hold(ledger)).1, &all, Choice::Held("p3".into()));
         let not_ready = Choice::Wait(Wait::HeldNotReady("p3".into()));
         check(|_, ledger| hold(ledger), &[("p1", "1.1", 1)], not_ready);
+    }
+
+    #[test]
+    fn a_port_that_somebody_deleted_is_not_held_to() {
+        let all = [("p1", "1.1", 1), ("p3", "1.3", 5)];
+        let lose = |spec: &mut kuryr_api::kuryrnode::KuryrNodeSpec| {
+            spec.ports.get_mut("p3").unwrap().lost = true;
+        };
+        let hold = |generation: &'static str| {
+            move |ledger: &mut Ledger| ledger.claim(&"p3".into(), claim("a", generation, None))
+        };
+        let waits = Choice::Wait(Wait::HeldLost("p3".into()));
+        check(|spec, ledger| (lose(spec), hold("1.3")(ledger)).1, &all, waits);
+        let given_back = |ledger: &mut Ledger| drop(ledger.release(&"p3".into()));
+        check(
+            |spec, ledger| (lose(spec), hold("1.3")(ledger), given_back(ledger)).2,
+            &all,
+            Choice::Take("p1".into()),
+        );
+        // Another offer of it says nothing.
+        let older = [("p3", "1.2", 5)];
+        check(|spec, ledger| (lose(spec), hold("1.2")(ledger)).1, &older, Choice::Held("p3".into()));
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //!
 //! Rules, each a line of the property test:
 //! - a port is claimed by one identity at a time, and an identity claims one port per interface;
-//! - an identity that holds a claim gets that port again, whatever happened to its sandbox;
-//! - DEL only cuts; a claim ends when it is cut **and** the pod is known to be gone, ended or on its way out;
+//! - an identity that holds a claim gets that port again, whatever happened to its sandbox, unless somebody deleted the port;
+//! - DEL only cuts; a claim ends when it is cut **and** the pod is known to be gone, ended or on its way out, or the port was
+//!   deleted;
 //! - a generation that was returned is never claimed.
 //!
 //! Example: pod `7d9b` takes port `p1` at `3.17`. Its sandbox restarts: DEL cuts, ADD joins `p1` again. The pod is

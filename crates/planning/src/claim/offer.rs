@@ -4,7 +4,7 @@
 //! agent that lost its memory: until the controller has seen that, nothing in the record may be begun with.
 
 use kuryr_api::kuryrnode::{KuryrNodeSpec, PortEntry};
-use kuryr_types::PortId;
+use kuryr_types::{Generation, PortId};
 
 use super::ledger::Ledger;
 
@@ -37,6 +37,12 @@ impl<'a> Offer<'a> {
     #[must_use]
     pub fn spec(&self) -> &'a KuryrNodeSpec {
         self.spec
+    }
+
+    /// Whether somebody deleted this port in Neutron, as far as this offer of it tells.
+    #[must_use]
+    pub fn has_lost(&self, port: &PortId, generation: Generation) -> bool {
+        self.spec.ports.get(port).is_some_and(|entry| entry.lost && entry.generation == generation)
     }
 
     /// Ports that are the agent's: offered, not wanted back, not returned at their generation.

@@ -27,6 +27,8 @@ enum Happens {
     Withdraw(usize),
     /// The controller removes the entry of a port it owns.
     Remove(usize),
+    /// The controller finds that somebody deleted a port.
+    Lose(usize),
     /// The agent looks at the record.
     Look,
     /// The runtime calls ADD.
@@ -46,6 +48,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         (0..PORTS).prop_map(Happens::Offer),
         (0..PORTS).prop_map(Happens::Withdraw),
         (0..PORTS).prop_map(Happens::Remove),
+        (0..PORTS).prop_map(Happens::Lose),
         Just(Happens::Look),
         (0..PODS).prop_map(Happens::Add),
         (0..PODS).prop_map(Happens::Del),
@@ -110,6 +113,11 @@ impl World {
                 let port = Self::port(number);
                 if self.controller_owns(&port) {
                     self.spec.ports.remove(&port);
+                }
+            }
+            Happens::Lose(number) => {
+                if let Some(entry) = self.spec.ports.get_mut(&Self::port(number)) {
+                    entry.lost = true;
                 }
             }
             Happens::Look => {
@@ -187,11 +195,12 @@ impl World {
                 PodState::Present { identity: held.identity.clone(), ended: false, terminating: false }
             }
         };
-        match decide(&held, !live, &state) {
+        let lost = self.spec.ports.get(port).is_some_and(|entry| entry.lost);
+        match decide(&held, !live, lost, &state) {
             Decision::Keep => {}
             Decision::Cut => drop(self.ledger.cut(port)),
             Decision::Release => {
-                assert!(!live, "a live pod keeps its port");
+                assert!(!live || lost, "a live pod keeps its port");
                 self.ledger.release(port);
             }
         }

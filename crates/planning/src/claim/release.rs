@@ -4,6 +4,9 @@
 //! memory). A claim that is cut is kept for its pod until the pod will certainly not start a sandbox again: it is
 //! absent from a watch in sync, its name belongs to another life, it is being deleted (nothing undoes that, and the
 //! kubelet makes no sandbox for it), or it has ended. What is unknown keeps everything.
+//!
+//! A port that somebody deleted in Neutron connects no other sandbox: a claim of it ends when it is cut, and the pod gets
+//! another port.
 
 use kuryr_types::PodIdentity;
 
@@ -39,8 +42,9 @@ pub enum Decision {
 }
 
 /// Decides about one claim. `namespace_gone`: the path recorded for its sandbox leads to no namespace or to another.
+/// `port_lost`: the record says that its port was deleted.
 #[must_use]
-pub fn decide(claim: &Claim, namespace_gone: bool, pod: &PodState) -> Decision {
+pub fn decide(claim: &Claim, namespace_gone: bool, port_lost: bool, pod: &PodState) -> Decision {
     if claim.sandbox.is_some() {
         return if namespace_gone { Decision::Cut } else { Decision::Keep };
     }
@@ -51,7 +55,7 @@ pub fn decide(claim: &Claim, namespace_gone: bool, pod: &PodState) -> Decision {
             *identity != claim.identity || *ended || *terminating
         }
     };
-    if over { Decision::Release } else { Decision::Keep }
+    if over || port_lost { Decision::Release } else { Decision::Keep }
 }
 
 #[cfg(test)]
@@ -66,20 +70,24 @@ mod tests {
             ended,
             terminating,
         };
-        for (joined, gone, pod, expect) in [
-            (true, false, PodState::Absent, Decision::Keep),
-            (true, false, present("a", true, true), Decision::Keep),
-            (true, true, present("a", false, false), Decision::Cut),
-            (true, true, PodState::Unknown, Decision::Cut),
-            (false, true, PodState::Unknown, Decision::Keep),
-            (false, true, PodState::Absent, Decision::Release),
-            (false, false, present("a", false, false), Decision::Keep),
-            (false, false, present("b", false, false), Decision::Release),
-            (false, false, present("a", true, false), Decision::Release),
-            (false, false, present("a", false, true), Decision::Release),
+        for (joined, gone, lost, pod, expect) in [
+            (true, false, false, PodState::Absent, Decision::Keep),
+            (true, false, false, present("a", true, true), Decision::Keep),
+            (true, true, false, present("a", false, false), Decision::Cut),
+            (true, true, false, PodState::Unknown, Decision::Cut),
+            (false, true, false, PodState::Unknown, Decision::Keep),
+            (false, true, false, PodState::Absent, Decision::Release),
+            (false, false, false, present("a", false, false), Decision::Keep),
+            (false, false, false, present("b", false, false), Decision::Release),
+            (false, false, false, present("a", true, false), Decision::Release),
+            (false, false, false, present("a", false, true), Decision::Release),
+            (true, false, true, present("a", false, false), Decision::Keep),
+            (true, true, true, present("a", false, false), Decision::Cut),
+            (false, true, true, present("a", false, false), Decision::Release),
+            (false, true, true, PodState::Unknown, Decision::Release),
         ] {
             let claim = claim("a", "1.1", joined.then_some("c1"));
-            assert_eq!(decide(&claim, gone, &pod), expect, "{joined} {gone} {pod:?}");
+            assert_eq!(decide(&claim, gone, lost, &pod), expect, "{joined} {gone} {lost} {pod:?}");
         }
     }
 }

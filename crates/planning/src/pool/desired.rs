@@ -3,7 +3,8 @@
 //! For a node whose agent is in step:
 //!
 //! 1. The record serves the incarnation that reported, in the mode that was decided (`mode`, `way`).
-//! 2. Every published port is judged by its holder. A pod keeps its port, whatever is wrong with it. The agent
+//! 2. Every published port is judged by its holder. A pod keeps its port, whatever is wrong with it, unless somebody
+//!    deleted it (`lost`). The agent
 //!    is asked to give back what is faulty. What is the controller's and faulty is doomed; what is not rests,
 //!    and is then a candidate.
 //! 3. Unpublished ports of the node are offered while there are not most: at once if we made them just now, after
@@ -20,7 +21,7 @@
 //!
 //! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
 //! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`, about address
-//! pairs in `pairs`, about security groups in `open`.
+//! pairs in `pairs`, about security groups in `open`, about ports of pods that somebody deleted in `lost`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -219,7 +220,10 @@ impl<'a> Draft<'a> {
                 self.repair_pairs(port);
             }
             match holder {
-                Holder::Pod => self.repair_subport(port, entry),
+                Holder::Pod => {
+                    self.repair_subport(port, entry);
+                    self.notice_loss(id, entry, port.is_none());
+                }
                 Holder::Agent if faulty => self.withdraw(id),
                 Holder::Agent if !entry.withdrawn && entry.for_pod.is_none() => judged.free.push(id.clone()),
                 Holder::Agent => {}
@@ -487,6 +491,7 @@ impl<'a> Draft<'a> {
             hybrid: port.hybrid,
             open: self.is_open(port) == Some(true),
             guarded: false,
+            lost: false,
         };
         self.out.spec.ports.insert(port.id.clone(), entry);
     }

@@ -87,18 +87,21 @@ fn flags(actual: &PortEntry, desired: &PortEntry) -> Flags {
         doomed: actual.doomed,
         active: actual.active,
         guarded: actual.guarded,
+        lost: actual.lost,
         ..desired.clone()
     };
     let none_unset = actual.withdrawn <= desired.withdrawn
         && actual.doomed <= desired.doomed
         && actual.active <= desired.active
-        && actual.guarded <= desired.guarded;
+        && actual.guarded <= desired.guarded
+        && actual.lost <= desired.lost;
     assert!(same_otherwise == *actual && none_unset, "an entry changes only by flags that are set");
     Flags {
         withdrawn: desired.withdrawn && !actual.withdrawn,
         doomed: desired.doomed && !actual.doomed,
         active: desired.active && !actual.active,
         guarded: desired.guarded && !actual.guarded,
+        lost: desired.lost && !actual.lost,
     }
 }
 
@@ -111,10 +114,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries() -> impl Strategy<Value = Option<PortEntry>> {
-        let one =
-            (1..3u64, any::<[bool; 4]>()).prop_map(|(counter, [withdrawn, doomed, active, guarded])| {
-                PortEntry { withdrawn, doomed, active, guarded, ..entry(Generation { epoch: 1, counter }) }
-            });
+        let one = (1..3u64, any::<[bool; 5]>()).prop_map(
+            |(counter, [withdrawn, doomed, active, guarded, lost])| {
+                let entry = entry(Generation { epoch: 1, counter });
+                PortEntry { withdrawn, doomed, active, guarded, lost, ..entry }
+            },
+        );
         proptest::option::of(one)
     }
 
@@ -146,6 +151,7 @@ mod tests {
                 entry.doomed |= actual.doomed;
                 entry.active |= actual.active;
                 entry.guarded |= actual.guarded;
+                entry.lost |= actual.lost;
             }
         }
         desired

@@ -39,6 +39,7 @@ pub(super) fn entry(generation: Generation) -> PortEntry {
         hybrid: false,
         open: false,
         guarded: false,
+        lost: false,
     }
 }
 

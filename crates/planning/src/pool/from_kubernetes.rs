@@ -220,8 +220,8 @@ mod tests {
         };
         let noticed = KuryrNodeStatus { stuck: [("a".into(), stuck)].into(), ..status("u", "c") };
         let returned = KuryrNodeStatus { returned: [("a".into(), generation)].into(), ..status("u", "c") };
-        let withdrawn = Flags { withdrawn: true, doomed: false, active: false, guarded: false };
-        let doomed = Flags { withdrawn: false, doomed: true, active: false, guarded: false };
+        let withdrawn = Flags { withdrawn: true, ..Flags::default() };
+        let doomed = Flags { doomed: true, ..Flags::default() };
         assert_eq!(flags(0, false, &noticed), Some(withdrawn));
         // With the port the agent has forgotten what was wrong with it.
         assert_eq!(flags(10, true, &returned), Some(doomed));

@@ -129,12 +129,14 @@ fn entry_rule(
             doomed: false,
             active: false,
             guarded: false,
+            lost: false,
             ..entry.clone()
         };
         let unset = (before.withdrawn && !next.withdrawn)
             || (before.doomed && !next.doomed)
             || (before.active && !next.active)
-            || (before.guarded && !next.guarded);
+            || (before.guarded && !next.guarded)
+            || (before.lost && !next.lost);
         if unset || flags_aside(before) != flags_aside(next) {
             return Some("within a generation only flags are set");
         }

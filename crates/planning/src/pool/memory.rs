@@ -18,6 +18,8 @@ pub struct Memory {
     resting: BTreeMap<PortId, Rest>,
     /// Ports that must not be offered again.
     pub(super) spoiled: BTreeSet<PortId>,
+    /// Ports of pods that Neutron does not list, since when.
+    pub(super) missing: BTreeMap<PortId, Millis>,
     /// Ports that have been offered.
     pub(super) offered: BTreeSet<PortId>,
     /// Since when there are more free ports than wanted, without demand.
@@ -87,6 +89,7 @@ impl Memory {
     pub(super) fn retain(&mut self, keep: impl Fn(&PortId) -> bool) {
         self.resting.retain(|id, _| keep(id));
         self.spoiled.retain(|id| keep(id));
+        self.missing.retain(|id, _| keep(id));
         self.offered.retain(|id| keep(id));
     }
 }

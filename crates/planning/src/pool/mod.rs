@@ -6,7 +6,7 @@
 //!
 //! 1. A port belongs to the node's agent from its offer until the agent returned that generation of it; only
 //!    then is it offered again, doomed or changed.
-//! 2. Generations are never repeated; within one only `withdrawn`, `doomed` and `active` are set.
+//! 2. Generations are never repeated; within one only flags are set.
 //! 3. A port is deleted in Neutron, or taken off its trunk or its server's port, only after everybody can see that it is going to be:
 //!    `doomed` in the record or, where no record names it, by its name. Nothing undoes that.
 //! 4. An address is neither offered nor freed again before nothing refers to it and a cool-down is over.
@@ -54,6 +54,8 @@ mod pairs;
 mod naming;
 // Whose security groups let everything in.
 mod open;
+// What somebody deleted while a pod has it.
+mod lost;
 // Of a node that nobody hears of.
 mod unreachable;
 // Of a node that is gone.

@@ -320,6 +320,25 @@ impl World {
         }
     }
 
+    /// The pod's sandbox is lost and made anew: by the same port, unless the record says that it is lost.
+    pub(super) fn pod_restarts(&mut self, identity: &PodIdentity) {
+        self.note_references();
+        let agent = &mut self.agent;
+        let held = agent.claims.iter().find(|(_, (holder, _))| holder == identity);
+        let Some((id, generation)) = held.map(|(id, (_, generation))| (id.clone(), *generation)) else {
+            return;
+        };
+        let is_lost =
+            agent.seen.ports.get(&id).is_some_and(|entry| entry.lost && entry.generation == generation);
+        if is_lost && agent.alive {
+            agent.claims.remove(&id);
+            agent.returned.insert(id, generation);
+            if let Some(pod) = self.pods.get_mut(identity) {
+                pod.address = None;
+            }
+        }
+    }
+
     /// Ports of pods that are gone or ended are given back.
     pub(super) fn agent_releases(&mut self) {
         if !self.agent.alive {
@@ -415,7 +434,7 @@ impl World {
         let doom = spec.ports.iter().map(|(id, entry)| SpecStep::Mark {
             id: id.clone(),
             generation: entry.generation,
-            flags: super::step::Flags { withdrawn: true, doomed: true, active: false, guarded: false },
+            flags: super::step::Flags { withdrawn: true, doomed: true, ..super::step::Flags::default() },
         });
         let former = SpecStep::SetEpoch { from: spec.epoch - 1, to: spec.epoch - 1 };
         let steps: Vec<_> = std::iter::once(former).chain(doom).collect();
@@ -743,12 +762,13 @@ impl World {
         change(&mut self.segments, &mut self.neutron);
     }
 
-    /// Somebody deletes a free port in Neutron, or breaks its binding.
+    /// Somebody deletes a port of ours in Neutron, or breaks the binding of one that is free.
     pub(super) fn meddle(&mut self, number: usize, breaks: bool) {
         let claims = &self.agent.claims;
-        let free = |port: &&ListedPort| port.project.as_str() == "k8s" && !claims.contains_key(&port.id);
+        let is_meant =
+            |port: &&ListedPort| port.project.as_str() == "k8s" && !(breaks && claims.contains_key(&port.id));
         let candidates: Vec<PortId> =
-            self.neutron.values().filter(free).map(|port| port.id.clone()).collect();
+            self.neutron.values().filter(is_meant).map(|port| port.id.clone()).collect();
         let Some(index) = number.checked_rem(candidates.len()) else { return };
         let id = &candidates[index];
         if breaks {
@@ -771,6 +791,7 @@ impl World {
         for round in 0..900 {
             self.leader_lists();
             self.agent_looks();
+            self.pods.keys().cloned().collect::<Vec<_>>().iter().for_each(|pod| self.pod_restarts(pod));
             self.agent_releases();
             self.agent_claims();
             self.agent_reports();
@@ -872,8 +893,7 @@ impl World {
         };
         let known = |id: &PortId| named(id) || is_lost(id);
         assert!(ours.iter().all(|port| known(&port.id)), "every port is named by the record: {ours:?}");
-        // A pod keeps what somebody else deleted.
-        let there = |id: &PortId| self.neutron.contains_key(id) || self.agent.claims.contains_key(id);
+        let there = |id: &PortId| self.neutron.contains_key(id);
         assert!(spec.ports.keys().all(there), "every entry has its port");
         let lives = |identity: &PodIdentity| self.pods.get(identity).is_some_and(|pod| !pod.ended);
         let served: BTreeSet<_> = self.agent.claims.values().map(|(identity, _)| identity.clone()).collect();

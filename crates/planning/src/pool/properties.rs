@@ -21,6 +21,7 @@ enum Event {
     PodComes,
     PodGoes(usize),
     PodEnds(usize),
+    PodRestarts(usize),
     LeaderActs(Fault),
     LeaderLists,
     LeaderHears,
@@ -64,6 +65,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(Event::PodComes),
         5 => any::<usize>().prop_map(Event::PodGoes),
         1 => any::<usize>().prop_map(Event::PodEnds),
+        2 => any::<usize>().prop_map(Event::PodRestarts),
         20 => fault.prop_map(Event::LeaderActs),
         4 => Just(Event::LeaderLists),
         8 => Just(Event::LeaderHears),
@@ -109,6 +111,11 @@ fn happen(world: &mut World, event: Event) {
         Event::PodEnds(number) => {
             if let Some(identity) = world.pod_number(number) {
                 world.end_pod(&identity);
+            }
+        }
+        Event::PodRestarts(number) => {
+            if let Some(identity) = world.pod_number(number) {
+                world.pod_restarts(&identity);
             }
         }
         Event::LeaderActs(fault) => {

@@ -105,6 +105,8 @@ pub struct Flags {
     pub active: bool,
     /// `guarded`.
     pub guarded: bool,
+    /// `lost`.
+    pub lost: bool,
 }
 
 /// A call to Neutron.
@@ -296,6 +298,7 @@ impl Flags {
         entry.doomed |= self.doomed;
         entry.active |= self.active;
         entry.guarded |= self.guarded;
+        entry.lost |= self.lost;
     }
 }
 
