@@ -11,6 +11,9 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::world::World;
 
+/// Between looks of the collector of garbage.
+const COLLECT_EVERY: Duration = Duration::from_secs(5);
+
 /// A pod, as whoever made it wants it.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -277,6 +280,21 @@ async fn take_down(
         sleep(Duration::from_secs(1)).await;
     }
     world.state().machines.get_mut(node).unwrap().remove_sandbox(netns);
+}
+
+/// Takes views away whose pods are gone, also those that were written when their pods had gone already.
+pub(crate) async fn collect_garbage(world: Arc<World>) {
+    loop {
+        sleep(COLLECT_EVERY).await;
+        let views = world.api.paths("/apis/openstack.org/v1/namespaces/d/kuryrports/");
+        for path in views {
+            let view = world.api.get(&path).unwrap_or_default();
+            let owner = view["metadata"]["ownerReferences"][0]["uid"].as_str();
+            if !owner.is_some_and(|uid| world.is_wanted(uid)) {
+                world.remove(&path);
+            }
+        }
+    }
 }
 
 /// What is left of a pod that ended goes when it is told to.

@@ -37,28 +37,48 @@ pub(crate) struct Rules {
     /// When somebody last had it, by whom.
     former: BTreeMap<IpAddr, BTreeMap<String, Instant>>,
     generations: BTreeSet<Generation>,
-    /// Ports that somebody else deleted: their addresses are nobody's fault.
-    pub(crate) stolen: BTreeSet<IpAddr>,
+    /// By which port somebody got an address.
+    got_by: BTreeMap<(IpAddr, String), MacAddr>,
+    /// Ports that somebody else deleted, by their identifiers. Neutron gives their addresses to others at once, while who had
+    /// them may still tell them.
+    stolen: BTreeMap<String, MacAddr>,
 }
 
 impl Rules {
     /// Why `address` may not be for `whom` now, if so.
     fn objection(&self, address: IpAddr, whom: &str) -> Option<String> {
-        if self.stolen.contains(&address) {
-            return None;
-        }
-        if let Some((_, other)) = self.current.iter().find(|(held, by)| *held == address && by != whom) {
+        let counts = |by: &String| by != whom && !self.was_robbed(address, by);
+        if let Some((_, other)) = self.current.iter().find(|(held, by)| *held == address && counts(by)) {
             return Some(format!("{address} is held by {other}"));
         }
         let rest = Duration::from_secs(COOL_DOWN);
-        let young = |(by, at): &(&String, &Instant)| *by != whom && at.elapsed() < rest;
+        let young = |(by, at): &(&String, &Instant)| counts(by) && at.elapsed() < rest;
         let former = self.former.get(&address)?.iter().find(young);
         former.map(|(by, at)| format!("{address} was held by {by} {:?} ago", at.elapsed()))
     }
 
-    /// Whether a live pod or a slice has the address.
-    pub(crate) fn is_held(&self, address: IpAddr) -> bool {
-        self.current.iter().any(|(held, _)| *held == address)
+    /// Somebody deletes a port in Neutron.
+    pub(crate) fn steal(&mut self, id: &str, port: &Value) {
+        self.stolen.insert(id.to_owned(), mac_of(port).unwrap());
+    }
+
+    /// Whether somebody deleted this port.
+    pub(crate) fn is_stolen(&self, id: &str) -> bool {
+        self.stolen.contains_key(id)
+    }
+
+    fn is_stolen_mac(&self, mac: MacAddr) -> bool {
+        self.stolen.values().any(|stolen| *stolen == mac)
+    }
+
+    /// Whether `by` got the address by a port that somebody deleted.
+    fn was_robbed(&self, address: IpAddr, by: &str) -> bool {
+        self.got_by.get(&(address, by.to_owned())).is_some_and(|mac| self.is_stolen_mac(*mac))
+    }
+
+    /// Whether a live pod or a slice tells an address that its pod got by a port that somebody deleted.
+    pub(crate) fn is_told_of_stolen(&self, address: IpAddr) -> bool {
+        self.current.iter().any(|(held, by)| *held == address && self.was_robbed(address, by))
     }
 
     fn follow(&mut self, now: BTreeSet<(IpAddr, String)>) {
@@ -119,19 +139,21 @@ impl World {
     /// A pod was connected.
     pub(crate) fn judge_attachment(&self, node: &str, joint: &Joint, sandbox: &Sandbox) {
         let objections = {
-            let state = self.state();
+            let state = &mut *self.state();
             let mut found: Vec<String> = joint
                 .addresses
                 .iter()
                 .filter_map(|net| state.rules.objection(net.addr(), &sandbox.pod))
                 .collect();
             for (other_node, other, pod) in connected(&state) {
-                let stolen = joint.addresses.iter().any(|net| state.rules.stolen.contains(&net.addr()));
-                let same = other.mac == joint.mac || (other.addresses == joint.addresses && !stolen);
+                let is_robbed = state.rules.is_stolen_mac(other.mac);
+                let same = other.mac == joint.mac || (other.addresses == joint.addresses && !is_robbed);
                 if same && pod.pod != sandbox.pod {
                     found.push(format!("{} on {other_node} is connected by the same port", pod.pod));
                 }
             }
+            let got = joint.addresses.iter().map(|net| ((net.addr(), sandbox.pod.clone()), joint.mac));
+            state.rules.got_by.extend(got);
             found
         };
         for why in objections {
@@ -166,7 +188,7 @@ impl World {
         if !deletes && !unbinds {
             return;
         }
-        let mac: Option<MacAddr> = port["mac_address"].as_str().and_then(|mac| mac.parse().ok());
+        let mac = mac_of(&port);
         let mut found = Vec::new();
         {
             let state = self.state();
@@ -289,6 +311,11 @@ fn connected(state: &State) -> impl Iterator<Item = (&String, &Joint, &Sandbox)>
     })
 }
 
+/// The hardware address of a port.
+pub(crate) fn mac_of(port: &Value) -> Option<MacAddr> {
+    port["mac_address"].as_str()?.parse().ok()
+}
+
 fn is_findable(port: &Value) -> bool {
     let tagged = port["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| tag == TAG));
     tagged && port["description"] == TAG && port["name"].as_str().is_some_and(|name| !name.is_empty())
@@ -310,7 +337,7 @@ fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> V
     if port["security_groups"].as_array().is_none_or(Vec::is_empty) {
         found.push(format!("{id} is offered without groups"));
     }
-    if port["mac_address"].as_str().and_then(|mac| mac.parse().ok()) != Some(entry.mac) {
+    if mac_of(port) != Some(entry.mac) {
         found.push(format!("{id} is offered as {} and is {}", entry.mac, port["mac_address"]));
     }
     for (other, joint, pod) in connected(state) {

@@ -11,12 +11,14 @@ use crate::{
     chance::Chance,
     faults::{Made, Plan},
     kubelet::Wish,
+    rules::mac_of,
     settled::differences,
     world::{Setup, World},
 };
 
-/// After the last fault all pods run within this time.
-const PODS_RUN_WITHIN: Duration = Duration::from_secs(60);
+/// After the last fault all pods run within this time: a list that is not answered is given up after a minute, the next try
+/// waits for up to 15 seconds, and then there are as many for what is left to do.
+const PODS_RUN_WITHIN: Duration = Duration::from_secs(90);
 /// After the last fault and the last pod everything is as it should be within this time: a minute, and the time that
 /// addresses rest.
 const SETTLED_WITHIN: Duration = Duration::from_secs(150);
@@ -211,19 +213,20 @@ fn delete_node(world: &World, node: &str) {
 fn steal(world: &Arc<World>, chance: &mut Chance) {
     let state = &mut *world.state();
     let used: Vec<_> = state.pods.values().filter_map(|pod| pod.address).collect();
-    let is_free =
-        |port: &serde_json::Value| {
-            !crate::cloud::addresses(port).iter().any(|address| used.contains(address))
-                && !state.machines.values().flat_map(|machine| machine.joints.values()).any(|joint| {
-                    port["mac_address"].as_str().and_then(|mac| mac.parse().ok()) == Some(joint.mac)
-                })
-        };
+    let is_free = |port: &serde_json::Value| {
+        !crate::cloud::addresses(port).iter().any(|address| used.contains(address))
+            && !state
+                .machines
+                .values()
+                .flat_map(|machine| machine.joints.values())
+                .any(|joint| mac_of(port) == Some(joint.mac))
+    };
     let free: Vec<String> =
         state.cloud.ours().filter(|(_, port)| is_free(port)).map(|(id, _)| id.clone()).collect();
     if let Some(id) = chance.pick(&free)
         && let Some(port) = state.cloud.ports.remove(id)
     {
-        state.rules.stolen.extend(crate::cloud::addresses(&port));
+        state.rules.steal(id, &port);
         let at = world.faults.elapsed();
         state.notes.push((at, format!("somebody deletes port {id}")));
     }

@@ -1,11 +1,11 @@
 //! What must hold once nothing goes wrong any more and it is quiet: the world as it is against the world as it should be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use kuryr_api::{kuryrnode::KuryrNode, names};
+use kuryr_api::{
+    kuryrnode::{KuryrNode, PortEntry},
+    names,
+};
 use kuryr_types::PortId;
 use serde_json::Value;
 
@@ -49,10 +49,8 @@ fn of_cloud(state: &State, records: &BTreeMap<String, KuryrNode>) -> Vec<String>
         .map(PortId::as_str)
         .collect();
     // As long as a pod tells an address that somebody took it, the port that has it now rests.
-    let rests = |port: &Value| {
-        let held = |address: &IpAddr| state.rules.is_held(*address);
-        cloud::addresses(port).iter().any(|address| state.rules.stolen.contains(address) && held(address))
-    };
+    let rests =
+        |port: &Value| cloud::addresses(port).iter().any(|address| state.rules.is_told_of_stolen(*address));
     let mut found: Vec<String> = state
         .cloud
         .ours()
@@ -85,8 +83,11 @@ fn of_node(world: &World, node: &str, record: &KuryrNode) -> Vec<String> {
     for (id, entry) in &record.spec.ports {
         let is_used = status.claims.contains_key(id);
         let is_free = status.ready.get(id) == Some(&entry.generation);
-        if is_used && entry.addresses.iter().any(|one| state.rules.stolen.contains(&one.address)) {
-            // A pod keeps what somebody took it, until it goes.
+        if is_used && state.rules.is_stolen(id.as_str()) {
+            // A pod keeps what somebody took it, until its sandbox goes.
+            if !entry.lost {
+                say(format!("port {id} was deleted and the record does not tell"));
+            }
             continue;
         }
         if entry.doomed || entry.withdrawn || status.returned.contains_key(id) {
@@ -146,23 +147,21 @@ fn of_pods(world: &World, records: &BTreeMap<String, KuryrNode>) -> Vec<String> 
                 continue;
             }
         }
-        let record = records.get(&pod.node);
+        let claimed = records.get(&pod.node).and_then(|record| claimed(record, &pod.uid));
+        let is_robbed = claimed.is_some_and(|(id, _)| state.rules.is_stolen(id.as_str()));
         let Some(address) = pod.address else {
-            if !record.is_some_and(|record| waits_for_what_is_gone(&state, record, &pod.uid)) {
-                found.push(format!("pod {name} does not run"));
-            }
+            // That its port is gone shows with the next list.
+            let what = if is_robbed { "waits for another port" } else { "does not run" };
+            found.push(format!("pod {name} {what}"));
             continue;
         };
-        if state.rules.stolen.contains(&address) {
-            continue;
+        if claimed.is_none_or(|(_, entry)| entry.addresses.iter().all(|one| one.address != address)) {
+            found.push(format!("pod {name} has {address} and claims {claimed:?}"));
         }
-        let has_it = |port: &&Value| cloud::addresses(port).contains(&address);
-        let port = state.cloud.ours().map(|(_, port)| port).find(has_it);
-        let id = port.and_then(|port| port["id"].as_str()).unwrap_or_default();
-        let status = record.and_then(|record| record.status.as_ref());
-        let claim = status.and_then(|status| status.claims.get(id));
-        if claim.is_none_or(|claim| claim.identity.as_str() != pod.uid) {
-            found.push(format!("pod {name} has {address} of port `{id}` and the claim says {claim:?}"));
+        let has_it = |port: &Value| cloud::addresses(port).contains(&address);
+        let port = claimed.and_then(|(id, _)| state.cloud.ports.get(id.as_str()));
+        if !is_robbed && !port.is_some_and(has_it) {
+            found.push(format!("pod {name} has {address} and its port is {port:?}"));
         }
         let machine = &state.machines[&pod.node];
         let is_joined = machine.joints.values().any(|joint| {
@@ -181,11 +180,9 @@ fn of_pods(world: &World, records: &BTreeMap<String, KuryrNode>) -> Vec<String> 
     found
 }
 
-/// Whether a pod holds a port that somebody deleted: it is kept for the pod, and a new sandbox waits for it.
-fn waits_for_what_is_gone(state: &State, record: &KuryrNode, uid: &str) -> bool {
-    let claims = record.status.iter().flat_map(|status| &status.claims);
-    let held = claims.filter(|(_, claim)| claim.identity.as_str() == uid).map(|(id, _)| id);
-    held.filter_map(|id| record.spec.ports.get(id))
-        .flat_map(|entry| &entry.addresses)
-        .any(|one| state.rules.stolen.contains(&one.address))
+/// The port that a pod claims, by the record.
+fn claimed<'a>(record: &'a KuryrNode, uid: &str) -> Option<(&'a PortId, &'a PortEntry)> {
+    let claims = &record.status.as_ref()?.claims;
+    let (id, _) = claims.iter().find(|(_, claim)| claim.identity.as_str() == uid)?;
+    record.spec.ports.get_key_value(id)
 }

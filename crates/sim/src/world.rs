@@ -22,7 +22,7 @@ use crate::{
     chance::Chance,
     cloud::Cloud,
     faults::{Faults, Made, Plan},
-    kubelet::Pod,
+    kubelet::{Pod, collect_garbage},
     machine::Machine,
     octavia::Octavia,
     programs::Program,
@@ -135,6 +135,7 @@ impl World {
                 of.api.bookmark();
             }
         });
+        world.spawn(collect_garbage(Arc::clone(&world)));
         let of = Arc::clone(&world);
         world.spawn(async move {
             loop {
