@@ -26,7 +26,7 @@ test-long: ## scenarios that take longer than those of `make test` may (NODES: k
 	@test/prerequisites
 	@test/run --long $(if $(NODES),--nodes $(NODES))
 
-sim: ## the real programs on paused time, faults at every call, SEEDS=100 scenarios from FIRST=1; again: SEED=7, or SCENARIO=coming CALL=9 FAULT=Lost
+sim: ## the real programs on paused time, faults at every call, SEEDS=100 scenarios from FIRST=1; again: SEED=7, SEED=7 SCENARIO=services, or SCENARIO=coming CALL=9 FAULT=Lost
 ifneq ($(SEED)$(CALL),)
 	@SIM_SEED=$(SEED) SIM_SCENARIO=$(SCENARIO) SIM_CALL=$(CALL) SIM_FAULT='$(FAULT)' cargo test -q --release -p kuryr-sim --test seeds one_run -- --ignored --nocapture
 else
