@@ -132,7 +132,8 @@ impl Node {
 
     pub(crate) fn scheduled(&mut self, pod: &str) {
         let identity = pod.into();
-        let facts = PodFacts { identity, host_network: false, ended: false, terminating: false };
+        let addresses = Vec::new();
+        let facts = PodFacts { identity, host_network: false, ended: false, terminating: false, addresses };
         self.pods.insert(pod.to_owned(), facts);
     }
 

@@ -145,7 +145,7 @@ impl World {
                 .iter()
                 .filter_map(|net| state.rules.objection(net.addr(), &sandbox.pod))
                 .collect();
-            for (other_node, other, pod) in connected(&state) {
+            for (other_node, other, pod) in connected(state) {
                 let is_robbed = state.rules.is_stolen_mac(other.mac);
                 let same = other.mac == joint.mac || (other.addresses == joint.addresses && !is_robbed);
                 if same && pod.pod != sandbox.pod {
