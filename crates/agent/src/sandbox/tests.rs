@@ -439,7 +439,8 @@ async fn requests_that_cannot_be_right_are_refused() {
     nameless.args.clear();
     let refused = lab.sandboxes.add(&nameless, CancellationToken::new()).await;
     assert_eq!(refused.unwrap_err().code(), 4);
-    // Older runtimes send no identity: the watch knows it.
+    // Older runtimes send no identity: the API server knows it.
+    *lab.server.pod.lock().unwrap() = Some(pod_json("web-0", "uid-web-0"));
     let mut without_uid = request("c1", "web-0");
     without_uid.args.remove("K8S_POD_UID");
     assert!(lab.sandboxes.add(&without_uid, CancellationToken::new()).await.is_ok());
