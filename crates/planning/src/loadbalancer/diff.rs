@@ -48,6 +48,7 @@ pub(super) fn towards(
             memory.failed(inputs.now);
             memory.settled(State::Error);
             memory.has_vips(found.vips().map(|(address, _)| address));
+            plan.steps.extend(floating::hold(found, inputs.service, inputs.actual));
             plan.steps.push(delete(found));
             plan.problems.push(made_anew(found));
             return plan;
@@ -55,7 +56,10 @@ pub(super) fn towards(
     }
     if !can_become(found, desired) {
         match found.others.is_empty() {
-            true => plan.steps.push(delete(found)),
+            true => {
+                plan.steps.extend(floating::hold(found, inputs.service, inputs.actual));
+                plan.steps.push(delete(found));
+            }
             false => plan.problems.push(kept_for_others(found)),
         }
         return plan;
@@ -712,7 +716,7 @@ fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingr
 #[cfg(test)]
 mod tests {
     use super::super::{
-        External, MonitorSettings, MonitorSpec, OtherListener, Others, Settings,
+        External, Floating, MonitorSettings, MonitorSpec, OtherListener, Others, Settings,
         fixtures::{balancer, endpoint, service, settings},
         model::{self, Cloud, Fault},
         plan,
@@ -748,6 +752,21 @@ mod tests {
         let mut look = look();
         change(&mut look);
         names(&planned(&look, 1000, &mut Memory::default()))
+    }
+
+    #[test]
+    fn a_floating_ip_is_tagged_before_the_port_that_tells_whose_it_is_goes() {
+        let lost = |change: fn(&mut Balancer)| {
+            steps(|look| {
+                let (address, port) = ("203.0.113.7".parse().unwrap(), Some("vip-b".into()));
+                let floating = Floating { id: "f".into(), address, port, is_ours: false, is_made: true };
+                look.actual.floating.push(floating);
+                change(&mut look.actual.balancers[0]);
+            })
+        };
+        let expect = ["adopt_floating_ip", "delete_load_balancer"];
+        assert_eq!(lost(|found| found.state = State::Error), expect);
+        assert_eq!(lost(|found| found.provider = "amphora".to_owned()), expect);
     }
 
     #[test]

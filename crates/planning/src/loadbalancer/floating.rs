@@ -14,7 +14,7 @@ use kuryr_types::PortId;
 use super::{
     annotations::REASON,
     from_kubernetes::FloatingWish,
-    inputs::{Actual, Floating, ServiceFacts},
+    inputs::{Actual, Balancer, Floating, ServiceFacts},
     step::Step,
 };
 use crate::ownership::service_tag;
@@ -92,6 +92,13 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
         (false, false) => None,
     });
     steps.collect()
+}
+
+/// What to do before a load balancer goes while its Service stays: the port of its VIP is all that tells whose a floating IP
+/// is that could not be tagged.
+pub(super) fn hold(found: &Balancer, service: &ServiceFacts, actual: &Actual) -> Vec<Step> {
+    let on_vips = found.vips().filter_map(|(_, port)| port).flat_map(|vip| of_port(vip, actual));
+    on_vips.filter_map(|floating| adopt(floating, service)).collect()
 }
 
 /// The address by which the VIP is reached from outside.
