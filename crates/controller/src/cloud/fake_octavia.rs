@@ -17,6 +17,8 @@ pub(crate) struct FakeOctavia {
     pub(crate) floating: Vec<Value>,
     /// A pool that is gone as soon as somebody asks for its members.
     pub(crate) vanishes: Option<String>,
+    /// All load balancers are gone as soon as somebody asks for other members.
+    pub(crate) is_about_to_lose_all: bool,
     made: usize,
 }
 
@@ -77,6 +79,10 @@ impl FakeOctavia {
                 }
                 let found = self.pools.iter().find(|found| found["id"] == *pool);
                 found.map_or_else(missing, |pool| (200, json!({"members": with_ids(&pool["members"])})))
+            }
+            ("PUT", ["v2", "lbaas", "pools", ..]) if std::mem::take(&mut self.is_about_to_lose_all) => {
+                (self.balancers, self.listeners, self.pools) = (vec![], vec![], vec![]);
+                missing()
             }
             ("PUT", ["v2", "lbaas", "pools", pool, "members"]) => {
                 let (pool, members) = ((*pool).to_owned(), body["members"].clone());

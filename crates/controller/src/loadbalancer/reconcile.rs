@@ -75,7 +75,12 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
     tracing::debug!(%service, ?plan, "planned");
     for step in &plan.steps {
         term.check()?;
-        apply::step(step, &look, access, world).await?;
+        match apply::step(step, &look, access, world).await {
+            Err(Error::OpenStack(CloudError::NotFound { .. })) if step.is_about_what_was_seen() => {
+                return Ok(Outcome::again(BUSY, "what was looked at is gone"));
+            }
+            done => done?,
+        }
         world.figures.balancer_step(step.name());
         tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "done");
         let others = concerned(step, &look, access, term).into_iter().filter(|other| other != service);

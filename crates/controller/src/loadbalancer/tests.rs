@@ -243,6 +243,19 @@ async fn a_pool_that_goes_while_it_is_looked_at_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_load_balancer_that_goes_before_it_is_changed_is_made_anew_soon() {
+    let outdoors = with_service();
+    let _replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    changes(&outdoors);
+    lock(&outdoors.cloud.octavia).is_about_to_lose_all = true;
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    outdoors.pass(20).await;
+    let made = ["PUT /v2/lbaas/pools/pool-b1-0/members", "POST /v2/lbaas/loadbalancers"];
+    assert_eq!(changes(&outdoors), made);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_balancer_goes_with_the_last_guest() {
     let outdoors = with_service();
     let _replica = outdoors.replica("a");

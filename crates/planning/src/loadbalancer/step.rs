@@ -205,4 +205,18 @@ impl Step {
             | Self::DeleteFloating { .. } => None,
         }
     }
+
+    /// Whether it is about something in the cloud that was there at the look: if that is not found, somebody took it away
+    /// since, and the next look tells what to do instead.
+    #[must_use]
+    pub const fn is_about_what_was_seen(&self) -> bool {
+        let is_floating = matches!(
+            self,
+            Self::AdoptFloating { .. }
+                | Self::Associate { .. }
+                | Self::KeepFloating { .. }
+                | Self::DeleteFloating { .. }
+        );
+        self.balancer().is_some() || is_floating
+    }
 }
