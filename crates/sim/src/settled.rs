@@ -90,7 +90,8 @@ fn of_node(world: &World, node: &str, record: &KuryrNode) -> Vec<String> {
             }
             continue;
         }
-        if entry.doomed || entry.withdrawn || status.returned.contains_key(id) {
+        // What is wanted back, and a pod has taken before its agent heard of that, comes when the pod goes.
+        if entry.doomed || (entry.withdrawn && !is_used) || status.returned.contains_key(id) {
             say(format!("port {id} is on its way"));
         } else if is_used == is_free {
             say(format!("port {id} is neither in use nor ready"));
