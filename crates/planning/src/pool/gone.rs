@@ -1,11 +1,11 @@
 //! Taking back what a node had that is gone.
 //!
-//! Whether its agent still runs is not known, so nothing is asked of it. A port whose address a pod of that node tells is left
-//! alone until the pod goes, as pods of a Node that is gone do: the Node may have been made anew, and the pod's agent, or
-//! whoever looks, has not heard of it. Every other port is doomed, then cut off in Neutron (unbound, or taken off its trunk), so
-//! that traffic of a machine that runs on unseen is dropped; only after the rest of its address it is deleted, and forgotten.
-//! When the record names nothing any more it is deleted, or, if another Node of the name stands there, waits for the agent of
-//! that one.
+//! Whether its agent still runs is not known, so nothing is asked of it. A port whose address a pod tells that runs on
+//! another Node of the name is left alone: its agent, or one before, has given it to the pod and has not heard of that Node.
+//! Every other port is doomed, then cut off in
+//! Neutron (unbound, or taken off its trunk), so that traffic of a machine that runs on unseen is dropped; only after the rest of its address it
+//! is deleted, and forgotten. When the record names nothing any more it is deleted, or, if another Node of the
+//! name stands there, waits for the agent of that one.
 
 use kuryr_api::kuryrnode::PortEntry;
 
@@ -39,11 +39,11 @@ pub(super) fn take_back(draft: &mut Draft<'_>) {
     }
 }
 
-/// Whether a pod of the node has been connected by this port and has not gone.
+/// Whether a pod of the Node that stands there now has been connected by this port.
 fn has_pod(draft: &Draft<'_>, entry: &PortEntry) -> bool {
     let of_entry = |pod: &&PodFacts| entry.addresses.iter().any(|one| pod.addresses.contains(&one.address));
     let mut running = draft.inputs.pods.iter().filter(|pod| !pod.ended && !pod.host_network);
-    running.any(|pod| of_entry(&pod))
+    matches!(draft.presence(), Presence::Present { .. }) && running.any(|pod| of_entry(&pod))
 }
 
 /// Cuts a port off, and deletes it after its rest.
@@ -145,11 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_a_pod_that_has_not_gone_is_left_alone() {
+    fn a_port_of_a_pod_that_runs_on_another_node_of_the_name_is_left_alone() {
         let pod = |ended| PodFacts { ended, addresses: vec![[10, 0, 0, 2].into()], ..fixtures::pod("p") };
         assert_eq!(doomed(true, &[]), ["a", "b"]);
         assert_eq!(doomed(true, &[pod(false)]), ["a"]);
         assert_eq!(doomed(true, &[pod(true)]), ["a", "b"], "its address is free");
-        assert_eq!(doomed(false, &[pod(false)]), ["a"], "the Node may have been made anew just now");
+        assert_eq!(doomed(false, &[pod(false)]), ["a", "b"], "pods of a Node that is deleted go with it");
     }
 }
