@@ -240,6 +240,7 @@ class Stream:
         self.source, self.target, self.address, self.port = source, target, address, port
         self.stopping, self.all_sent, self.ended, self.threads, self.sockets = threading.Event(), threading.Event(), threading.Event(), [], []
         self.losses: Losses | None = None
+        self.refused: list[str] = []   # what the kernel said to who sends
         self.sent, self.answers, self.numbers, self.tcp_sent, self.tcp_answered, self.tcp_broken = 0, [], set(), 0, 0, None
 
     def __enter__(self):
@@ -288,15 +289,18 @@ class Stream:
                 server.sendto(data, peer)
             except (TimeoutError, ConnectionError):
                 continue
-            except OSError:
-                return
+            except OSError as error:
+                # One that cannot be answered is lost; those after it are answered, unless the stream is at its end.
+                if server.fileno() < 0:
+                    return
+                self.refused.append(repr(error))
 
     def send_datagrams(self, udp: socket.socket) -> None:
         while not self.stopping.is_set():
             try:
                 udp.send(struct.pack("!Q", self.sent))
-            except OSError:
-                pass  # counted: it will not be answered
+            except OSError as error:
+                self.refused.append(repr(error))  # counted: it will not be answered
             self.sent += 1
             time.sleep(INTERVAL_SECONDS)
         self.all_sent.set()
@@ -315,8 +319,10 @@ class Stream:
                 self.numbers.add(number)
             except (TimeoutError, ConnectionError):
                 continue
-            except OSError:
-                return
+            except OSError as error:
+                if udp.fileno() < 0:
+                    return
+                self.refused.append(repr(error))
 
     def echo_stream(self, accepted: socket.socket) -> None:
         accepted.settimeout(120)   # longer than the other side waits
@@ -368,7 +374,7 @@ class Stream:
         losses = self.stop()
         expect(self.tcp_answered > 0, "the TCP connection carried nothing")
         expect(losses.tcp_broken is None, f"the TCP connection broke {losses.tcp_broken}")
-        told = f"{losses.lost} of {losses.sent} datagrams to {self.address} were lost ({losses.missing[:20]}), longest gap {losses.longest_gap * 1000:.0f} ms"
+        told = f"{losses.lost} of {losses.sent} datagrams to {self.address} were lost ({losses.missing[:20]}), longest gap {losses.longest_gap * 1000:.0f} ms{''.join(f', {what}' for what in sorted(set(self.refused)))}"
         expect(losses.lost <= max(SWITCH_LOSES_AT_ONCE, allowed_share * losses.sent), told)
         expect(losses.interruption < interrupted, f"interrupted for {losses.interruption * 1000:.0f} ms: {told}")
         return losses

@@ -307,7 +307,8 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
     LEASE_NAMESPACE: String = "lease_namespace", "kube-system", new_here(), reader(Reader::Controller),
         help("Namespace of the Lease `kuryr-controller`, by which one of several controllers is the active one.");
     NODE_GRACE: Duration = "node_grace", "60", new_here(), range(1, 86_400), reader(Reader::Controller),
-        help("Seconds that a Node must be absent before its ports are taken back."),
+        help("Seconds that a Node must be absent before its ports are taken back; they begin anew when another Node of the name \
+              appears, and with each report of its agent for the former one."),
         why("A kubelet that registers again after its Node was deleted by mistake needs some seconds; the pod \
              garbage collector waits 40 seconds.");
 });

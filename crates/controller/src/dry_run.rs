@@ -53,7 +53,10 @@ impl fmt::Display for Left {
                 )
             }
             Self::Balancer { id, name } => {
-                write!(f, "load balancer {id} ({name}): there is no such Service; it will be deleted")
+                write!(
+                    f,
+                    "load balancer {id} ({name}): there is no such Service; it will be deleted when no other Service is on it"
+                )
             }
         }
     }

@@ -34,6 +34,14 @@ pub enum Error {
     /// The cloud cannot be used as it is configured.
     #[error("{}", .0.message)]
     Cloud(Problem),
+    /// The API server took a change of a record and left all of it out.
+    #[error(
+        "KuryrNode {node} does not keep what is written to it: its definition is older than this controller, apply deploy/crds first"
+    )]
+    NotKept {
+        /// The node.
+        node: String,
+    },
     /// What was found out cannot be written.
     #[error("writing to standard output")]
     Output(#[source] std::io::Error),
@@ -49,7 +57,9 @@ impl Failure for Error {
             Self::OpenStack(error) => error.retry(),
             Self::Telemetry(error) => error.retry(),
             Self::Configuration(_) | Self::NotLeader | Self::Broken => Retry::Never,
-            Self::Signal(_) | Self::NoClusterId | Self::Cloud(_) | Self::Output(_) => Retry::Backoff,
+            Self::Signal(_) | Self::NoClusterId | Self::Cloud(_) | Self::NotKept { .. } | Self::Output(_) => {
+                Retry::Backoff
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -47,6 +48,8 @@ pub enum Packets {
     },
     /// Those from this address.
     From(IpAddr),
+    /// Those from this address to this network, of one family.
+    Between(IpAddr, IpNet),
 }
 
 /// Sets a rule; one that is there already is success.
@@ -97,7 +100,7 @@ impl Rule {
     fn subject(self) -> Subject {
         Subject::Rule(match self.of {
             Packets::Marked { .. } => None,
-            Packets::From(address) => Some(address),
+            Packets::From(address) | Packets::Between(address, _) => Some(address),
         })
     }
 }
@@ -110,10 +113,11 @@ fn message(rule: Rule) -> RuleMessage {
             message.header.family = if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
             message.attributes.push(RuleAttribute::FwMark(mark));
         }
-        Packets::From(address) => {
-            message.header.family = family(address);
-            message.header.src_len = if address.is_ipv4() { 32 } else { 128 };
-            message.attributes.push(RuleAttribute::Source(address));
+        Packets::From(address) => put_source(&mut message, address),
+        Packets::Between(address, network) => {
+            put_source(&mut message, address);
+            message.header.dst_len = network.prefix_len();
+            message.attributes.push(RuleAttribute::Destination(network.network()));
         }
     }
     message.attributes.push(RuleAttribute::Priority(rule.priority()));
@@ -122,12 +126,20 @@ fn message(rule: Rule) -> RuleMessage {
     message
 }
 
+fn put_source(message: &mut RuleMessage, address: IpAddr) {
+    message.header.family = family(address);
+    message.header.src_len = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RuleAttribute::Source(address));
+}
+
 fn from_message(message: &RuleMessage) -> Option<Rule> {
-    let (mut mark, mut source, mut priority, mut table, mut but_over_group) = (None, None, None, None, None);
+    let (mut mark, mut source, mut destination) = (None, None, None);
+    let (mut priority, mut table, mut but_over_group) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::Source(address) => source = Some(*address),
+            RuleAttribute::Destination(address) => destination = Some(*address),
             RuleAttribute::Priority(value) => priority = Some(*value),
             RuleAttribute::Table(value) => table = Some(*value),
             RuleAttribute::SuppressIfGroup(value) => but_over_group = Some(*value),
@@ -135,10 +147,12 @@ fn from_message(message: &RuleMessage) -> Option<Rule> {
         }
     }
     let ipv4 = message.header.family == AddressFamily::Inet;
-    let of = match (mark, source) {
-        (_, Some(address)) => Packets::From(address),
-        (Some(mark), None) => Packets::Marked { mark, ipv4 },
-        (None, None) => return None,
+    let network = destination.and_then(|address| IpNet::new(address, message.header.dst_len).ok());
+    let of = match (mark, source, network) {
+        (_, Some(address), Some(network)) => Packets::Between(address, network),
+        (_, Some(address), None) => Packets::From(address),
+        (Some(mark), None, _) => Packets::Marked { mark, ipv4 },
+        (None, None, _) => return None,
     };
     let rule = Rule { of, table: table?, but_over_group };
     (priority == Some(rule.priority())).then_some(rule)

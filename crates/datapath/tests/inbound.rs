@@ -717,6 +717,12 @@ fn what_the_node_answers_with_its_address_does_not_leave_by_its_port() {
 fn the_nodes_processes_go_by_its_port_unless_they_have_an_address_and_to_its_pods_by_the_local_path() {
     let site = routed();
     set_ways_past_own_port(&site);
+    // The operator's own routing by source goes on.
+    site.node.space.sh(&format!(
+        "ip route add 198.51.100.0/24 dev lo table 100; ip rule add pref 32000 from {NODE_V4} lookup 100"
+    ));
+    let found = site.node.space.sh(&format!("ip route get 198.51.100.1 from {NODE_V4}"));
+    assert!(found.contains("dev lo"), "{found}");
     for (node, own, [here, elsewhere]) in FAMILIES {
         let endpoint = |text: &str| SocketAddr::new(text.parse().unwrap(), ENDPOINT_PORT);
         let seen = ask(&site.node.space, Transport::Tcp, endpoint(elsewhere), PATIENCE).unwrap();

@@ -77,6 +77,7 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         term.check()?;
         match apply::step(step, &look, access, world).await {
             Err(Error::OpenStack(CloudError::NotFound { .. })) if step.is_about_what_was_seen() => {
+                tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "what was looked at is gone");
                 return Ok(Outcome::again(BUSY, "what was looked at is gone"));
             }
             done => done?,

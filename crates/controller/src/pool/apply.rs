@@ -46,13 +46,20 @@ pub(super) async fn record(node: &str, look: &Look, plan: &Plan, world: &World, 
     term.check()?;
     match world.record_calls.patch(node, &patch).await {
         Ok(written) => {
+            let kept = kept(node, record, &written);
             term.state().wrote(node, written);
-            Ok(())
+            kept
         }
         // The look was old: look again, at what the server has.
         Err(error) if error.is_conflict() || error.is_not_found() => look_again(node, world, term).await,
         Err(error) => Err(error.into()),
     }
+}
+
+/// Every patch changes something. An API server that does not know a field leaves it out without a word, and the same patch
+/// would be sent again at once, for ever.
+fn kept(node: &str, before: &KuryrNode, written: &KuryrNode) -> Result<()> {
+    if written.spec == before.spec { Err(Error::NotKept { node: node.to_owned() }) } else { Ok(()) }
 }
 
 async fn look_again(node: &str, world: &World, term: &Term) -> Result<()> {
@@ -325,6 +332,19 @@ mod tests {
         let record =
             KuryrNode::new("n", KuryrNodeSpec { host: Some("h".into()), ..KuryrNodeSpec::default() });
         assert_eq!(patch(steps, &record, 7).to_value(), *expect);
+    }
+
+    #[test]
+    fn a_record_that_leaves_out_what_is_written_is_told() {
+        let before =
+            KuryrNode::new("n", KuryrNodeSpec { host: Some("h".into()), ..KuryrNodeSpec::default() });
+        let mut written = before.clone();
+        // The server counts a write that changes nothing, or may.
+        written.metadata.resource_version = Some("2".into());
+        let told = kept("n", &before, &written).unwrap_err().to_string();
+        assert!(told.contains("KuryrNode n") && told.contains("deploy/crds"), "{told}");
+        written.spec.host = Some("other".into());
+        assert!(kept("n", &before, &written).is_ok());
     }
 
     #[test]

@@ -68,10 +68,14 @@ impl Side {
         marked.map(|of| Rule::new(of, self.table())).collect()
     }
 
-    /// The rules by which packets from these addresses go by the side's table, but to where the node's routes lead them over
-    /// another link than the own port.
-    fn rules_from(self, addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Rule> {
-        addresses.map(Packets::From).flat_map(move |of| {
+    /// The rules by which packets from these addresses to these networks go by the side's table, but to where the node's routes
+    /// lead them over another link than the own port. To other networks the operator's rules hold.
+    fn rules_from(self, addresses: &[IpAddr], networks: &[IpNet]) -> impl Iterator<Item = Rule> {
+        let between = addresses.iter().flat_map(|from| {
+            let of_family = networks.iter().filter(|to| to.addr().is_ipv4() == from.is_ipv4());
+            of_family.map(|to| Packets::Between(*from, *to))
+        });
+        between.flat_map(move |of| {
             [Rule { of, table: MAIN, but_over_group: Some(OWN_PORT_GROUP) }, Rule::new(of, self.table())]
         })
     }
@@ -91,8 +95,8 @@ impl Node {
         Ok(route::list_all(&mut self.socket())?.into_iter().map(node_route).collect())
     }
 
-    /// Has translated packets of a side go by these routes, and so what the node says with the addresses `from`, but not to where
-    /// its routes lead past its own port. Packets of pods that answer are let in by the links of [`Side::ToPods`] although the
+    /// Has translated packets of a side go by these routes, and so what the node says with the addresses `from` to their
+    /// destinations, but not to where its routes lead past its own port. Packets of pods that answer are let in by the links of [`Side::ToPods`] although the
     /// local path leads to those pods.
     ///
     /// What is there already is not set again.
@@ -114,10 +118,10 @@ impl Node {
                 Setting { onlink: true, table: side.table(), ..Setting::new(one.route(), one.link) };
             route::set(&setting)
         }));
-        let destinations: Vec<IpAddr> = wanted.iter().map(|one| one.dst.addr()).collect();
-        let leads = |from: &IpAddr| destinations.iter().any(|one| one.is_ipv4() == from.is_ipv4());
-        let of_node = side.rules_from(from.iter().copied().filter(leads));
-        let rules: Vec<Rule> = side.rules(destinations.iter().copied()).into_iter().chain(of_node).collect();
+        let networks: Vec<IpNet> = wanted.iter().map(|one| one.dst.trunc()).collect();
+        let of_node = side.rules_from(from, &networks);
+        let rules: Vec<Rule> =
+            side.rules(networks.iter().map(IpNet::addr)).into_iter().chain(of_node).collect();
         requests.extend(rule_requests(&mut socket, side, &rules)?);
         socket.apply(&requests)?;
         if side == Side::ToPods {

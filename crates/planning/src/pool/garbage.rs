@@ -80,7 +80,7 @@ impl fmt::Display for Garbage {
             Self::Entry { node, id } => {
                 write!(
                     f,
-                    "KuryrNode {node}: its port {id} does not exist; it is forgotten when no pod has it"
+                    "KuryrNode {node}: its port {id} does not exist; it is forgotten when no sandbox has it"
                 )
             }
         }

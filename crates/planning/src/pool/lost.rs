@@ -1,14 +1,17 @@
 //! Ports that somebody deleted in Neutron while a pod has them.
 //!
-//! 1. A pod's port that Neutron does not list is missing. It is lost once it has been missing for as long as addresses rest:
-//!    the first list of a leader may be older than a port of the leader before, and others follow soon.
+//! 1. A pod's port that Neutron does not list is missing. It is lost once it has been missing for as long as addresses rest, ten
+//!    seconds at least: the first list of a leader may be older than a port of the leader before, and others follow soon.
 //! 2. That a port is lost stands in the record, and nothing undoes it but a new offer. The pod keeps the port as long as its
 //!    sandbox lasts; its next sandbox gets another, and the agent gives the lost one back, which is then forgotten.
 
 use kuryr_api::kuryrnode::PortEntry;
 use kuryr_types::PortId;
 
-use super::desired::Draft;
+use super::{desired::Draft, inputs::Millis};
+
+/// Also where addresses need no rest: a list that was asked for before the port was made is not the last.
+const LEAST: Millis = 10_000;
 
 impl Draft<'_> {
     /// Notes whether a port that a pod has is missing in Neutron.
@@ -18,7 +21,7 @@ impl Draft<'_> {
             return;
         }
         let since = *self.memory.missing.entry(id.clone()).or_insert(self.inputs.now);
-        let due = since + self.inputs.limits.cool_down;
+        let due = since + self.inputs.limits.cool_down.max(LEAST);
         if self.inputs.now < due {
             self.wake(Some(due));
         } else if let Some(next) = self.out.spec.ports.get_mut(id) {
@@ -38,6 +41,8 @@ mod tests {
         Cloud, Generations, Inputs, Memory, Millis, NodeFacts, Presence, Record, SpecStep, fixtures, plan,
     };
     use crate::{demand::Coming, ownership::pool_port_name};
+
+    use super::LEAST;
 
     const GENERATION: Generation = Generation { epoch: 1, counter: 1 };
 
@@ -76,7 +81,9 @@ mod tests {
 
     #[test]
     fn a_pods_port_that_stays_missing_is_lost() {
-        let (entry, rest) = (fixtures::entry(GENERATION), fixtures::limits().cool_down);
+        // Longer than addresses rest here.
+        let (entry, rest) = (fixtures::entry(GENERATION), LEAST);
+        assert!(rest > fixtures::limits().cool_down);
         let mut memory = Memory::default();
         let mut is_lost = |now, is_listed| match look(now, is_listed, &entry, &mut memory).as_slice() {
             [] => false,

@@ -19,6 +19,9 @@ impl Draft<'_> {
         let node = self.inputs.node;
         let stay = self.record.spec.ports.iter().filter(|(_, entry)| !entry.doomed);
         let ours = stay.filter_map(|(id, _)| self.ports.get(id)).filter(|port| port.is_of_node(node));
+        // Those that are held up keep no others waiting.
+        let held_up = &self.inputs.cloud.held_up;
+        let ours = ours.filter(|port| held_up.get(&port.id).is_none_or(|held| self.inputs.now >= held.until));
         let renames = ours.filter_map(|port| {
             let claim = status.claims.get(&port.id).filter(|_| self.inputs.limits.names_pods);
             let after_pod = claim.and_then(|claim| pod_port_name(&claim.namespace, &claim.name));
