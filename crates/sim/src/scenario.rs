@@ -147,26 +147,35 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
             world.note("all watches end");
             world.api.cut();
         }
-        18 => {
-            world.note("all watches end, and history is forgotten");
-            world.api.compact();
-            world.api.cut();
-        }
+        18 => forget_history(world),
         19 => reboot(world, &node),
-        20 => {
-            let until = Instant::now() + chance.millis(500, 25_000);
-            world.note(format!("the API server is down for {:?}", until - Instant::now()));
-            world.state().api_down_until = until;
-            world.api.cut();
-        }
-        21 => {
-            let until = Instant::now() + chance.millis(500, 40_000);
-            world.note(format!("the cloud is down for {:?}", until - Instant::now()));
-            world.state().cloud_down_until = until;
-        }
+        20 => api_server_down(world, chance),
+        21 => cloud_down(world, chance),
         22 => recreate(world, number, chance),
         _ => steal(world, chance),
     }
+}
+
+/// Watches end, and cannot go on where they were.
+pub(crate) fn forget_history(world: &World) {
+    world.note("all watches end, and history is forgotten");
+    world.api.compact();
+    world.api.cut();
+}
+
+/// The API server answers nobody for a while.
+pub(crate) fn api_server_down(world: &World, chance: &mut Chance) {
+    let until = Instant::now() + chance.millis(500, 25_000);
+    world.note(format!("the API server is down for {:?}", until - Instant::now()));
+    world.state().api_down_until = until;
+    world.api.cut();
+}
+
+/// The cloud answers nobody for a while.
+pub(crate) fn cloud_down(world: &World, chance: &mut Chance) {
+    let until = Instant::now() + chance.millis(500, 40_000);
+    world.note(format!("the cloud is down for {:?}", until - Instant::now()));
+    world.state().cloud_down_until = until;
 }
 
 /// The machine restarts, and its agent with it.

@@ -12,12 +12,12 @@ use std::{
 
 use kuryr_planning::service::{Frontend, Target};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::{
     chance::Chance,
     faults::Plan,
-    scenario::{Outcome, finish, reboot},
+    scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, reboot},
     served::frontends,
     world::{Setup, World},
 };
@@ -304,23 +304,10 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
         16 => world.steal_balancer(name),
         17 => world.kill(&format!("agent-{node}")),
         18 => world.kill(&format!("controller-{}", 1 + chance.below(setup.controllers as u64))),
-        19 => {
-            world.note("all watches end, and history is forgotten");
-            world.api.compact();
-            world.api.cut();
-        }
+        19 => forget_history(world),
         20 => reboot(world, &node),
-        21 => {
-            let until = Instant::now() + chance.millis(500, 25_000);
-            world.note(format!("the API server is down for {:?}", until - Instant::now()));
-            world.state().api_down_until = until;
-            world.api.cut();
-        }
-        22 => {
-            let until = Instant::now() + chance.millis(500, 40_000);
-            world.note(format!("the cloud is down for {:?}", until - Instant::now()));
-            world.state().cloud_down_until = until;
-        }
+        21 => api_server_down(world, chance),
+        22 => cloud_down(world, chance),
         _ => world.api.cut(),
     }
 }

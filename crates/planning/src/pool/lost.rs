@@ -32,17 +32,14 @@ impl Draft<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use kuryr_api::kuryrnode::{KuryrNodeSpec, PortEntry};
     use kuryr_types::Generation;
 
-    use super::super::{
-        Cloud, Generations, Inputs, Memory, Millis, NodeFacts, Presence, Record, SpecStep, fixtures, plan,
+    use super::{
+        super::{Cloud, Generations, Inputs, Memory, Record, SpecStep, fixtures, plan},
+        LEAST, Millis,
     };
-    use crate::{demand::Coming, ownership::pool_port_name};
-
-    use super::LEAST;
+    use crate::ownership::pool_port_name;
 
     const GENERATION: Generation = Generation { epoch: 1, counter: 1 };
 
@@ -59,19 +56,8 @@ mod tests {
         let port = fixtures::port("a", &pool_port_name("w1"), Some("h"));
         let cloud =
             Cloud { ports: Some(is_listed.then_some(port).into_iter().collect()), ..Cloud::default() };
-        let inputs = Inputs {
-            now,
-            node: "w1",
-            in_sync: true,
-            presence: &Presence::Present { uid: "u".into() },
-            facts: &NodeFacts::default(),
-            record: Some(Record { spec: &spec, status: Some(&status) }),
-            pods: &[],
-            coming: Coming::default(),
-            held: &BTreeSet::new(),
-            cloud: &cloud,
-            limits: &fixtures::limits(),
-        };
+        let record = Record { spec: &spec, status: Some(&status) };
+        let inputs = Inputs { now, ..fixtures::look(record, &cloud) };
         let steps = plan(&inputs, memory, &mut Generations::of_epoch(1)).spec;
         steps
             .into_iter()

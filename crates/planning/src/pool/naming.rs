@@ -34,18 +34,16 @@ impl Draft<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use kuryr_api::kuryrnode::{KuryrNodeSpec, PortEntry};
     use kuryr_types::Generation;
 
     use super::super::{
-        Cloud, Generations, Inputs, Limits, Memory, NodeFacts, Presence, Record,
+        Cloud, Generations, Inputs, Limits, Memory, Record,
         fixtures::{self, claim, entry, status},
         plan,
     };
     use super::*;
-    use crate::{demand::Coming, ownership::ListedPort};
+    use crate::ownership::ListedPort;
 
     /// What is renamed to what, of a port with this name and these tags besides ours, with the claim of a pod.
     fn check(
@@ -73,19 +71,9 @@ mod tests {
             default: Some(fixtures::default_class(fixtures::GROUP)),
             ..Cloud::default()
         };
-        let inputs = Inputs {
-            now: 1000,
-            node: "w1",
-            in_sync: true,
-            presence: &Presence::Present { uid: "u".into() },
-            facts: &NodeFacts::default(),
-            record: Some(Record { spec: &spec, status: Some(&status) }),
-            pods: &[],
-            coming: Coming::default(),
-            held: &BTreeSet::new(),
-            cloud: &cloud,
-            limits: &Limits { names_pods, ..fixtures::limits() },
-        };
+        let record = Record { spec: &spec, status: Some(&status) };
+        let limits = Limits { names_pods, ..fixtures::limits() };
+        let inputs = Inputs { now: 1000, limits: &limits, ..fixtures::look(record, &cloud) };
         let plan = plan(&inputs, &mut Memory::default(), &mut Generations::of_epoch(1));
         let renamed = plan.cloud.iter().find_map(|step| match step {
             CloudStep::Name { name, tag, .. } => Some((name.as_str(), tag.as_str())),
