@@ -25,8 +25,8 @@ use std::{
 
 use kuryr_api::names;
 use kuryr_datapath::{
-    Attached, Entry, FoundUplinks, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute, ObservedLinks,
-    OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
+    Announcement, Attached, Entry, FoundUplinks, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute,
+    ObservedLinks, OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
 use kuryr_process::precedence;
@@ -74,6 +74,9 @@ pub trait Datapath: Send + Sync + 'static {
     fn uplinks(&self) -> Answer<FoundUplinks>;
     /// Brings interfaces up.
     fn bring_up(&self, ifnames: &[String]) -> Answer<()>;
+    /// Tells the network where ports are that wait for pods: `most` of those of which it has not been told. Whether there may
+    /// be more.
+    fn announce(&self, ports: &[Announcement], most: usize) -> Answer<bool>;
     /// Deletes an uplink by its tap; slow.
     fn remove(&self, tap: &str) -> Answer<()>;
     /// The node's interface of that name.
@@ -403,6 +406,10 @@ impl Datapath for Node {
         Self::bring_up(self, ifnames)
     }
 
+    fn announce(&self, ports: &[Announcement], most: usize) -> Answer<bool> {
+        Self::announce(self, ports, most)
+    }
+
     fn remove(&self, tap: &str) -> Answer<()> {
         self.remove_uplink(tap)
     }
@@ -509,6 +516,8 @@ pub(crate) mod fake {
         pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
         /// Interfaces on the way to the switch that are down.
         pub(crate) down: Vec<String>,
+        /// Ports that were announced.
+        pub(crate) announced: Vec<Announcement>,
         /// Macvlans, by name.
         pub(crate) macvlans: BTreeMap<String, ObservedMacvlan>,
         /// The node's routes.
@@ -688,6 +697,14 @@ pub(crate) mod fake {
             contents.down.retain(|ifname| !ifnames.contains(ifname));
             contents.changes.push(format!("bring up {}", ifnames.join(" ")));
             Ok(())
+        }
+
+        fn announce(&self, ports: &[Announcement], most: usize) -> Answer<bool> {
+            let mut contents = self.contents.lock().unwrap();
+            let new = ports.iter().filter(|port| !contents.announced.contains(port));
+            let new: Vec<Announcement> = new.take(most).cloned().collect();
+            contents.announced.extend(new.iter().cloned());
+            Ok(new.len() == most)
         }
 
         fn remove(&self, tap: &str) -> Answer<()> {

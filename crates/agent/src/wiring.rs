@@ -83,6 +83,8 @@ pub(crate) enum Work {
     Start,
     /// Offered ports, switch and links.
     Uplinks,
+    /// Ready ports of which the network has not been told.
+    Announcements,
     /// Links that are not needed any more.
     Leftovers,
     /// What is left of pods.
@@ -164,6 +166,7 @@ impl World {
         let outcome = match work {
             Work::Start => node::start::reconcile(&self).await,
             Work::Uplinks => uplink::reconcile::reconcile(&self).await,
+            Work::Announcements => uplink::announce::reconcile(&self).await,
             Work::Leftovers => uplink::reconcile::remove_leftovers(&self).await,
             Work::Sweep => self.sandboxes.sweep().await,
             Work::Claim(port) => release::reconcile(&self, &port).await,

@@ -6,7 +6,7 @@
 //! The frames leave by the pod's uplink, as if the pod had sent them, from one packet socket in the node's namespace.
 //! What was announced once is not announced again: the same port, on the same uplink, has the same hardware address for its
 //! next pod, so that nobody has anything to learn. A virtual switch sends such a frame to every port of the network, which
-//! takes it longer than all else that a pod's start asks of it.
+//! takes it longer than all else that a pod's start asks of it; so a port is best announced while it waits for its first pod.
 //!
 //! A socket of the pod's own would have to be closed, and closing a packet socket waits until all processors have let
 //! go of it: 4 to 16 ms.
@@ -36,6 +36,19 @@ pub struct Announcer {
     told: Mutex<BTreeSet<Told>>,
 }
 
+/// What is to be known of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Index of the link that it is reached by.
+    pub uplink: u32,
+    /// VLAN id there, if any.
+    pub vlan: Option<u16>,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// An announcement: index of the link, VLAN id, hardware address, address.
 type Told = (u32, Option<u16>, MacAddr, IpAddr);
 
@@ -55,28 +68,44 @@ impl Announcer {
         Ok(Self { socket, told: Mutex::default() })
     }
 
-    /// Announces on link `index`, which is up, that `addresses` are at `mac`, with a tag if there is a `vlan`; those of
-    /// which this has told before, it does not repeat.
+    /// Announces a port, whose link is up; what this has told before, it does not repeat. Tells whether there was anything to
+    /// say.
     ///
     /// # Errors
     ///
     /// `Socket`.
-    pub fn announce(
-        &self,
-        index: u32,
-        vlan: Option<u16>,
-        mac: MacAddr,
-        addresses: impl IntoIterator<Item = IpAddr>,
-    ) -> Result<()> {
-        addresses.into_iter().try_for_each(|address| {
-            let told = (index, vlan, mac, address);
+    pub fn announce(&self, port: &Announcement) -> Result<bool> {
+        let Announcement { uplink, vlan, mac, .. } = *port;
+        let mut is_new = false;
+        for address in &port.addresses {
+            let told = (uplink, vlan, mac, *address);
             if self.remembers(&told) {
-                return Ok(());
+                continue;
             }
-            self.send(index, &tagged(frame(mac, address), vlan))?;
+            is_new = true;
+            self.send(uplink, &tagged(frame(mac, *address), vlan))?;
             self.remember(told);
-            Ok(())
-        })
+        }
+        Ok(is_new)
+    }
+
+    /// Announces ports until there were `most` of which something was new. Tells whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`: the first, when all have been tried.
+    pub fn announce_some(&self, ports: &[Announcement], most: usize) -> Result<bool> {
+        let (mut told, mut failure) = (0, Ok(()));
+        for port in ports {
+            if told == most {
+                return failure.map(|()| true);
+            }
+            match self.announce(port) {
+                Ok(is_new) => told += usize::from(is_new),
+                Err(error) => failure = failure.and(Err(error)),
+            }
+        }
+        failure.map(|()| false)
     }
 
     fn remembers(&self, told: &Told) -> bool {

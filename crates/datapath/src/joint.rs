@@ -104,6 +104,11 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
 }
 
+/// How many reports of a new pod about the multicast groups of its addresses can be held: those that its kernel sends at
+/// once, one when the interface joins and one when the addresses count. Both are repeated within a second, unless the kernel
+/// is told to say things once only (RFC 3810, section 9.1: the robustness variable).
+pub const FIRST_REPORTS: u32 = 2;
+
 impl Joint {
     /// Loads the programs, taking over the maps pinned under `directory`.
     ///
@@ -166,13 +171,14 @@ impl Joint {
 
     // ---- entries
 
-    /// Admits a pod: from now on its frames pass, if the programs are attached.
+    /// Admits a pod: from now on its frames pass, if the programs are attached. Of a new pod, `held` reports that say to which
+    /// multicast groups its addresses belong do not, at most [`FIRST_REPORTS`] if it is to be found by them.
     ///
     /// # Errors
     ///
     /// `Map`, `Processors`.
-    pub fn admit(&mut self, entry: &Entry) -> Result<()> {
-        self.maps.admit(entry)
+    pub fn admit(&mut self, entry: &Entry, held: u32) -> Result<()> {
+        self.maps.admit(entry, held)
     }
 
     /// Cuts a pod off. Its addresses stay listed until [`Joint::forget`].
@@ -313,6 +319,7 @@ struct Maps {
     pod_addresses: HashMap<MapData, PodAddress, u32>,
     node_addresses: HashMap<MapData, [u8; 16], u32>,
     straight_pods: HashMap<MapData, [u8; 16], u32>,
+    held_reports: HashMap<MapData, u32, i32>,
     counters: PerCpuHashMap<MapData, u32, PodCounters>,
     /// How many processors there may be.
     processors: usize,
@@ -332,7 +339,8 @@ impl Maps {
             |name: &'static str| programs.take_map(name).ok_or(Error::ObjectIncomplete { what: name });
         let (uplinks, shared_uplinks, pods) = (map("uplinks")?, map("shared_uplinks")?, map("pods")?);
         let (pod_addresses, node_addresses) = (map("pod_addresses")?, map("node_addresses")?);
-        let (straight_pods, counters) = (map("straight_pods")?, map("counters")?);
+        let (straight_pods, held_reports) = (map("straight_pods")?, map("held_reports")?);
+        let counters = map("counters")?;
         let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
         Ok(Self {
             processors,
@@ -342,11 +350,12 @@ impl Maps {
             pod_addresses: pod_addresses.try_into().map_err(map_failed("pod_addresses"))?,
             node_addresses: node_addresses.try_into().map_err(map_failed("node_addresses"))?,
             straight_pods: straight_pods.try_into().map_err(map_failed("straight_pods"))?,
+            held_reports: held_reports.try_into().map_err(map_failed("held_reports"))?,
             counters: counters.try_into().map_err(map_failed("counters"))?,
         })
     }
 
-    fn admit(&mut self, entry: &Entry) -> Result<()> {
+    fn admit(&mut self, entry: &Entry, held: u32) -> Result<()> {
         // Counters are the first to come and the last to go, so they tell whether there is anything older.
         let is_new = self.start_counters(entry.host_ifindex)?;
         let wanted: Vec<PodAddress> = entry
@@ -359,6 +368,9 @@ impl Maps {
         }
         if !is_new {
             self.withdraw_others(entry, &wanted)?;
+        } else if held > 0 {
+            let held = i32::try_from(held).unwrap_or(i32::MAX);
+            put(&mut self.held_reports, "held_reports", entry.host_ifindex, held)?;
         }
         let key = uplink_key(entry);
         let pod = Pod { uplink: key.uplink, vlan: key.vlan, mac: entry.mac.0, host_mac: entry.host_mac.0 };
@@ -398,6 +410,7 @@ impl Maps {
         for key in self.uplinks_of(host_end)? {
             take(&mut self.uplinks, "uplinks", &key)?;
         }
+        take(&mut self.held_reports, "held_reports", &host_end)?;
         take(&mut self.pods, "pods", &host_end)
     }
 
@@ -444,6 +457,7 @@ impl Maps {
     fn mentioned(&self) -> Result<Vec<u32>> {
         let mut mentioned = keys(&self.pods, "pods")?;
         mentioned.extend(pairs(&self.uplinks, "uplinks")?.iter().map(|(_, target)| target.host_end));
+        mentioned.extend(keys(&self.held_reports, "held_reports")?);
         mentioned.extend(keys(&self.pod_addresses, "pod_addresses")?.iter().map(|key| key.host_end));
         for key in self.counters.keys() {
             mentioned.push(key.map_err(map_failed("counters"))?);

@@ -56,6 +56,7 @@ pub mod ovsdb;
 // what can go wrong
 pub mod error;
 
+pub use announce::Announcement;
 pub use conntrack::Flow;
 pub use error::{Error, Result};
 pub use inbound::{Affinity, Arrival, Entry as InboundEntry, Inbound, Lead, Transport};

@@ -40,7 +40,7 @@ pub use ways::{NodeRoute, Side};
 
 use crate::{
     address,
-    announce::Announcer,
+    announce::{Announcement, Announcer},
     error::{Error, Result},
     guard::{self, Marks},
     joint::{Entry, Hook, Joint},
@@ -307,6 +307,15 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> NetnsId {
         self.identity
+    }
+
+    /// Announces ports that wait for pods, `most` of those that have not been announced. Tells whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`.
+    pub fn announce(&self, ports: &[Announcement], most: usize) -> Result<bool> {
+        self.announcer.announce_some(ports, most)
     }
 
     /// Installs the guard again, in case somebody removed it. Does nothing where the kernel refused it at the start.

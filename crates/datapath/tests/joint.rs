@@ -8,7 +8,7 @@ mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use kuryr_datapath::{Entry, Error, PodCounters, PodLinks, Route};
+use kuryr_datapath::{Announcement, Entry, Error, PodCounters, PodLinks, Route};
 use kuryr_types::MacAddr;
 use world::{Space, TestNode, mac, node_addresses, pod_links, until, uplink_spec};
 
@@ -70,6 +70,45 @@ fn whoever_knew_another_card_for_the_addresses_is_told() {
 }
 
 #[test]
+fn ports_are_announced_before_their_pods_come_and_then_no_more() {
+    let node = TestNode::new();
+    let other = node.pod(9);
+    let ports: Vec<Announcement> = (1..=3)
+        .map(|number| {
+            let links = pod_links(number, node.uplink(number).ifindex);
+            let addresses = links.addresses.iter().map(|address| address.addr()).collect();
+            Announcement { uplink: links.uplink, vlan: None, mac: links.mac, addresses }
+        })
+        .collect();
+    let addresses = || ports.iter().flat_map(|port| port.addresses.iter().map(move |at| (at, port.mac)));
+    let knows = |wrong: &str| {
+        for (address, _) in addresses() {
+            other.space.sh(&format!("ip neigh replace {address} lladdr {wrong} dev eth0 nud stale"));
+        }
+        // The kernel does not believe a change within a second of the last one.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+    };
+    let knew = |address: &IpAddr| other.space.sh(&format!("ip neigh show {address}"));
+
+    knows("02:00:00:00:00:99");
+    let announce = || node.within(|node| node.announce(&ports, 2)).unwrap();
+    assert_eq!([announce(), announce(), announce()], [true, false, false], "two, then the third");
+    for (address, mac) in addresses() {
+        until("the neighbour is known anew", || knew(address).contains(&mac.to_string()));
+    }
+    knows("02:00:00:00:00:98");
+    let pods: Vec<_> = (1..).zip(&ports).map(|(n, port)| node.attach(pod_links(n, port.uplink))).collect();
+    for (pod, (address, _)) in pods.iter().zip(addresses().step_by(2)) {
+        assert!(
+            knew(address).contains("02:00:00:00:00:98"),
+            "{address} of {}: {}",
+            pod.links.host_ifname,
+            knew(address)
+        );
+    }
+}
+
+#[test]
 fn a_router_outside_every_prefix_is_reached_on_the_link() {
     let node = TestNode::new();
     let uplink = node.uplink(1);
@@ -118,6 +157,15 @@ fn ipv6(source: &str, next: u8, payload: &[u8]) -> Vec<u8> {
 fn ndp(kind: u8, target: &str, option: u8, hardware: [u8; 6]) -> Vec<u8> {
     let target: Ipv6Addr = target.parse().unwrap();
     [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &[option, 1], &hardware].concat()
+}
+
+/// A report of multicast memberships in the form of version 2: type of the records, and their groups.
+fn report(kind: u8, groups: &[&str]) -> Vec<u8> {
+    const HOP_BY_HOP_ALERT: [u8; 8] = [58, 0, 5, 2, 0, 0, 1, 0];
+    let count = u8::try_from(groups.len()).unwrap();
+    let record = |group: &&str| [&[kind, 0, 0, 0][..], &group.parse::<Ipv6Addr>().unwrap().octets()].concat();
+    let records: Vec<u8> = groups.iter().flat_map(record).collect();
+    [&HOP_BY_HOP_ALERT[..], &[143, 0, 0, 0, 0, 0, 0, count], &records].concat()
 }
 
 /// Puts an upper header behind an extension header that says nothing.
@@ -202,6 +250,61 @@ fn what_a_pod_is_not_is_dropped_and_counted_exactly() {
         );
         let (passed, spoofs, refusals) = expect;
         assert_eq!(got, (3 * passed, 3 * spoofs, 3 * refusals), "{what}");
+    }
+}
+
+#[test]
+fn a_new_pods_reports_reach_the_network_when_they_are_repeated() {
+    let node = TestNode::new();
+    let pod = node.pod(1);
+    let reports = || -> u64 {
+        let told = pod.space.sh("cat /proc/net/dev_snmp6/eth0");
+        let line = told.lines().find(|line| line.starts_with("Icmp6OutMLDv2Reports")).unwrap();
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    // Each at once, and again within a second.
+    until("the pod's kernel has reported", || reports() >= 4);
+    assert_eq!(node.counters(&pod).tx_packets, reports() - 2, "all but the first two");
+}
+
+#[test]
+fn only_first_reports_about_addresses_are_held() {
+    const OWN: &str = "ff02::1:ff00:1";
+    const LINK_LOCAL: &str = "ff02::1:ff10:2001";
+    const SOMEBODY_ELSES: &str = "ff02::1:3";
+    const NOW_WANTED: u8 = 4;
+    const ANSWER: u8 = 2;
+
+    let node = TestNode::new();
+    let uplink = node.uplink(1);
+    let space = Space::new("pod");
+    // So that the pod's own kernel speaks the version before, and what is held is left for the test.
+    space.sh("echo 1 > /proc/sys/net/ipv6/conf/default/force_mld_version");
+    let links = PodLinks { netns: space.path(), ..pod_links(1, uplink.ifindex) };
+    let attached = node.within(|node| node.attach(&links)).unwrap();
+    let pod = world::TestPod { space, links, host_ifindex: attached.host_ifindex, attached };
+    let mut last = PodCounters::default();
+    until("the pod is silent", || {
+        let before = std::mem::replace(&mut last, node.counters(&pod));
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        before == last
+    });
+    let nine = [OWN; 9];
+    for (what, report, passed) in [
+        ("an answer to a question", report(ANSWER, &[OWN]), 3),
+        ("of a group that is no address's", report(NOW_WANTED, &[OWN, SOMEBODY_ELSES]), 3),
+        ("of nothing", report(NOW_WANTED, &[]), 3),
+        ("of more groups than addresses have", report(NOW_WANTED, &nine), 3),
+        ("cut short", report(NOW_WANTED, &[OWN, LINK_LOCAL])[..40].to_vec(), 3),
+        ("of its addresses, the first two", report(NOW_WANTED, &[OWN, LINK_LOCAL]), 1),
+        ("of its addresses, later", report(NOW_WANTED, &[LINK_LOCAL]), 3),
+    ] {
+        let frame = frame(mac(1).0, 0x86dd, &ipv6("fe80::f816:3eff:fe10:2001", 0, &report));
+        let before = node.counters(&pod);
+        pod.send(&[frame.clone(), frame.clone(), frame]);
+        let after = node.counters(&pod);
+        assert_eq!(after.tx_packets - before.tx_packets, passed, "{what}");
+        assert_eq!((after.spoofed, after.refused), (before.spoofed, before.refused), "{what}");
     }
 }
 

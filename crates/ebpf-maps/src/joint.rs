@@ -8,6 +8,7 @@
 //! | `pod_addresses` | [`PodAddress`] | `u32`, always 1 | hash |
 //! | `node_addresses` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
 //! | `straight_pods` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
+//! | `held_reports` | index of the host end | `i32`, how many more first reports are held | hash |
 //! | `counters` | index of the host end | [`PodCounters`] | per-CPU hash |
 //! | `ways` | [`WayKey`] | [`Way`] | hash, the least recently used goes |
 //!

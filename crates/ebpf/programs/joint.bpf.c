@@ -21,6 +21,10 @@
  * groups let everything in. It comes through the node's stack with STRAIGHT_MARK, past the uplink, and the answer goes back
  * there with that mark, whatever hardware address the pod sends it to. Only for addresses in straight_pods, which the loader
  * looks after.
+ *
+ * The first reports: a host that gets an address of IPv6 reports twice to which multicast group that belongs, and each
+ * report again within a second (RFC 3810). A virtual switch has to work out a way to every port of the network for each of
+ * the four, while the pod's containers start on the same processors. The first two are held; the repetitions pass.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -55,6 +59,7 @@ HASH(pods, __u32, struct pod, MAX_PODS);
 HASH(pod_addresses, struct pod_address, __u32, MAX_POD_ADDRESSES);
 HASH(node_addresses, struct address, __u32, MAX_NODE_ADDRESSES);
 HASH(straight_pods, struct address, __u32, MAX_POD_ADDRESSES);
+HASH(held_reports, __u32, __s32, MAX_PODS);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -153,6 +158,7 @@ enum verdict {
 	ADMITTED,
 	SPOOFED, /* says to be somebody else */
 	REFUSED, /* nothing a pod has to send */
+	HELD,    /* a first report, which will be repeated */
 };
 
 struct arp {
@@ -290,6 +296,51 @@ static __always_inline enum verdict judge_ndp_options(struct __sk_buff *skb, con
 	return offset >= skb->len ? ADMITTED : REFUSED;
 }
 
+/* A report of more groups than this is not of a host that only got addresses. */
+#define MAX_RECORDS 8
+/* Of a record: the group is listened to from now on. Answers to questions have other types. */
+#define CHANGE_TO_EXCLUDE 4
+
+struct group_record {
+	__u8 type;
+	__u8 auxiliary_len;
+	__be16 sources;
+	__be32 group[4];
+};
+
+/* Of the groups ff02::1:ff00:0/104, to which addresses belong (RFC 4291, section 2.7.1). */
+static __always_inline int is_solicited_node(const struct group_record *record)
+{
+	return record->group[0] == bpf_htonl(0xff020000) && !record->group[1] && record->group[2] == bpf_htonl(1) &&
+	       (record->group[3] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* Whether a report (RFC 3810, section 5.2) is one of the first, and of nothing but the groups of addresses. */
+static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 report)
+{
+	__s32 *left = bpf_map_lookup_elem(&held_reports, &host_end);
+	struct group_record record;
+	__be16 records;
+	int i;
+
+	if (!left || *left <= 0 || bpf_skb_load_bytes(skb, report + 6, &records, sizeof(records)) < 0)
+		return 0;
+	if (!records || bpf_ntohs(records) > MAX_RECORDS)
+		return 0;
+#pragma unroll
+	for (i = 0; i < MAX_RECORDS; i++) {
+		if (i >= bpf_ntohs(records))
+			break;
+		if (bpf_skb_load_bytes(skb, report + 8 + i * sizeof(record), &record, sizeof(record)) < 0)
+			return 0;
+		/* Nobody names sources for these groups, and with any the next record would be elsewhere. */
+		if (record.type != CHANGE_TO_EXCLUDE || record.auxiliary_len || record.sources ||
+		    !is_solicited_node(&record))
+			return 0;
+	}
+	return __sync_fetch_and_add(left, -1) > 0;
+}
+
 static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 host_end, const struct pod *pod,
 						 __u8 type, __u32 offset)
 {
@@ -301,6 +352,8 @@ static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 ho
 		return SPOOFED; /* a pod is no router */
 	case ICMPV6_MLD_QUERY:
 		return REFUSED;
+	case ICMPV6_MLD2_REPORT:
+		return is_held(skb, host_end, offset) ? HELD : ADMITTED;
 	case ICMPV6_ROUTER_SOLICITATION:
 		return judge_ndp_options(skb, pod, offset + 8);
 	case ICMPV6_NEIGHBOUR_SOLICITATION:

@@ -16,8 +16,8 @@ use std::{
 use ipnet::IpNet;
 use kuryr_agent::{Answering, Datapath, Storage, SwitchDatabase};
 use kuryr_datapath::{
-    Attached, Entry, Error, FoundUplinks, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks, OwnPortSpec,
-    PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
+    Announcement, Attached, Entry, Error, FoundUplinks, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks,
+    OwnPortSpec, PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
     ovsdb::{BridgeRow, InterfaceRow, SwitchRow, SwitchStart, SwitchState},
 };
 use kuryr_planning::claim::restart::LiveInterface;
@@ -220,6 +220,11 @@ fn refused() -> Error {
 }
 
 impl Datapath for Reach {
+    /// Nobody here believes what is announced.
+    fn announce(&self, _: &[Announcement], _: usize) -> Result<bool> {
+        self.look(|_| false)
+    }
+
     fn sandbox(&self, path: &Path) -> Result<Option<String>> {
         self.look(|machine| machine.sandboxes.get(&text(path)).map(|sandbox| sandbox.id.clone()))
     }

@@ -8,6 +8,8 @@ pub(crate) mod observe;
 mod apply;
 // The story of a node whose own interface is the uplink of all its pods.
 pub(crate) mod shared;
+// What is ready -> the network is told where that is.
+pub(crate) mod announce;
 // The same without VLANs.
 mod macvlan;
 // Ways of packets that were translated for clients outside.

@@ -8,8 +8,9 @@ use kuryr_types::MacAddr;
 use super::{Attached, Node, PodLinks, delete};
 use crate::{
     address,
+    announce::Announcement,
     error::{Error, Result},
-    joint::{Entry, Hook},
+    joint::{Entry, FIRST_REPORTS, Hook},
     link::{self, Link, VethEnd},
     neighbour,
     netlink::{Request, Socket},
@@ -33,12 +34,17 @@ pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attac
         host_mac,
         addresses: pod.addresses.iter().map(IpNet::addr).collect(),
     };
-    node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry))?;
+    node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry, held_reports(pod)))?;
     bring_up_host_end(node, pod, host_end)?;
     let ifindex = netns.run(|| bring_up_inside(pod, Some(host_mac)))??;
     link::settle(&mut node.socket(), host_end)?;
     announce(node, pod)?;
     Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
+}
+
+/// How many of the pod's first reports need not reach the network, as they will be repeated.
+fn held_reports(pod: &PodLinks) -> u32 {
+    if has_ipv6(pod) && sysctl::repeats_reports() { FIRST_REPORTS } else { 0 }
 }
 
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before; tells the index of the
@@ -167,7 +173,9 @@ pub(super) fn bring_up_inside(pod: &PodLinks, host_mac: Option<MacAddr>) -> Resu
 
 /// Tells the network behind the uplink where the pod's addresses are.
 pub(super) fn announce(node: &Node, pod: &PodLinks) -> Result<()> {
-    node.announcer.announce(pod.uplink, pod.vlan, pod.mac, pod.addresses.iter().map(IpNet::addr))
+    let addresses = pod.addresses.iter().map(IpNet::addr).collect();
+    let port = Announcement { uplink: pod.uplink, vlan: pod.vlan, mac: pod.mac, addresses };
+    node.announcer.announce(&port).map(|_| ())
 }
 
 fn inside_requests(pod: &PodLinks, index: u32) -> Vec<Request> {
