@@ -1,17 +1,18 @@
 //! Network namespaces of pods.
 //!
-//! A namespace is entered by a thread of its own that ends with the work: a thread of the async runtime that
-//! stayed in a pod's namespace by mistake would do the next pod's work there. What is opened in there (sockets)
-//! stays bound to the namespace and may be used from any thread. It has the precedence of who waits for it, which
-//! threads do not inherit from those that take it (`SCHED_RESET_ON_FORK`).
+//! A thread enters a namespace for a piece of work and is back before it does anything else, also when the work panics: in
+//! a pod's namespace it would do the next pod's work there. If the kernel does not let it back, the process ends at once.
+//! (A thread of its own for each stay was safe by itself, and cost a quarter of an attachment in the agent.) What is opened
+//! in there (sockets) stays bound to the namespace and may be used from any thread.
 //!
 //! A namespace is identified by device and inode number of its file (`NetnsId`), not by its path: paths are
 //! reused. An open [`Netns`] keeps the namespace alive, so hold it no longer than needed.
 //!
-//! Sources: namespaces(7), setns(2), ioctl_ns(2), sched(7).
+//! Sources: namespaces(7), setns(2), ioctl_ns(2).
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixDatagram,
@@ -102,21 +103,20 @@ impl Netns {
         self.id
     }
 
-    /// Runs `work` in this namespace, on a thread of its own, and waits for it.
+    /// Runs `work` in this namespace. The calling thread must not be one of an async runtime: it stays for as long as the
+    /// work takes.
     ///
     /// # Errors
     ///
-    /// `Namespace` if the thread could not be started or moved.
-    ///
-    /// # Panics
-    ///
-    /// If `work` does.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        on_own_thread(&self.path, || {
-            rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| self.failed(NamespaceStep::Enter, errno.into()))?;
-            Ok(work())
-        })
+    /// `Namespace` if the thread could not be moved.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let _stay = Stay::begin(self)?;
+        Ok(work())
+    }
+
+    fn enter(&self) -> Result<()> {
+        rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| self.failed(NamespaceStep::Enter, errno.into()))
     }
 
     fn failed(&self, step: NamespaceStep, source: io::Error) -> Error {
@@ -130,13 +130,31 @@ impl AsFd for Netns {
     }
 }
 
+/// A thread's stay in a namespace that is not its own, until this is dropped.
+struct Stay {
+    home: Netns,
+}
+
+impl Stay {
+    fn begin(there: &Netns) -> Result<Self> {
+        let home = Netns::own()?;
+        there.enter()?;
+        Ok(Self { home })
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Err(error) = self.home.enter() {
+            // Whatever this thread did from now on, it would do to a pod instead of the node.
+            let _ = writeln!(io::stderr(), "a thread cannot leave the namespace of a pod: {error}");
+            std::process::abort();
+        }
+    }
+}
+
 /// Runs `work` on a thread that ends with it.
 fn on_own_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let precedence = system::precedence();
-    let work = || {
-        precedence.iter().for_each(system::take);
-        work()
-    };
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(|source| {
@@ -257,38 +275,6 @@ mod system {
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
     }
 
-    /// Policy and priority of a thread that goes before those that have none.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) struct Precedence {
-        pub(super) policy: libc::c_int,
-        pub(super) priority: libc::c_int,
-    }
-
-    const THIS_THREAD: libc::pid_t = 0;
-
-    /// What precedence the calling thread has; `None`: that of everybody.
-    pub(super) fn precedence() -> Option<Precedence> {
-        // SAFETY: takes and returns plain numbers.
-        let policy = unsafe { libc::sched_getscheduler(THIS_THREAD) };
-        if !matches!(policy & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR | libc::SCHED_FIFO) {
-            return None;
-        }
-        // SAFETY: plain numbers, for which all bits zero are a value.
-        let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes the parameters during the call.
-        let failed = unsafe { libc::sched_getparam(THIS_THREAD, &raw mut parameters) };
-        (failed == 0).then_some(Precedence { policy, priority: parameters.sched_priority })
-    }
-
-    /// Gives the calling thread a precedence that another one has. If it may not have it, it has to wait longer.
-    pub(super) fn take(precedence: &Precedence) {
-        // SAFETY: plain numbers, for which all bits zero are a value.
-        let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-        parameters.sched_priority = precedence.priority;
-        // SAFETY: the kernel reads the parameters during the call.
-        unsafe { libc::sched_setscheduler(THIS_THREAD, precedence.policy, &raw const parameters) };
-    }
-
     pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
         let mut cookie = 0_u64;
         let mut size: libc::socklen_t = 8;
@@ -322,22 +308,6 @@ mod system {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_thread_of_its_own_has_the_precedence_of_who_waits_for_it() {
-        let inside = || on_own_thread(Path::new("own"), || Ok(system::precedence())).unwrap();
-        assert_eq!((system::precedence(), inside()), (None, None));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                // Who may not have it (it takes root) has none on both.
-                let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-                system::take(&system::Precedence { policy, priority: 1 });
-                assert_eq!(inside(), system::precedence());
-                // What it starts itself has none.
-                assert_eq!(thread::scope(|scope| scope.spawn(system::precedence).join().unwrap()), None);
-            });
-        });
-    }
 
     #[test]
     fn only_network_namespaces_open() {
