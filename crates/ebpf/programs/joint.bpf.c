@@ -338,7 +338,9 @@ static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 
 		    !is_solicited_node(&record))
 			return 0;
 	}
-	return __sync_fetch_and_add(left, -1) > 0;
+	/* Without its result: kernels before 5.12 have no other. A report more that is held on two processors at a time does no harm. */
+	__sync_fetch_and_add(left, -1);
+	return 1;
 }
 
 static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 host_end, const struct pod *pod,
