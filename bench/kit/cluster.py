@@ -22,7 +22,7 @@ class Cluster:
 
     def __init__(self, lab):
         self.kube, self.changed = Kubernetes(lab), threading.Condition()
-        self.scheduled, self.running, self.gone, self.ended, self.followers = {}, {}, {}, {}, []
+        self.created, self.scheduled, self.running, self.gone, self.ended, self.followers = {}, {}, {}, {}, {}, []
         if not self.kube.get("Namespace", NAMESPACE):
             self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         self.clear()
@@ -73,12 +73,11 @@ class Cluster:
 
     def run(self, places: dict[str, str | None]) -> list[float]:
         """Create pods on the nodes that are named for them, or where the scheduler wants, and return the seconds until each is Running."""
-        start = {}
         for name, node in places.items():
-            start[name] = time.time()
+            self.created[name] = time.time()
             self.kube.create(manifest(name, node))
         self.wait(self.running, list(places))
-        return [self.running[name] - start[name] for name in places]
+        return [self.running[name] - self.created[name] for name in places]
 
     def delete(self, names: list[str]) -> None:
         """Delete pods and wait until they are gone."""

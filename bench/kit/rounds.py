@@ -4,7 +4,7 @@ import time
 
 from harness.expect import Unmet, until
 
-from . import cloud, usage, wire
+from . import cloud, phases, usage, wire
 from .cluster import NAMESPACE, Cluster
 
 # Seconds in which what a pod leaves behind is reported.
@@ -122,6 +122,7 @@ class Rounds:
             into.setdefault("serial_running", []).extend(self.cluster.run({name: nodes[index % len(nodes)]}))
             names.append(name)
         self.adds(plugin, into, "serial_add", names, begin)
+        self.parts_of(plugin, into, names, begin)
         self.remove(plugin, into, "serial_del", names)
         return len(names)
 
@@ -139,6 +140,18 @@ class Rounds:
         good, failed = self.calls(plugin, "ADD", names, begin)
         into.setdefault(key, []).extend(good)
         into["failed"] += failed
+
+    def parts_of(self, plugin, into: dict, names: list[str], begin: float) -> None:
+        """Note where the time of pods went that came one by one."""
+        runtime: dict = {}
+        for node in self.lab.nodes:
+            log = self.lab.processes.log(f"{node}-containerd")
+            runtime |= phases.of_runtime(log.read_text(errors="replace"), NAMESPACE)
+        adds = {name: (call["at"], call["at"] + call["ms"] / 1000)
+                for name, call in firsts([call for node in self.lab.nodes for call in timings(self.lab, node)], plugin.binary, "ADD", set(names), begin).items()}
+        found = phases.of_pods({name: self.cluster.created[name] for name in names}, self.cluster.running, adds, runtime)
+        for part, values in found.items():
+            into.setdefault("parts", {}).setdefault(part, []).extend(values)
 
     def remove(self, plugin, into: dict, key: str, names: list[str]) -> None:
         begin = time.time()
@@ -230,16 +243,29 @@ def of_pods(calls: list[dict], binary: str, verb: str, names: set[str], begin: f
     The runtime repeats DEL, also for pods of an earlier part that are long gone: only what begins the end of a pod counts.
     """
     good, failed, seen = [], 0, set()
-    for call in sorted(calls, key=lambda call: call["at"]):
-        arguments = dict(pair.split("=", 1) for pair in call["pod"].split(";") if "=" in pair)
-        name = arguments.get("K8S_POD_NAME")
-        if call["plugin"] != binary or call["command"] != verb or call["at"] < begin or arguments.get("K8S_POD_NAMESPACE") != NAMESPACE or name not in names:
-            continue
+    for name, call in calls_for(calls, binary, verb, names, begin):
         failed += int(call["exit"] != 0)
         if name not in seen and call["exit"] == 0:
             good.append(call["ms"])
         seen.add(name)
     return good, failed
+
+
+def firsts(calls: list[dict], binary: str, verb: str, names: set[str], begin: float) -> dict[str, dict]:
+    """Return the first call for each of these pods."""
+    found: dict[str, dict] = {}
+    for name, call in calls_for(calls, binary, verb, names, begin):
+        found.setdefault(name, call)
+    return found
+
+
+def calls_for(calls: list[dict], binary: str, verb: str, names: set[str], begin: float):
+    """Yield the names of pods with the calls for them, in the order of time."""
+    for call in sorted(calls, key=lambda call: call["at"]):
+        arguments = dict(pair.split("=", 1) for pair in call["pod"].split(";") if "=" in pair)
+        name = arguments.get("K8S_POD_NAME")
+        if call["plugin"] == binary and call["command"] == verb and call["at"] >= begin and arguments.get("K8S_POD_NAMESPACE") == NAMESPACE and name in names:
+            yield name, call
 
 
 def timings(lab, node: str) -> list[dict]:

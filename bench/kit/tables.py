@@ -3,6 +3,8 @@ import re
 
 from harness.expect import percentile
 
+from . import phases
+
 BEGIN, END = "<!-- written by bench/run: begin -->", "<!-- written by bench/run: end -->"
 
 
@@ -17,7 +19,7 @@ def into(document: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str
 def markdown(results: list[dict]) -> str:
     """Return all tables."""
     gone = [line for result in results for line in left_out(result)]
-    parts = ["![CNI ADD and pod start against ptp](benchmarks.svg)", machines(results), pods(results), neutron(results), hits(results),
+    parts = ["![CNI ADD and pod start against ptp](benchmarks.svg)", machines(results), pods(results), starts(results), neutron(results), hits(results),
              *(part for result in results for part in of_kuryr(result)), network(results), traces(results), losses(results, gone)]
     return "\n\n".join(part for part in parts if part)
 
@@ -76,6 +78,18 @@ def pods(results: list[dict]) -> str:
                     ratio = f"{percentile(values, 0.5) / percentile(reference, 0.5):.2f}" if reference else "-"
                     lines.append(f"| {title} | {name} | {len(values)} | {percentile(values, 0.5):.2f} {unit} | {percentile(values, 0.99):.2f} {unit} | {max(values):.2f} {unit} | {ratio} |")
     return "\n".join(lines)
+
+
+def starts(results: list[dict]) -> str:
+    """Tell where the time of a pod's start goes."""
+    lines = ["### Where the time of a pod's start goes", "", "Pods one by one, the median of each part; CNI is at work in one of them only.", "",
+             f"| plugin | {' | '.join(phases.PARTS)} |", f"|---|{'---|' * len(phases.PARTS)}"]
+    for result in results:
+        for name, series in result["series"].items():
+            parts = series.get("parts", {})
+            if all(parts.get(part) for part in phases.PARTS):
+                lines.append(f"| {name} | {' | '.join(f'{percentile(parts[part], 0.5):.1f} ms' for part in phases.PARTS)} |")
+    return "\n".join(lines) if len(lines) > 6 else ""
 
 
 def neutron(results: list[dict]) -> str:

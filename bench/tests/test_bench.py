@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "e2e")]
 
 from harness.expect import percentile  # noqa: E402
-from kit import following, many, picture, rounds, tables  # noqa: E402
+from kit import following, many, phases, picture, rounds, tables  # noqa: E402
 
 
 def call(pod: str, at: float, ms: float, code: int = 0, command: str = "DEL", plugin: str = "kuryr-cni", namespace: str = rounds.NAMESPACE) -> dict:
@@ -32,6 +32,30 @@ class CallsTest(unittest.TestCase):
 
     def test_a_failed_call_is_told_and_what_follows_it_is_not_the_first(self):
         self.assertEqual(self.of(call("a", 11, 1, code=1), call("a", 12, 2)), ([], 1))
+
+
+class PhasesTest(unittest.TestCase):
+    def log(self, *messages: tuple[float, str]) -> str:
+        quoted = [(1000 + at, text.replace('"', '\\"')) for at, text in messages]
+        return "\n".join(f'time="1970-01-01T00:16:{at - 960:012.9f}Z" level=info msg="{text}"' for at, text in quoted)
+
+    def pod(self, name: str, sandbox: str, namespace: str = rounds.NAMESPACE) -> list[tuple[float, str]]:
+        metadata = f"&PodSandboxMetadata{{Name:{name},Uid:u,Namespace:{namespace},Attempt:0,}}"
+        return [(0.1, f"RunPodSandbox for {metadata}"), (0.3, f'RunPodSandbox for {metadata} returns sandbox id "{sandbox}"'),
+                (0.4, f'CreateContainer within sandbox "{sandbox}" for &ContainerMetadata{{Name:c,Attempt:0,}} returns container id "c{sandbox}"'),
+                (0.5, f'StartContainer for "c{sandbox}"'), (0.6, f'StartContainer for "c{sandbox}" returns successfully')]
+
+    def test_the_parts_are_all_of_the_start(self):
+        text = self.log(*self.pod("p", "1"), *self.pod("q", "2", "kube-system")) + "\nsomething else"
+        runtime = phases.of_runtime(text, rounds.NAMESPACE)
+        self.assertEqual(list(runtime), ["p"])
+        found = phases.of_pods({"p": 1000.0}, {"p": 1000.7}, {"p": (1000.15, 1000.2)}, runtime)
+        self.assertEqual([round(values[0]) for values in found.values()], [150, 50, 100, 300, 100])
+
+    def test_a_pod_of_which_something_is_not_known_does_not_count(self):
+        runtime = phases.of_runtime(self.log(*self.pod("p", "1")[:3]), rounds.NAMESPACE)
+        found = phases.of_pods({"p": 1000.0}, {"p": 1000.7}, {"p": (1000.15, 1000.2)}, runtime)
+        self.assertEqual(sum(found.values(), []), [])
 
 
 class OrderTest(unittest.TestCase):
