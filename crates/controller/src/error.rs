@@ -34,6 +34,15 @@ pub enum Error {
     /// The cloud cannot be used as it is configured.
     #[error("{}", .0.message)]
     Cloud(Problem),
+    /// What every look at a load balancer shows is not found when it is to be changed.
+    #[error("{step}: the cloud shows what it does not find when it is to be changed")]
+    StaysGone {
+        /// What was to be done.
+        step: &'static str,
+        /// The cloud's answer.
+        #[source]
+        source: Box<kuryr_openstack::Error>,
+    },
     /// The API server took a change of a record and left all of it out.
     #[error(
         "KuryrNode {node} does not keep what is written to it: its definition is older than this controller, apply deploy/crds first"
@@ -57,9 +66,12 @@ impl Failure for Error {
             Self::OpenStack(error) => error.retry(),
             Self::Telemetry(error) => error.retry(),
             Self::Configuration(_) | Self::NotLeader | Self::Broken => Retry::Never,
-            Self::Signal(_) | Self::NoClusterId | Self::Cloud(_) | Self::NotKept { .. } | Self::Output(_) => {
-                Retry::Backoff
-            }
+            Self::Signal(_)
+            | Self::NoClusterId
+            | Self::Cloud(_)
+            | Self::StaysGone { .. }
+            | Self::NotKept { .. }
+            | Self::Output(_) => Retry::Backoff,
         }
     }
 }

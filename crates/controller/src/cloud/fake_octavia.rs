@@ -17,6 +17,8 @@ pub(crate) struct FakeOctavia {
     pub(crate) floating: Vec<Value>,
     /// A pool that is gone as soon as somebody asks for its members.
     pub(crate) vanishes: Option<String>,
+    /// A pool that is there for who looks, and for who asks for other members is not.
+    pub(crate) evades: Option<String>,
     /// All load balancers are gone as soon as somebody asks for other members.
     pub(crate) is_about_to_lose_all: bool,
     made: usize,
@@ -82,6 +84,9 @@ impl FakeOctavia {
             }
             ("PUT", ["v2", "lbaas", "pools", ..]) if std::mem::take(&mut self.is_about_to_lose_all) => {
                 (self.balancers, self.listeners, self.pools) = (vec![], vec![], vec![]);
+                missing()
+            }
+            ("PUT", ["v2", "lbaas", "pools", pool, "members"]) if self.evades.as_deref() == Some(pool) => {
                 missing()
             }
             ("PUT", ["v2", "lbaas", "pools", pool, "members"]) => {

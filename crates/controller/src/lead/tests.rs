@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kube::Client;
 use kuryr_api::kuryrnode::{CheckpointRef, KuryrNode, KuryrNodeSpec, KuryrNodeStatus};
 use kuryr_kubernetes::{
-    event::Recorder,
+    event::{EventConfig, Recorder, recorder},
     lease::{EPOCH_ANNOTATION, LeaseConfig, elector},
     patch::JsonPatch,
 };
@@ -30,15 +30,25 @@ pub(crate) struct Replica {
     world: Arc<World>,
     leadership: Leadership,
     /// Ends when this is dropped, as in a crash: the Lease is not given back.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Replica {
     fn start(client: Client, cloud: &Arc<FakeCloud>, options: &str, identity: &str) -> Self {
+        Self::start_with(client, cloud, options, identity, Recorder::disabled())
+    }
+
+    fn start_with(
+        client: Client,
+        cloud: &Arc<FakeCloud>,
+        options: &str,
+        identity: &str,
+        events: Recorder,
+    ) -> Self {
         let outside = Outside {
             client: client.clone(),
             connect: cloud.connect(),
-            events: Recorder::disabled(),
+            events,
             registry: Metrics::new(),
             seed: None,
         };
@@ -49,7 +59,7 @@ impl Replica {
         tasks.spawn(candidate.run(never));
         let (of, with) = (Arc::clone(&world), leadership.clone());
         tasks.spawn(async move { whenever_elected(&of, &with).await });
-        Self { world, leadership, _tasks: tasks }
+        Self { world, leadership, tasks }
     }
 
     fn leads(&self) -> bool {
@@ -93,6 +103,21 @@ impl Outdoors {
 
     pub(crate) fn replica_with(&self, options: &str, identity: &str) -> Replica {
         Replica::start(self.api.client(), &self.cloud, options, identity)
+    }
+
+    /// One whose Events are written.
+    pub(crate) fn replica_that_tells(&self, identity: &str) -> Replica {
+        let (events, writer) = recorder(self.api.client(), EventConfig::new("kuryr-controller", identity));
+        let mut replica = Replica::start_with(self.api.client(), &self.cloud, OPTIONS, identity, events);
+        replica.tasks.spawn(writer.run(CancellationToken::new()));
+        replica
+    }
+
+    /// Messages of the Events about an object since writes were last looked at.
+    pub(crate) fn events_about(&self, name: &str, reason: &str) -> Vec<String> {
+        let writes = self.api.writes().into_iter().map(|write| write.body);
+        let about = writes.filter(|body| body["involvedObject"]["name"] == name && body["reason"] == reason);
+        about.map(|body| body["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     pub(crate) async fn pass(&self, seconds: u64) {

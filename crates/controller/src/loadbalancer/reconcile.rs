@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::{Outcome, store::ObjectKey};
 use kuryr_openstack::Error as CloudError;
-use kuryr_planning::loadbalancer::{Step, plan, view};
+use kuryr_planning::loadbalancer::{Memory, Step, plan, view};
 
 use super::{
     apply,
@@ -46,6 +46,10 @@ pub(crate) async fn reconcile(service: ObjectKey, world: Arc<World>, term: Arc<T
             status::tell_failure(object.as_deref(), &error, &world);
             Err(Error::OpenStack(error))
         }
+        Err(Error::StaysGone { step, source }) => {
+            status::tell_failure(object.as_deref(), &source, &world);
+            Err(Error::StaysGone { step, source })
+        }
         other => other,
     }
 }
@@ -64,6 +68,7 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         return Ok(match plan.wake_after {
             Some(after) => Outcome::again(Duration::from_millis(after.max(1)), "what is under way"),
             None => {
+                term.balancers.with_memory(service, Memory::carried_out);
                 note(service, view(&look.inputs(), access.owner.project()), world, term);
                 if look.is_over() {
                     term.balancers.forget(service);
@@ -76,7 +81,10 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
     for step in &plan.steps {
         term.check()?;
         match apply::step(step, &look, access, world).await {
-            Err(Error::OpenStack(CloudError::NotFound { .. })) if step.is_about_what_was_seen() => {
+            Err(Error::OpenStack(gone @ CloudError::NotFound { .. })) if step.is_about_what_was_seen() => {
+                if term.balancers.with_memory(service, Memory::found_gone) {
+                    return Err(Error::StaysGone { step: step.name(), source: Box::new(gone) });
+                }
                 tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "what was looked at is gone");
                 return Ok(Outcome::again(BUSY, "what was looked at is gone"));
             }
@@ -87,6 +95,7 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         let others = concerned(step, &look, access, term).into_iter().filter(|other| other != service);
         others.for_each(|other| world.balancers.add(other));
     }
+    term.balancers.with_memory(service, Memory::carried_out);
     if let Some(ingress) = &plan.tell {
         term.check()?;
         status::write(&look, ingress, world).await?;

@@ -256,6 +256,27 @@ async fn a_load_balancer_that_goes_before_it_is_changed_is_made_anew_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_shown_and_never_found_is_asked_for_ever_more_slowly_and_told() {
+    let outdoors = with_service();
+    let _replica = outdoors.replica_that_tells("a");
+    outdoors.pass(30).await;
+    changes(&outdoors);
+    lock(&outdoors.cloud.octavia).evades = Some("pool-b1-0".to_owned());
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    outdoors.pass(2).await;
+    assert_eq!(outdoors.events_about("web", "CloudFailed"), Vec::<String>::new(), "it may have gone just now");
+    outdoors.pass(600).await;
+    let asked = changes(&outdoors).len();
+    assert!((8..=30).contains(&asked), "asked {asked} times in ten minutes");
+    let told = outdoors.events_about("web", "CloudFailed");
+    assert!(told.first().is_some_and(|told| told.contains("not found")), "{told:?}");
+
+    lock(&outdoors.cloud.octavia).evades = None;
+    outdoors.pass(60).await;
+    assert_eq!(changes(&outdoors).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_balancer_goes_with_the_last_guest() {
     let outdoors = with_service();
     let _replica = outdoors.replica("a");

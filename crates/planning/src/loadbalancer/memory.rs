@@ -26,6 +26,9 @@ const ENDPOINTS_WITHIN: Millis = 1_000;
 /// calls it so between its parts (5 s with a hundred members); one that is deleted twice at a time comes back in `ERROR`.
 const DELETION_SHOWS: Millis = 30_000;
 
+/// Changes in a row whose object is not found, before that is a failure. Once or twice somebody took it away since the look.
+const GONE_TIMES: u32 = 3;
+
 /// Memory of one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
@@ -43,6 +46,8 @@ pub struct Memory {
     same_address_tries: u32,
     /// When the deletion of a load balancer was last asked for.
     deletions: BTreeMap<LoadBalancerId, Millis>,
+    /// Changes in a row whose object was not found, though the look had shown it.
+    gone: u32,
 }
 
 impl Memory {
@@ -103,6 +108,18 @@ impl Memory {
         (at != now).then(|| (at + DELETION_SHOWS - now).min(LOOK_MOST))
     }
 
+    /// Notes that what the look had shown was not found when it was to be changed; tells whether that goes on, so that another
+    /// look will hardly help.
+    pub fn found_gone(&mut self) -> bool {
+        self.gone = self.gone.saturating_add(1);
+        self.gone >= GONE_TIMES
+    }
+
+    /// Notes that a plan was carried out, or that there was nothing to do.
+    pub fn carried_out(&mut self) {
+        self.gone = 0;
+    }
+
     /// Notes that the load balancer is in `ERROR` and is about to be deleted.
     pub(super) fn failed(&mut self, now: Millis) {
         let times = self.failed.map_or(0, |(_, times)| times);
@@ -150,6 +167,14 @@ mod tests {
     fn endpoints_are_waited_for_once() {
         let mut memory = Memory::default();
         assert_eq!([0, 400, 1000, 5000].map(|now| memory.endpoints_wait(now)), [1000, 600, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_gone_once_is_looked_at_again_and_what_is_gone_every_time_is_a_failure() {
+        let mut memory = Memory::default();
+        assert_eq!([(); 4].map(|()| memory.found_gone()), [false, false, true, true]);
+        memory.carried_out();
+        assert!(!memory.found_gone());
     }
 
     #[test]
