@@ -516,6 +516,8 @@ pub(crate) mod fake {
         pub(crate) uplinks: BTreeMap<u32, (u32, Option<u16>)>,
         /// Interfaces on the way to the switch that are down.
         pub(crate) down: Vec<String>,
+        /// Those of them that cannot be brought up.
+        pub(crate) stays_down: BTreeSet<String>,
         /// Ports that were announced.
         pub(crate) announced: Vec<Announcement>,
         /// Macvlans, by name.
@@ -694,6 +696,9 @@ pub(crate) mod fake {
 
         fn bring_up(&self, ifnames: &[String]) -> Answer<()> {
             let mut contents = self.contents.lock().unwrap();
+            if let Some(name) = ifnames.iter().find(|ifname| contents.stays_down.contains(*ifname)) {
+                return Err(kuryr_datapath::Error::LinkTaken { name: name.clone() });
+            }
             contents.down.retain(|ifname| !ifnames.contains(ifname));
             contents.changes.push(format!("bring up {}", ifnames.join(" ")));
             Ok(())

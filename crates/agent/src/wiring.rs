@@ -8,6 +8,7 @@
 //! have stays as it is.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -131,6 +132,8 @@ pub(crate) struct Remembered {
     pub(crate) has_judged: bool,
     /// The CNI configuration has been written.
     pub(crate) conflist_written: bool,
+    /// Interfaces on the way to the switch that could not be brought up, with why.
+    pub(crate) stays_down: BTreeMap<String, String>,
 }
 
 impl World {

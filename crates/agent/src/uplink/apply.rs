@@ -1,6 +1,6 @@
 //! Carries out steps, in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kuryr_api::names;
 use kuryr_datapath::{BridgeRow, HybridSpec, Offloads, OwnPortSpec, PortSpec, Route, UplinkSpec};
@@ -87,14 +87,24 @@ pub(super) async fn prepare(world: &World, plugs: &[Plug], mut prepared: Prepare
     prepared
 }
 
-/// Brings up what is down on the way to the switch, before a port is called ready: nothing goes through it.
-pub(super) async fn bring_up(world: &World, down: &[String]) -> Result<()> {
-    if down.is_empty() {
-        return Ok(());
+/// Brings up what is down on the way to the switch, before a port is called ready: nothing goes through it. Each by itself: one
+/// that stays down is its port's trouble and nobody else's. Tells which do, with why, and the first failure.
+pub(super) async fn bring_up(world: &World, down: &[String]) -> (BTreeMap<String, String>, Result<()>) {
+    let (mut stays_down, mut result) = (BTreeMap::new(), Ok(()));
+    if !down.is_empty() {
+        tracing::warn!(interfaces = down.join(" "), "interfaces of ports were down; bringing them up");
     }
-    tracing::warn!(interfaces = down.join(" "), "interfaces of ports were down; bringing them up");
-    let down = down.to_vec();
-    world.kernel.urgent("bring interfaces up", move |node| node.bring_up(&down)).await
+    for ifname in down {
+        let one = [ifname.clone()];
+        let done = world.kernel.urgent("bring an interface up", move |node| node.bring_up(&one)).await;
+        if let Err(error) = done {
+            let why = with_causes(&error);
+            tracing::warn!(ifname, "cannot bring an interface up: {why}");
+            stays_down.insert(ifname.clone(), why);
+            result = result.and(Err(error));
+        }
+    }
+    (stays_down, result)
 }
 
 /// Makes the node's own interface, or brings it into this form.

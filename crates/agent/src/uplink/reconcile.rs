@@ -48,7 +48,8 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     let ways = ways::reconcile(world, &state).await;
     let addresses = set_node_addresses(world, &state).await;
     let found = observe::found(world).await?;
-    apply::bring_up(world, &found.down).await?;
+    let (stays_down, up) = apply::bring_up(world, &found.down).await;
+    world.memory().stays_down = stays_down;
     let plan = plan_for(world, &state, &found);
     let pause = if is_meant(state.mode(), &found.macvlans) {
         macvlan::reconcile(world, &found.macvlans).await?
@@ -65,7 +66,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     // What is plugged of an own port stays, and what is not is not plugged while its interface cannot be made.
     let own_id = own_port_of(&state).filter(|_| own_port.is_err()).map(|own| own.id.clone());
     let missing = own_id.into_iter().collect();
-    let before = apply::Prepared { missing, result: first_failure([own_port, ways, addresses]) };
+    let before = apply::Prepared { missing, result: first_failure([own_port, ways, addresses, up]) };
     let prepared = carry_out(world, &plan, &found, before).await?;
     macvlan::forget(world, &plan.gone);
     if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
@@ -82,7 +83,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
 }
 
 /// The first failure, which becomes the look's; the others are told here.
-fn first_failure(results: [Result<()>; 3]) -> Result<()> {
+fn first_failure(results: [Result<()>; 4]) -> Result<()> {
     let mut failures = results.into_iter().filter_map(Result::err);
     let first = failures.next();
     failures.for_each(|error| tracing::warn!("this failed, too: {}", with_causes(&error)));
@@ -225,12 +226,14 @@ fn plan_for(world: &World, state: &NodeState, found: &Found) -> Plan {
     }
     // Also where it could not be brought into its form: what is plugged of it works perhaps, and would be plugged anew.
     taps.extend(own_port_of(state).map(|own| own_tap(&own.id, own.hybrid)));
+    let stays_down = world.memory().stays_down.clone();
     let inputs = Inputs {
         spec: state.spec.as_deref(),
         offer: state.offer(),
         ledger: &ledger,
         switch: found.switch.as_ref(),
         taps: &taps,
+        down: &stays_down,
         now: world.state.now(),
         mtu_cap: world.config.mtu_cap,
     };
@@ -258,6 +261,7 @@ fn unplugging(
         ledger: &ledger,
         switch: found.switch.as_ref(),
         taps,
+        down: &BTreeMap::new(),
         now: world.state.now(),
         mtu_cap: world.config.mtu_cap,
     };
@@ -367,6 +371,32 @@ mod tests {
             reconcile(&world.world).await.unwrap();
         }
         assert_eq!(world.kernel.changes(), ["bring up tapown"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_brought_up_keeps_nothing_else_from_being_looked_at() {
+        let own = json!({
+            "id": "own", "mac": "fa:16:3e:00:00:09", "network": "n",
+            "addresses": [{"subnet": "s", "address": "10.0.0.9"}],
+        });
+        let world = world_with(FakeKernel::default(), &own);
+        {
+            let mut contents = world.kernel.contents.lock().unwrap();
+            contents.down = ["tapp0", "tapp1"].map(str::to_owned).to_vec();
+            contents.stays_down.insert("tapp0".to_owned());
+        }
+        let error = reconcile(&world.world).await.unwrap_err();
+        assert!(with_causes(&error).contains("tapp0"), "{}", with_causes(&error));
+        assert!(
+            world.kernel.changes().contains(&"bring up tapp1".to_owned()),
+            "{:?}",
+            world.kernel.changes()
+        );
+        assert_eq!(world.world.state.get().own_port_ready, Some(false), "what is ready is told");
+        assert_eq!(world.world.memory().stays_down.keys().collect::<Vec<_>>(), ["tapp0"]);
+        world.kernel.contents.lock().unwrap().stays_down.clear();
+        reconcile(&world.world).await.unwrap();
+        assert!(world.world.memory().stays_down.is_empty());
     }
 
     #[tokio::test]

@@ -13,6 +13,8 @@ pub struct Memory {
     pub plugged_under: BTreeMap<PortId, String>,
     /// Ports that are ready, with the row that proves it and since when.
     pub ready: BTreeMap<PortId, Earned>,
+    /// Since when an offered port has an interface that is down and cannot be brought up.
+    pub down_since: BTreeMap<PortId, Duration>,
     /// When a port last became ready.
     pub last_ready: Option<Duration>,
 }

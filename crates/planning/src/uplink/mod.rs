@@ -18,6 +18,8 @@
 //!   it no more: the entry is gone or doomed, and no pod claims it.
 //! - A port that alone does not become ready is *stuck*: another one became ready since it was plugged, and 30 s have
 //!   passed. If none does, the fault is the node's, and nothing is replaced.
+//! - A port of which an interface is down and cannot be brought up is not ready, and its row stays as it is. It is stuck when
+//!   that has lasted for 30 s and another one is ready.
 //!
 //! Order of steps: unplug, prepare links, plug (each one transaction for all), remove links.
 //!

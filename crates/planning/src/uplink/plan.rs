@@ -36,6 +36,8 @@ pub struct Inputs<'a> {
     pub switch: Option<&'a Switch>,
     /// Names of the prepared taps in the node.
     pub taps: &'a BTreeSet<String>,
+    /// Interfaces on the way to the switch that are down and could not be brought up, with why.
+    pub down: &'a BTreeMap<String, String>,
     /// Time since the agent started.
     pub now: Duration,
     /// Upper bound of MTUs in bytes; 0 for none.
@@ -195,7 +197,21 @@ fn remembered(memory: &Memory, inputs: &Inputs<'_>) -> Memory {
     for (port, entry) in inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)) {
         next.first_seen.entry(port.clone()).or_insert((entry.generation, inputs.now));
     }
+    let stopped = next.first_seen.keys().filter(|port| down_on_the_way(port, inputs).is_some());
+    let since = |port: &PortId| memory.down_since.get(port).copied().unwrap_or(inputs.now);
+    next.down_since = stopped.map(|port| (port.clone(), since(port))).collect();
     next
+}
+
+/// The interface between a pod and the switch that keeps the port from carrying anything, with why.
+fn down_on_the_way<'a>(port: &PortId, inputs: &Inputs<'a>) -> Option<(&'a String, &'a String)> {
+    let id = port.as_str();
+    let [tap, outer] = ends(port);
+    let inner = [names::hybrid_bridge_name(id), names::hybrid_inner_name(id)];
+    let own = inputs.spec.and_then(|spec| spec.own_port.as_ref()).filter(|own| own.id == *port);
+    let interface = own.map(|_| names::NODE_INTERFACE.to_owned());
+    let mut all = [tap, outer, names::uplink_name(id)].into_iter().chain(inner).chain(interface);
+    all.find_map(|name| inputs.down.get_key_value(&name))
 }
 
 /// Finds out what is ready, and remembers it.
@@ -207,6 +223,10 @@ fn evaluate(wanted: &[Wanted], switch: &Switch, inputs: &Inputs<'_>, plan: &mut 
         let Some((row, start)) = served(&one.plug, switch) else { continue };
         let before =
             earned_before.get(port).filter(|earned| earned.row == row.uuid && earned.start == start.id);
+        if down_on_the_way(port, inputs).is_some() {
+            plan.memory.ready.extend(before.map(|earned| (port.clone(), earned.clone())));
+            continue;
+        }
         let plugged_now = plan.memory.plugged_under.get(port) == Some(&start.id);
         // A pod that talks keeps its port usable: plugging it anew would only interrupt it.
         if before.is_none() && !plugged_now && !row.is_of(start) && !one.in_use {
@@ -334,9 +354,16 @@ fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
     for (port, entry) in inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)) {
         let Some((_, seen)) = plan.memory.first_seen.get(port) else { continue };
         let waiting = !plan.ready.contains_key(port) && !inputs.ledger.claims.contains_key(port);
-        let others_became_ready = last_ready > *seen;
-        if waiting && others_became_ready && inputs.now.saturating_sub(*seen) >= STUCK_AFTER {
-            let reason = reason(port, inputs.switch, plan.plugged.contains_key(port));
+        let (since, others_are_ready) = match plan.memory.down_since.get(port) {
+            // It may have been ready before.
+            Some(since) => (since, !plan.ready.is_empty()),
+            None => (seen, last_ready > *seen),
+        };
+        if waiting && others_are_ready && inputs.now.saturating_sub(*since) >= STUCK_AFTER {
+            let reason = match down_on_the_way(port, inputs) {
+                Some((ifname, why)) => format!("{ifname} is down and cannot be brought up: {why}"),
+                None => reason(port, inputs.switch, plan.plugged.contains_key(port)),
+            };
             stuck.insert(port.clone(), StuckEntry { generation: entry.generation, reason });
         }
     }
@@ -381,6 +408,7 @@ pub(crate) mod tests {
         pub(crate) ledger: Ledger,
         pub(crate) switch: Switch,
         pub(crate) taps: BTreeSet<String>,
+        pub(crate) down: BTreeMap<String, String>,
         pub(crate) memory: Memory,
         pub(crate) now: Duration,
     }
@@ -393,6 +421,7 @@ pub(crate) mod tests {
                 ledger: Ledger::default(),
                 switch: Switch { start: Some(start), ..Switch::default() },
                 taps: BTreeSet::new(),
+                down: BTreeMap::new(),
                 memory: Memory::default(),
                 now: Duration::from_secs(100),
             }
@@ -405,6 +434,7 @@ pub(crate) mod tests {
                 ledger: &self.ledger,
                 switch: Some(&self.switch),
                 taps: &self.taps,
+                down: &self.down,
                 now: self.now,
                 mtu_cap: 0,
             };
@@ -570,6 +600,7 @@ pub(crate) mod tests {
             ledger: &node.ledger,
             switch: Some(&node.switch),
             taps: &node.taps,
+            down: &node.down,
             now: node.now,
             mtu_cap: 0,
         };
@@ -737,6 +768,7 @@ pub(crate) mod tests {
             ledger: &node.ledger,
             switch: None,
             taps: &node.taps,
+            down: &node.down,
             now: node.now,
             mtu_cap: 0,
         };
@@ -782,6 +814,26 @@ pub(crate) mod tests {
         assert!(node.plan().stuck["p1"].reason.contains("could not open"));
         node.spec.ports.get_mut("p1").unwrap().withdrawn = true;
         assert!(node.plan().stuck.is_empty());
+    }
+
+    #[test]
+    fn a_port_with_an_interface_that_stays_down_is_not_ready_and_stuck_after_a_while() {
+        let mut node = Node::new(&[("p1", "1.1"), ("p2", "1.2")]);
+        assert_eq!(node.settle(2000).ready.len(), 2);
+        node.down = [(names::uplink_name("p1"), "no memory".to_owned())].into();
+        node.now += Duration::from_secs(600);
+        let plan = node.plan();
+        assert_eq!(plan.ready.keys().map(PortId::as_str).collect::<Vec<_>>(), ["p2"]);
+        assert!(plan.steps.is_empty() && plan.stuck.is_empty(), "it may come up: {plan:?}");
+        node.apply(&plan);
+        node.now += STUCK_AFTER;
+        let reason = &node.plan().stuck["p1"].reason;
+        assert!(reason.starts_with(&names::uplink_name("p1")) && reason.contains("no memory"), "{reason}");
+        node.down.insert(names::tap_name("p2"), "no memory".to_owned());
+        assert!(node.plan().stuck.is_empty(), "none is ready: the node's fault");
+        node.down.clear();
+        let plan = node.plan();
+        assert_eq!((plan.ready.len(), plan.steps.len(), plan.memory.down_since.len()), (2, 0, 0));
     }
 
     #[test]
