@@ -18,8 +18,8 @@
 //!
 //! If that fails as well, the store counts as not in sync after [`WatchConfig::silence`].
 //!
-//! Failures are tried again for ever with a bounded back-off. One object that cannot be read is reported
-//! and stays as it was; it does not stop the others.
+//! Failures are tried again for ever with a bounded back-off, and so is a list whose version is gone as soon as it is
+//! watched. One object that cannot be read is reported and stays as it was; it does not stop the others.
 //!
 //! Sources: Kubernetes API concepts, "Efficient detection of changes", "Watch bookmarks", "Streaming lists",
 //! "410 Gone responses"; KEP-3157; kube-apiserver 1.36, `storage/cacher`: `Cacher.dispatchEvents` and
@@ -180,6 +180,8 @@ where
         store: store.clone(),
         phase: Phase::List,
         failures: 0,
+        listed_at: None,
+        losses: 0,
     };
     (store, watch)
 }
@@ -196,6 +198,10 @@ pub struct Watch<K> {
     streaming: bool,
     phase: Phase,
     failures: u32,
+    /// When the last list was complete.
+    listed_at: Option<Instant>,
+    /// Versions that were lost soon after their list, in a row.
+    losses: u32,
 }
 
 enum Phase {
@@ -271,6 +277,7 @@ where
         match self.list_once().await {
             Ok(listed) => {
                 self.failures = 0;
+                self.listed_at = Some(Instant::now());
                 for (key, why) in &listed.undecodable {
                     tracing::warn!(kind = self.call.kind, %key, why, "object cannot be read");
                 }
@@ -449,10 +456,20 @@ where
         let lost = matches!(end, End::VersionLost);
         if lost {
             // The API server answers: what failed before is over.
-            self.failures = 0;
+            self.failures = self.losses_before();
         }
         self.pause(end).await;
         self.phase = if lost { Phase::List } else { self.go_on_from(version) };
+    }
+
+    /// Counts a version that was lost; tells how many of those before it were lost as soon as this one. One that has served for
+    /// a while is listed anew at once, but an API server that keeps no version, or a proxy that asks another one each time, is
+    /// not asked for list after list.
+    fn losses_before(&mut self) -> u32 {
+        let is_soon = self.listed_at.is_some_and(|at| at.elapsed() <= self.config.backoff.most);
+        let before = if is_soon { self.losses } else { 0 };
+        self.losses = before.saturating_add(1);
+        before
     }
 
     /// Watches on from `version`, unless the silence has lasted so long that only a list gives certainty.

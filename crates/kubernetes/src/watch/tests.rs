@@ -189,6 +189,30 @@ async fn a_version_that_went_in_an_outage_is_no_reason_to_wait_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn versions_that_are_gone_after_every_list_are_listed_ever_more_slowly() {
+    const LOSSES: usize = 40;
+    let fake = ApiServer::new(Streaming::Allowed);
+    (0..LOSSES).for_each(|_| fake.fail("watch=true", Fault::Status(410)));
+    let config = WatchConfig { streaming: false, ..WatchConfig::default() };
+    let watching = Watching::start(&fake, config.clone());
+    let lists = || fake.requests().iter().filter(|request| !request.contains("watch=true")).count();
+    sleep(Duration::from_secs(60)).await;
+    let in_a_minute = lists();
+    assert!((5..=11).contains(&in_a_minute), "{in_a_minute} lists in a minute");
+    while !watching.store.in_sync() || fake.open_watches() == 0 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    // What was lost long ago slows nothing down.
+    sleep(2 * config.backoff.most).await;
+    fake.compact();
+    fake.cut();
+    let _ = fake.requests();
+    sleep(TOO_SHORT + 2 * config.backoff.first).await;
+    assert_eq!(lists(), 1);
+    assert!(watching.store.in_sync());
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
     let fake = ApiServer::new(Streaming::Allowed);
     put(&fake, "a");
