@@ -34,9 +34,9 @@ pub enum Error {
     /// The cloud cannot be used as it is configured.
     #[error("{}", .0.message)]
     Cloud(Problem),
-    /// What every look at a load balancer shows is not found when it is to be changed.
+    /// What a look at a load balancer has shown is not found when it is to be changed.
     #[error("{step}: the cloud shows what it does not find when it is to be changed")]
-    StaysGone {
+    Gone {
         /// What was to be done.
         step: &'static str,
         /// The cloud's answer.
@@ -69,7 +69,7 @@ impl Failure for Error {
             Self::Signal(_)
             | Self::NoClusterId
             | Self::Cloud(_)
-            | Self::StaysGone { .. }
+            | Self::Gone { .. }
             | Self::NotKept { .. }
             | Self::Output(_) => Retry::Backoff,
         }

@@ -50,6 +50,9 @@ impl FakeOctavia {
             }
             ("POST", ["v2", "lbaas", "loadbalancers"]) => self.create(body["loadbalancer"].clone()),
             ("DELETE", ["v2", "lbaas", "loadbalancers", id]) => {
+                let failed =
+                    self.balancers.iter_mut().filter(|found| found["provisioning_status"] == "ERROR");
+                failed.for_each(|found| found["provisioning_status"] = json!("ACTIVE"));
                 self.change(&json!(id), "PENDING_DELETE", |_| {})
             }
             ("GET", ["v2", "lbaas", what @ ("listeners" | "pools")]) => {
@@ -108,6 +111,11 @@ impl FakeOctavia {
                 self.floating.iter_mut().for_each(|floating| floating["tags"] = body["tags"].clone());
                 (200, body.clone())
             }
+            ("PUT", ["v2.0", "floatingips", _]) => {
+                let port = &body["floatingip"]["port_id"];
+                self.floating.iter_mut().for_each(|floating| floating["port_id"] = port.clone());
+                (200, json!({"floatingip": self.floating[0]}))
+            }
             ("DELETE", ["v2.0", "floatingips", _]) => {
                 self.floating.clear();
                 (204, Value::Null)
@@ -162,10 +170,13 @@ impl FakeOctavia {
         let Some(balancer) = self.balancers.iter_mut().find(|found| found["id"] == *id) else { return };
         let looks = balancer["looks"].as_u64().unwrap_or(0);
         balancer["looks"] = json!(looks.saturating_sub(1));
-        if looks > 0 {
+        if looks > 0 || balancer["provisioning_status"] == "ERROR" {
             return;
         }
         if balancer["provisioning_status"] == "PENDING_DELETE" {
+            let vip = balancer["vip_port_id"].clone();
+            let leads_there = self.floating.iter_mut().filter(|floating| floating["port_id"] == vip);
+            leads_there.for_each(|floating| floating["port_id"] = Value::Null);
             self.balancers.retain(|found| found["id"] != *id);
             self.listeners.retain(|found| above(found) != id);
             self.pools.retain(|found| above(found) != id);

@@ -65,6 +65,11 @@ impl Look {
         Inputs { now: *now, service, endpoints, settings, actual }
     }
 
+    /// The Service that was looked at.
+    pub(super) fn key(&self) -> ObjectKey {
+        ObjectKey { namespace: self.service.namespace.clone(), name: self.service.name.clone() }
+    }
+
     /// Whether neither the Service nor anything of it in the cloud is left.
     pub(super) fn is_over(&self) -> bool {
         self.object.is_none() && self.balancers.is_empty() && self.shared.is_empty()
@@ -572,7 +577,7 @@ fn listener(listener: Listener) -> FoundListener {
     }
 }
 
-/// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for.
+/// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for or tells.
 async fn floating(
     service: &ServiceFacts,
     balancers: &[&LoadBalancer],
@@ -594,13 +599,30 @@ async fn floating(
     }
     let mut found: Vec<FloatingIp> = Vec::new();
     for filter in &filters {
-        for floating in access.client.floating_ips(access.owner.project(), filter).await? {
-            if found.iter().all(|known| known.id != floating.id) {
-                found.push(floating);
-            }
+        add_floating(filter, access, &mut found).await?;
+    }
+    // One that could not be tagged leads nowhere any more when its load balancer is gone.
+    let told = service.told.iter().filter_map(|ingress| ingress.ip);
+    for address in told.filter(|address| service.has_finalizer && address.is_ipv4()) {
+        let is_vip = |balancer: &&LoadBalancer| {
+            balancer.vip_address == Some(address)
+                || more_vips(balancer).iter().any(|(vip, _)| *vip == address)
+        };
+        if !balancers.iter().any(is_vip) && found.iter().all(|known| known.floating_ip_address != address) {
+            let filter = FloatingIpFilter { address: Some(address), ..FloatingIpFilter::default() };
+            add_floating(&filter, access, &mut found).await?;
         }
     }
     Ok(found)
+}
+
+async fn add_floating(filter: &FloatingIpFilter, access: &Access, found: &mut Vec<FloatingIp>) -> Result<()> {
+    for floating in access.client.floating_ips(access.owner.project(), filter).await? {
+        if found.iter().all(|known| known.id != floating.id) {
+            found.push(floating);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::{Outcome, store::ObjectKey};
 use kuryr_openstack::Error as CloudError;
-use kuryr_planning::loadbalancer::{Memory, Step, plan, view};
+use kuryr_planning::loadbalancer::{Memory, Plan, Step, plan, view};
+use kuryr_types::with_causes;
 
 use super::{
     apply,
@@ -46,9 +47,13 @@ pub(crate) async fn reconcile(service: ObjectKey, world: Arc<World>, term: Arc<T
             status::tell_failure(object.as_deref(), &error, &world);
             Err(Error::OpenStack(error))
         }
-        Err(Error::StaysGone { step, source }) => {
+        Err(Error::Gone { step, source }) => {
+            if !term.balancers.with_memory(&service, Memory::found_gone) {
+                tracing::info!(%service, step, "what was looked at is gone");
+                return Ok(Outcome::again(BUSY, "what was looked at is gone"));
+            }
             status::tell_failure(object.as_deref(), &source, &world);
-            Err(Error::StaysGone { step, source })
+            Err(Error::Gone { step, source })
         }
         other => other,
     }
@@ -78,29 +83,50 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         });
     }
     tracing::debug!(%service, ?plan, "planned");
+    let floating = carry_out(&plan, &look, access, world, term).await?;
+    if let Some(ingress) = &plan.tell {
+        term.check()?;
+        status::write(&look, ingress, world).await?;
+    }
+    floating?;
+    term.balancers.with_memory(service, Memory::carried_out);
+    Ok(Outcome::again(LOOK_AFTER, "look at what came of it"))
+}
+
+/// Carries the steps of a plan out. Tells of the first that failed of those about floating IPs, for which no other waits.
+async fn carry_out(
+    plan: &Plan,
+    look: &Look,
+    access: &Access,
+    world: &World,
+    term: &Term,
+) -> Result<Result<()>> {
+    let (service, mut floating) = (look.key(), Ok(()));
     for step in &plan.steps {
         term.check()?;
-        match apply::step(step, &look, access, world).await {
-            Err(Error::OpenStack(gone @ CloudError::NotFound { .. })) if step.is_about_what_was_seen() => {
-                if term.balancers.with_memory(service, Memory::found_gone) {
-                    return Err(Error::StaysGone { step: step.name(), source: Box::new(gone) });
-                }
-                tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "what was looked at is gone");
-                return Ok(Outcome::again(BUSY, "what was looked at is gone"));
+        match apply::step(step, look, access, world).await.map_err(|error| of_step(step, error)) {
+            Err(error) if step.is_about_floating() => {
+                tracing::warn!(%service, step = step.name(), "failed: {}", with_causes(&error));
+                floating = floating.and(Err(error));
+                continue;
             }
             done => done?,
         }
         world.figures.balancer_step(step.name());
         tracing::info!(%service, step = step.name(), balancer = ?step.balancer(), "done");
-        let others = concerned(step, &look, access, term).into_iter().filter(|other| other != service);
+        let others = concerned(step, look, access, term).into_iter().filter(|other| *other != service);
         others.for_each(|other| world.balancers.add(other));
     }
-    term.balancers.with_memory(service, Memory::carried_out);
-    if let Some(ingress) = &plan.tell {
-        term.check()?;
-        status::write(&look, ingress, world).await?;
+    Ok(floating)
+}
+
+fn of_step(step: &Step, error: Error) -> Error {
+    match error {
+        Error::OpenStack(gone @ CloudError::NotFound { .. }) if step.is_about_what_was_seen() => {
+            Error::Gone { step: step.name(), source: Box::new(gone) }
+        }
+        other => other,
     }
-    Ok(Outcome::again(LOOK_AFTER, "look at what came of it"))
 }
 
 /// Services that share a load balancer and may find another by a step: a port that is free, nobody else on it, another

@@ -81,6 +81,37 @@ async fn a_service_gets_a_whole_load_balancer_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_floating_ip_that_cannot_be_tagged_keeps_no_load_balancer_from_repair() {
+    let outdoors = with_service();
+    let tag = "PUT /v2.0/floatingips/f1/tags".to_owned();
+    *lock(&outdoors.cloud.failing) = vec![tag.clone()];
+    let external = "[neutron_defaults]\nexternal_svc_net = ext\n";
+    let _replica = outdoors.replica_with(&OPTIONS.replace("[neutron_defaults]\n", external), "a");
+    outdoors.pass(30).await;
+    let address = json!([{"ip": "203.0.113.7", "ipMode": "VIP"}]);
+    assert_eq!(told(&outdoors), address);
+    changes(&outdoors);
+
+    lock(&outdoors.cloud.octavia).balancers[0]["provisioning_status"] = json!("ERROR");
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    outdoors.pass(120).await;
+    let mut done = changes(&outdoors);
+    done.retain(|call| *call != tag);
+    let repaired =
+        ["DELETE /v2/lbaas/loadbalancers/b1", "POST /v2/lbaas/loadbalancers", "PUT /v2.0/floatingips/f1"];
+    assert_eq!(done, repaired);
+    assert_eq!(told(&outdoors), address);
+
+    // Members do not wait for it either.
+    outdoors.api.put(SLICE, slice(&["10.0.0.9"]));
+    outdoors.pass(20).await;
+    assert!(changes(&outdoors).iter().any(|call| call.ends_with("/members")));
+    lock(&outdoors.cloud.failing).clear();
+    outdoors.pass(120).await;
+    assert_eq!(changes(&outdoors).last(), Some(&tag));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_nobodys_is_deleted_and_what_is_not_ours_left_alone() {
     let outdoors = Outdoors::with_nodes(&[]);
     let balancer = |id: &str, tags: &[&str]| {
@@ -264,7 +295,11 @@ async fn what_is_shown_and_never_found_is_asked_for_ever_more_slowly_and_told() 
     lock(&outdoors.cloud.octavia).evades = Some("pool-b1-0".to_owned());
     outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
     outdoors.pass(2).await;
-    assert_eq!(outdoors.events_about("web", "CloudFailed"), Vec::<String>::new(), "it may have gone just now");
+    assert_eq!(
+        outdoors.events_about("web", "CloudFailed"),
+        Vec::<String>::new(),
+        "it may have gone just now"
+    );
     outdoors.pass(600).await;
     let asked = changes(&outdoors).len();
     assert!((8..=30).contains(&asked), "asked {asked} times in ten minutes");

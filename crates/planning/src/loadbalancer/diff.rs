@@ -12,7 +12,7 @@ use super::{
     desired::{BalancerSpec, ListenerSpec, PoolSpec, Protocol},
     floating,
     from_kubernetes::{ClientTold, FloatingWish, Intent, keeps_floating},
-    inputs::{Actual, Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State, Stranger},
+    inputs::{Balancer, FoundListener, FoundPool, Ingress, Inputs, ServiceFacts, State, Stranger},
     memory::Memory,
     provider,
     sharing::{LOOK_AGAIN, in_error, taken},
@@ -32,7 +32,8 @@ pub(super) fn towards(
         return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
     }
     let Some(found) = choose(inputs) else { return create(desired, intent, inputs, memory) };
-    let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
+    let mut plan = Plan::default();
+    delete_doubles(&mut plan, found, inputs);
     match found.state {
         State::Active if is_about_to_lose(found, desired) => return wait(plan, found, inputs, memory),
         State::Active => {
@@ -45,21 +46,21 @@ pub(super) fn towards(
             return Plan { problems: vec![in_error(found)], wake_after: Some(LOOK_AGAIN), ..plan };
         }
         State::Error => {
-            memory.failed(inputs.now);
             memory.settled(State::Error);
             memory.has_vips(found.vips().map(|(address, _)| address));
-            plan.steps.extend(floating::hold(found, inputs.service, inputs.actual));
-            plan.steps.push(delete(found));
             plan.problems.push(made_anew(found));
+            if make_way(&mut plan, found, inputs) {
+                memory.failed(inputs.now);
+            } else {
+                plan.tell = tell(intent, found, inputs);
+            }
             return plan;
         }
     }
     if !can_become(found, desired) {
         match found.others.is_empty() {
-            true => {
-                plan.steps.extend(floating::hold(found, inputs.service, inputs.actual));
-                plan.steps.push(delete(found));
-            }
+            true if make_way(&mut plan, found, inputs) => {}
+            true => plan.tell = tell(intent, found, inputs),
             false => plan.problems.push(kept_for_others(found)),
         }
         return plan;
@@ -252,7 +253,8 @@ fn close_own(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
         let leaving = inputs.actual.balancers.first();
         return leaving.map_or_else(Plan::default, |leaving| wait(Plan::default(), leaving, inputs, memory));
     };
-    let mut plan = Plan { steps: delete_doubles(found, inputs.actual), ..Plan::default() };
+    let mut plan = Plan::default();
+    delete_doubles(&mut plan, found, inputs);
     match (found.state, found.listeners.first()) {
         (State::Pending | State::Deleting, _) => return wait(plan, found, inputs, memory),
         (State::Active, Some(listener)) => plan
@@ -263,7 +265,7 @@ fn close_own(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
             plan.wake_after = Some(LOOK_AGAIN);
         }
         // It takes no change.
-        (State::Error, _) => plan.steps.push(delete(found)),
+        (State::Error, _) => drop(make_way(&mut plan, found, inputs)),
         (State::Active, None) => memory.settled(State::Active),
     }
     plan
@@ -288,9 +290,21 @@ fn is_told(balancer: &Balancer, inputs: &Inputs<'_>) -> bool {
 }
 
 /// Others of the name, which a lost answer left.
-fn delete_doubles(kept: &Balancer, actual: &Actual) -> Vec<Step> {
-    let others = actual.balancers.iter().filter(|other| other.id != kept.id && other.others.is_empty());
-    others.filter(|other| matches!(other.state, State::Active | State::Error)).map(delete).collect()
+fn delete_doubles(plan: &mut Plan, kept: &Balancer, inputs: &Inputs<'_>) {
+    let own = inputs.actual.balancers.iter();
+    let others = own.filter(|other| other.id != kept.id && other.others.is_empty());
+    for other in others.filter(|other| matches!(other.state, State::Active | State::Error)) {
+        make_way(plan, other, inputs);
+    }
+}
+
+/// Deletes a load balancer in whose place there is or will be another, unless a floating IP could not be found again; tells
+/// whether it does.
+fn make_way(plan: &mut Plan, found: &Balancer, inputs: &Inputs<'_>) -> bool {
+    let (steps, may_go) = floating::hold(found, inputs.service, inputs.actual);
+    plan.steps.extend(steps);
+    plan.steps.extend(may_go.then(|| delete(found)));
+    may_go
 }
 
 fn delete(balancer: &Balancer) -> Step {
@@ -716,7 +730,7 @@ fn differs_from(service: &ServiceFacts, wanted: Vec<Ingress>) -> Option<Vec<Ingr
 #[cfg(test)]
 mod tests {
     use super::super::{
-        External, Floating, MonitorSettings, MonitorSpec, OtherListener, Others, Settings,
+        Actual, External, Floating, MonitorSettings, MonitorSpec, OtherListener, Others, Settings,
         fixtures::{balancer, endpoint, service, settings},
         model::{self, Cloud, Fault},
         plan,
@@ -755,18 +769,27 @@ mod tests {
     }
 
     #[test]
-    fn a_floating_ip_is_tagged_before_the_port_that_tells_whose_it_is_goes() {
-        let lost = |change: fn(&mut Balancer)| {
-            steps(|look| {
-                let (address, port) = ("203.0.113.7".parse().unwrap(), Some("vip-b".into()));
-                let floating = Floating { id: "f".into(), address, port, is_ours: false, is_made: true };
-                look.actual.floating.push(floating);
-                change(&mut look.actual.balancers[0]);
-            })
+    fn a_floating_ip_is_tagged_or_told_before_the_port_that_tells_whose_it_is_goes() {
+        let address: IpAddr = "203.0.113.7".parse().unwrap();
+        let ingress = Ingress { ip: Some(address), hostname: None, is_proxied: false };
+        let lost = |is_told: bool, change: fn(&mut Balancer)| {
+            let mut look = look();
+            look.settings.external = Some(External { network: "ext".into(), subnet: None });
+            let port = Some("vip-b".into());
+            look.actual.floating =
+                vec![Floating { id: "f".into(), address, port, is_ours: false, is_made: true }];
+            look.service.told = is_told.then(|| ingress.clone()).into_iter().collect();
+            change(&mut look.actual.balancers[0]);
+            let plan = planned(&look, 0, &mut Memory::default());
+            (names(&plan), plan.tell)
         };
-        let expect = ["adopt_floating_ip", "delete_load_balancer"];
-        assert_eq!(lost(|found| found.state = State::Error), expect);
-        assert_eq!(lost(|found| found.provider = "amphora".to_owned()), expect);
+        let changes: [fn(&mut Balancer); 2] =
+            [|found| found.state = State::Error, |found| found.provider = "amphora".to_owned()];
+        for change in changes {
+            let first = (vec!["adopt_floating_ip"], Some(vec![ingress.clone()]));
+            assert_eq!(lost(false, change), first);
+            assert_eq!(lost(true, change), (vec!["adopt_floating_ip", "delete_load_balancer"], None));
+        }
     }
 
     #[test]

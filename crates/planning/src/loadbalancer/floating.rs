@@ -1,8 +1,9 @@
 //! The floating IP of a load balancer.
 //!
 //! 1. One that leads to the VIP already is taken, whoever made it, unless the user asks for another address.
-//! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again.
-//!    Where none can be made, these still count.
+//! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again. It is
+//!    known by its tags; where it could not be tagged, by the address that the Service tells. Where none can be made, these
+//!    still count.
 //! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
 //!    it is taken off at most.
 
@@ -35,7 +36,8 @@ pub(super) fn towards(
             if let Some(found) = on_vip.first() {
                 return (adopt(found, service).into_iter().collect(), vec![]);
             }
-            let lost = actual.floating.iter().find(|floating| floating.is_ours);
+            let tagged = actual.floating.iter().find(|floating| floating.is_ours);
+            let lost = tagged.or_else(|| actual.floating.iter().find(|floating| is_lost(floating, service)));
             let step = match (lost, wish) {
                 (Some(lost), _) => {
                     Some(Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) })
@@ -88,17 +90,22 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
         (false, true) => None,
-        (false, false) if leads_to_ours(floating, actual) => adopt(floating, service),
+        (false, false) if leads_to_ours(floating, actual) || is_lost(floating, service) => {
+            adopt(floating, service)
+        }
         (false, false) => None,
     });
     steps.collect()
 }
 
-/// What to do before a load balancer goes while its Service stays: the port of its VIP is all that tells whose a floating IP
-/// is that could not be tagged.
-pub(super) fn hold(found: &Balancer, service: &ServiceFacts, actual: &Actual) -> Vec<Step> {
-    let on_vips = found.vips().filter_map(|(_, port)| port).flat_map(|vip| of_port(vip, actual));
-    on_vips.filter_map(|floating| adopt(floating, service)).collect()
+/// What to do before a load balancer goes while its Service stays, and whether it may go even if that fails: besides tags only
+/// the port of its VIP tells whose a floating IP is, and the address that the Service tells.
+pub(super) fn hold(found: &Balancer, service: &ServiceFacts, actual: &Actual) -> (Vec<Step>, bool) {
+    let on_vips = || found.vips().filter_map(|(_, port)| port).flat_map(|vip| of_port(vip, actual));
+    let steps: Vec<Step> = on_vips().filter_map(|floating| adopt(floating, service)).collect();
+    let is_found_again =
+        on_vips().all(|floating| adopt(floating, service).is_none() || is_told(floating, service));
+    (steps, is_found_again)
 }
 
 /// The address by which the VIP is reached from outside.
@@ -113,6 +120,15 @@ pub(super) fn address(wish: &FloatingWish, vip: &PortId, actual: &Actual) -> Opt
 
 fn of_port<'a>(vip: &'a PortId, actual: &'a Actual) -> impl Iterator<Item = &'a Floating> {
     actual.floating.iter().filter(move |floating| floating.port.as_ref() == Some(vip))
+}
+
+/// It was made for the Service, could not be tagged, and then its load balancer went.
+fn is_lost(floating: &Floating, service: &ServiceFacts) -> bool {
+    floating.is_made && !floating.is_ours && floating.port.is_none() && is_told(floating, service)
+}
+
+fn is_told(floating: &Floating, service: &ServiceFacts) -> bool {
+    service.told.iter().any(|ingress| ingress.ip == Some(floating.address))
 }
 
 fn leads_to_ours(floating: &Floating, actual: &Actual) -> bool {
@@ -143,7 +159,7 @@ fn take_off(floating: &Floating) -> Step {
 mod tests {
     use super::super::{
         fixtures::{balancer, service},
-        inputs::External,
+        inputs::{External, Ingress},
     };
     use super::*;
 
@@ -188,6 +204,30 @@ mod tests {
         };
         assert_eq!(tags_of(&service()), ["kuryr-service:u"]);
         assert_eq!(tags_of(&ServiceFacts { uid: String::new(), ..service() }), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_that_could_not_be_tagged_is_known_by_the_address_that_is_told() {
+        let lost = floating("f", None, false, true);
+        let any = FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        let told = Ingress { ip: Some(lost.address), hostname: None, is_proxied: false };
+        let told = ServiceFacts { told: vec![told], ..service() };
+        let actual = |floating: &[Floating]| Actual {
+            balancers: vec![balancer("b")],
+            floating: floating.to_vec(),
+            ..Actual::default()
+        };
+        let names = |steps: Vec<Step>| steps.iter().map(Step::name).collect::<Vec<_>>();
+        let again = |service: &ServiceFacts, floating: &[Floating]| {
+            names(towards(&any, &"vip-b".into(), service, &actual(floating)).0)
+        };
+        assert_eq!(again(&told, std::slice::from_ref(&lost)), ["associate_floating_ip"]);
+        assert_eq!(again(&service(), std::slice::from_ref(&lost)), ["create_floating_ip"], "nobody told it");
+        let users = Floating { is_made: false, ..lost.clone() };
+        assert_eq!(again(&told, &[users]), ["create_floating_ip"], "not made for a Service");
+        let elsewhere = Floating { port: Some("elsewhere".into()), ..lost.clone() };
+        assert_eq!(again(&told, &[elsewhere]), ["create_floating_ip"]);
+        assert_eq!(names(release(&told, &actual(&[lost]), false)), ["adopt_floating_ip"]);
     }
 
     #[test]

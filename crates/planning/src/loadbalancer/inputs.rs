@@ -235,7 +235,7 @@ pub struct Actual {
     /// Load balancers of our project and of its name that are not ours; looked for only if none is.
     pub strangers: Vec<Stranger>,
     /// Floating IPs of our project that lead to VIPs of all these, are tagged with the Service, or have the address that it
-    /// asks for.
+    /// asks for or tells.
     pub floating: Vec<Floating>,
 }
 

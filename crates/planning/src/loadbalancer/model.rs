@@ -16,6 +16,8 @@ pub(super) enum Fault {
     Refused,
     /// It is done, and nobody learns of it.
     AnswerLost,
+    /// It is done, but that floating IPs cannot be tagged.
+    Untagged,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,10 +73,11 @@ impl Cloud {
         self.busy = busy;
     }
 
-    /// Somebody deletes a load balancer behind our back.
+    /// Somebody deletes a load balancer behind our back, with a floating IP that nobody could tag.
     pub(super) fn lose(&mut self, which: usize) {
         if which < self.actual.balancers.len() {
             let gone = self.actual.balancers.remove(which);
+            self.actual.floating.retain(|floating| floating.is_ours || floating.port != gone.vip_port);
             self.drop_port(gone.vip_port.as_ref());
         }
     }
@@ -91,11 +94,15 @@ impl Cloud {
 
     /// Carries a step out; tells whether the caller learns of it.
     pub(super) fn apply(&mut self, step: &Step, service: &mut ServiceFacts, fault: Fault) -> bool {
-        if fault == Fault::Refused {
-            return false;
+        let tags = matches!(step, Step::CreateFloating { .. } | Step::AdoptFloating { .. });
+        match (fault, step) {
+            (Fault::Refused, _) | (Fault::Untagged, Step::AdoptFloating { .. }) => return false,
+            _ => self.carry_out(step, service),
         }
-        self.carry_out(step, service);
-        fault == Fault::None
+        if fault == Fault::Untagged && tags {
+            self.actual.floating.last_mut().unwrap().is_ours = false;
+        }
+        fault == Fault::None || fault == Fault::Untagged && !tags
     }
 
     fn carry_out(&mut self, step: &Step, service: &mut ServiceFacts) {

@@ -206,17 +206,24 @@ impl Step {
         }
     }
 
+    /// Whether it is about a floating IP. Nothing that follows it in a plan needs it.
+    #[must_use]
+    pub const fn is_about_floating(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateFloating { .. }
+                | Self::AdoptFloating { .. }
+                | Self::Associate { .. }
+                | Self::KeepFloating { .. }
+                | Self::DeleteFloating { .. }
+        )
+    }
+
     /// Whether it is about something in the cloud that was there at the look: if that is not found, somebody took it away
     /// since, and the next look tells what to do instead.
     #[must_use]
     pub const fn is_about_what_was_seen(&self) -> bool {
-        let is_floating = matches!(
-            self,
-            Self::AdoptFloating { .. }
-                | Self::Associate { .. }
-                | Self::KeepFloating { .. }
-                | Self::DeleteFloating { .. }
-        );
-        self.balancer().is_some() || is_floating
+        let is_made = matches!(self, Self::CreateFloating { .. });
+        self.balancer().is_some() || self.is_about_floating() && !is_made
     }
 }
