@@ -8,6 +8,8 @@
 //!
 //! Source: Kuryr-Kubernetes 10.0, `kubernetes_crds/kuryr_crds/kuryrloadbalancer.yaml`.
 
+use std::net::IpAddr;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::{Deserialize, Serialize};
 
@@ -254,6 +256,11 @@ pub struct PublicIp {
 }
 
 impl KuryrLoadBalancer {
+    /// Addresses of the members that it tells.
+    pub fn member_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.status.members.iter().filter_map(|member| member.ip.parse().ok())
+    }
+
     /// The view of a Service with this UID. The owner is the Service, so that the garbage collector removes what nobody
     /// else does; no finalizers.
     #[must_use]

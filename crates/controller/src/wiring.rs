@@ -44,7 +44,8 @@ use crate::{
     config::{COMPONENT, Config, millis},
     demand::{Forecast, Workloads, controllers},
     error::{Error, Result},
-    lead, loadbalancer,
+    lead,
+    loadbalancer::{self, Balancers},
     metrics::Figures,
     pool::{Key, UNREACHABLE_TAINT},
 };
@@ -89,6 +90,7 @@ pub(crate) struct World {
     pub(crate) services: Store<slim::Service>,
     pub(crate) namespaces: Store<slim::Namespace>,
     pub(crate) views: Store<KuryrLoadBalancer>,
+    views_by_member: Index<IpAddr, KuryrLoadBalancer>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
     /// Asks for a full list of our ports.
@@ -137,6 +139,7 @@ impl World {
             pods_by_address: Index::new(|pod: &slim::Pod| pod.status.pod_ips.clone()),
             slices_by_address: Index::new(|slice: &slim::EndpointSlice| slice.addresses().collect()),
             slices_by_service: Index::new(|slice| loadbalancer::service_of(slice).into_iter().collect()),
+            views_by_member: Index::new(|view: &KuryrLoadBalancer| view.member_addresses().collect()),
             list_soon: Notify::new(),
             trunks_soon: Notify::new(),
             servers_soon: Notify::new(),
@@ -179,7 +182,10 @@ impl World {
         let of = Arc::clone(&world);
         tasks.spawn(namespace_watch.run(stop.clone(), move |change| follow_namespaces(change, &of)));
         let of = Arc::clone(&world);
-        tasks.spawn(view_watch.run(stop.clone(), move |change| loadbalancer::view::follow(change, &of)));
+        tasks.spawn(view_watch.run(stop.clone(), move |change| {
+            of.views_by_member.update(change);
+            loadbalancer::view::follow(change, &of);
+        }));
         let of = Arc::clone(&world);
         tasks.spawn(service_watch.run(stop.clone(), move |change| {
             let concern_us = change.touched().filter(|service| loadbalancer::concerns_us(service, &of));
@@ -211,11 +217,24 @@ impl World {
             && self.slices.wait_synced(deadline).await
     }
 
-    /// Those of `addresses` that a live pod or an `EndpointSlice` has.
-    pub(crate) fn held(&self, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
+    /// Those of `addresses` that a live pod or an `EndpointSlice` has, or a member of a load balancer, or may have. A Service that
+    /// was not looked at yet may have the members that its view tells: they were told when it was last settled.
+    pub(crate) fn held(
+        &self,
+        addresses: impl Iterator<Item = IpAddr>,
+        balancers: &Balancers,
+    ) -> BTreeSet<IpAddr> {
+        let is_told = |view: &Arc<KuryrLoadBalancer>| {
+            let key = ObjectKey::of(view.as_ref());
+            let service = self.services.get(&key).filter(|_| !balancers.has_looked_at(&key));
+            service.is_some_and(|service| loadbalancer::concerns_us(&service, self))
+        };
         let held = |address: &IpAddr| {
             let pods = self.pods_by_address.get(address);
-            pods.iter().any(|pod| !pod.has_ended()) || !self.slices_by_address.get(address).is_empty()
+            pods.iter().any(|pod| !pod.has_ended())
+                || !self.slices_by_address.get(address).is_empty()
+                || balancers.may_be_members(address)
+                || self.views_by_member.get(address).iter().any(is_told)
         };
         addresses.filter(held).collect()
     }

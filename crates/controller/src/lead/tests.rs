@@ -306,7 +306,7 @@ async fn what_is_plugged_is_wired_once_neutron_calls_it_active_and_nobody_asks_w
 }
 
 /// A port of ours in the cloud, of a node of this name.
-fn stray(id: &str, node: &str, last: u8) -> Value {
+pub(crate) fn stray(id: &str, node: &str, last: u8) -> Value {
     let mut port = fake::port(id, fake::PROJECT, &format!("10.0.0.{last}"));
     port["name"] = json!(kuryr_planning::ownership::pool_port_name(node));
     (port["device_owner"], port["tags"]) = (json!(kuryr_api::names::POD_DEVICE_OWNER), json!([fake::TAG]));

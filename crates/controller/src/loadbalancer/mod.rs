@@ -23,13 +23,14 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
 use kuryr_api::names::{SERVICE_FINALIZER, SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::neutron::Subnet;
-use kuryr_planning::loadbalancer::{self as planning, Concern, Memory};
+use kuryr_planning::loadbalancer::{self as planning, Concern, Members, Memory};
 use kuryr_types::SubnetId;
 use tokio::sync::OnceCell;
 
@@ -53,6 +54,8 @@ pub(crate) struct Balancers {
     guests: Guests,
     /// What views should be.
     views: Mutex<Views>,
+    /// Addresses of members.
+    members: Mutex<Members<ObjectKey>>,
 }
 
 impl Balancers {
@@ -67,10 +70,26 @@ impl Balancers {
         look(&mut self.views.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Looks at, or notes, which addresses members have; never held across a call.
+    fn with_members<T>(&self, look: impl FnOnce(&mut Members<ObjectKey>) -> T) -> T {
+        look(&mut self.members.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a member has this address, or may have it, as far as looks have shown.
+    pub(crate) fn may_be_members(&self, address: &IpAddr) -> bool {
+        self.with_members(|members| members.may_have(address))
+    }
+
+    /// Whether this leadership has looked at the load balancer of a Service.
+    pub(crate) fn has_looked_at(&self, service: &ObjectKey) -> bool {
+        self.with_members(|members| members.knows(service))
+    }
+
     /// Forgets a Service of which nothing is left.
     fn forget(&self, service: &ObjectKey) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
         self.with_views(|views| views.remove(service));
+        self.with_members(|members| members.forget(service));
     }
 }
 

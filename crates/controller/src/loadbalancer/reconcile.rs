@@ -68,6 +68,7 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         return Ok(Outcome::again(UNKNOWN, "lists of Services and endpoint slices, and the pods' subnets"));
     };
     let plan = term.balancers.with_memory(service, |memory| plan(&look.inputs(), memory));
+    term.balancers.with_members(|members| members.note(service, look.inputs().actual, &plan.steps));
     status::tell(&look, &plan, world);
     if plan.is_empty() {
         return Ok(match plan.wake_after {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::fake::lock,
-    lead::tests::{OPTIONS, Outdoors},
+    lead::tests::{OPTIONS, Outdoors, stray},
 };
 
 const SERVICE: &str = "/api/v1/namespaces/d/services/web";
@@ -309,6 +309,34 @@ async fn what_is_shown_and_never_found_is_asked_for_ever_more_slowly_and_told() 
     lock(&outdoors.cloud.octavia).evades = None;
     outdoors.pass(60).await;
     assert_eq!(changes(&outdoors).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_address_of_a_member_is_not_freed_whatever_its_slice_says() {
+    let outdoors = with_service();
+    let replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    // Octavia refuses to lose a member whose pod is gone with its node.
+    let refused = "PUT /v2/lbaas/pools/pool-b1-0/members".to_owned();
+    lock(&outdoors.cloud.failing).push(refused);
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    lock(&outdoors.cloud.ports).push(stray("member", "long gone", 7));
+    lock(&outdoors.cloud.ports).push(stray("other", "long gone", 99));
+    let left = |id: &str| lock(&outdoors.cloud.ports).iter().any(|port| port["id"] == id);
+    outdoors.pass(900).await;
+    assert_eq!((left("member"), left("other")), (true, false));
+
+    // The next controller cannot look at it at all.
+    drop(replica);
+    lock(&outdoors.cloud.failing).push("GET /v2/lbaas/loadbalancers".to_owned());
+    lock(&outdoors.cloud.ports).push(stray("other", "long gone", 99));
+    let _replica = outdoors.replica("b");
+    outdoors.pass(900).await;
+    assert_eq!((left("member"), left("other")), (true, false));
+
+    lock(&outdoors.cloud.failing).clear();
+    outdoors.pass(900).await;
+    assert!(!left("member"));
 }
 
 #[tokio::test(start_paused = true)]

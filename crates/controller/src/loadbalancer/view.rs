@@ -1,8 +1,9 @@
 //! The `KuryrLoadBalancer` of a Service: a view for people and upstream's tools.
 //!
 //! A look at a Service whose load balancer is settled notes what the view should be; it is written some time later, so
-//! that endpoints that come one after the other cost one write. Nobody believes it: one that somebody has changed is
-//! written again, and a write that fails harms nothing. The garbage collector takes it away with its Service; upstream's
+//! that endpoints that come one after the other cost one write. Nobody believes it, but that an address which it tells as a
+//! member's is kept from reuse until the Service has been looked at: one that somebody has changed is written again, and a
+//! write that fails harms nothing. The garbage collector takes it away with its Service; upstream's
 //! finalizer, for which nobody else waits any more, is removed.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

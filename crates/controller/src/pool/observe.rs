@@ -78,7 +78,7 @@ pub(super) fn node(node: &str, world: &World, term: &Term) -> Look {
         in_sync,
         presence,
         facts: of_node,
-        held: world.held(addresses),
+        held: world.held(addresses, &term.balancers),
         pods: world.pods_by_node.get(&node.to_owned()).iter().map(|pod| facts(pod)).collect(),
         coming: world.coming(node),
         record,

@@ -71,7 +71,8 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let nodes = world.nodes.keys();
     let nodes = nodes.iter().map(|node| node.name.as_str()).collect();
     world.figures.found_garbage(&garbage::find(&ports, &specs, &nodes));
-    let held = world.held(ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>()));
+    let addresses = ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>());
+    let held = world.held(addresses, &term.balancers);
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);
     let servers = servers::of_orphans(&ports, world, term);

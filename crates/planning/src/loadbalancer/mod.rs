@@ -53,6 +53,8 @@ pub mod diff;
 mod floating;
 // The steps.
 pub mod step;
+// Which addresses its members have.
+pub mod members;
 // What people and upstream's tools are told of it.
 pub mod view;
 // What must hold whatever happens.
@@ -76,6 +78,7 @@ pub use inputs::{
     Ingress, Inputs, MonitorSettings, Named, NamedPort, OtherListener, Others, PortFacts, ServiceFacts,
     Settings, State, Stranger,
 };
+pub use members::Members;
 pub use memory::Memory;
 pub use provider::MemberMode;
 pub use sharing::Place;

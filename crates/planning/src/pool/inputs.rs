@@ -44,7 +44,7 @@ pub struct Inputs<'a> {
     pub pods: &'a [PodFacts],
     /// Pods that are not scheduled yet, and what could come.
     pub coming: Coming,
-    /// Addresses, of those that matter here, to which something in the cluster refers.
+    /// Addresses, of those that matter here, to which something in the cluster refers, or a member of a load balancer.
     pub held: &'a BTreeSet<IpAddr>,
     /// The cloud.
     pub cloud: &'a Cloud,

@@ -9,7 +9,8 @@
 //! 2. Generations are never repeated; within one only flags are set.
 //! 3. A port is deleted in Neutron, or taken off its trunk or its server's port, only after everybody can see that it is going to be:
 //!    `doomed` in the record or, where no record names it, by its name. Nothing undoes that.
-//! 4. An address is neither offered nor freed again before nothing refers to it and a cool-down is over.
+//! 4. An address is neither offered nor freed again before nothing refers to it (a pod that has not ended, an `EndpointSlice`, a
+//!    member of a load balancer) and a cool-down is over.
 //! 5. Of a node whose agent has not reported completely, nothing is changed. A node that is gone is cut off
 //!    in Neutron first; its addresses become free later.
 //! 6. What was made is found again by name and tags, and offered or deleted.
