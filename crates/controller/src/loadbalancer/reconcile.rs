@@ -23,7 +23,7 @@ use crate::{
 
 /// After a change, until the next look at what came of it: about as long as Octavia needs at least.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
-/// While something changes the load balancer that is not us.
+/// While something changes the load balancer, or the Service, that is not us.
 const BUSY: Duration = Duration::from_secs(1);
 /// While the cloud or the lists of the cluster are not known.
 const UNKNOWN: Duration = Duration::from_secs(2);
@@ -41,7 +41,8 @@ pub(crate) async fn reconcile(service: ObjectKey, world: Arc<World>, term: Arc<T
             Ok(Outcome::again(BUSY, "the load balancer is being changed"))
         }
         Err(Error::Kubernetes(error)) if error.is_conflict() => {
-            Ok(Outcome::again(LOOK_AFTER, "somebody else changed the Service"))
+            // The watch shows it, and brings it forward.
+            Ok(Outcome::again(BUSY, "somebody else changed the Service"))
         }
         Err(Error::OpenStack(error)) => {
             status::tell_failure(object.as_deref(), &error, &world);

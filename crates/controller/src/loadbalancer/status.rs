@@ -50,7 +50,8 @@ pub(super) fn tell_failure(service: Option<&slim::Service>, error: &CloudError, 
     }
 }
 
-/// Writes where clients outside send to.
+/// Writes where clients outside send to; refused if somebody has changed the Service meanwhile. What is known of it may be old,
+/// and of its name another Service may have begun, which has no load balancer and would tell this address for ever.
 pub(super) async fn write(look: &Look, ingress: &[Ingress], world: &World) -> Result<()> {
     let Some(service) = look.object.as_deref() else { return Ok(()) };
     let entry = |ingress: &Ingress| match (&ingress.ip, &ingress.hostname) {
@@ -60,7 +61,9 @@ pub(super) async fn write(look: &Look, ingress: &[Ingress], world: &World) -> Re
         (_, hostname) => json!({"hostname": hostname}),
     };
     let entries: Vec<_> = ingress.iter().map(entry).collect();
-    let status = json!({"status": {"loadBalancer": {"ingress": entries}}});
+    let version = &service.metadata.resource_version;
+    let status =
+        json!({"metadata": {"resourceVersion": version}, "status": {"loadBalancer": {"ingress": entries}}});
     services(&look.service.namespace, world).merge_status(&look.service.name, &status).await?;
     if !ingress.is_empty() {
         let told =

@@ -1,5 +1,6 @@
 //! A Service and its load balancer, against an API server and a cloud in memory, on paused time.
 
+use kuryr_testkit::api_server::Fault;
 use serde_json::{Value, json};
 
 use crate::{
@@ -126,6 +127,31 @@ async fn what_is_nobodys_is_deleted_and_what_is_not_ours_left_alone() {
     lock(&outdoors.cloud.octavia).balancers = vec![balancer("theirs", &["other"])];
     outdoors.pass(400).await;
     assert_eq!(changes(&outdoors), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_service_of_the_name_is_not_told_the_address_of_the_one_before() {
+    let outdoors = with_service();
+    let options = OPTIONS.replace("[neutron_defaults]\n", "[neutron_defaults]\nexternal_svc_net = ext\n");
+    let _replica = outdoors.replica_with(&options, "a");
+    outdoors.pass(30).await;
+    assert_eq!(told(&outdoors), json!([{"ip": "203.0.113.7", "ipMode": "VIP"}]));
+    // Nothing is heard of Services any more, while another one comes and the first one's address changes.
+    outdoors.api.fail("/api/v1/services", Fault::Hang);
+    outdoors.api.cut();
+    outdoors.pass(2).await;
+    outdoors.api.remove(SERVICE);
+    let spec = json!({"type": "ClusterIP", "ports": [], "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.8"]});
+    outdoors
+        .api
+        .put(SERVICE, json!({"metadata": {"uid": "v"}, "spec": spec, "status": {"loadBalancer": {}}}));
+    lock(&outdoors.cloud.octavia).floating[0]["floating_ip_address"] = json!("203.0.113.8");
+    outdoors.api.writes();
+    outdoors.api.put(SLICE, slice(&["10.0.0.8"]));
+    outdoors.pass(10).await;
+    assert!(outdoors.api.writes().iter().any(|write| write.line.contains("/services/web")), "it was tried");
+    outdoors.pass(60).await;
+    assert_eq!(told(&outdoors), Value::Null);
 }
 
 const VIEW: &str = "/apis/openstack.org/v1/namespaces/d/kuryrloadbalancers/web";
