@@ -26,6 +26,9 @@ const SHORT_ID: usize = 8;
 /// Begin of the tag that names the Service of a floating IP.
 pub const SERVICE_TAG: &str = "kuryr-service:";
 
+/// The tag of a floating IP whose Service asks to keep it: of a Service that is gone nothing else tells.
+pub const KEPT_TAG: &str = "kuryr-kept";
+
 /// The tag of listeners and pools of a Service on a load balancer that is not its own, by which they are found.
 pub const GUEST_TAG: &str = "kuryr-guest";
 

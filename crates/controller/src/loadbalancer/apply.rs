@@ -14,7 +14,7 @@ use kuryr_openstack::{
 };
 use kuryr_planning::{
     loadbalancer::{BalancerSpec, ListenerSpec, MonitorSettings, MonitorSpec, PoolSpec, Step},
-    ownership::{SERVICE_TAG, timeouts_tag},
+    ownership::{KEPT_TAG, SERVICE_TAG, timeouts_tag},
 };
 use kuryr_types::{FloatingIpId, LbPoolId, LoadBalancerId};
 use serde_json::json;
@@ -89,8 +89,9 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             client.create_floating_ip(&access.ownership, &create).await?;
         }
         (Step::AdoptFloating { floating, tags }, _) => {
-            if let Some(found) = floating_ip(floating, look) {
-                client.adopt_floating_ip(&access.ownership, found.clone(), tags).await?;
+            if let Some(mut found) = floating_ip(floating, look).cloned() {
+                found.tags.retain(|tag| tag != KEPT_TAG);
+                client.adopt_floating_ip(&access.ownership, found, tags).await?;
             }
         }
         (Step::Associate { floating, port }, _) => {
@@ -98,7 +99,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
         }
         (Step::KeepFloating { floating }, _) => {
             if let Some(found) = owned(floating, look, access)? {
-                client.disown_floating_ip(&found, SERVICE_TAG).await?;
+                client.disown_floating_ip(&found, &[SERVICE_TAG, KEPT_TAG]).await?;
             }
         }
         (Step::DeleteFloating { floating }, _) => {

@@ -28,7 +28,7 @@ use kuryr_planning::{
         OtherListener, Others, PortFacts, ServiceFacts, Settings, State, Stranger, asked,
         sharing::{is_guest, is_own},
     },
-    ownership::{GUEST_TAG, Owner, asked_timeouts, load_balancer_name, service_tag},
+    ownership::{GUEST_TAG, KEPT_TAG, Owner, asked_timeouts, load_balancer_name, service_tag},
     pool::{DefaultClass, Millis},
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
@@ -238,6 +238,7 @@ fn floating_facts(
                 false => is_tagged(&service_tag(&service.uid)),
             },
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
+        is_kept: is_tagged(&KEPT_TAG.to_owned()),
     }
 }
 

@@ -186,14 +186,20 @@ impl Client {
         OwnedFloatingIp::prove(&Arc::new(owner.clone()), floating_ip)
     }
 
-    /// Takes our tags, and those that begin with `prefix`, off a floating IP of ours, which stays as the project's.
+    /// Takes our tags, and those that begin with one of `prefixes`, off a floating IP of ours, which stays as the project's.
     /// "Replace all tags", `PUT /v2.0/floatingips/{id}/tags`.
     ///
     /// # Errors
     /// What the cloud answers.
-    pub async fn disown_floating_ip(&self, floating_ip: &OwnedFloatingIp, prefix: &str) -> Result<(), Error> {
+    pub async fn disown_floating_ip(
+        &self,
+        floating_ip: &OwnedFloatingIp,
+        prefixes: &[&str],
+    ) -> Result<(), Error> {
         let ours = floating_ip.owner.tags();
-        let others = floating_ip.tags.iter().filter(|tag| !ours.contains(tag) && !tag.starts_with(prefix));
+        let is_ours =
+            |tag: &String| ours.contains(tag) || prefixes.iter().any(|prefix| tag.starts_with(prefix));
+        let others = floating_ip.tags.iter().filter(|tag| !is_ours(tag));
         let others: Vec<&str> = others.map(String::as_str).collect();
         self.put_tags("tag_floating_ip", RESOURCE, floating_ip.id.as_str(), &others).await
     }
@@ -263,7 +269,7 @@ mod tests {
         );
         assert_eq!(asked[1].line(), "PUT /v2.0/floatingips/f/tags");
         assert_eq!(asked[1].body, json!({"tags": ["kuryr:cluster=a", "kuryr-service:u"]}));
-        client.disown_floating_ip(&made, "kuryr-service:").await.unwrap();
+        client.disown_floating_ip(&made, &["kuryr-service:"]).await.unwrap();
         assert_eq!(recorded.asked()[2].body, json!({"tags": []}));
         client.associate_floating_ip(&made.id, None).await.unwrap();
         assert_eq!(recorded.asked()[3].body, json!({"floatingip": {"port_id": null}}));

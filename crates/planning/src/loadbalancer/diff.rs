@@ -776,8 +776,14 @@ mod tests {
             let mut look = look();
             look.settings.external = Some(External { network: "ext".into(), subnet: None });
             let port = Some("vip-b".into());
-            look.actual.floating =
-                vec![Floating { id: "f".into(), address, port, is_ours: false, is_made: true }];
+            look.actual.floating = vec![Floating {
+                id: "f".into(),
+                address,
+                port,
+                is_ours: false,
+                is_made: true,
+                is_kept: false,
+            }];
             look.service.told = is_told.then(|| ingress.clone()).into_iter().collect();
             change(&mut look.actual.balancers[0]);
             let plan = planned(&look, 0, &mut Memory::default());
@@ -1158,6 +1164,7 @@ mod tests {
             port: Some("vip-x".into()),
             is_ours: false,
             is_made: true,
+            is_kept: false,
         });
         assert_eq!(done(&mut look), ["tell 203.0.113.7"]);
         assert!(done(&mut look).is_empty());
@@ -1213,6 +1220,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_kept: false,
         });
         look.service.is_leaving = true;
         assert_eq!(done(&mut look), ["delete_listener", "delete_pool", "remove_finalizer"]);
@@ -1270,6 +1278,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_kept: false,
         };
         let leaving = |change: fn(&mut Look)| {
             steps(|look| {
@@ -1347,6 +1356,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_kept: false,
         });
         let outside = Ingress { ip: Some("203.0.113.7".parse().unwrap()), hostname: None, is_proxied: false };
         assert_eq!(planned(&look, 0, &mut Memory::default()).tell, Some(vec![outside]));

@@ -5,7 +5,7 @@
 //!    known by its tags; where it could not be tagged, by the address that the Service tells. Where none can be made, these
 //!    still count.
 //! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
-//!    it is taken off at most.
+//!    it is taken off at most. One that the Service asks to keep is marked so, for when the Service is gone.
 
 use std::net::IpAddr;
 
@@ -14,11 +14,11 @@ use kuryr_types::PortId;
 
 use super::{
     annotations::REASON,
-    from_kubernetes::FloatingWish,
+    from_kubernetes::{FloatingWish, keeps_floating},
     inputs::{Actual, Balancer, Floating, ServiceFacts},
     step::Step,
 };
-use crate::ownership::service_tag;
+use crate::ownership::{KEPT_TAG, service_tag};
 
 /// What to do that `vip` has the floating IP that is wished.
 pub(super) fn towards(
@@ -86,7 +86,9 @@ fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -
 
 /// What to do about floating IPs of a Service that needs none any more.
 pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> Vec<Step> {
-    let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, keeps) {
+    let is_gone = service.uid.is_empty();
+    let is_kept = |floating: &Floating| keeps || is_gone && floating.is_kept;
+    let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, is_kept(floating)) {
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
         (false, true) => None,
@@ -139,13 +141,17 @@ fn leads_to_ours(floating: &Floating, actual: &Actual) -> bool {
 /// Tags by which a floating IP of the Service is found; of one that is gone only the port tells.
 fn tags(service: &ServiceFacts) -> Vec<String> {
     let uid = Some(&service.uid).filter(|uid| !uid.is_empty());
-    uid.map(|uid| service_tag(uid)).into_iter().collect()
+    let kept = keeps_floating(service).then(|| KEPT_TAG.to_owned());
+    uid.map(|uid| service_tag(uid)).into_iter().chain(kept).collect()
 }
 
-/// It was made for the Service, and could not be tagged.
+/// It was made for the Service, and could not be tagged, or the Service asks to keep it now, or no more.
 fn adopt(floating: &Floating, service: &ServiceFacts) -> Option<Step> {
     let was_not_tagged = floating.is_made && !floating.is_ours;
-    was_not_tagged.then(|| Step::AdoptFloating { floating: floating.id.clone(), tags: tags(service) })
+    let is_gone = service.uid.is_empty();
+    let is_marked_wrong = floating.is_ours && !is_gone && floating.is_kept != keeps_floating(service);
+    let step = || Step::AdoptFloating { floating: floating.id.clone(), tags: tags(service) };
+    (was_not_tagged || is_marked_wrong).then(step)
 }
 
 fn take_off(floating: &Floating) -> Step {
@@ -165,7 +171,7 @@ mod tests {
 
     fn floating(id: &str, port: Option<&str>, is_ours: bool, is_made: bool) -> Floating {
         let address = format!("203.0.113.{}", id.len()).parse().unwrap();
-        Floating { id: id.into(), address, port: port.map(PortId::from), is_ours, is_made }
+        Floating { id: id.into(), address, port: port.map(PortId::from), is_ours, is_made, is_kept: false }
     }
 
     fn steps(wish: &FloatingWish, found: &[Floating]) -> (Vec<&'static str>, usize) {
@@ -228,6 +234,32 @@ mod tests {
         let elsewhere = Floating { port: Some("elsewhere".into()), ..lost.clone() };
         assert_eq!(again(&told, &[elsewhere]), ["create_floating_ip"]);
         assert_eq!(names(release(&told, &actual(&[lost]), false)), ["adopt_floating_ip"]);
+    }
+
+    #[test]
+    fn one_that_is_to_be_kept_is_marked_while_its_service_can_say_so() {
+        let any = FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        let keep = || [("loadbalancer.openstack.org/keep-floatingip".to_owned(), "true".to_owned())];
+        let keeps = ServiceFacts { annotations: keep().into(), ..service() };
+        let gone = ServiceFacts { uid: String::new(), ..service() };
+        for is_kept in [false, true] {
+            let found = Floating { is_kept, ..floating("f", Some("vip-b"), true, true) };
+            let actual =
+                Actual { balancers: vec![balancer("b")], floating: vec![found], ..Actual::default() };
+            let marked = |service: &ServiceFacts| match &towards(&any, &"vip-b".into(), service, &actual).0[..]
+            {
+                [] => None,
+                [Step::AdoptFloating { tags, .. }] => Some(tags.contains(&KEPT_TAG.to_owned())),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(
+                (marked(&keeps), marked(&service())),
+                ((!is_kept).then_some(true), is_kept.then_some(false),)
+            );
+            let left = release(&gone, &actual, false);
+            let expect = if is_kept { "keep_floating_ip" } else { "delete_floating_ip" };
+            assert_eq!(left.iter().map(Step::name).collect::<Vec<_>>(), [expect]);
+        }
     }
 
     #[test]

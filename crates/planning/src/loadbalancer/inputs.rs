@@ -417,4 +417,6 @@ pub struct Floating {
     pub is_ours: bool,
     /// Its description says that it was made for a Service.
     pub is_made: bool,
+    /// It is marked as one that its Service asks to keep.
+    pub is_kept: bool,
 }

@@ -6,6 +6,7 @@ use super::{
     Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
     ListenerSpec, Others, PoolSpec, Protocol, ServiceFacts, State, Step, sharing,
 };
+use crate::ownership::KEPT_TAG;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Cloud {
             Step::RemoveFinalizer => service.has_finalizer = false,
             Step::CreateBalancer(spec) => self.create(spec),
             Step::AdoptBalancer { stranger } => self.adopt(stranger),
-            Step::CreateFloating { port, .. } => {
+            Step::CreateFloating { port, tags, .. } => {
                 let id = self.id("f");
                 let address = format!("203.0.113.{}", self.made % 250).parse().unwrap();
                 let taken = self.actual.floating.iter().any(|floating| floating.port.as_ref() == Some(port));
@@ -123,10 +124,17 @@ impl Cloud {
                     port,
                     is_ours: true,
                     is_made: true,
+                    is_kept: tags.iter().any(|tag| tag == KEPT_TAG),
                 });
             }
-            Step::AdoptFloating { floating, .. } => self.floating(floating).is_ours = true,
-            Step::KeepFloating { floating } => self.floating(floating).is_ours = false,
+            Step::AdoptFloating { floating, tags } => {
+                let found = self.floating(floating);
+                (found.is_ours, found.is_kept) = (true, tags.iter().any(|tag| tag == KEPT_TAG));
+            }
+            Step::KeepFloating { floating } => {
+                let found = self.floating(floating);
+                (found.is_ours, found.is_kept) = (false, false);
+            }
             Step::Associate { floating, port } => self.floating(floating).port.clone_from(port),
             Step::DeleteFloating { floating } => self.actual.floating.retain(|found| found.id != *floating),
             step => self.change(step),

@@ -125,7 +125,7 @@ pub enum Step {
         /// Tags besides the cluster's.
         tags: Vec<String>,
     },
-    /// Tags a floating IP that was made and could not be tagged.
+    /// Tags a floating IP that was made and could not be tagged, or marks it as one to be kept, or no more.
     AdoptFloating {
         /// Which.
         floating: FloatingIpId,
