@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::Write,
+    net::IpAddr,
 };
 
 use kube::{Api, Client, Resource, api::ListParams};
@@ -27,7 +28,10 @@ use crate::{
     config::{COMPONENT, Config},
     error::{Error, Result},
     lead,
-    loadbalancer::service_of_balancer,
+    loadbalancer::{
+        listing::{listed, our_floating_ips},
+        service_of_balancer,
+    },
     metrics::Figures,
 };
 
@@ -40,6 +44,8 @@ enum Left {
     Untagged { id: String, name: String },
     /// A load balancer whose Service is gone.
     Balancer { id: String, name: String },
+    /// A floating IP whose Service and load balancer are gone.
+    Floating { id: String, address: IpAddr },
 }
 
 impl fmt::Display for Left {
@@ -50,6 +56,12 @@ impl fmt::Display for Left {
                 write!(
                     f,
                     "port {id} ({name}): it was made and not tagged; it will be tagged, then used or deleted"
+                )
+            }
+            Self::Floating { id, address } => {
+                write!(
+                    f,
+                    "floating IP {id} ({address}): it leads nowhere, and its Service is gone; it will be deleted"
                 )
             }
             Self::Balancer { id, name } => {
@@ -86,6 +98,7 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let ports = our_ports(&access.owner, &found);
     let untagged = access.client.untagged_ports(&access.ownership).await?;
     let balancers = balancers(&access).await?;
+    let floating = our_floating_ips(&access).await?;
 
     let names = records.iter().map(|record| record.metadata.name.clone().unwrap_or_default());
     let names: Vec<String> = names.collect();
@@ -93,6 +106,11 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
         names.iter().map(String::as_str).zip(records.iter().map(|record| &record.spec)).collect();
     let nodes: BTreeSet<&str> = nodes.iter().map(slim::Node::name).collect();
     let services = list::<slim::Service>(client).await?;
+    let uids: BTreeSet<&str> =
+        services.iter().filter_map(|service| service.metadata.uid.as_deref()).collect();
+    let floating = floating.iter().filter(|found| listed(found).is_nobodys(|uid| uids.contains(uid)));
+    let floating =
+        floating.map(|found| Left::Floating { id: found.id.to_string(), address: found.floating_ip_address });
     let services: BTreeSet<ObjectKey> = services.iter().map(ObjectKey::of).collect();
 
     let of_ports = garbage::find(&ports, &specs, &nodes).into_iter().map(Left::Ports);
@@ -101,7 +119,7 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let is_left = |name: &str| service_of_balancer(name).is_some_and(|service| !services.contains(&service));
     let balancers = balancers.into_iter().filter(|(_, name)| is_left(name));
     let balancers = balancers.map(|(id, name)| Left::Balancer { id, name });
-    Ok(of_ports.chain(untagged).chain(balancers).collect())
+    Ok(of_ports.chain(untagged).chain(balancers).chain(floating).collect())
 }
 
 /// Our load balancers, by id and name.
@@ -149,14 +167,20 @@ mod tests {
             port("foreign", "kuryr-pool/n9", &["kuryr-cluster:other"]),
         ]);
         lock(&outdoors.cloud.ports)[3]["description"] = json!("kuryr-cluster:other");
+        let stray = json!({"id": "f", "project_id": fake::PROJECT, "floating_ip_address": "203.0.113.9", "description": "kuryr_lb",
+                           "floating_network_id": "ext", "port_id": null, "tags": [fake::TAG, "kuryr-service:gone"]});
+        lock(&outdoors.cloud.octavia).floating.push(stray);
         outdoors.api.writes();
         let left =
             look(&fake::config(OPTIONS), &outdoors.api.client(), outdoors.cloud.connect()).await.unwrap();
         let lines: Vec<String> = left.iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 3, "{lines:#?}");
-        for (line, begin) in
-            lines.iter().zip(["port orphan (kuryr-pool/n9): ", "KuryrNode n2: ", "port bare "])
-        {
+        assert_eq!(lines.len(), 4, "{lines:#?}");
+        for (line, begin) in lines.iter().zip([
+            "port orphan (kuryr-pool/n9): ",
+            "KuryrNode n2: ",
+            "port bare ",
+            "floating IP f (203.0.113.9): ",
+        ]) {
             assert!(line.starts_with(begin), "{lines:#?}");
         }
         assert!(outdoors.api.writes().is_empty());

@@ -67,6 +67,12 @@ impl Figures {
         }
     }
 
+    /// Notes how many floating IPs were found to be nobody's.
+    pub(crate) fn found_stray_floating_ips(&self, count: usize) {
+        let kind = "floating_ip";
+        self.garbage.get_or_create(&GarbageLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Notes a step of a plan for a load balancer that was carried out.
     pub(crate) fn balancer_step(&self, step: &'static str) {
         self.balancer_steps.get_or_create(&StepLabels { step }).inc();
@@ -127,10 +133,10 @@ impl Figures {
             );
             let help = "Steps of plans for load balancers that were carried out, by step";
             registry.register("load_balancer_steps", help, figures.balancer_steps.clone());
-            let help = "What is left over, as last looked at, by kind: port (no record speaks for it), record (its Node is gone) or \
-                        entry (of a record; its port does not exist)";
+            let help = "What is left over, as last looked at, by kind: port (no record speaks for it), record (its Node is gone), \
+                        entry (of a record; its port does not exist) or floating_ip (its Service and load balancer are gone)";
             registry.register("garbage", help, figures.garbage.clone());
-            registry.register("garbage_collected", "Ports deleted that no record spoke for", figures.collected.clone());
+            registry.register("garbage_collected", "Ports deleted that no record spoke for, and floating IPs that were nobody's", figures.collected.clone());
             let help = "Calls to the cloud; status is that of HTTP, none without an answer";
             registry.register_with_unit("openstack_request", help, Unit::Seconds, figures.calls.clone());
         });

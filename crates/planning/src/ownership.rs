@@ -141,6 +141,12 @@ pub fn service_tag(uid: &str) -> String {
     format!("{SERVICE_TAG}{uid}")
 }
 
+/// The UID of the Service that a tag of a floating IP names.
+#[must_use]
+pub fn service_of_tag(tag: &str) -> Option<&str> {
+    tag.strip_prefix(SERVICE_TAG)
+}
+
 /// The tag of a listener by which it is known later which of its timeouts (client data, connect, member data, inspection)
 /// were asked for: Octavia does not tell its defaults. None if all are Octavia's own.
 #[must_use]

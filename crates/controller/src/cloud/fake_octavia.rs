@@ -116,8 +116,8 @@ impl FakeOctavia {
                 self.floating.iter_mut().for_each(|floating| floating["port_id"] = port.clone());
                 (200, json!({"floatingip": self.floating[0]}))
             }
-            ("DELETE", ["v2.0", "floatingips", _]) => {
-                self.floating.clear();
+            ("DELETE", ["v2.0", "floatingips", id]) => {
+                self.floating.retain(|found| found["id"] != *id);
                 (204, Value::Null)
             }
             _ => return None,

@@ -1,16 +1,26 @@
 //! Full lists of our load balancers: at the begin of a leadership and every few minutes.
 //!
 //! Each Service that has or had a load balancer or shares one is looked at then, and each load balancer whose Service is
-//! gone: what others changed in the cloud is repaired, and what nobody owns is deleted.
+//! gone: what others changed in the cloud is repaired, and what nobody owns is deleted. So are floating IPs that neither a Service
+//! nor a load balancer leads to any more.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use kuryr_api::names::FLOATING_IP_DESCRIPTION;
 use kuryr_kubernetes::store::ObjectKey;
-use kuryr_openstack::Error as CloudError;
+use kuryr_openstack::{
+    Error as CloudError,
+    neutron::{FloatingIp, FloatingIpFilter, OwnedFloatingIp},
+};
+use kuryr_planning::loadbalancer::strays::Listed;
 use tokio_util::sync::CancellationToken;
 
 use super::{concerns_us, guests::service_of};
-use crate::{error::Result, term::Term, wiring::World};
+use crate::{cloud::facts::Access, error::Result, term::Term, wiring::World};
 
 /// First and greatest distance between lists that fail.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
@@ -62,5 +72,58 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
     let guests = term.balancers.guests.list(access).await?;
     let own = balancers.iter().filter_map(|balancer| service_of(&balancer.name));
     own.chain(guests).for_each(|service| world.balancers.add(service));
+    list_floating(access, world, term).await?;
     Ok(true)
+}
+
+/// Lists our floating IPs: Services that nobody would look at any more get their turn, and what is nobody's is deleted.
+async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()> {
+    let found = our_floating_ips(access).await?;
+    // One that cannot be read may be whose floating IP it is.
+    if !world.services.in_sync() || !world.services.undecodable().is_empty() {
+        return Ok(());
+    }
+    let services = world.services.list();
+    let by_uid: BTreeMap<&str, _> =
+        services.iter().filter_map(|service| Some((service.metadata.uid.as_deref()?, service))).collect();
+    for service in found.iter().flat_map(|found| listed(found).services()).filter_map(|uid| by_uid.get(uid)) {
+        if !concerns_us(service, world) {
+            world.balancers.add(ObjectKey::of(service.as_ref()));
+        }
+    }
+    let is_nobodys = |found: &&FloatingIp| listed(found).is_nobodys(|uid| by_uid.contains_key(uid));
+    let strays: BTreeSet<_> = found.iter().filter(is_nobodys).map(|found| found.id.clone()).collect();
+    world.figures.found_stray_floating_ips(strays.len());
+    let due = term.balancers.note_strays(strays);
+    let owner = Arc::new(access.ownership.clone());
+    for stray in found.into_iter().filter(|found| due.contains(&found.id)) {
+        term.check()?;
+        tracing::info!(floating = %stray.id, address = %stray.floating_ip_address, "deleting a floating IP that is nobody's");
+        // Of one that fails the next list tells again.
+        match access.client.delete_floating_ip(&OwnedFloatingIp::prove(&owner, stray)?).await {
+            Ok(()) => drop(world.figures.collected.inc()),
+            Err(error) => tracing::warn!(%error, "could not delete a floating IP that is nobody's"),
+        }
+    }
+    Ok(())
+}
+
+/// All floating IPs with our tags.
+pub(crate) async fn our_floating_ips(access: &Access) -> std::result::Result<Vec<FloatingIp>, CloudError> {
+    let filter = FloatingIpFilter { tags: access.ownership.tags().to_vec(), ..FloatingIpFilter::default() };
+    match access.client.floating_ips(access.owner.project(), &filter).await {
+        // A cloud without routers has none.
+        Err(CloudError::NotFound { .. }) => Ok(vec![]),
+        found => found,
+    }
+}
+
+/// As planning takes it.
+pub(crate) fn listed(found: &FloatingIp) -> Listed<'_> {
+    Listed {
+        id: &found.id,
+        tags: &found.tags,
+        is_made: found.description == FLOATING_IP_DESCRIPTION,
+        leads_somewhere: found.port_id.is_some(),
+    }
 }

@@ -22,7 +22,7 @@ pub(crate) mod view;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Mutex, PoisonError},
 };
@@ -30,8 +30,8 @@ use std::{
 use kuryr_api::names::{SERVICE_FINALIZER, SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::neutron::Subnet;
-use kuryr_planning::loadbalancer::{self as planning, Concern, Members, Memory};
-use kuryr_types::SubnetId;
+use kuryr_planning::loadbalancer::{self as planning, Concern, Members, Memory, strays::Strays};
+use kuryr_types::{FloatingIpId, SubnetId};
 use tokio::sync::OnceCell;
 
 pub(crate) use guests::service_of as service_of_balancer;
@@ -52,6 +52,8 @@ pub(crate) struct Balancers {
     service_subnets: OnceCell<BTreeMap<SubnetId, Subnet>>,
     /// Where Services share load balancers.
     guests: Guests,
+    /// Floating IPs that were nobody's when they were last listed.
+    strays: Mutex<Strays>,
     /// What views should be.
     views: Mutex<Views>,
     /// Addresses of members.
@@ -83,6 +85,11 @@ impl Balancers {
     /// Whether this leadership has looked at the load balancer of a Service.
     pub(crate) fn has_looked_at(&self, service: &ObjectKey) -> bool {
         self.with_members(|members| members.knows(service))
+    }
+
+    /// Notes floating IPs that are nobody's; returns those that are to be deleted.
+    fn note_strays(&self, now: BTreeSet<FloatingIpId>) -> BTreeSet<FloatingIpId> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).note(now)
     }
 
     /// Forgets a Service of which nothing is left.

@@ -157,6 +157,41 @@ async fn another_service_of_the_name_is_not_told_the_address_of_the_one_before()
 const VIEW: &str = "/apis/openstack.org/v1/namespaces/d/kuryrloadbalancers/web";
 const UPSTREAMS: &str = "kuryr.openstack.org/kuryrloadbalancer-finalizers";
 
+#[tokio::test(start_paused = true)]
+async fn a_floating_ip_whose_service_and_load_balancer_are_gone_is_deleted() {
+    let outdoors = with_service();
+    let floating = |id: &str, port: Value, tags: &[&str]| {
+        json!({"id": id, "project_id": crate::cloud::fake::PROJECT, "floating_ip_address": "203.0.113.9",
+               "floating_network_id": "ext", "port_id": port, "description": "kuryr_lb", "tags": tags})
+    };
+    let mut peoples = floating("peoples", Value::Null, &[crate::cloud::fake::TAG]);
+    peoples["description"] = json!("of somebody");
+    lock(&outdoors.cloud.octavia).floating = vec![
+        floating("stray", Value::Null, &[crate::cloud::fake::TAG, "kuryr-service:gone"]),
+        floating("leads", json!("p"), &[crate::cloud::fake::TAG, "kuryr-service:gone"]),
+        floating("kept", Value::Null, &[crate::cloud::fake::TAG, "kuryr-service:gone", "kuryr-kept"]),
+        floating("theirs", Value::Null, &["kuryr-cluster:other", "kuryr-service:gone"]),
+        floating("disowned", Value::Null, &[]),
+        peoples,
+        // Of a Service that is there and was never asked about, because it needs no load balancer.
+        floating("found", Value::Null, &[crate::cloud::fake::TAG, "kuryr-service:v"]),
+    ];
+    let spec = json!({"type": "ClusterIP", "ports": [], "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.8"]});
+    let other = json!({"metadata": {"uid": "v"}, "spec": spec, "status": {"loadBalancer": {}}});
+    outdoors.api.put(&SERVICE.replace("/web", "/other"), other);
+    let _replica = outdoors.replica("a");
+    let deleted = |outdoors: &Outdoors| {
+        let mut changes = changes(outdoors);
+        changes.retain(|change| change.starts_with("DELETE"));
+        changes
+    };
+    outdoors.pass(30).await;
+    let expect = ["DELETE /v2.0/floatingips/found"];
+    assert_eq!(deleted(&outdoors), expect, "a stray may be of a Service that is not known yet");
+    outdoors.pass(900).await;
+    assert_eq!(deleted(&outdoors), ["DELETE /v2.0/floatingips/stray"]);
+}
+
 /// Writes of views since the last call.
 fn view_writes(outdoors: &Outdoors) -> Vec<String> {
     let writes = outdoors.api.writes();
