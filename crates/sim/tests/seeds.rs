@@ -102,6 +102,12 @@ fn some_seeds() {
 }
 
 #[test]
+fn seeds_that_found_something_in_services() {
+    // A floating IP without Service and load balancer; another Service of the name; views that nobody took away.
+    [70, 91, 199, 408].into_iter().for_each(|seed| seeds(Some("services"), seed, 1));
+}
+
+#[test]
 fn some_faults_at_some_calls() {
     every("coming", 61, 7);
     every("restarts", 197, 11);

@@ -246,6 +246,24 @@ async fn the_view_of_a_load_balancer_follows_it_calmly() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_view_that_was_left_to_a_service_without_a_load_balancer_goes() {
+    let outdoors = with_service();
+    let replica = outdoors.replica("a");
+    outdoors.pass(30).await;
+    let view = outdoors.api.get(VIEW).unwrap();
+    drop(replica);
+    // Whoever led before took the finalizer off, and ended before the view was deleted.
+    let spec = json!({"type": "ClusterIP", "ports": [], "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.7"]});
+    let service = json!({"metadata": {"uid": "u"}, "spec": spec, "status": {"loadBalancer": {}}});
+    outdoors.api.put(SERVICE, service);
+    lock(&outdoors.cloud.octavia).balancers.clear();
+    outdoors.api.put(VIEW, view);
+    let _replica = outdoors.replica("b");
+    outdoors.pass(60).await;
+    assert_eq!(outdoors.api.get(VIEW), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn upstreams_views_become_ours_and_hold_nothing_up() {
     let outdoors = with_service();
     let upstreams = |name: &str| {

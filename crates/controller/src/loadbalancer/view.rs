@@ -19,6 +19,7 @@ use kuryr_kubernetes::{
 };
 use kuryr_planning::loadbalancer::View;
 
+use super::concerns_us;
 use crate::{config::COMPONENT, error::Result, term::Term, wiring::World};
 
 /// After what calls for a view, so that what follows it at once is in the same write.
@@ -72,10 +73,12 @@ pub(crate) async fn reconcile(key: ObjectKey, world: Arc<World>, term: Arc<Term>
         return settled(release(&views, leaving).await);
     }
     // Of a Service that is gone the garbage collector takes it away, and comes by here if it has to wait for us.
-    if !matches!(world.services.presence(&key), Presence::Present(_)) {
-        return Ok(Outcome::Done);
-    }
+    let Presence::Present(service) = world.services.presence(&key) else { return Ok(Outcome::Done) };
     let Some(wanted) = term.balancers.with_views(|views| views.get(&key).cloned()) else {
+        // Who led before ended between the finalizer and the view, and nobody else would look at this Service.
+        if !concerns_us(&service, &world) {
+            world.look_at_balancer(key);
+        }
         return Ok(Outcome::Done);
     };
     match (wanted, posted) {
