@@ -5,9 +5,16 @@
 //! does not tell the pod's UID makes the agent ask each time: nothing else tells whether the watch shows the life of the pod
 //! that the sandbox is for, or the one before.
 //!
+//! A watch that was behind when a pod was asked for says nothing by not showing that pod: until it has shown it, the end of
+//! its claim is asked for, too.
+//!
 //! Kubernetes cannot limit the right to read pods to those of one node; the filter saves memory, it is no fence.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Api, Client};
@@ -22,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::COMPONENT,
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
 };
 
 /// How long the watch may be behind the runtime before the API server is asked.
@@ -34,12 +41,14 @@ pub(crate) struct Pods {
     store: Store<slim::Pod>,
     client: Client,
     node_name: Arc<str>,
+    /// Lives of pods that the API server has told of and the watch had not shown; by name, so that they stay few.
+    ahead: Arc<Mutex<BTreeMap<PodRef, PodIdentity>>>,
 }
 
 impl Pods {
     /// The pods that `store` holds; others are asked for through `client`.
     pub(crate) fn new(store: Store<slim::Pod>, client: Client, node_name: &str) -> Self {
-        Self { store, client, node_name: node_name.into() }
+        Self { store, client, node_name: node_name.into(), ahead: Arc::default() }
     }
 
     /// The watched pods.
@@ -104,11 +113,10 @@ impl Pods {
     }
 
     async fn ask(&self, pod: &PodRef, identity: Option<&PodIdentity>) -> Result<Arc<slim::Pod>> {
-        let objects: Objects<slim::Pod> =
-            Objects::new(Api::namespaced(self.client.clone(), &pod.namespace), COMPONENT);
-        tracing::debug!(%pod, "the watch does not know the pod; asking the API server");
-        let unknown = |source| Error::PodUnknown { pod: pod.clone(), source: Some(Box::new(source)) };
-        let found = objects.get(&pod.name).await.map_err(unknown)?;
+        let found = self.get(pod).await?;
+        if let Some(told) = found.as_ref().map(slim::Pod::identity).filter(|told| !self.shows(pod, told)) {
+            self.ahead().insert(pod.clone(), told);
+        }
         match admit(identity, &self.node_name, found.as_ref().map(seen).as_ref(), true) {
             Verdict::Refuse(refusal) => Err(Error::Refused { pod: pod.clone(), refusal }),
             Verdict::Go | Verdict::LookAgain => {
@@ -117,23 +125,57 @@ impl Pods {
         }
     }
 
-    /// What the watch shows under this name, for the end of a claim.
-    pub(crate) fn state(&self, pod: &PodRef) -> PodState {
-        match self.store.presence(&ObjectKey::from(pod)) {
-            Presence::Present(pod) => PodState::Present {
-                identity: pod.identity(),
-                ended: pod.has_ended(),
-                terminating: pod.is_terminating(),
-            },
-            Presence::Absent => PodState::Absent,
-            Presence::Unknown => PodState::Unknown,
+    /// What there is under this name, for the end of a claim: by the watch, unless that is behind what was told.
+    pub(crate) async fn state(&self, pod: &PodRef) -> PodState {
+        let told = self.ahead().get(pod).cloned();
+        let Some(told) = told.filter(|told| !self.shows(pod, told)) else {
+            self.ahead().remove(pod);
+            return match self.store.presence(&ObjectKey::from(pod)) {
+                Presence::Present(pod) => state_of(&pod),
+                Presence::Absent => PodState::Absent,
+                Presence::Unknown => PodState::Unknown,
+            };
+        };
+        match self.get(pod).await {
+            Ok(Some(found)) => state_of(&found),
+            Ok(None) => {
+                self.ahead().retain(|name, identity| name != pod || *identity != told);
+                PodState::Absent
+            }
+            Err(error) => {
+                tracing::debug!(%pod, error = with_causes(&error), "the end of a pod is not known");
+                PodState::Unknown
+            }
         }
+    }
+
+    /// The pod of this name, as the API server has it now.
+    async fn get(&self, pod: &PodRef) -> Result<Option<slim::Pod>> {
+        let objects: Objects<slim::Pod> =
+            Objects::new(Api::namespaced(self.client.clone(), &pod.namespace), COMPONENT);
+        tracing::debug!(%pod, "the watch does not know the pod; asking the API server");
+        let unknown = |source| Error::PodUnknown { pod: pod.clone(), source: Some(Box::new(source)) };
+        objects.get(&pod.name).await.map_err(unknown)
+    }
+
+    /// Whether the watch shows this life of a pod.
+    fn shows(&self, pod: &PodRef, identity: &PodIdentity) -> bool {
+        self.store.get(&ObjectKey::from(pod)).is_some_and(|shown| shown.identity() == *identity)
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, BTreeMap<PodRef, PodIdentity>> {
+        // Single inserts and removals: a panic leaves nothing half done.
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The object that Events of a pod belong to, if the watch knows it.
     pub(crate) fn reference(&self, pod: &PodRef) -> Option<ObjectReference> {
         Some(kuryr_kubernetes::event::reference(&*self.store.get(&ObjectKey::from(pod))?))
     }
+}
+
+fn state_of(pod: &slim::Pod) -> PodState {
+    PodState::Present { identity: pod.identity(), ended: pod.has_ended(), terminating: pod.is_terminating() }
 }
 
 fn seen(pod: &slim::Pod) -> PodSeen {
@@ -279,6 +321,38 @@ mod tests {
         // The watch still shows the life before.
         check(&pods(vec![pod("web-0", "old")], &server), Some("a"), Ok("a")).await;
         check(&pods(vec![], &server), Some("old"), Err(3)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_behind_a_pod_does_not_tell_its_end() {
+        let (server, reference) = (FakeServer::default(), PodRef::new("team-a", "web-0"));
+        *server.pod.lock().unwrap() = Some(pod_json("web-0", "a"));
+        // It shows nothing, or the life before.
+        for known in [vec![], vec![pod("web-0", "old")]] {
+            let pods = pods(known, &server);
+            check(&pods, Some("a"), Ok("a")).await;
+            assert_eq!(pods.state(&reference).await, state_of(&pod("web-0", "a")));
+            *server.down.lock().unwrap() = true;
+            assert_eq!(pods.state(&reference).await, PodState::Unknown);
+            *server.down.lock().unwrap() = false;
+        }
+        let pods = pods(vec![], &server);
+        check(&pods, Some("a"), Ok("a")).await;
+        *server.pod.lock().unwrap() = None;
+        assert_eq!(pods.state(&reference).await, PodState::Absent, "the API server says so itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_caught_up_is_believed() {
+        let (server, reference) = (FakeServer::default(), PodRef::new("team-a", "web-0"));
+        *server.pod.lock().unwrap() = Some(pod_json("web-0", "a"));
+        let pods = pods(vec![], &server);
+        check(&pods, Some("a"), Ok("a")).await;
+        pods.store().apply(pod("web-0", "a"));
+        assert_eq!(pods.state(&reference).await, state_of(&pod("web-0", "a")));
+        pods.store().delete(&ObjectKey::from(&reference));
+        assert_eq!(pods.state(&reference).await, PodState::Absent);
+        assert_eq!(server.calls.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ pub(crate) async fn reconcile(world: &World, port: &PortId) -> Result<Outcome> {
         return Ok(Outcome::Done);
     };
     world.sandboxes.clear(port).await?;
-    let pod = world.pods.state(&claim.pod);
+    let pod = world.pods.state(&claim.pod).await;
     let gone = namespace_gone(world, &claim).await?;
     let lost = world.state.get().offer().is_some_and(|offer| offer.has_lost(port, claim.generation));
     if lost {
@@ -133,7 +133,10 @@ async fn release(world: &World, port: &PortId, claim: &Claim) -> Result<Outcome>
 mod tests {
     use super::*;
     use crate::{
-        checkpoint::tests::in_memory, kernel::fake::FakeKernel, pods::fake::pod, wiring::fake::FakeWorld,
+        checkpoint::tests::in_memory,
+        kernel::fake::FakeKernel,
+        pods::fake::{pod, pod_json},
+        wiring::fake::FakeWorld,
     };
     use kuryr_kubernetes::{slim, store::ObjectKey};
     use kuryr_planning::claim::{Own, Sandbox};
@@ -212,6 +215,18 @@ mod tests {
         let elsewhere = ("/run/netns/c1".to_owned(), "4:77".to_owned());
         world.kernel.contents.lock().unwrap().sandboxes.extend([elsewhere]);
         assert_eq!(outcome(&world).await, "cut");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_the_watch_has_not_shown_is_asked_for_in_the_end_too() {
+        let world = world(vec![]);
+        *world.server.pod.lock().unwrap() = Some(pod_json("web-0", "a"));
+        let deadline = Instant::now() + TURN_WITHIN;
+        world.world.pods.find(&kuryr_types::PodRef::new("team-a", "web-0"), None, deadline).await.unwrap();
+        world.kernel.contents.lock().unwrap().sandboxes.clear();
+        assert_eq!(outcome(&world).await, "cut", "the watch is behind");
+        *world.server.pod.lock().unwrap() = None;
+        assert_eq!(outcome(&world).await, "over");
     }
 
     #[tokio::test]
