@@ -325,6 +325,7 @@ impl Node {
             facts: &NodeFacts::default(),
             record: Some(Record { spec: &self.spec, status: Some(&self.status) }),
             pods: &pods,
+            asked: false,
             coming,
             held: &BTreeSet::new(),
             cloud: &cloud,

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use kube::{Api, api::ListParams};
 use kuryr_api::kuryrnode::{KuryrNode, Mode};
 use kuryr_kubernetes::{
+    objects::Objects,
     slim,
     store::{ObjectKey, Presence as InStore},
 };
@@ -14,7 +16,7 @@ use kuryr_planning::{
 use kuryr_types::PortId;
 
 use super::{creations, servers, trunks};
-use crate::{term::Term, wiring::World};
+use crate::{config::COMPONENT, error::Result, term::Term, wiring::World};
 
 /// What was seen; owned, so that the world may go on.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(super) struct Look {
     facts: NodeFacts,
     pub(super) record: Option<Arc<KuryrNode>>,
     pods: Vec<PodFacts>,
+    asked: bool,
     coming: Coming,
     held: BTreeSet<IpAddr>,
     cloud: Cloud,
@@ -50,6 +53,7 @@ impl Look {
                 .as_deref()
                 .map(|record| Record { spec: &record.spec, status: record.status.as_ref() }),
             pods: &self.pods,
+            asked: self.asked,
             coming: self.coming,
             held: &self.held,
             cloud: &self.cloud,
@@ -58,30 +62,71 @@ impl Look {
     }
 }
 
-/// Looks at `node`.
+/// What there is of a node in Kubernetes.
+struct Found {
+    /// Whether it can be known.
+    is_known: bool,
+    node: Option<Arc<slim::Node>>,
+    record: Option<Arc<KuryrNode>>,
+    pods: Vec<PodFacts>,
+    asked: bool,
+}
+
+/// Looks at `node`, by the watches.
 pub(super) fn node(node: &str, world: &World, term: &Term) -> Look {
     let key = ObjectKey::cluster(node);
-    let record = term.state().newest(node, world.records.get(&key));
-    let (in_sync, presence) = match world.nodes.presence(&key) {
-        InStore::Present(found) => {
-            (world.in_sync(), Presence::Present { uid: found.metadata.uid.clone().unwrap_or_default() })
-        }
-        InStore::Absent => (world.in_sync(), Presence::Absent),
+    let found = Found {
         // Planning changes nothing of a node of which nothing is known.
-        InStore::Unknown => (false, Presence::Absent),
+        is_known: !matches!(world.nodes.presence(&key), InStore::Unknown),
+        node: world.nodes.get(&key),
+        record: term.state().newest(node, world.records.get(&key)),
+        pods: world.pods_by_node.get(&node.to_owned()).iter().map(|pod| facts(pod)).collect(),
+        asked: false,
     };
-    let of_node = trunks::facts(world.nodes.get(&key).as_deref());
-    let cloud = cloud(node, record.as_deref(), &of_node, world, term);
+    look(node, found, world, term)
+}
+
+/// Looks at `node`, by asking the API server for it, its record and its pods.
+///
+/// # Errors
+///
+/// A call failed.
+pub(super) async fn ask(node: &str, world: &World, term: &Term) -> Result<Look> {
+    let nodes: Objects<slim::Node> = Objects::new(Api::all(world.client.clone()), COMPONENT);
+    let pods: Objects<slim::Pod> = Objects::new(Api::all(world.client.clone()), COMPONENT);
+    let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let (of_node, record, (pods, _)) =
+        tokio::try_join!(nodes.get(node), world.record_calls.get(node), pods.list(&there))?;
+    let found = Found {
+        is_known: true,
+        node: of_node.map(Arc::new),
+        record: record.map(Arc::new),
+        pods: pods.iter().map(facts).collect(),
+        asked: true,
+    };
+    Ok(look(node, found, world, term))
+}
+
+fn look(node: &str, found: Found, world: &World, term: &Term) -> Look {
+    let uid = |node: &slim::Node| node.metadata.uid.clone().unwrap_or_default();
+    let presence =
+        found.node.as_deref().map_or(Presence::Absent, |node| Presence::Present { uid: uid(node) });
+    let of_node = trunks::facts(found.node.as_deref());
+    let cloud = cloud(node, found.record.as_deref(), &of_node, world, term);
     let addresses = cloud.ports.iter().flatten().flat_map(|port| port.ips().collect::<Vec<_>>());
+    let mut held = world.held(addresses, &term.balancers);
+    // The index of addresses is of the watch.
+    held.extend(found.pods.iter().filter(|pod| !pod.ended).flat_map(|pod| &pod.addresses));
     Look {
         now: world.now(),
-        in_sync,
+        in_sync: found.is_known && world.in_sync(),
         presence,
         facts: of_node,
-        held: world.held(addresses, &term.balancers),
-        pods: world.pods_by_node.get(&node.to_owned()).iter().map(|pod| facts(pod)).collect(),
+        held,
+        pods: found.pods,
+        asked: found.asked,
         coming: world.coming(node),
-        record,
+        record: found.record,
         cloud,
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::Outcome;
-use kuryr_planning::pool::{self, Millis, garbage, orphans::Carriers};
+use kuryr_planning::pool::{self, Millis, Plan, garbage, orphans::Carriers};
 
 use super::{Key, apply, observe, servers, status, trunks};
 use crate::{error::Result, term::Term, wiring::World};
@@ -22,21 +22,12 @@ pub(crate) async fn reconcile(key: Key, world: Arc<World>, term: Arc<Term>) -> R
 }
 
 async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcome> {
-    let look = observe::node(node, world, term);
-    let plan = {
-        let state = &mut *term.state();
-        let memory = state.nodes.entry(node.to_owned()).or_default();
-        let plan = pool::plan(&look.inputs(node, world), memory, &mut state.generations);
-        // Anybody who may create pods may name a node that there is not.
-        if plan.is_empty() && look.is_of_nobody() {
-            state.nodes.remove(node);
-        }
-        if plan.cloud.iter().all(|step| !step.creates()) {
-            let next = state.governor.leave(look.now, node);
-            next.into_iter().for_each(|node| world.look_at(Key::Node(node)));
-        }
-        plan
-    };
+    let mut look = observe::node(node, world, term);
+    let mut plan = decide(node, &look, world, term);
+    if plan.asks {
+        look = observe::ask(node, world, term).await?;
+        plan = decide(node, &look, world, term);
+    }
     term.plugs.expect(node, plan.awaited.clone());
     status::tell_pods(node, &plan.told, world);
     if plan.is_empty() {
@@ -57,6 +48,21 @@ async fn reconcile_node(node: &str, world: &World, term: &Term) -> Result<Outcom
         }
         _ => Ok(Outcome::again(Duration::ZERO, "look at what came of it")),
     }
+}
+
+fn decide(node: &str, look: &observe::Look, world: &World, term: &Term) -> Plan {
+    let state = &mut *term.state();
+    let memory = state.nodes.entry(node.to_owned()).or_default();
+    let plan = pool::plan(&look.inputs(node, world), memory, &mut state.generations);
+    // Anybody who may create pods may name a node that there is not.
+    if plan.is_empty() && look.is_of_nobody() {
+        state.nodes.remove(node);
+    }
+    if plan.cloud.iter().all(|step| !step.creates()) {
+        let next = state.governor.leave(look.now, node);
+        next.into_iter().for_each(|node| world.look_at(Key::Node(node)));
+    }
+    plan
 }
 
 async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {

@@ -70,6 +70,8 @@ pub struct Desired {
     pub wake_at: Option<Millis>,
     /// What the node had is being taken back.
     pub node_is_gone: bool,
+    /// It would be, and the API server has to be asked first.
+    pub asks: bool,
 }
 
 pub(super) fn desired(
@@ -87,6 +89,7 @@ pub(super) fn desired(
         }
         (Footing::InStep(_), None) => {}
         (Footing::Waiting(until), _) => draft.wake(until),
+        (Footing::Gone, _) if !inputs.asked => draft.out.asks = true,
         (Footing::Gone, _) => gone::take_back(&mut draft),
     }
     draft.finish()
@@ -134,6 +137,7 @@ impl<'a> Draft<'a> {
             told: Vec::new(),
             wake_at: None,
             node_is_gone: false,
+            asks: false,
         };
         let expected = Expected { is_calm: true, ..Expected::default() };
         Self {

@@ -67,6 +67,7 @@ pub(super) fn look<'a>(record: Record<'a>, cloud: &'a Cloud) -> Inputs<'a> {
         facts: &FACTS,
         record: Some(record),
         pods: &[],
+        asked: true,
         coming: Coming::default(),
         held: &HELD,
         cloud,

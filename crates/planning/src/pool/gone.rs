@@ -1,5 +1,9 @@
 //! Taking back what a node had that is gone.
 //!
+//! A watch may be behind and not know it: a Node that it does not show may have been made anew, and its agent and pods may be
+//! there. So nothing is done before the API server was asked for all three. As nobody waits for a watch then, it is done
+//! when the grace period is over.
+//!
 //! Whether its agent still runs is not known, so nothing is asked of it. A port whose address a pod tells that runs on
 //! another Node of the name is left alone: its agent, or one before, has given it to the pod and has not heard of that Node.
 //! Every other port is doomed, then cut off in
@@ -130,6 +134,7 @@ mod tests {
                 facts: &NodeFacts::default(),
                 record: Some(Record { spec: &spec, status: Some(&status) }),
                 pods,
+                asked: true,
                 coming: Coming::default(),
                 held: &BTreeSet::new(),
                 cloud: &cloud,
@@ -142,6 +147,44 @@ mod tests {
             _ => None,
         });
         doomed.collect()
+    }
+
+    #[test]
+    fn no_watch_is_believed_alone_that_a_node_is_gone() {
+        let limits = fixtures::limits();
+        let entry = fixtures::entry(Generation { epoch: 1, counter: 1 });
+        let spec = KuryrNodeSpec {
+            epoch: 1,
+            node_uid: "u".into(),
+            ports: [("a".into(), entry)].into(),
+            ..KuryrNodeSpec::default()
+        };
+        let cloud = Cloud {
+            ports: Some(vec![fixtures::port("a", &pool_port_name("w1"), Some("h"))]),
+            ..Cloud::default()
+        };
+        let (former, new) = (fixtures::status("u", "c"), fixtures::status("v", "c"));
+        let absent = Presence::Absent;
+        let present = Presence::Present { uid: "v".into() };
+        let mut memory = Memory::default();
+        let mut look = |now, asked, presence: &Presence, status| {
+            let record = Record { spec: &spec, status: Some(status) };
+            let inputs = Inputs { now, asked, presence, ..fixtures::look(record, &cloud) };
+            plan(&inputs, &mut memory, &mut Generations::of_epoch(1))
+        };
+        let is_doomed = |plan: &super::super::Plan| {
+            plan.spec.iter().any(|step| matches!(step, SpecStep::Mark { flags, .. } if flags.doomed))
+        };
+        assert!(!look(0, false, &absent, &former).asks, "its grace has just begun");
+        let plan = look(limits.node_grace, false, &absent, &former);
+        assert!(plan.asks && plan.is_empty() && plan.wake_at.is_none(), "{plan:?}");
+        // It was made anew, and its agent serves it.
+        let plan = look(limits.node_grace, true, &present, &new);
+        assert!(!plan.asks && !is_doomed(&plan), "{plan:?}");
+        // The watch has still not heard of that.
+        assert!(!look(limits.node_grace, false, &absent, &new).asks, "its grace begins anew");
+        let plan = look(2 * limits.node_grace, true, &absent, &former);
+        assert!(is_doomed(&plan), "{plan:?}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct Inputs<'a> {
     pub record: Option<Record<'a>>,
     /// Pods that are scheduled there.
     pub pods: &'a [PodFacts],
+    /// The API server was asked just now for the Node, its record and its pods. Otherwise they are what watches tell, and one
+    /// of those may be behind without knowing it.
+    pub asked: bool,
     /// Pods that are not scheduled yet, and what could come.
     pub coming: Coming,
     /// Addresses, of those that matter here, to which something in the cluster refers, or a member of a load balancer.

@@ -12,7 +12,7 @@
 //! 4. An address is neither offered nor freed again before nothing refers to it (a pod that has not ended, an `EndpointSlice`, a
 //!    member of a load balancer) and a cool-down is over.
 //! 5. Of a node whose agent has not reported completely, nothing is changed. A node that is gone is cut off
-//!    in Neutron first; its addresses become free later.
+//!    in Neutron first; its addresses become free later. That it is gone, no watch is believed alone.
 //! 6. What was made is found again by name and tags, and offered or deleted.
 //! 7. A node's mode changes only while its record has no entries. On a trunk, a port is offered once it is ACTIVE, with
 //!    its VLAN id, which no other entry has. Otherwise on a server, a port is offered once its addresses are allowed
@@ -110,6 +110,9 @@ pub struct Plan {
     pub told: Vec<(PodIdentity, Problem)>,
     /// When to look again even if nothing happens.
     pub wake_at: Option<Millis>,
+    /// By what watches tell the node is gone: before anything is done about that, the API server has to be asked
+    /// ([`Inputs::asked`]).
+    pub asks: bool,
 }
 
 impl Plan {
@@ -178,6 +181,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory, generations: &mut Generati
         awaited: desired.awaited,
         told: desired.told,
         wake_at: desired.wake_at,
+        asks: desired.asks,
     }
 }
 

@@ -499,6 +499,7 @@ impl World {
             facts: &facts,
             record: self.record.as_ref().map(|(spec, _)| Record { spec, status: leader.status.as_ref() }),
             pods: &pods,
+            asked: true,
             coming: Coming::default(),
             held: &held,
             cloud: &cloud,
