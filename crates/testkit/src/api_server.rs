@@ -295,7 +295,9 @@ impl State {
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
         }
-        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        let former = self.objects.get(path);
+        object["metadata"]["generation"] = json!(generation_after(former, &object));
+        let kind = if former.is_some() { "MODIFIED" } else { "ADDED" };
         self.objects.insert(path.to_owned(), object.clone());
         self.tell(path, json!({"type": kind, "object": object}));
     }
@@ -430,6 +432,13 @@ impl State {
         self.remove(path);
         ok(&json!({"kind": "Status", "status": "Success"}))
     }
+}
+
+/// How often the spec of an object has changed. An object that tells nothing of what is wished never changes so.
+fn generation_after(former: Option<&Value>, object: &Value) -> u64 {
+    let Some(former) = former else { return 1 };
+    let before = former["metadata"]["generation"].as_u64().unwrap_or(1);
+    if former["spec"] == object["spec"] { before } else { before + 1 }
 }
 
 impl OpenWatch {

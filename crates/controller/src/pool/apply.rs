@@ -70,12 +70,18 @@ async fn look_again(node: &str, world: &World, term: &Term) -> Result<()> {
     Ok(())
 }
 
-/// One patch of all changes. It holds only under our epoch, and each change of an entry only for the generation it was
+/// One patch of all changes. It holds only under our epoch, only for the spec that was looked at (a patch of ours whose answer
+/// was lost may have changed it, and the watch be behind), and each change of an entry only for the generation it was
 /// planned for.
 fn patch(steps: &[SpecStep], record: &KuryrNode, epoch: Epoch) -> JsonPatch {
-    let takes_over = steps.iter().any(|step| matches!(step, SpecStep::SetEpoch { .. }));
-    let start = JsonPatch::new();
-    let start = if takes_over { start } else { start.test("/spec/epoch", &epoch) };
+    let start = if steps.iter().any(|step| matches!(step, SpecStep::SetEpoch { .. })) {
+        JsonPatch::new()
+    } else {
+        let start = JsonPatch::new().test("/spec/epoch", &epoch);
+        // The API server counts changes of the spec in it.
+        let changes = record.metadata.generation;
+        changes.iter().fold(start, |start, changes| start.test("/metadata/generation", changes))
+    };
     steps.iter().fold(start, |patch, step| change(patch, step, record))
 }
 
@@ -329,8 +335,9 @@ mod tests {
     use kuryr_types::Generation;
 
     fn check(steps: &[SpecStep], expect: &serde_json::Value) {
-        let record =
+        let mut record =
             KuryrNode::new("n", KuryrNodeSpec { host: Some("h".into()), ..KuryrNodeSpec::default() });
+        record.metadata.generation = Some(4);
         assert_eq!(patch(steps, &record, 7).to_value(), *expect);
     }
 
@@ -348,13 +355,14 @@ mod tests {
     }
 
     #[test]
-    fn every_patch_holds_only_under_its_epoch_and_generation() {
+    fn every_patch_holds_only_for_what_was_looked_at() {
         let generation = Generation { epoch: 7, counter: 3 };
         let flags = Flags { withdrawn: true, doomed: true, guarded: true, ..Flags::default() };
         check(
             &[SpecStep::Mark { id: "p/1".into(), generation, flags }],
             &json!([
                 {"op": "test", "path": "/spec/epoch", "value": 7},
+                {"op": "test", "path": "/metadata/generation", "value": 4},
                 {"op": "test", "path": "/spec/ports/p~11/generation", "value": "7.3"},
                 {"op": "add", "path": "/spec/ports/p~11/withdrawn", "value": true},
                 {"op": "add", "path": "/spec/ports/p~11/doomed", "value": true},
@@ -379,6 +387,7 @@ mod tests {
             }],
             &json!([
                 {"op": "test", "path": "/spec/epoch", "value": 7},
+                {"op": "test", "path": "/metadata/generation", "value": 4},
                 {"op": "add", "path": "/spec/nodeUid", "value": "u"},
                 {"op": "add", "path": "/spec/mode", "value": "nested-vlan"},
                 {"op": "remove", "path": "/spec/host"},
