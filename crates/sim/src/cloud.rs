@@ -15,7 +15,10 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use kuryr_openstack::{Transport, TransportError};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     faults::{Caller, Fault, Meets, Side},
@@ -342,6 +345,17 @@ async fn exchange(
             });
             return hang().await;
         }
+        Meets::Stalled(until) => {
+            let (of, (tell, told)) = (Arc::clone(&world), oneshot::channel());
+            world.spawn(async move {
+                sleep_until(until).await;
+                of.note(format!("at last: {line}"));
+                let is_down = of.state().cloud_down_until > Instant::now();
+                let _ = tell.send(if is_down { (503, Value::Null) } else { carry_out(&of, &asked) });
+            });
+            told.await.map_err(|_| TransportError::lost("injected"))?
+        }
+        Meets::Fault(Fault::Stalled(_) | Fault::Lagging(_) | Fault::Mute) => carry_out(&world, &asked),
         Meets::Fault(Fault::Refused(status)) => fault(status, "Injected"),
     };
     sleep(takes / 2).await;

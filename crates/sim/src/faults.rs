@@ -1,16 +1,19 @@
 //! Faults at calls.
 //!
-//! Every call of a program that goes to a server, to the disk, or changes the kernel or the switch passes [`Faults::meet`];
-//! what is read of the kernel does not. Calls are counted from 0, so that a run
+//! Every call of a program that goes to a server, to the disk, the kernel or the switch passes [`Faults::meet`]. Calls are
+//! counted from 0, so that a run
 //! without faults tells how many there are, and another one can have a certain fault at each of them. Renewals of the
 //! Lease are counted only until a program leads: one every two seconds says nothing more than the first.
 //!
 //! A program that is killed makes no call any more: what it had not begun has no effect, also if its tasks go on for a
 //! moment.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -30,11 +33,27 @@ pub enum Fault {
     Unanswered,
     /// The call has its effect after so many seconds, and is never answered.
     Late(u16),
-    /// The call is refused with this status: 401 of the cloud, 409, 429 with `Retry-After`, 500, 503. A kernel or switch
-    /// refuses with whatever error, a disk is full.
+    /// The caller's network stands still for so many seconds: this call and all that follow have their effects then, one after
+    /// the other, and are answered then, if anybody still waits. A leader is one no more by then.
+    Stalled(u16),
+    /// Of a watch: each line comes so many seconds late, so that a list tells what was and changes are heard of late.
+    Lagging(u16),
+    /// Of a watch: after its list nothing comes any more, and nobody says so.
+    Mute,
+    /// The call is refused with this status: 401 of the cloud, 409, 410 of a watch, 429 with `Retry-After`, 500, 503. A kernel
+    /// or switch refuses with whatever error, a disk is full.
     Refused(u16),
     /// The call is accepted, and what it began ends in `ERROR`.
     Fails,
+}
+
+/// How much may go wrong in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Single calls, but none that looks at the kernel: runs with Services.
+    Calls,
+    /// These too, what watches tell, and whole networks.
+    All,
 }
 
 /// Which calls meet faults.
@@ -53,6 +72,8 @@ pub enum Plan {
 pub enum Side {
     /// The API server.
     Kubernetes,
+    /// The same, asked for a list and what changes about it.
+    Watch,
     /// Keystone and Neutron.
     Cloud,
     /// Octavia, where it is asked for a change.
@@ -80,12 +101,25 @@ pub struct Made {
     pub changes: bool,
     /// What it met.
     pub fault: Option<Fault>,
+    scope: Scope,
+}
+
+impl Made {
+    /// What it could have met.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.side.faults(self.changes, self.scope)
+    }
 }
 
 impl Side {
     /// What can go wrong with a call of this side.
-    #[must_use]
-    pub fn faults(self, changes: bool) -> &'static [Fault] {
+    fn faults(self, changes: bool, scope: Scope) -> Vec<Fault> {
+        let is_in = |fault: &Fault| scope == Scope::All || !matches!(fault, Fault::Stalled(_));
+        self.all_faults(changes).iter().copied().filter(is_in).collect()
+    }
+
+    const fn all_faults(self, changes: bool) -> &'static [Fault] {
         match (self, changes) {
             (Self::Cloud, true) => &[
                 Fault::KillBefore,
@@ -93,6 +127,7 @@ impl Side {
                 Fault::Lost,
                 Fault::Unanswered,
                 Fault::Late(20),
+                Fault::Stalled(25),
                 Fault::Refused(401),
                 Fault::Refused(409),
                 Fault::Refused(429),
@@ -118,7 +153,20 @@ impl Side {
                 Fault::Lost,
                 Fault::Unanswered,
                 Fault::Late(20),
+                Fault::Stalled(25),
                 Fault::Refused(409),
+                Fault::Refused(429),
+                Fault::Refused(500),
+                Fault::Refused(503),
+            ],
+            (Self::Watch, _) => &[
+                Fault::KillBefore,
+                Fault::KillAfter,
+                Fault::Lost,
+                Fault::Unanswered,
+                Fault::Lagging(5),
+                Fault::Mute,
+                Fault::Refused(410),
                 Fault::Refused(429),
                 Fault::Refused(500),
                 Fault::Refused(503),
@@ -133,8 +181,17 @@ impl Side {
                 Fault::Refused(503),
             ],
             (Self::Switch, _) => &[Fault::KillBefore, Fault::KillAfter, Fault::Lost, Fault::Refused(0)],
+            // Whoever is killed after a look is killed before what comes next.
+            (Self::Kernel, false) => &[Fault::KillBefore, Fault::Refused(0)],
             (Self::Kernel | Self::Disk, _) => &[Fault::KillBefore, Fault::KillAfter, Fault::Refused(0)],
         }
+    }
+}
+
+impl Side {
+    /// Whether calls of this side leave the caller's machine.
+    fn is_remote(self) -> bool {
+        matches!(self, Self::Kubernetes | Self::Watch | Self::Cloud | Self::Octavia)
     }
 }
 
@@ -149,6 +206,8 @@ struct Life {
     name: String,
     alive: AtomicBool,
     leases: AtomicUsize,
+    /// Its calls have no effect before then.
+    stalled: Mutex<Option<Instant>>,
 }
 
 /// Calls about the Lease that are counted.
@@ -156,7 +215,12 @@ const LEASES_COUNTED: usize = 4;
 
 impl Caller {
     pub(crate) fn new(name: &str) -> Self {
-        let life = Life { name: name.to_owned(), alive: AtomicBool::new(true), leases: AtomicUsize::new(0) };
+        let life = Life {
+            name: name.to_owned(),
+            alive: AtomicBool::new(true),
+            leases: AtomicUsize::new(0),
+            stalled: Mutex::default(),
+        };
         Self { life: Arc::new(life) }
     }
 
@@ -170,6 +234,17 @@ impl Caller {
 
     pub(crate) fn kill(&self) {
         self.life.alive.store(false, Ordering::Relaxed);
+    }
+
+    /// Holds back its calls; tells until when.
+    fn stall(&self, seconds: u16) -> Instant {
+        let until = Instant::now() + Duration::from_secs(seconds.into());
+        *self.life.stalled.lock().unwrap() = Some(until);
+        until
+    }
+
+    fn stalled(&self) -> Option<Instant> {
+        self.life.stalled.lock().unwrap().filter(|until| Instant::now() < *until)
     }
 
     fn is_counted(&self, line: &str) -> bool {
@@ -186,12 +261,15 @@ pub(crate) enum Meets {
     Dead,
     /// This.
     Fault(Fault),
+    /// It waits until then.
+    Stalled(Instant),
 }
 
 /// Where all calls pass.
 #[derive(Debug)]
 pub(crate) struct Faults {
     state: Mutex<State>,
+    scope: Scope,
     start: Instant,
     /// Told when a program was killed.
     pub(crate) killed: Notify,
@@ -205,9 +283,9 @@ struct State {
 }
 
 impl Faults {
-    pub(crate) fn new(plan: Plan, chance: Chance) -> Self {
+    pub(crate) fn new(plan: Plan, chance: Chance, scope: Scope) -> Self {
         let state = Mutex::new(State { plan, chance, made: Vec::new() });
-        Self { state, start: Instant::now(), killed: Notify::new() }
+        Self { state, scope, start: Instant::now(), killed: Notify::new() }
     }
 
     /// What the next call meets. A caller that is to be killed before is dead at once.
@@ -215,26 +293,50 @@ impl Faults {
         if !caller.is_alive() {
             return Meets::Dead;
         }
+        let stalled = caller.stalled().filter(|_| side.is_remote());
         if !caller.is_counted(line) {
-            return Meets::Nothing;
+            return stalled.map_or(Meets::Nothing, Meets::Stalled);
         }
         let mut state = self.lock();
         let State { plan, chance, made } = &mut *state;
         let fault = match *plan {
+            _ if stalled.is_some() => None,
             Plan::At(number, fault) if number == made.len() => Some(fault),
-            Plan::OneIn(of) if chance.one_in(of) => chance.pick(side.faults(changes)).copied(),
+            Plan::OneIn(of) if chance.one_in(of) => chance.pick(&side.faults(changes, self.scope)).copied(),
             _ => None,
         };
         let (caller_name, line) = (caller.name().to_owned(), line.to_owned());
-        made.push(Made { at: self.elapsed(), caller: caller_name, side, line, changes, fault });
+        let (at, scope) = (self.elapsed(), self.scope);
+        made.push(Made { at, caller: caller_name, side, line, changes, fault, scope });
         drop(state);
+        if let Some(until) = stalled {
+            return Meets::Stalled(until);
+        }
         match fault {
+            Some(Fault::Stalled(seconds)) => Meets::Stalled(caller.stall(seconds)),
             Some(Fault::KillBefore) => {
                 self.kill(caller);
                 Meets::Dead
             }
             Some(fault) => Meets::Fault(fault),
             None => Meets::Nothing,
+        }
+    }
+
+    /// What the next look at the kernel meets.
+    pub(crate) fn meet_look(&self, caller: &Caller, line: &str) -> Meets {
+        match self.scope {
+            Scope::All => self.meet(caller, Side::Kernel, line, false),
+            Scope::Calls if caller.is_alive() => Meets::Nothing,
+            Scope::Calls => Meets::Dead,
+        }
+    }
+
+    /// The side that is asked for a watch.
+    pub(crate) fn watch_side(&self) -> Side {
+        match self.scope {
+            Scope::All => Side::Watch,
+            Scope::Calls => Side::Kubernetes,
         }
     }
 

@@ -1,14 +1,17 @@
 //! The API server, as programs reach it: with faults, and under the eyes of the rules.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use kube::{Client, client::Body};
 use kuryr_testkit::api_server::Answer;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
 use tower::BoxError;
 
 use crate::{
@@ -42,14 +45,11 @@ async fn exchange(
         (chance.millis(1, 4), chance.millis(1, 4))
     };
     sleep(there).await;
-    let line = format!("{} {}", parts.method, parts.uri.path());
-    let line = if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
-        line.replace("GET", "WATCH")
-    } else {
-        line
-    };
-    let is_down = world.state().api_down_until > Instant::now();
-    let answer = match world.faults.meet(&caller, Side::Kubernetes, &line, changes) {
+    let is_watch = parts.uri.query().is_some_and(|query| query.contains("watch=true"));
+    let line = format!("{} {}", if is_watch { "WATCH" } else { parts.method.as_str() }, parts.uri.path());
+    let side = if is_watch { world.faults.watch_side() } else { Side::Kubernetes };
+    let is_down = is_down_now(&world);
+    let answer = match world.faults.meet(&caller, side, &line, changes) {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => return Err(broken()),
         Meets::Nothing => carry_out(&world, (&caller, false), &parts, &body),
@@ -72,12 +72,79 @@ async fn exchange(
             });
             return hang().await;
         }
+        Meets::Stalled(until) => {
+            let (of, (tell, told)) = (Arc::clone(&world), oneshot::channel());
+            world.spawn(async move {
+                sleep_until(until).await;
+                of.note(format!("at last: {line}"));
+                if !is_down_now(&of) {
+                    let _ = tell.send(carry_out(&of, (&caller, true), &parts, &body));
+                }
+            });
+            told.await.map_err(|_| broken())?
+        }
+        Meets::Fault(Fault::Lagging(seconds)) if is_watch => {
+            lagging(&world, carry_out(&world, (&caller, false), &parts, &body), seconds)
+        }
+        Meets::Fault(Fault::Mute) if is_watch && may_be_mute(&caller, &line) => {
+            let begins = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
+            muted(carry_out(&world, (&caller, false), &parts, &body), begins)
+        }
+        Meets::Fault(Fault::Lagging(_) | Fault::Mute | Fault::Stalled(_)) => {
+            carry_out(&world, (&caller, false), &parts, &body)
+        }
         Meets::Fault(Fault::Refused(status)) => refused(status),
         // Not one of this side.
         Meets::Fault(Fault::Fails) => refused(500),
     };
     sleep(back).await;
     Ok(answer)
+}
+
+fn is_down_now(world: &World) -> bool {
+    world.state().api_down_until > Instant::now()
+}
+
+/// Addresses rest for longer than a watch lags here, and for less than it takes a controller to notice that one is mute: that
+/// of pods and of their endpoints tells what they rest for.
+fn may_be_mute(caller: &Caller, line: &str) -> bool {
+    let refers = line.ends_with("/pods") || line.ends_with("/endpointslices");
+    !(refers && caller.name().starts_with("controller"))
+}
+
+/// The lines of a watch, each of them so many seconds late.
+fn lagging(world: &World, answer: Response<Answer>, seconds: u16) -> Response<Answer> {
+    let (parts, mut lines) = answer.into_parts();
+    let (late, due) = mpsc::unbounded_channel();
+    world.spawn(async move {
+        while let Some(Ok(line)) = lines.frame().await {
+            let at = Instant::now() + Duration::from_secs(seconds.into());
+            if late.send((at, line)).is_err() {
+                return;
+            }
+        }
+    });
+    let lines = futures::stream::unfold(due, |mut due| async move {
+        let (at, line) = due.recv().await?;
+        sleep_until(at).await;
+        Some((Ok::<_, Infallible>(line), due))
+    });
+    Response::from_parts(parts, StreamBody::new(lines).boxed_unsync())
+}
+
+/// A watch that says nothing after its list, if it begins with one.
+fn muted(answer: Response<Answer>, begins: bool) -> Response<Answer> {
+    let (parts, lines) = answer.into_parts();
+    let lines = futures::stream::unfold((lines, begins), |(mut lines, goes_on)| async move {
+        if !goes_on {
+            std::future::pending::<()>().await;
+        }
+        let line = lines.frame().await?;
+        let text = line.as_ref().ok().and_then(|line| line.data_ref()).cloned().unwrap_or_default();
+        let ends = String::from_utf8_lossy(&text).contains("initial-events-end");
+        Some((line, (lines, !ends)))
+    });
+    Response::from_parts(parts, StreamBody::new(lines).boxed_unsync())
 }
 
 async fn hang() -> Result<Response<Answer>, BoxError> {
@@ -91,6 +158,7 @@ fn broken() -> BoxError {
 fn refused(code: u16) -> Response<Answer> {
     let reason = match code {
         409 => "Conflict",
+        410 => "Expired",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
         _ => "InternalError",

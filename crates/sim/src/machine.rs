@@ -190,6 +190,14 @@ impl Reach {
         Ok(look(&self.world.state().machines[&self.node]))
     }
 
+    /// The same, where it may fail.
+    fn look_at<T>(&self, line: &str, look: impl FnOnce(&Machine) -> T) -> Result<T> {
+        if self.world.faults.meet_look(&self.caller, line) != Meets::Nothing {
+            return Err(refused());
+        }
+        Ok(look(&self.world.state().machines[&self.node]))
+    }
+
     /// A call that changes something.
     pub(crate) fn change<T>(&self, line: &str, change: impl FnOnce(&mut Machine) -> Result<T>) -> Result<T> {
         let met = self.world.faults.meet(&self.caller, Side::Kernel, line, true);
@@ -222,11 +230,13 @@ fn refused() -> Error {
 impl Datapath for Reach {
     /// Nobody here believes what is announced.
     fn announce(&self, _: &[Announcement], _: usize) -> Result<bool> {
-        self.look(|_| false)
+        self.look_at("announce", |_| false)
     }
 
     fn sandbox(&self, path: &Path) -> Result<Option<String>> {
-        self.look(|machine| machine.sandboxes.get(&text(path)).map(|sandbox| sandbox.id.clone()))
+        self.look_at("look at a sandbox", |machine| {
+            machine.sandboxes.get(&text(path)).map(|sandbox| sandbox.id.clone())
+        })
     }
 
     fn attach(&self, pod: &PodLinks) -> Result<Attached> {
@@ -288,7 +298,7 @@ impl Datapath for Reach {
     }
 
     fn observe(&self, netns: &Path, _: &str) -> Result<Option<ObservedLinks>> {
-        self.look(|machine| {
+        self.look_at("observe", |machine| {
             let netns = text(netns);
             let joint = machine.joints.values().find(|joint| joint.netns == netns)?;
             machine.behind(joint)?;
@@ -298,7 +308,7 @@ impl Datapath for Reach {
     }
 
     fn is_joined(&self, host_ifname: &str, host_ifindex: u32, netns: &Path) -> Result<bool> {
-        self.look(|machine| {
+        self.look_at("is joined", |machine| {
             let joint = machine.joints.get(&host_ifindex);
             let is_it = |joint: &&Joint| {
                 joint.host_ifname == host_ifname
@@ -318,7 +328,7 @@ impl Datapath for Reach {
             host_mac: joint.mac,
             addresses: joint.addresses.iter().map(IpNet::addr).collect(),
         };
-        self.look(|machine| machine.joints.iter().map(entry).collect())
+        self.look_at("entries", |machine| machine.joints.iter().map(entry).collect())
     }
 
     fn has_entries(&self) -> bool {
@@ -330,7 +340,7 @@ impl Datapath for Reach {
     }
 
     fn interfaces(&self, _: &Path) -> Result<Vec<LiveInterface>> {
-        self.look(|machine| {
+        self.look_at("interfaces", |machine| {
             let live = |joint: &Joint| {
                 let sandbox = machine.behind(joint)?;
                 let (netns, netns_id, mac) = (joint.netns.clone(), sandbox.id.clone(), joint.mac);
@@ -362,7 +372,7 @@ impl Datapath for Reach {
     }
 
     fn uplinks(&self) -> Result<FoundUplinks> {
-        self.look(|machine| FoundUplinks {
+        self.look_at("uplinks", |machine| FoundUplinks {
             prepared: machine.uplinks.values().cloned().collect(),
             macvlans: BTreeMap::new(),
             down: machine.down.iter().cloned().collect(),
@@ -390,11 +400,11 @@ impl Datapath for Reach {
     }
 
     fn interface_named(&self, ifname: &str) -> Result<Option<NodeInterface>> {
-        self.look(|_| Some(interface()).filter(|found| found.name == ifname))
+        self.look_at("interface named", |_| Some(interface()).filter(|found| found.name == ifname))
     }
 
     fn interface_with(&self, addresses: &[IpAddr]) -> Result<Option<NodeInterface>> {
-        self.look(|machine| addresses.contains(&machine.address).then(interface))
+        self.look_at("interface with", |machine| addresses.contains(&machine.address).then(interface))
     }
 
     fn adopt(&self, _: &str) -> Result<Uplink> {
@@ -436,7 +446,7 @@ impl Datapath for Reach {
     }
 
     fn routes(&self) -> Result<Vec<NodeRoute>> {
-        self.look(|_| Vec::new())
+        self.look_at("routes", |_| Vec::new())
     }
 
     fn set_ways(&self, _: Way, _: &[NodeRoute], _: &[IpAddr]) -> Result<()> {
@@ -452,7 +462,7 @@ impl Datapath for Reach {
     }
 
     fn restore_local_path(&self, _: &[IpAddr]) -> Result<usize> {
-        self.look(|_| 0)
+        self.look_at("restore local path", |_| 0)
     }
 
     fn sweep(&self, keep: &BTreeSet<String>) -> Result<Swept> {
@@ -660,7 +670,7 @@ impl Storage for Disk {
             Meets::Nothing | Meets::Fault(Fault::KillAfter) => machine.slots[slot] = bytes.to_vec(),
             // Half of it is there.
             Meets::Fault(_) => machine.slots[slot] = bytes[..bytes.len() / 2].to_vec(),
-            Meets::Dead => {}
+            Meets::Dead | Meets::Stalled(_) => {}
         }
         match met {
             Meets::Nothing => Ok(()),

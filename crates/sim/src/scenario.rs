@@ -1,6 +1,6 @@
 //! What happens in a run.
 //!
-//! [`coming`] and [`restarts`] are short and the same each time, for faults at every call. [`random`] draws everything from its
+//! [`coming`], [`restarts`] and [`thefts`] are short and the same each time, for faults at every call. [`random`] draws everything from its
 //! seed. All end in quiet: faults stop, and the world has to become as it should be, with its pods and, in the end, without any.
 
 use std::{sync::Arc, time::Duration};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     chance::Chance,
+    cloud::addresses,
     faults::{Made, Plan},
     kubelet::Wish,
     rules::mac_of,
@@ -77,6 +78,23 @@ pub async fn restarts(plan: Plan) -> Outcome {
     sleep(Duration::from_secs(5)).await;
     ["web-1", "web-3"].into_iter().for_each(|name| world.make_pod(name, "n1"));
     sleep(Duration::from_secs(10)).await;
+    finish(&world).await
+}
+
+/// Ports of pods that somebody deletes in Neutron, before the node restarts and while its pod runs on, with this plan of
+/// faults.
+pub async fn thefts(plan: Plan) -> Outcome {
+    let world = one_node(plan, 1);
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(4)).await;
+    steal_of(&world, "web-0");
+    sleep(Duration::from_secs(6)).await;
+    reboot(&world, "n1");
+    sleep(Duration::from_secs(20)).await;
+    steal_of(&world, "web-1");
+    world.make_pod("web-2", "n1");
+    sleep(Duration::from_secs(20)).await;
     finish(&world).await
 }
 
@@ -218,26 +236,40 @@ fn delete_node(world: &World, node: &str) {
     world.remove(&format!("/api/v1/nodes/{node}"));
 }
 
-/// Somebody deletes a port of ours that no pod has.
+/// Somebody deletes a port of ours, now and then one that a pod has.
 fn steal(world: &Arc<World>, chance: &mut Chance) {
-    let state = &mut *world.state();
-    let used: Vec<_> = state.pods.values().filter_map(|pod| pod.address).collect();
-    let is_free = |port: &serde_json::Value| {
-        !crate::cloud::addresses(port).iter().any(|address| used.contains(address))
-            && !state
-                .machines
-                .values()
-                .flat_map(|machine| machine.joints.values())
-                .any(|joint| mac_of(port) == Some(joint.mac))
+    let of_pods = chance.one_in(4);
+    let candidates: Vec<String> = {
+        let state = world.state();
+        let joints = state.machines.values().flat_map(|machine| machine.joints.values());
+        let used: Vec<_> = joints.map(|joint| joint.mac).collect();
+        let is_used = |port| mac_of(port).is_some_and(|mac| used.contains(&mac));
+        let ours = state.cloud.ours().filter(|(_, port)| is_used(port) == of_pods);
+        ours.map(|(id, _)| id.clone()).collect()
     };
-    let free: Vec<String> =
-        state.cloud.ours().filter(|(_, port)| is_free(port)).map(|(id, _)| id.clone()).collect();
-    if let Some(id) = chance.pick(&free)
-        && let Some(port) = state.cloud.ports.remove(id)
-    {
+    if let Some(id) = chance.pick(&candidates) {
+        take(world, id);
+    }
+}
+
+/// Somebody deletes the port of a pod, if it has one.
+fn steal_of(world: &Arc<World>, pod: &str) {
+    let found = {
+        let state = world.state();
+        let address = state.pods.get(pod).and_then(|pod| pod.address);
+        let has_it = |port| address.is_some_and(|address| addresses(port).contains(&address));
+        state.cloud.ours().find(|(_, port)| has_it(port)).map(|(id, _)| id.clone())
+    };
+    if let Some(id) = found {
+        take(world, &id);
+    }
+}
+
+fn take(world: &World, id: &str) {
+    world.note(format!("somebody deletes port {id}"));
+    let state = &mut *world.state();
+    if let Some(port) = state.cloud.ports.remove(id) {
         state.rules.steal(id, &port);
-        let at = world.faults.elapsed();
-        state.notes.push((at, format!("somebody deletes port {id}")));
     }
 }
 

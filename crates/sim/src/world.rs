@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     chance::Chance,
     cloud::Cloud,
-    faults::{Faults, Made, Plan},
+    faults::{Faults, Made, Plan, Scope},
     kubelet::{Pod, collect_garbage},
     machine::Machine,
     octavia::Octavia,
@@ -118,7 +118,11 @@ impl World {
         };
         let world = Arc::new(Self {
             api: ApiServer::new(Streaming::Allowed),
-            faults: Faults::new(setup.plan, Chance::of(seed ^ 0xfa17)),
+            faults: Faults::new(
+                setup.plan,
+                Chance::of(seed ^ 0xfa17),
+                if setup.services { Scope::Calls } else { Scope::All },
+            ),
             state: Mutex::new(state),
             programs: Mutex::default(),
             tasks: Mutex::default(),

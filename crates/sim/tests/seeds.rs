@@ -9,7 +9,7 @@ use std::{env, fs, future::Future, path::Path, time::Duration};
 
 use kuryr_sim::{
     Fault, Plan,
-    scenario::{Outcome, coming, random, restarts},
+    scenario::{Outcome, coming, random, restarts, thefts},
     services::{self, services},
 };
 use tokio::runtime::Builder;
@@ -63,12 +63,13 @@ fn seeds(scenario: Option<&str>, first: u64, count: u64) {
 }
 
 /// Those that are the same each time.
-const SCENARIOS: [&str; 3] = ["coming", "restarts", "services"];
+const SCENARIOS: [&str; 4] = ["coming", "restarts", "thefts", "services"];
 
 fn scenario(name: &str, plan: Plan) -> Outcome {
     match name {
         "coming" => run(coming(plan)),
         "restarts" => run(restarts(plan)),
+        "thefts" => run(thefts(plan)),
         "services" => run(services(plan)),
         other => panic!("no scenario {other}; there are {SCENARIOS:?}"),
     }
@@ -78,9 +79,9 @@ fn scenario(name: &str, plan: Plan) -> Outcome {
 fn cases(name: &str) -> Vec<(usize, Fault)> {
     let calm = scenario(name, Plan::Never);
     assert!(passes(name, &calm), "without faults");
-    let of = |number: usize, faults: &'static [Fault]| faults.iter().map(move |fault| (number, *fault));
+    let of = |number: usize, faults: Vec<Fault>| faults.into_iter().map(move |fault| (number, fault));
     let made = calm.made.iter().enumerate();
-    made.flat_map(|(number, made)| of(number, made.side.faults(made.changes))).collect()
+    made.flat_map(|(number, made)| of(number, made.faults())).collect()
 }
 
 /// One in `step` of them.
@@ -111,6 +112,7 @@ fn seeds_that_found_something_in_services() {
 fn some_faults_at_some_calls() {
     every("coming", 61, 7);
     every("restarts", 197, 11);
+    every("thefts", 149, 3);
     every("services", 211, 13);
 }
 
