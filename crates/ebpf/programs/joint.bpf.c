@@ -315,6 +315,15 @@ static __always_inline int is_solicited_node(const struct group_record *record)
 	       (record->group[3] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
+/* What comes after a report that is not held passes: the first ones have been. */
+static __always_inline void end_of_holding(__u32 host_end)
+{
+	__s32 *left = bpf_map_lookup_elem(&held_reports, &host_end);
+
+	if (left)
+		*left = 0;
+}
+
 /* Whether a report (RFC 3810, section 5.2) is one of the first, and of nothing but the groups of addresses. */
 static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 report)
 {
@@ -338,8 +347,8 @@ static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 
 		    !is_solicited_node(&record))
 			return 0;
 	}
-	/* Without its result: kernels before 5.12 have no other. A report more that is held on two processors at a time does no harm. */
-	__sync_fetch_and_add(left, -1);
+	/* Not by an atomic addition, which kernels before 5.12 may not know: one more that is held at a time does no harm. */
+	*left -= 1;
 	return 1;
 }
 
@@ -355,7 +364,13 @@ static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 ho
 	case ICMPV6_MLD_QUERY:
 		return REFUSED;
 	case ICMPV6_MLD2_REPORT:
-		return is_held(skb, host_end, offset) ? HELD : ADMITTED;
+		if (is_held(skb, host_end, offset))
+			return HELD;
+		end_of_holding(host_end);
+		return ADMITTED;
+	case ICMPV6_MLD_REPORT:
+		end_of_holding(host_end);
+		return ADMITTED;
 	case ICMPV6_ROUTER_SOLICITATION:
 		return judge_ndp_options(skb, pod, offset + 8);
 	case ICMPV6_NEIGHBOUR_SOLICITATION:

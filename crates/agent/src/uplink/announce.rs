@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use kuryr_api::kuryrnode::PortEntry;
 use kuryr_datapath::Announcement;
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::{attachment::Links, claim::Ledger};
@@ -33,16 +34,17 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     Ok(if more { Outcome::again(BREATH, "more ports to announce") } else { Outcome::Done })
 }
 
-/// Ready ports that wait for a pod.
+/// Ready ports of ours that wait for a pod.
 fn waiting(state: &NodeState, ledger: &Ledger, mtu_cap: u32) -> Vec<Announcement> {
     let Some(offer) = state.offer() else { return Vec::new() };
-    let free = state.uplinks.iter().filter(|(port, _)| !ledger.claims.contains_key(*port));
-    let announcement = |(port, uplink): (&PortId, &u32)| {
-        let entry = offer.spec().ports.get(port).filter(|entry| !(entry.withdrawn || entry.doomed))?;
+    let free = offer.usable(ledger).filter(|(port, _)| !ledger.claims.contains_key(*port));
+    let announcement = |(port, entry): (&PortId, &PortEntry)| {
+        let is_ready = state.ready.get(port).is_some_and(|ready| ready.generation == entry.generation);
+        let uplink = *state.uplinks.get(port).filter(|_| is_ready)?;
         // What the record describes incompletely is told when a pod takes it.
         let links = Links::of(entry, offer.spec(), state.mtu_cap(mtu_cap)).ok()?;
         let addresses = links.addresses.iter().map(|address| address.address.addr()).collect();
-        Some(Announcement { uplink: *uplink, vlan: links.vlan, mac: links.mac, addresses })
+        Some(Announcement { uplink, vlan: links.vlan, mac: links.mac, addresses })
     };
     free.filter_map(announcement).collect()
 }
@@ -53,10 +55,10 @@ mod tests {
 
     use super::*;
     use crate::{checkpoint::tests::in_memory, kernel::fake::FakeKernel, wiring::fake::FakeWorld};
-    use kuryr_planning::claim::{Claim, Own};
+    use kuryr_planning::claim::{Claim, Own, Ready};
     use serde_json::json;
 
-    /// A node with five ready ports, of which one is a pod's and one is wanted back.
+    /// A node with seven ready ports, of which one is a pod's, one is wanted back, one is given back, and one is offered anew.
     fn world() -> FakeWorld {
         let world = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
         let checkpoint = world.world.checkpoint.look(|facts, _| facts.unwrap().id);
@@ -66,7 +68,7 @@ mod tests {
                 "addresses": [{"subnet": "s", "address": format!("10.0.0.1{number}")}], "withdrawn": number == 4,
             })
         };
-        let ports: BTreeMap<String, _> = (0..5).map(|number| (format!("p{number}"), port(number))).collect();
+        let ports: BTreeMap<String, _> = (0..7).map(|number| (format!("p{number}"), port(number))).collect();
         let spec = json!({
             "nodeUid": "node", "checkpoint": checkpoint, "ports": ports,
             "networks": {"n": {"name": "pods", "mtu": 1442}}, "subnets": {"s": {"cidr": "10.0.0.0/24"}},
@@ -76,12 +78,19 @@ mod tests {
             "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": []}, "sandbox": null,
         }))
         .unwrap();
-        world.world.checkpoint.change(|ledger| (true, ledger.claim(&"p0".into(), claim)));
+        world.world.checkpoint.change(|ledger| {
+            ledger.returned.insert("p5".into(), "1.1".parse().unwrap());
+            (true, ledger.claim(&"p0".into(), claim))
+        });
         world.world.state.update(|state| {
             state.spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
             state.own = Some(Own { node_uid: "node".into(), checkpoint });
-            state.uplinks =
-                (0..5).map(|number| (PortId::from(format!("p{number}").as_str()), number)).collect();
+            for number in 0..7 {
+                let port = PortId::from(format!("p{number}").as_str());
+                let generation = if number == 6 { "1.0" } else { "1.1" }.parse().unwrap();
+                state.ready.insert(port.clone(), Ready { generation, since: Duration::ZERO });
+                state.uplinks.insert(port, number);
+            }
         });
         world
     }
