@@ -95,13 +95,17 @@ pub(super) async fn ask(node: &str, world: &World, term: &Term) -> Result<Look> 
     let nodes: Objects<slim::Node> = Objects::new(Api::all(world.client.clone()), COMPONENT);
     let pods: Objects<slim::Pod> = Objects::new(Api::all(world.client.clone()), COMPONENT);
     let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let (of_node, record, (pods, _)) =
-        tokio::try_join!(nodes.get(node), world.record_calls.get(node), pods.list(&there))?;
+    let (of_node, record) = tokio::try_join!(nodes.get(node), world.record_calls.get(node))?;
+    // A list of pods costs the API server more; it is needed only where pods may lose their ports.
+    let pods = match of_node {
+        Some(_) => world.pods_by_node.get(&node.to_owned()).iter().map(|pod| facts(pod)).collect(),
+        None => pods.list(&there).await?.0.iter().map(facts).collect(),
+    };
     let found = Found {
         is_known: true,
         node: of_node.map(Arc::new),
         record: record.map(Arc::new),
-        pods: pods.iter().map(facts).collect(),
+        pods,
         asked: true,
     };
     Ok(look(node, found, world, term))

@@ -8,7 +8,8 @@
 //! 3. What is asked for may be there from then on, whether the answer arrives or not, until an active one does not show it.
 //! 4. What is gone has no members.
 //!
-//! Nothing is known here of a Service that was not looked at yet.
+//! Nothing is known here of a Service that was not looked at yet, nor of one whose load balancers have never been active in such
+//! a look: they may have members that nobody has seen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,13 +26,15 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members<K> {
     by_service: BTreeMap<K, BTreeSet<IpAddr>>,
+    /// Of which a look has shown all members.
+    seen: BTreeSet<K>,
     /// How many Services have one there.
     by_address: BTreeMap<IpAddr, usize>,
 }
 
 impl<K> Default for Members<K> {
     fn default() -> Self {
-        Self { by_service: BTreeMap::new(), by_address: BTreeMap::new() }
+        Self { by_service: BTreeMap::new(), seen: BTreeSet::new(), by_address: BTreeMap::new() }
     }
 }
 
@@ -45,19 +48,28 @@ impl<K: Ord + Clone> Members<K> {
             *self.by_address.entry(*address).or_default() += 1;
         }
         self.by_service.insert(service.clone(), now);
+        if actual.balancers.iter().chain(&actual.shared).all(|found| found.state == State::Active) {
+            self.seen.insert(service.clone());
+        }
+    }
+
+    /// Services that were looked at.
+    pub fn services(&self) -> impl Iterator<Item = &K> {
+        self.by_service.keys()
     }
 
     /// Forgets a Service of which nothing is left.
     pub fn forget(&mut self, service: &K) {
+        self.seen.remove(service);
         for address in self.by_service.remove(service).unwrap_or_default() {
             self.leaves(&address);
         }
     }
 
-    /// Tells whether the Service was looked at.
+    /// Tells whether a look has shown all members of the Service.
     #[must_use]
     pub fn knows(&self, service: &K) -> bool {
-        self.by_service.contains_key(service)
+        self.seen.contains(service)
     }
 
     /// Tells whether a member has the address, or may have it.
@@ -189,6 +201,22 @@ mod tests {
         }
         look.actual.balancers.clear();
         assert_eq!(look.look(), [""; 0]);
+    }
+
+    #[test]
+    fn what_never_showed_its_members_is_not_known() {
+        let mut look = Look::new();
+        for state in [State::Pending, State::Error] {
+            look.found().state = state;
+            look.found().pools.clear();
+            look.look();
+            assert!(!look.members.knows(&"web"), "{state:?}");
+        }
+        look = Look { members: look.members, ..Look::new() };
+        look.look();
+        look.found().state = State::Pending;
+        look.look();
+        assert!(look.members.knows(&"web"), "it has shown them before");
     }
 
     #[test]
