@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     lead,
     loadbalancer::{
-        listing::{listed, our_floating_ips},
+        listing::{listed, named, our_floating_ips},
         service_of_balancer,
     },
     metrics::Figures,
@@ -108,7 +108,8 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let services = list::<slim::Service>(client).await?;
     let uids: BTreeSet<&str> =
         services.iter().filter_map(|service| service.metadata.uid.as_deref()).collect();
-    let floating = floating.iter().filter(|found| listed(found).is_nobodys(|uid| uids.contains(uid)));
+    let named = named(services.iter());
+    let floating = floating.iter().filter(|found| listed(found, &named).is_nobodys(|uid| uids.contains(uid)));
     let floating =
         floating.map(|found| Left::Floating { id: found.id.to_string(), address: found.floating_ip_address });
     let services: BTreeSet<ObjectKey> = services.iter().map(ObjectKey::of).collect();

@@ -141,6 +141,12 @@ pub fn service_tag(uid: &str) -> String {
     format!("{SERVICE_TAG}{uid}")
 }
 
+/// Whether a tag names a cluster or a Service that something was made for.
+#[must_use]
+pub fn names_owner(tag: &str) -> bool {
+    tag.starts_with(CLUSTER_TAG) || tag.starts_with(SERVICE_TAG)
+}
+
 /// The UID of the Service that a tag of a floating IP names.
 #[must_use]
 pub fn service_of_tag(tag: &str) -> Option<&str> {

@@ -99,7 +99,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
         }
         (Step::KeepFloating { floating }, _) => {
             if let Some(found) = owned(floating, look, access)? {
-                client.disown_floating_ip(&found, &[SERVICE_TAG, KEPT_TAG]).await?;
+                client.disown_floating_ip(&found, &[SERVICE_TAG], KEPT_TAG).await?;
             }
         }
         (Step::DeleteFloating { floating }, _) => {

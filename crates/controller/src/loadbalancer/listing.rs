@@ -6,12 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use kuryr_api::names::FLOATING_IP_DESCRIPTION;
-use kuryr_kubernetes::store::ObjectKey;
+use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, OwnedFloatingIp},
@@ -71,7 +72,7 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
     world.figures.balancers.set(i64::try_from(balancers.len()).unwrap_or(i64::MAX));
     let guests = term.balancers.guests.list(access).await?;
     let own = balancers.iter().filter_map(|balancer| service_of(&balancer.name));
-    own.chain(guests).for_each(|service| world.balancers.add(service));
+    own.chain(guests).chain(term.balancers.looked_at()).for_each(|service| world.balancers.add(service));
     list_floating(access, world, term).await?;
     Ok(true)
 }
@@ -86,12 +87,15 @@ async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()
     let services = world.services.list();
     let by_uid: BTreeMap<&str, _> =
         services.iter().filter_map(|service| Some((service.metadata.uid.as_deref()?, service))).collect();
-    for service in found.iter().flat_map(|found| listed(found).services()).filter_map(|uid| by_uid.get(uid)) {
+    let named = named(services.iter().map(AsRef::as_ref));
+    for service in
+        found.iter().flat_map(|found| listed(found, &named).services()).filter_map(|uid| by_uid.get(uid))
+    {
         if !concerns_us(service, world) {
             world.balancers.add(ObjectKey::of(service.as_ref()));
         }
     }
-    let is_nobodys = |found: &&FloatingIp| listed(found).is_nobodys(|uid| by_uid.contains_key(uid));
+    let is_nobodys = |found: &&FloatingIp| listed(found, &named).is_nobodys(|uid| by_uid.contains_key(uid));
     let strays: BTreeSet<_> = found.iter().filter(is_nobodys).map(|found| found.id.clone()).collect();
     world.figures.found_stray_floating_ips(strays.len());
     let due = term.balancers.note_strays(strays);
@@ -119,11 +123,21 @@ pub(crate) async fn our_floating_ips(access: &Access) -> std::result::Result<Vec
 }
 
 /// As planning takes it.
-pub(crate) fn listed(found: &FloatingIp) -> Listed<'_> {
+pub(crate) fn listed<'a>(found: &'a FloatingIp, named: &BTreeSet<IpAddr>) -> Listed<'a> {
     Listed {
         id: &found.id,
         tags: &found.tags,
         is_made: found.description == FLOATING_IP_DESCRIPTION,
         leads_somewhere: found.port_id.is_some(),
+        is_named: named.contains(&found.floating_ip_address),
     }
+}
+
+/// Addresses that Services ask for or tell.
+pub(crate) fn named<'a>(services: impl Iterator<Item = &'a slim::Service>) -> BTreeSet<IpAddr> {
+    let of = |service: &'a slim::Service| {
+        let told = service.status.load_balancer.ingress.iter().filter_map(|ingress| ingress.ip.as_deref());
+        service.spec.load_balancer_ip.as_deref().into_iter().chain(told)
+    };
+    services.flat_map(of).filter_map(|address| address.parse().ok()).collect()
 }

@@ -82,7 +82,12 @@ impl Balancers {
         self.with_members(|members| members.may_have(address))
     }
 
-    /// Whether this leadership has looked at the load balancer of a Service.
+    /// Services that this leadership has looked at and not forgotten.
+    fn looked_at(&self) -> Vec<ObjectKey> {
+        self.with_members(|members| members.services().cloned().collect())
+    }
+
+    /// Whether this leadership has seen all members of a Service's load balancer.
     pub(crate) fn has_looked_at(&self, service: &ObjectKey) -> bool {
         self.with_members(|members| members.knows(service))
     }

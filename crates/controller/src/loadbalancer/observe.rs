@@ -28,7 +28,7 @@ use kuryr_planning::{
         OtherListener, Others, PortFacts, ServiceFacts, Settings, State, Stranger, asked,
         sharing::{is_guest, is_own},
     },
-    ownership::{GUEST_TAG, KEPT_TAG, Owner, asked_timeouts, load_balancer_name, service_tag},
+    ownership::{GUEST_TAG, KEPT_TAG, Owner, asked_timeouts, load_balancer_name, names_owner, service_tag},
     pool::{DefaultClass, Millis},
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
@@ -227,6 +227,8 @@ fn floating_facts(
     leads_to_own: impl Fn(&PortId) -> bool,
 ) -> Floating {
     let is_tagged = |tag: &String| floating.tags.contains(tag);
+    let own = service_tag(&service.uid);
+    let is_others = |tag: &String| names_owner(tag) && *tag != own && !access.ownership.tags().contains(tag);
     Floating {
         id: floating.id.clone(),
         address: floating.floating_ip_address,
@@ -235,9 +237,10 @@ fn floating_facts(
         is_ours: access.ownership.tags().iter().all(is_tagged)
             && match service.uid.is_empty() {
                 true => floating.port_id.as_ref().is_some_and(leads_to_own),
-                false => is_tagged(&service_tag(&service.uid)),
+                false => is_tagged(&own),
             },
         is_made: floating.description == FLOATING_IP_DESCRIPTION,
+        is_others: floating.tags.iter().any(is_others),
         is_kept: is_tagged(&KEPT_TAG.to_owned()),
     }
 }

@@ -90,9 +90,25 @@ async fn look_and_act(service: &ObjectKey, world: &World, term: &Term) -> Result
         term.check()?;
         status::write(&look, ingress, world).await?;
     }
-    floating?;
+    if let Err(error) = floating {
+        return or_go_on(error, &plan, service, world);
+    }
     term.balancers.with_memory(service, Memory::carried_out);
     Ok(Outcome::again(LOOK_AFTER, "look at what came of it"))
+}
+
+/// Of a failure about a floating IP: what else was done is looked at as if nothing had failed, and what else is to be done in a
+/// moment does not wait for longer.
+fn or_go_on(error: Error, plan: &Plan, service: &ObjectKey, world: &World) -> Result<Outcome> {
+    let after = match plan.wake_after {
+        _ if !plan.steps.iter().all(Step::is_about_floating) => LOOK_AFTER,
+        Some(after) => Duration::from_millis(after.max(1)),
+        None => return Err(error),
+    };
+    if let Error::OpenStack(error) = &error {
+        status::tell_failure(world.services.get(service).as_deref(), error, world);
+    }
+    Ok(Outcome::again(after, "what else there is to do"))
 }
 
 /// Carries the steps of a plan out. Tells of the first that failed of those about floating IPs, for which no other waits.

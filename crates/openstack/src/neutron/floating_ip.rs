@@ -186,7 +186,8 @@ impl Client {
         OwnedFloatingIp::prove(&Arc::new(owner.clone()), floating_ip)
     }
 
-    /// Takes our tags, and those that begin with one of `prefixes`, off a floating IP of ours, which stays as the project's.
+    /// Takes our tags, and those that begin with one of `prefixes`, off a floating IP of ours, which stays as the project's with the
+    /// tag `mark`.
     /// "Replace all tags", `PUT /v2.0/floatingips/{id}/tags`.
     ///
     /// # Errors
@@ -195,13 +196,14 @@ impl Client {
         &self,
         floating_ip: &OwnedFloatingIp,
         prefixes: &[&str],
+        mark: &str,
     ) -> Result<(), Error> {
         let ours = floating_ip.owner.tags();
         let is_ours =
             |tag: &String| ours.contains(tag) || prefixes.iter().any(|prefix| tag.starts_with(prefix));
-        let others = floating_ip.tags.iter().filter(|tag| !is_ours(tag));
-        let others: Vec<&str> = others.map(String::as_str).collect();
-        self.put_tags("tag_floating_ip", RESOURCE, floating_ip.id.as_str(), &others).await
+        let others = floating_ip.tags.iter().filter(|tag| !is_ours(tag) && *tag != mark);
+        let tags: Vec<&str> = others.map(String::as_str).chain([mark]).collect();
+        self.put_tags("tag_floating_ip", RESOURCE, floating_ip.id.as_str(), &tags).await
     }
 
     /// Has a floating IP lead to a port, or to none. "Update floating IP", `PUT /v2.0/floatingips/{id}`.
@@ -269,8 +271,8 @@ mod tests {
         );
         assert_eq!(asked[1].line(), "PUT /v2.0/floatingips/f/tags");
         assert_eq!(asked[1].body, json!({"tags": ["kuryr:cluster=a", "kuryr-service:u"]}));
-        client.disown_floating_ip(&made, &["kuryr-service:"]).await.unwrap();
-        assert_eq!(recorded.asked()[2].body, json!({"tags": []}));
+        client.disown_floating_ip(&made, &["kuryr-service:"], "kept").await.unwrap();
+        assert_eq!(recorded.asked()[2].body, json!({"tags": ["kept"]}));
         client.associate_floating_ip(&made.id, None).await.unwrap();
         assert_eq!(recorded.asked()[3].body, json!({"floatingip": {"port_id": null}}));
     }

@@ -782,6 +782,7 @@ mod tests {
                 port,
                 is_ours: false,
                 is_made: true,
+                is_others: false,
                 is_kept: false,
             }];
             look.service.told = is_told.then(|| ingress.clone()).into_iter().collect();
@@ -1164,6 +1165,7 @@ mod tests {
             port: Some("vip-x".into()),
             is_ours: false,
             is_made: true,
+            is_others: false,
             is_kept: false,
         });
         assert_eq!(done(&mut look), ["tell 203.0.113.7"]);
@@ -1220,6 +1222,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_others: false,
             is_kept: false,
         });
         look.service.is_leaving = true;
@@ -1278,6 +1281,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_others: false,
             is_kept: false,
         };
         let leaving = |change: fn(&mut Look)| {
@@ -1356,6 +1360,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_others: false,
             is_kept: false,
         });
         let outside = Ingress { ip: Some("203.0.113.7".parse().unwrap()), hostname: None, is_proxied: false };

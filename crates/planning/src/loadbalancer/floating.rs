@@ -92,6 +92,7 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
         (false, true) => None,
+        (false, false) if floating.is_kept => None,
         (false, false) if leads_to_ours(floating, actual) || is_lost(floating, service) => {
             adopt(floating, service)
         }
@@ -126,7 +127,8 @@ fn of_port<'a>(vip: &'a PortId, actual: &'a Actual) -> impl Iterator<Item = &'a 
 
 /// It was made for the Service, could not be tagged, and then its load balancer went.
 fn is_lost(floating: &Floating, service: &ServiceFacts) -> bool {
-    floating.is_made && !floating.is_ours && floating.port.is_none() && is_told(floating, service)
+    let is_untagged = !(floating.is_ours || floating.is_others || floating.is_kept);
+    floating.is_made && is_untagged && floating.port.is_none() && is_told(floating, service)
 }
 
 fn is_told(floating: &Floating, service: &ServiceFacts) -> bool {
@@ -147,7 +149,7 @@ fn tags(service: &ServiceFacts) -> Vec<String> {
 
 /// It was made for the Service, and could not be tagged, or the Service asks to keep it now, or no more.
 fn adopt(floating: &Floating, service: &ServiceFacts) -> Option<Step> {
-    let was_not_tagged = floating.is_made && !floating.is_ours;
+    let was_not_tagged = floating.is_made && !floating.is_ours && !floating.is_kept;
     let is_gone = service.uid.is_empty();
     let is_marked_wrong = floating.is_ours && !is_gone && floating.is_kept != keeps_floating(service);
     let step = || Step::AdoptFloating { floating: floating.id.clone(), tags: tags(service) };
@@ -171,7 +173,15 @@ mod tests {
 
     fn floating(id: &str, port: Option<&str>, is_ours: bool, is_made: bool) -> Floating {
         let address = format!("203.0.113.{}", id.len()).parse().unwrap();
-        Floating { id: id.into(), address, port: port.map(PortId::from), is_ours, is_made, is_kept: false }
+        Floating {
+            id: id.into(),
+            address,
+            port: port.map(PortId::from),
+            is_ours,
+            is_made,
+            is_others: false,
+            is_kept: false,
+        }
     }
 
     fn steps(wish: &FloatingWish, found: &[Floating]) -> (Vec<&'static str>, usize) {
@@ -231,6 +241,19 @@ mod tests {
         assert_eq!(again(&service(), std::slice::from_ref(&lost)), ["create_floating_ip"], "nobody told it");
         let users = Floating { is_made: false, ..lost.clone() };
         assert_eq!(again(&told, &[users]), ["create_floating_ip"], "not made for a Service");
+        let guests = Floating { is_others: true, ..lost.clone() };
+        assert_eq!(
+            again(&told, std::slice::from_ref(&guests)),
+            ["create_floating_ip"],
+            "it names its Service"
+        );
+        assert_eq!(names(release(&told, &actual(&[guests]), false)), [""; 0]);
+        let kept = Floating { is_kept: true, ..lost.clone() };
+        assert_eq!(
+            names(release(&told, &actual(&[kept]), false)),
+            [""; 0],
+            "a Service before asked to keep it"
+        );
         let elsewhere = Floating { port: Some("elsewhere".into()), ..lost.clone() };
         assert_eq!(again(&told, &[elsewhere]), ["create_floating_ip"]);
         assert_eq!(names(release(&told, &actual(&[lost]), false)), ["adopt_floating_ip"]);

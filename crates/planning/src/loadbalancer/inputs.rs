@@ -417,6 +417,8 @@ pub struct Floating {
     pub is_ours: bool,
     /// Its description says that it was made for a Service.
     pub is_made: bool,
-    /// It is marked as one that its Service asks to keep.
+    /// It carries the tags of another Service, or of another cluster.
+    pub is_others: bool,
+    /// It is marked as one that its Service asks to keep, or asked.
     pub is_kept: bool,
 }

@@ -15,8 +15,8 @@
 //!    anew, with the addresses that clients know as long as they can be had: the one that is remembered, else the one
 //!    that the Service's status tells.
 //! 7. A floating IP that was made for the Service goes before the load balancer whose port it leads to: later it could
-//!    not be found. One that the user gave is taken off, never deleted. Nothing else waits for a call about a floating IP
-//!    that fails; before a load balancer is made anew the Service tells the address of one that could not be tagged. What is
+//!    not be found. One that the user gave is taken off, never deleted. While the Service
+//!    has a load balancer, nothing else waits for a call about a floating IP that fails; before a load balancer is made anew the Service tells the address of one that could not be tagged. What is
 //!    left all the same is nobody's ([`strays`]).
 //! 8. What a provider cannot do is refused, and told, before anything is exposed that should not be.
 //! 9. A load balancer may be shared ([`sharing`]): what others have on it is left alone, and it stays as long as they do.

@@ -124,6 +124,7 @@ impl Cloud {
                     port,
                     is_ours: true,
                     is_made: true,
+                    is_others: false,
                     is_kept: tags.iter().any(|tag| tag == KEPT_TAG),
                 });
             }
@@ -133,7 +134,7 @@ impl Cloud {
             }
             Step::KeepFloating { floating } => {
                 let found = self.floating(floating);
-                (found.is_ours, found.is_kept) = (false, false);
+                (found.is_ours, found.is_kept) = (false, true);
             }
             Step::Associate { floating, port } => self.floating(floating).port.clone_from(port),
             Step::DeleteFloating { floating } => self.actual.floating.retain(|found| found.id != *floating),

@@ -5,7 +5,8 @@
 //!
 //! 1. Nobody's is what carries our tags, was made for a load balancer, leads to no port, and names no Service that is there.
 //! 2. It is deleted when it was nobody's in two full lists in a row: a Service may be younger than what is known of them.
-//! 3. What a Service asked to keep is left alone, and so is what has lost our tags.
+//! 3. What a Service asked to keep is left alone, and so is what has lost our tags, and an address that any Service asks for or
+//!    tells: its load balancer may be about to be made anew.
 //!
 //! One that names a Service that is there is that Service's matter, also if the Service needs no load balancer.
 
@@ -26,6 +27,8 @@ pub struct Listed<'a> {
     pub is_made: bool,
     /// It leads to a port.
     pub leads_somewhere: bool,
+    /// A Service asks for its address, or tells it.
+    pub is_named: bool,
 }
 
 impl<'a> Listed<'a> {
@@ -38,7 +41,8 @@ impl<'a> Listed<'a> {
     #[must_use]
     pub fn is_nobodys(&self, is_there: impl Fn(&str) -> bool) -> bool {
         let is_kept = self.tags.iter().any(|tag| tag == KEPT_TAG);
-        self.is_made && !self.leads_somewhere && !is_kept && !self.services().any(is_there)
+        let is_used = self.leads_somewhere || self.is_named || is_kept;
+        self.is_made && !is_used && !self.services().any(is_there)
     }
 }
 
@@ -73,8 +77,10 @@ mod tests {
             (&["c"], false, false, false),
         ] {
             let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-            let listed = Listed { id: &id, tags: &tags, is_made, leads_somewhere };
+            let listed = Listed { id: &id, tags: &tags, is_made, leads_somewhere, is_named: false };
             assert_eq!(listed.is_nobodys(|uid| uid == "there"), expect, "{listed:?}");
+            let named = Listed { is_named: true, ..listed };
+            assert!(!named.is_nobodys(|uid| uid == "there"), "{named:?}");
         }
     }
 

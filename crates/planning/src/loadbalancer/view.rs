@@ -240,8 +240,15 @@ mod tests {
     fn one() -> Actual {
         let port = Some("vip-b".into());
         let address = "203.0.113.7".parse().unwrap();
-        let floating =
-            Floating { id: "f".into(), address, port, is_ours: true, is_made: true, is_kept: false };
+        let floating = Floating {
+            id: "f".into(),
+            address,
+            port,
+            is_ours: true,
+            is_made: true,
+            is_others: false,
+            is_kept: false,
+        };
         Actual { balancers: vec![balancer("b")], floating: vec![floating], ..Actual::default() }
     }
 
