@@ -632,7 +632,11 @@ fn stale(desired: &BTreeMap<(Protocol, u16), ListenerSpec>, found: &Balancer) ->
     }
     let wanted: Vec<_> =
         desired.iter().filter_map(|(key, listener)| pool_of(*key, listener, found)).collect();
-    let pool = found.pools.iter().find(|pool| wanted.iter().all(|wanted| wanted.id != pool.id))?;
+    // One that is to be replaced is a listener's until the members of the other are there.
+    let is_in_use =
+        |pool: &FoundPool| found.listeners.iter().any(|listener| listener.pool.as_ref() == Some(&pool.id));
+    let mut pools = found.pools.iter().filter(|pool| !is_in_use(pool));
+    let pool = pools.find(|pool| wanted.iter().all(|wanted| wanted.id != pool.id))?;
     Some(Step::DeletePool { balancer: found.id.clone(), pool: pool.id.clone() })
 }
 
@@ -980,6 +984,25 @@ mod tests {
         assert_eq!((listener.protocol.as_str(), listener.forwards_for), ("HTTP", true));
         let told = planned(&look, 0, &mut Memory::default()).tell.unwrap();
         assert!(told[0].is_proxied);
+    }
+
+    #[test]
+    fn a_pool_is_not_deleted_while_its_listener_waits_for_the_members_of_another() {
+        let mut look = amphora(|look| {
+            let name = "loadbalancer.openstack.org/x-forwarded-for".to_owned();
+            look.service.annotations.insert(name, "true".to_owned());
+            look.settings.coalesce = 250;
+        });
+        let mut memory = Memory::default();
+        let before = look.actual.balancers[0].pools[0].clone();
+        let new =
+            FoundPool { id: "new".into(), protocol: "HTTP".to_owned(), members: vec![], ..before.clone() };
+        look.actual.balancers[0].pools.push(new);
+        assert_eq!(names(&planned(&look, 1000, &mut memory)), ["replace_members"]);
+        look.actual.balancers[0].pools[1].members = before.members;
+        look.pods.push(endpoint("10.1.0.8"));
+        let plan = planned(&look, 1100, &mut memory);
+        assert_eq!((names(&plan), plan.wake_after), (vec![], Some(150)));
     }
 
     #[test]
