@@ -3,12 +3,12 @@
 //! 1. A port that a pod has is called as upstream calls it, `<namespace>/<pod>`; every other has the name of its pool.
 //! 2. By that name nobody finds the port's node again, so the port has a tag of its node before.
 //! 3. Names wait for quiet: they are for people, and demand is not kept waiting for them.
-//! 4. A port that is going to be deleted is not renamed.
+//! 4. A port that is going to be deleted is not renamed, nor one that is condemned, if by a call that came late: its name says so.
 
 use kuryr_api::kuryrnode::KuryrNodeStatus;
 
 use super::{desired::Draft, step::CloudStep};
-use crate::ownership::{node_tag, pod_port_name, pool_port_name};
+use crate::ownership::{Purpose, node_tag, pod_port_name, pool_port_name};
 
 /// Ports that are renamed in one plan; Neutron takes tenths of a second for each.
 const RENAMES_AT_ONCE: usize = 8;
@@ -19,6 +19,7 @@ impl Draft<'_> {
         let node = self.inputs.node;
         let stay = self.record.spec.ports.iter().filter(|(_, entry)| !entry.doomed);
         let ours = stay.filter_map(|(id, _)| self.ports.get(id)).filter(|port| port.is_of_node(node));
+        let ours = ours.filter(|port| port.purpose() != Purpose::Condemned);
         // Those that are held up keep no others waiting.
         let held_up = &self.inputs.cloud.held_up;
         let ours = ours.filter(|port| held_up.get(&port.id).is_none_or(|held| self.inputs.now >= held.until));
@@ -43,7 +44,7 @@ mod tests {
         plan,
     };
     use super::*;
-    use crate::ownership::ListedPort;
+    use crate::ownership::{ListedPort, condemned_name};
 
     /// What is renamed to what, of a port with this name and these tags besides ours, with the claim of a pod.
     fn check(
@@ -98,6 +99,8 @@ mod tests {
         check(false, "ns/web-0", &tag, Some("web-0"), false, Some(&pool));
         check(false, &pool, &[], Some("web-0"), false, None);
         check(true, &pool, &[], None, true, None);
+        check(true, &condemned_name(&pool), &tag, Some("web-0"), false, None);
+        check(false, &condemned_name(&pool), &tag, None, false, None);
         // Without the tag it is nobody's: a name alone proves nothing.
         check(true, "ns/web-0", &[], Some("web-0"), false, None);
     }
