@@ -29,8 +29,9 @@ class Rounds:
             for plugin in self.plugins:
                 self.warm_up(plugin, groups)
             for number in range(self.options.rounds):
-                self.tell(f"round {number + 1} of {self.options.rounds}: bare Neutron")
-                self.bare_neutron()
+                if self.options.singles:
+                    self.tell(f"round {number + 1} of {self.options.rounds}: bare Neutron")
+                    self.bare_neutron()
                 for plugin in self.in_order(number):
                     self.turn(plugin, groups, number)
             for mode, nodes in groups.items():
@@ -84,7 +85,8 @@ class Rounds:
             for mode, nodes in groups.items():
                 into = self.series(plugin, mode)
                 self.tell(f"round {number + 1} of {self.options.rounds}: {plugin.name} on {mode} ({', '.join(nodes)})")
-                self.phase(plugin, into, f"one by one on {mode}", lambda nodes=nodes, into=into: self.serial(plugin, into, nodes, number))
+                if self.options.serial:
+                    self.phase(plugin, into, f"one by one on {mode}", lambda nodes=nodes, into=into: self.serial(plugin, into, nodes, number))
                 for size in self.options.bursts:
                     self.phase(plugin, into, f"burst of {size} on {mode}", lambda size=size, nodes=nodes, into=into: self.burst(plugin, into, nodes, size, number))
         finally:
@@ -171,10 +173,12 @@ class Rounds:
         if not plugin:
             return
         plugin.take_turn()
-        self.part(f"kuryr on {mode}: churn", lambda: self.churn(plugin, mode, nodes))
-        if len(nodes) > 1:
+        if self.options.churn:
+            self.part(f"kuryr on {mode}: churn", lambda: self.churn(plugin, mode, nodes))
+        if self.options.network and len(nodes) > 1:
             self.part(f"kuryr on {mode}: the network of pods", lambda: self.network(mode, nodes))
-        self.part(f"kuryr on {mode}: nothing is ready", lambda: self.cold(plugin, mode, nodes))
+        if self.options.cold:
+            self.part(f"kuryr on {mode}: nothing is ready", lambda: self.cold(plugin, mode, nodes))
 
     def part(self, what: str, action) -> None:
         """Run a part on which no other depends: if it fails that is noted, and what was measured before is kept."""
