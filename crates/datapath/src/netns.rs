@@ -2,7 +2,7 @@
 //!
 //! A thread enters a namespace for a piece of work and is back before it does anything else, also when the work panics: in
 //! a pod's namespace it would do the next pod's work there. If the kernel does not let it back, the process ends at once.
-//! (A thread of its own for each stay was safe by itself, and cost a quarter of an attachment in the agent.) What is opened
+//! (A thread of its own for each stay was safe by itself, and took a little longer: docs/benchmarks.md.) What is opened
 //! in there (sockets) stays bound to the namespace and may be used from any thread.
 //!
 //! A namespace is identified by device and inode number of its file (`NetnsId`), not by its path: paths are
