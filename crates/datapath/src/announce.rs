@@ -1,4 +1,4 @@
-//! Announcing a pod's addresses: gratuitous ARP and unsolicited neighbour advertisements.
+//! Announcing a pod's addresses: gratuitous ARP and unsolicited neighbour advertisements, and reports of their groups.
 //!
 //! An address may have been another pod's a minute ago; whoever remembers that pod's hardware address learns the new
 //! one at once instead of when its cache entry ages.
@@ -7,6 +7,9 @@
 //! What was announced once is not announced again: the same port, on the same uplink, has the same hardware address for its
 //! next pod, so that nobody has anything to learn. A virtual switch sends such a frame to every port of the network, which
 //! takes it longer than all else that a pod's start asks of it; so a port is best announced while it waits for its first pod.
+//!
+//! In a pod's place it is also told to which multicast groups its addresses belong ([`crate::groups`]), which switches between
+//! may want to know. For that a pod is another one each time, also on the same port: switches forget what is not said again.
 //!
 //! A socket of the pod's own would have to be closed, and closing a packet socket waits until all processors have let
 //! go of it: 4 to 16 ms.
@@ -27,7 +30,10 @@ use rustix::{
     net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto, socket_with},
 };
 
-use crate::error::{Error, Result, SocketKind, SocketStep};
+use crate::{
+    error::{Error, Result, SocketKind, SocketStep},
+    groups,
+};
 
 /// Sends whole Ethernet frames on links of the namespace in which it was opened.
 #[derive(Debug)]
@@ -47,13 +53,49 @@ pub struct Announcement {
     pub mac: MacAddr,
     /// Addresses.
     pub addresses: Vec<IpAddr>,
+    /// What is said of them.
+    pub subject: Subject,
 }
 
-/// An announcement: index of the link, VLAN id, hardware address, address.
-type Told = (u32, Option<u16>, MacAddr, IpAddr);
+/// What there is to say of a port's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// At which hardware address they are.
+    Addresses,
+    /// That a pod listens to their multicast groups.
+    Groups {
+        /// Index of the pod's host end.
+        host_end: u32,
+    },
+}
+
+/// What was said: by which link and with which VLAN id, of which hardware address and what.
+type Told = (u32, Option<u16>, MacAddr, Fact);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fact {
+    Address(IpAddr),
+    GroupsOf(u32),
+}
 
 /// Announcements that are remembered: far more than a node has ports at a time.
 const REMEMBERED: usize = 16_384;
+
+impl Announcement {
+    fn frames(&self) -> Vec<(Fact, Vec<u8>)> {
+        match self.subject {
+            Subject::Addresses => self
+                .addresses
+                .iter()
+                .map(|address| (Fact::Address(*address), frame(self.mac, *address)))
+                .collect(),
+            Subject::Groups { host_end } => {
+                let report = groups::report(self.mac, &groups::of(self.mac, self.addresses.iter().copied()));
+                report.map(|report| (Fact::GroupsOf(host_end), report)).into_iter().collect()
+            }
+        }
+    }
+}
 
 impl Announcer {
     /// Opens it in the calling thread's namespace.
@@ -77,13 +119,13 @@ impl Announcer {
     pub fn announce(&self, port: &Announcement) -> Result<bool> {
         let Announcement { uplink, vlan, mac, .. } = *port;
         let mut is_new = false;
-        for address in &port.addresses {
-            let told = (uplink, vlan, mac, *address);
+        for (fact, frame) in port.frames() {
+            let told = (uplink, vlan, mac, fact);
             if self.remembers(&told) {
                 continue;
             }
             is_new = true;
-            self.send(uplink, &tagged(frame(mac, *address), vlan))?;
+            self.send(uplink, &tagged(frame, vlan))?;
             self.remember(told);
         }
         Ok(is_new)
@@ -195,7 +237,7 @@ fn unsolicited_advertisement(mac: MacAddr, address: Ipv6Addr) -> [u8; 86] {
 }
 
 /// The internet checksum over the IPv6 pseudo header and `payload` (RFC 4443, section 2.3).
-fn checksum(addresses: &[u8], protocol: u8, payload: &[u8]) -> u16 {
+pub(crate) fn checksum(addresses: &[u8], protocol: u8, payload: &[u8]) -> u16 {
     let words = addresses.chunks(2).chain(payload.chunks(2));
     let mut sum: u32 =
         words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();

@@ -15,6 +15,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
+    time::Duration,
 };
 
 use aya::{
@@ -27,7 +28,10 @@ use kuryr_ebpf_maps::{
     LAYOUT_VERSION, Pod, PodAddress, PodCounters, UplinkFlags, UplinkKey, UplinkTarget, address_bytes,
 };
 use kuryr_types::MacAddr;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     classifier::{self, Direction},
@@ -104,10 +108,10 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
 }
 
-/// How many reports of a new pod about the multicast groups of its addresses can be held: those that its kernel sends at
-/// once, one when the interface joins and one when the addresses count. Both are repeated within a second, unless the kernel
-/// is told to say things once only (RFC 3810, section 9.1: the robustness variable).
-pub const FIRST_REPORTS: u32 = 2;
+/// How long a new pod's reports about the groups of its addresses are held, from the time it is admitted. Its kernel reports when
+/// the interface joins, when an address is added, and when it has been found to be unique, and each again within a second
+/// (RFC 3810, section 9.11).
+const HELD_FOR: Duration = Duration::from_secs(5);
 
 impl Joint {
     /// Loads the programs, taking over the maps pinned under `directory`.
@@ -171,14 +175,14 @@ impl Joint {
 
     // ---- entries
 
-    /// Admits a pod: from now on its frames pass, if the programs are attached. Of a new pod, `held` reports that say to which
-    /// multicast groups its addresses belong do not, at most [`FIRST_REPORTS`] if it is to be found by them.
+    /// Admits a pod: from now on its frames pass, if the programs are attached. A new pod's reports that it listens to `told`
+    /// groups, and to no others, do not for five seconds: somebody else tells of them.
     ///
     /// # Errors
     ///
     /// `Map`, `Processors`.
-    pub fn admit(&mut self, entry: &Entry, held: u32) -> Result<()> {
-        self.maps.admit(entry, held)
+    pub fn admit(&mut self, entry: &Entry, told: &BTreeSet<Ipv6Addr>) -> Result<()> {
+        self.maps.admit(entry, told)
     }
 
     /// Cuts a pod off. Its addresses stay listed until [`Joint::forget`].
@@ -311,6 +315,12 @@ impl Joint {
     }
 }
 
+/// What `bpf_ktime_get_ns` would tell a program now.
+fn monotonic_nanoseconds() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
 /// The maps, each with the types of its layout.
 struct Maps {
     uplinks: HashMap<MapData, UplinkKey, UplinkTarget>,
@@ -319,7 +329,7 @@ struct Maps {
     pod_addresses: HashMap<MapData, PodAddress, u32>,
     node_addresses: HashMap<MapData, [u8; 16], u32>,
     straight_pods: HashMap<MapData, [u8; 16], u32>,
-    held_reports: HashMap<MapData, u32, i32>,
+    told_groups: HashMap<MapData, PodAddress, u64>,
     counters: PerCpuHashMap<MapData, u32, PodCounters>,
     /// How many processors there may be.
     processors: usize,
@@ -339,7 +349,7 @@ impl Maps {
             |name: &'static str| programs.take_map(name).ok_or(Error::ObjectIncomplete { what: name });
         let (uplinks, shared_uplinks, pods) = (map("uplinks")?, map("shared_uplinks")?, map("pods")?);
         let (pod_addresses, node_addresses) = (map("pod_addresses")?, map("node_addresses")?);
-        let (straight_pods, held_reports) = (map("straight_pods")?, map("held_reports")?);
+        let (straight_pods, told_groups) = (map("straight_pods")?, map("told_groups")?);
         let counters = map("counters")?;
         let processors = nr_cpus().map_err(|(_, source)| Error::Processors { source })?;
         Ok(Self {
@@ -350,12 +360,12 @@ impl Maps {
             pod_addresses: pod_addresses.try_into().map_err(map_failed("pod_addresses"))?,
             node_addresses: node_addresses.try_into().map_err(map_failed("node_addresses"))?,
             straight_pods: straight_pods.try_into().map_err(map_failed("straight_pods"))?,
-            held_reports: held_reports.try_into().map_err(map_failed("held_reports"))?,
+            told_groups: told_groups.try_into().map_err(map_failed("told_groups"))?,
             counters: counters.try_into().map_err(map_failed("counters"))?,
         })
     }
 
-    fn admit(&mut self, entry: &Entry, held: u32) -> Result<()> {
+    fn admit(&mut self, entry: &Entry, told: &BTreeSet<Ipv6Addr>) -> Result<()> {
         // Counters are the first to come and the last to go, so they tell whether there is anything older.
         let is_new = self.start_counters(entry.host_ifindex)?;
         let wanted: Vec<PodAddress> = entry
@@ -368,15 +378,23 @@ impl Maps {
         }
         if !is_new {
             self.withdraw_others(entry, &wanted)?;
-        } else if held > 0 {
-            let held = i32::try_from(held).unwrap_or(i32::MAX);
-            put(&mut self.held_reports, "held_reports", entry.host_ifindex, held)?;
+        } else {
+            self.hold(entry.host_ifindex, told)?;
         }
         let key = uplink_key(entry);
         let pod = Pod { uplink: key.uplink, vlan: key.vlan, mac: entry.mac.0, host_mac: entry.host_mac.0 };
         put(&mut self.pods, "pods", entry.host_ifindex, pod)?;
         let target = UplinkTarget { host_end: entry.host_ifindex, mac: entry.mac.0, pad: [0; 2] };
         put(&mut self.uplinks, "uplinks", key, target)
+    }
+
+    fn hold(&mut self, host_end: u32, told: &BTreeSet<Ipv6Addr>) -> Result<()> {
+        let until = monotonic_nanoseconds() + u64::try_from(HELD_FOR.as_nanos()).unwrap_or(u64::MAX);
+        for group in told {
+            let key = PodAddress { host_end, address: group.octets() };
+            put(&mut self.told_groups, "told_groups", key, until)?;
+        }
+        Ok(())
     }
 
     /// Makes counters at zero, and tells whether there were none.
@@ -410,7 +428,6 @@ impl Maps {
         for key in self.uplinks_of(host_end)? {
             take(&mut self.uplinks, "uplinks", &key)?;
         }
-        take(&mut self.held_reports, "held_reports", &host_end)?;
         take(&mut self.pods, "pods", &host_end)
     }
 
@@ -425,6 +442,11 @@ impl Maps {
     fn forget(&mut self, host_end: u32) -> Result<()> {
         for key in self.addresses_of(host_end)? {
             take(&mut self.pod_addresses, "pod_addresses", &key)?;
+        }
+        for key in keys(&self.told_groups, "told_groups")? {
+            if key.host_end == host_end {
+                take(&mut self.told_groups, "told_groups", &key)?;
+            }
         }
         match self.counters.remove(&host_end) {
             Err(error) if map_os_error(&error) != Some(Errno::NOENT) => Err(map_failed("counters")(error)),
@@ -457,7 +479,7 @@ impl Maps {
     fn mentioned(&self) -> Result<Vec<u32>> {
         let mut mentioned = keys(&self.pods, "pods")?;
         mentioned.extend(pairs(&self.uplinks, "uplinks")?.iter().map(|(_, target)| target.host_end));
-        mentioned.extend(keys(&self.held_reports, "held_reports")?);
+        mentioned.extend(keys(&self.told_groups, "told_groups")?.iter().map(|key| key.host_end));
         mentioned.extend(keys(&self.pod_addresses, "pod_addresses")?.iter().map(|key| key.host_end));
         for key in self.counters.keys() {
             mentioned.push(key.map_err(map_failed("counters"))?);

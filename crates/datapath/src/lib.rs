@@ -4,7 +4,7 @@
 //! - [`netns`]: namespaces, and threads in them; [`live`]: the interfaces in all of them;
 //! - [`netlink`], [`link`], [`address`], [`route`], [`rule`], [`neighbour`]: the kernel's network configuration;
 //! - [`sysctl`], [`offload`]: settings of links;
-//! - [`announce`]: telling a network where a pod's addresses are;
+//! - [`announce`]: telling a network where a pod's addresses are; [`groups`]: and which multicast groups that makes it listen to;
 //! - [`joint`], [`classifier`], [`trial`]: eBPF programs and maps, and whether this kernel takes them; `map_access` is
 //!   how maps are read and written;
 //! - [`guard`]: netfilter rules for when programs are missing; [`nft`]: how they are changed;
@@ -33,6 +33,7 @@ pub mod offload;
 pub mod sysctl;
 // telling the network
 pub mod announce;
+pub mod groups;
 // the joint and the guard
 pub mod classifier;
 pub mod guard;
@@ -56,7 +57,7 @@ pub mod ovsdb;
 // what can go wrong
 pub mod error;
 
-pub use announce::Announcement;
+pub use announce::{Announcement, Subject};
 pub use conntrack::Flow;
 pub use error::{Error, Result};
 pub use inbound::{Affinity, Arrival, Entry as InboundEntry, Inbound, Lead, Transport};

@@ -40,7 +40,7 @@ pub use ways::{NodeRoute, Side};
 
 use crate::{
     address,
-    announce::{Announcement, Announcer},
+    announce::{Announcement, Announcer, Subject},
     error::{Error, Result},
     guard::{self, Marks},
     joint::{Entry, Hook, Joint},
@@ -309,13 +309,18 @@ impl Node {
         self.identity
     }
 
-    /// Announces ports that wait for pods, `most` of those that have not been announced. Tells whether there may be more.
+    /// Tells the network of ports, `most` of what has not been told. Tells whether there may be more.
+    ///
+    /// Without the joint pods' kernels report their groups themselves, and nothing is said of them here.
     ///
     /// # Errors
     ///
     /// `Socket`.
     pub fn announce(&self, ports: &[Announcement], most: usize) -> Result<bool> {
-        self.announcer.announce_some(ports, most)
+        let holds_reports = matches!(self.joining, Joining::Ebpf);
+        let is_ours = |port: &&Announcement| holds_reports || port.subject == Subject::Addresses;
+        let ports: Vec<Announcement> = ports.iter().filter(is_ours).cloned().collect();
+        self.announcer.announce_some(&ports, most)
     }
 
     /// Installs the guard again, in case somebody removed it. Does nothing where the kernel refused it at the start.

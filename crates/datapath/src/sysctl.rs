@@ -54,14 +54,6 @@ pub fn loosen_reverse_path(link: &str) -> Result<()> {
     write(&path, LOOSE).map_err(|source| Error::Sysctl { path, value: LOOSE.to_owned(), source })
 }
 
-/// Whether the kernel says more than once to which multicast groups an interface belongs. One setting holds for all
-/// namespaces, and is shown in the first only; elsewhere it counts as what it is by default, which is twice.
-#[must_use]
-pub fn repeats_reports() -> bool {
-    let robustness = fs::read_to_string("/proc/sys/net/ipv6/mld_qrv");
-    robustness.map_or(true, |value| value.trim() != "1")
-}
-
 /// The settings that have to be 1 for packets to pass from one link to another; those that are not.
 #[must_use]
 pub fn not_forwarding() -> Vec<&'static str> {

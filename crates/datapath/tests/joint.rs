@@ -8,7 +8,7 @@ mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use kuryr_datapath::{Announcement, Entry, Error, PodCounters, PodLinks, Route};
+use kuryr_datapath::{Announcement, Entry, Error, PodCounters, PodLinks, Route, Subject};
 use kuryr_types::MacAddr;
 use world::{Space, TestNode, mac, node_addresses, pod_links, until, uplink_spec};
 
@@ -77,7 +77,13 @@ fn ports_are_announced_before_their_pods_come_and_then_no_more() {
         .map(|number| {
             let links = pod_links(number, node.uplink(number).ifindex);
             let addresses = links.addresses.iter().map(|address| address.addr()).collect();
-            Announcement { uplink: links.uplink, vlan: None, mac: links.mac, addresses }
+            Announcement {
+                uplink: links.uplink,
+                vlan: None,
+                mac: links.mac,
+                addresses,
+                subject: Subject::Addresses,
+            }
         })
         .collect();
     let addresses = || ports.iter().flat_map(|port| port.addresses.iter().map(move |at| (at, port.mac)));
@@ -252,8 +258,16 @@ fn what_a_pod_is_not_is_dropped_and_counted_exactly() {
 }
 
 #[test]
-fn a_new_pods_reports_reach_the_network_when_they_are_repeated() {
+fn of_a_new_pods_groups_the_node_tells_the_network_and_not_the_pod() {
     let node = TestNode::new();
+    let other = node.pod(9);
+    other.space.sh(
+        "nft 'add table ip6 t; add chain ip6 t c { type filter hook prerouting priority 0; }; add rule ip6 t c ip6 saddr fe80::f816:3eff:fe10:2001 icmpv6 type 143 counter'",
+    );
+    let heard = || -> u64 {
+        let told = other.space.sh("nft list chain ip6 t c");
+        told.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
     let pod = node.pod(1);
     let reports = || -> u64 {
         let told = pod.space.sh("cat /proc/net/dev_snmp6/eth0");
@@ -262,46 +276,68 @@ fn a_new_pods_reports_reach_the_network_when_they_are_repeated() {
     };
     // Each at once, and again within a second.
     until("the pod's kernel has reported", || reports() >= 4);
-    assert_eq!(node.counters(&pod).tx_packets, reports() - 2, "all but the first two");
+    assert_eq!((node.counters(&pod).tx_packets, heard()), (0, 0));
+    let links = &pod.links;
+    let addresses = links.addresses.iter().map(|address| address.addr()).collect();
+    let subject = Subject::Groups { host_end: pod.host_ifindex };
+    let told = [Announcement { uplink: links.uplink, vlan: None, mac: links.mac, addresses, subject }];
+    for _ in 0..2 {
+        node.within(|node| node.announce(&told, 1)).unwrap();
+    }
+    until("the report is heard", || heard() >= 1);
+    assert_eq!(heard(), 1, "once");
 }
 
 #[test]
-fn only_first_reports_about_addresses_are_held() {
+fn only_reports_of_a_new_pods_own_addresses_are_held() {
     const OWN: &str = "ff02::1:ff00:1";
-    const LINK_LOCAL: &str = "ff02::1:ff10:2001";
-    const SOMEBODY_ELSES: &str = "ff02::1:3";
+    const ANOTHER_ADDRESS: &str = "ff02::1:ff00:99";
+    const NO_ADDRESS: &str = "ff02::1:3";
     const NOW_WANTED: u8 = 4;
     const ANSWER: u8 = 2;
 
     let node = TestNode::new();
-    for (number, what, report, passed) in [
-        (1, "of its addresses: the first two", report(NOW_WANTED, &[OWN, LINK_LOCAL]), [1, 3]),
-        (2, "an answer to a question", report(ANSWER, &[OWN]), [3, 3]),
-        (3, "of a group that is no address's", report(NOW_WANTED, &[OWN, SOMEBODY_ELSES]), [3, 3]),
-        (4, "of nothing", report(NOW_WANTED, &[]), [3, 3]),
-        (5, "of more groups than addresses have", report(NOW_WANTED, &[OWN; 9]), [3, 3]),
-        (6, "cut short", report(NOW_WANTED, &[OWN, LINK_LOCAL])[..40].to_vec(), [3, 3]),
-    ] {
+    let pods = [
+        ("of its address", report(NOW_WANTED, &[OWN]), 0),
+        ("an answer to a question", report(ANSWER, &[OWN]), 3),
+        ("of another address it has made for itself", report(NOW_WANTED, &[OWN, ANOTHER_ADDRESS]), 3),
+        ("of a group that is no address's", report(NOW_WANTED, &[NO_ADDRESS, OWN]), 3),
+        ("of nothing", report(NOW_WANTED, &[]), 3),
+        ("of more groups than addresses have", report(NOW_WANTED, &[OWN; 9]), 3),
+        ("cut short", report(NOW_WANTED, &[OWN, OWN])[..40].to_vec(), 3),
+    ]
+    .into_iter()
+    .zip(1..)
+    .map(|((what, report, expect), number)| {
         let uplink = node.uplink(number);
         let space = Space::new("pod");
-        // The pod's own kernel has nothing to say, and what is held is left for the test.
+        // The pod's own kernel has nothing to say.
         space.sh(
             "nft 'add table ip6 t; add chain ip6 t c { type filter hook output priority 0; policy drop; }'",
         );
-        let links = PodLinks { netns: space.path(), ..pod_links(number, uplink.ifindex) };
+        let addresses = vec!["fd00:1::1/64".parse().unwrap()];
+        let links = PodLinks { netns: space.path(), addresses, ..pod_links(number, uplink.ifindex) };
         let attached = node.within(|node| node.attach(&links)).unwrap();
         let pod = world::TestPod { space, links, host_ifindex: attached.host_ifindex, attached };
-        let link_local = format!("fe80::f816:3eff:fe10:20{number:02x}");
-        let frame = |report: &[u8]| frame(mac(number).0, 0x86dd, &ipv6(&link_local, 0, report));
-        let sent = [report, self::report(NOW_WANTED, &[LINK_LOCAL])].map(|report| {
-            let before = node.counters(&pod);
-            pod.send(&vec![frame(&report); 3]);
-            let after = node.counters(&pod);
-            assert_eq!((after.spoofed, after.refused), (0, 0), "{what}");
-            after.tx_packets - before.tx_packets
-        });
-        assert_eq!(sent, passed, "{what}, and one of its addresses after that");
+        assert_eq!(reported(&node, &pod, &report), expect, "{what}");
+        pod
+    });
+    let pods: Vec<_> = pods.collect();
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    for pod in &pods {
+        assert_eq!(reported(&node, pod, &report(NOW_WANTED, &[OWN])), 3, "five seconds later");
     }
+}
+
+/// How many of three frames with a report passed.
+fn reported(node: &TestNode, pod: &world::TestPod, report: &[u8]) -> u64 {
+    let mac = pod.links.mac.0;
+    let source = format!("fe80::f816:3eff:fe10:20{:02x}", mac[5]);
+    let before = node.counters(pod);
+    pod.send(&vec![frame(mac, 0x86dd, &ipv6(&source, 0, report)); 3]);
+    let after = node.counters(pod);
+    assert_eq!((after.spoofed, after.refused), (0, 0));
+    after.tx_packets - before.tx_packets
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | `pod_addresses` | [`PodAddress`] | `u32`, always 1 | hash |
 //! | `node_addresses` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
 //! | `straight_pods` | 16 bytes, see [`address_bytes`] | `u32`, always 1 | hash |
-//! | `held_reports` | index of the host end | `i32`, how many more first reports are held | hash |
+//! | `told_groups` | [`PodAddress`], a multicast group | `u64`, until when reports of it are held: nanoseconds of CLOCK_MONOTONIC | hash |
 //! | `counters` | index of the host end | [`PodCounters`] | per-CPU hash |
 //! | `ways` | [`WayKey`] | [`Way`] | hash, the least recently used goes |
 //!
@@ -95,7 +95,7 @@ pub struct Pod {
     pub host_mac: [u8; 6],
 }
 
-/// An address from which a pod may send.
+/// An address from which a pod may send, or a group to which one belongs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PodAddress {

@@ -59,7 +59,7 @@ HASH(pods, __u32, struct pod, MAX_PODS);
 HASH(pod_addresses, struct pod_address, __u32, MAX_POD_ADDRESSES);
 HASH(node_addresses, struct address, __u32, MAX_NODE_ADDRESSES);
 HASH(straight_pods, struct address, __u32, MAX_POD_ADDRESSES);
-HASH(held_reports, __u32, __s32, MAX_PODS);
+HASH(told_groups, struct pod_address, __u64, MAX_POD_ADDRESSES);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -158,7 +158,7 @@ enum verdict {
 	ADMITTED,
 	SPOOFED, /* says to be somebody else */
 	REFUSED, /* nothing a pod has to send */
-	HELD,    /* a first report, which will be repeated */
+	HELD,    /* a report of what the agent tells in its place */
 };
 
 struct arp {
@@ -305,34 +305,26 @@ struct group_record {
 	__u8 type;
 	__u8 auxiliary_len;
 	__be16 sources;
-	__be32 group[4];
+	struct address group;
 };
 
-/* Of the groups ff02::1:ff00:0/104, to which addresses belong (RFC 4291, section 2.7.1). */
-static __always_inline int is_solicited_node(const struct group_record *record)
+/* Whether the agent tells the network that this pod listens to a group, and the pod's kernel need not do so now. */
+static __always_inline int is_told(__u32 host_end, const struct group_record *record)
 {
-	return record->group[0] == bpf_htonl(0xff020000) && !record->group[1] && record->group[2] == bpf_htonl(1) &&
-	       (record->group[3] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+	struct pod_address key = { .host_end = host_end, .address = record->group };
+	__u64 *until = bpf_map_lookup_elem(&told_groups, &key);
+
+	return until && bpf_ktime_get_ns() < *until;
 }
 
-/* What comes after a report that is not held passes: the first ones have been. */
-static __always_inline void end_of_holding(__u32 host_end)
-{
-	__s32 *left = bpf_map_lookup_elem(&held_reports, &host_end);
-
-	if (left)
-		*left = 0;
-}
-
-/* Whether a report (RFC 3810, section 5.2) is one of the first, and of nothing but the groups of addresses. */
+/* Whether a report (RFC 3810, section 5.2) is of nothing but groups of which the agent tells. */
 static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 report)
 {
-	__s32 *left = bpf_map_lookup_elem(&held_reports, &host_end);
 	struct group_record record;
 	__be16 records;
 	int i;
 
-	if (!left || *left <= 0 || bpf_skb_load_bytes(skb, report + 6, &records, sizeof(records)) < 0)
+	if (bpf_skb_load_bytes(skb, report + 6, &records, sizeof(records)) < 0)
 		return 0;
 	if (!records || bpf_ntohs(records) > MAX_RECORDS)
 		return 0;
@@ -344,11 +336,9 @@ static __always_inline int is_held(struct __sk_buff *skb, __u32 host_end, __u32 
 			return 0;
 		/* Nobody names sources for these groups, and with any the next record would be elsewhere. */
 		if (record.type != CHANGE_TO_EXCLUDE || record.auxiliary_len || record.sources ||
-		    !is_solicited_node(&record))
+		    !is_told(host_end, &record))
 			return 0;
 	}
-	/* Not by an atomic addition, which kernels before 5.12 may not know: one more that is held at a time does no harm. */
-	*left -= 1;
 	return 1;
 }
 
@@ -364,13 +354,7 @@ static __always_inline enum verdict judge_icmpv6(struct __sk_buff *skb, __u32 ho
 	case ICMPV6_MLD_QUERY:
 		return REFUSED;
 	case ICMPV6_MLD2_REPORT:
-		if (is_held(skb, host_end, offset))
-			return HELD;
-		end_of_holding(host_end);
-		return ADMITTED;
-	case ICMPV6_MLD_REPORT:
-		end_of_holding(host_end);
-		return ADMITTED;
+		return is_held(skb, host_end, offset) ? HELD : ADMITTED;
 	case ICMPV6_ROUTER_SOLICITATION:
 		return judge_ndp_options(skb, pod, offset + 8);
 	case ICMPV6_NEIGHBOUR_SOLICITATION:

@@ -55,6 +55,12 @@ struct Taken {
 }
 
 impl Sandboxes {
+    /// Notes that a pod is being connected.
+    pub(crate) fn disturb(&self) {
+        self.calm.disturb();
+        self.started.disturb();
+    }
+
     /// Gives a sandbox its interface. `cancel` gives up.
     ///
     /// # Errors
@@ -62,7 +68,7 @@ impl Sandboxes {
     /// See [`Error`]; a claim that was made is kept for the pod.
     pub(crate) async fn add(&self, request: &CniRequest, cancel: CancellationToken) -> Result<Attachment> {
         let mut stages = Stages::start();
-        self.calm.disturb();
+        self.disturb();
         let result = self.add_timed(request, cancel, &mut stages).await;
         match &result {
             Ok(_) => {
@@ -74,7 +80,7 @@ impl Sandboxes {
             }
             Err(_) => {}
         }
-        self.calm.disturb();
+        self.disturb();
         self.metrics.stages(&stages);
         result
     }
@@ -109,6 +115,7 @@ impl Sandboxes {
         let attachment = self.attach(&taken, request, &guard, deadline).await?;
         stages.end(Stage::Attach);
         self.queue.add_after(Work::KuryrPort(taken.port.clone()), POST_AFTER);
+        self.queue.add_after(Work::Announcements, POST_AFTER);
         Ok(attachment)
     }
 

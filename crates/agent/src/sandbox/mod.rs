@@ -31,7 +31,7 @@ use kuryr_types::{PodIdentity, PodRef};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    calm::Calm,
+    calm::{BRIEFLY, Calm, UNTIL_STARTED},
     checkpoint::Checkpoint,
     config::Config,
     error::{Error, Result},
@@ -54,7 +54,10 @@ pub(crate) struct Sandboxes {
     pub(crate) events: Recorder,
     pub(crate) metrics: Metrics,
     pub(crate) queue: Queue<Work>,
+    /// For what others wait for.
     pub(crate) calm: Calm,
+    /// For what nobody waits for.
+    pub(crate) started: Calm,
     running: Running,
     turns: Turns,
     attaching: Arc<Semaphore>,
@@ -86,7 +89,8 @@ impl Sandboxes {
             events,
             metrics,
             queue,
-            calm: Calm::default(),
+            calm: Calm::new(BRIEFLY),
+            started: Calm::new(UNTIL_STARTED),
             running: Running::default(),
             turns: Turns::default(),
             attaching,

@@ -1,52 +1,69 @@
-//! Telling the network where ready ports are, before pods come.
+//! Telling the network where ready ports are, before pods come, and to what pods listen, afterwards.
 //!
 //! An announcement goes to every port of the network. A virtual switch on the node takes tens of milliseconds of a processor
 //! for that, and where it took them when a pod came, the pod's containers would have to start beside it. So ports are
 //! announced while they wait and no pod is being connected, a few at a time. One that is taken sooner is announced when its
 //! pod is attached.
+//!
+//! A pod's own kernel would report the multicast groups of its addresses at once, four times. The joint holds that, and
+//! they are reported from here, once, when no pod is being connected.
 
 use std::time::Duration;
 
-use kuryr_api::kuryrnode::PortEntry;
-use kuryr_datapath::Announcement;
+use kuryr_datapath::{Announcement, Subject};
 use kuryr_kubernetes::Outcome;
-use kuryr_planning::{attachment::Links, claim::Ledger};
-use kuryr_types::PortId;
+use kuryr_planning::{
+    claim::Ledger,
+    uplink::announced::{self, Announced},
+};
 
 use crate::{error::Result, node::NodeState, wiring::World};
 
-/// Ports announced in a row, before the switch and others have their turn.
+/// Announced in a row, before the switch and others have their turn.
 const AT_ONCE: usize = 2;
 /// Between them.
 const BREATH: Duration = Duration::from_millis(200);
 /// How long pods that come one after the other hold announcements back: those pods take the ports, which announces them.
-const WITHIN: Duration = Duration::from_secs(60);
+const PORTS_WITHIN: Duration = Duration::from_secs(60);
+/// How long they hold back what is said in their place, for which switches that learn may wait.
+const GROUPS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Announces ports that are ready and that nobody has.
+/// Tells the network of the groups of pods that are connected, and of ports that are ready and that nobody has.
 pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
-    if let Some(pause) = world.sandboxes.calm.pause(WITHIN) {
+    let started = &world.sandboxes.started;
+    let (groups, ports) = (started.pause(GROUPS_WITHIN), started.pause(PORTS_WITHIN));
+    if let Some(pause) = groups {
         return Ok(Outcome::again(pause, "no pods to be connected"));
     }
     let state = world.state.get();
-    let ports = world.checkpoint.look(|_, ledger| waiting(&state, ledger, world.config.mtu_cap));
-    let announce = move |node: &dyn crate::kernel::Datapath| node.announce(&ports, AT_ONCE);
+    let told = world.checkpoint.look(|_, ledger| {
+        let mut told = announced::connected(ledger, &state.uplinks);
+        if ports.is_none() {
+            told.extend(waiting(&state, ledger, world.config.mtu_cap));
+        }
+        told
+    });
+    let told: Vec<Announcement> = told.into_iter().map(announcement).collect();
+    let announce = move |node: &dyn crate::kernel::Datapath| node.announce(&told, AT_ONCE);
     let more = world.kernel.patient("announce ports", announce).await?;
-    Ok(if more { Outcome::again(BREATH, "more ports to announce") } else { Outcome::Done })
+    Ok(match ports {
+        _ if more => Outcome::again(BREATH, "more ports to announce"),
+        Some(pause) => Outcome::again(pause, "no pods to be connected"),
+        None => Outcome::Done,
+    })
 }
 
 /// Ready ports of ours that wait for a pod.
-fn waiting(state: &NodeState, ledger: &Ledger, mtu_cap: u32) -> Vec<Announcement> {
+fn waiting(state: &NodeState, ledger: &Ledger, mtu_cap: u32) -> Vec<Announced> {
     let Some(offer) = state.offer() else { return Vec::new() };
-    let free = offer.usable(ledger).filter(|(port, _)| !ledger.claims.contains_key(*port));
-    let announcement = |(port, entry): (&PortId, &PortEntry)| {
-        let is_ready = state.ready.get(port).is_some_and(|ready| ready.generation == entry.generation);
-        let uplink = *state.uplinks.get(port).filter(|_| is_ready)?;
-        // What the record describes incompletely is told when a pod takes it.
-        let links = Links::of(entry, offer.spec(), state.mtu_cap(mtu_cap)).ok()?;
-        let addresses = links.addresses.iter().map(|address| address.address.addr()).collect();
-        Some(Announcement { uplink, vlan: links.vlan, mac: links.mac, addresses })
-    };
-    free.filter_map(announcement).collect()
+    announced::waiting(&offer, ledger, &state.ready, &state.uplinks, state.mtu_cap(mtu_cap))
+}
+
+fn announcement(port: Announced) -> Announcement {
+    let Announced { uplink, links, host_end } = port;
+    let subject = host_end.map_or(Subject::Addresses, |host_end| Subject::Groups { host_end });
+    let addresses = links.addresses.iter().map(|address| address.address.addr()).collect();
+    Announcement { uplink, vlan: links.vlan, mac: links.mac, addresses, subject }
 }
 
 #[cfg(test)]
@@ -56,9 +73,10 @@ mod tests {
     use super::*;
     use crate::{checkpoint::tests::in_memory, kernel::fake::FakeKernel, wiring::fake::FakeWorld};
     use kuryr_planning::claim::{Claim, Own, Ready};
+    use kuryr_types::PortId;
     use serde_json::json;
 
-    /// A node with seven ready ports, of which one is a pod's, one is wanted back, one is given back, and one is offered anew.
+    /// A node with seven ready ports, of which one is a connected pod's, one is wanted back, one is given back, and one is offered anew.
     fn world() -> FakeWorld {
         let world = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
         let checkpoint = world.world.checkpoint.look(|facts, _| facts.unwrap().id);
@@ -75,7 +93,8 @@ mod tests {
         });
         let claim: Claim = serde_json::from_value(json!({
             "generation": "1.1", "pod": {"namespace": "team-a", "name": "web-0"}, "identity": "a",
-            "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": []}, "sandbox": null,
+            "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": [{"address": "10.0.0.10/24"}]},
+            "sandbox": {"containerId": "c", "ifname": "eth0", "netns": "/n", "hostIfname": "h", "hostIfindex": 9},
         }))
         .unwrap();
         world.world.checkpoint.change(|ledger| {
@@ -101,24 +120,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ports_that_wait_are_announced_a_few_at_a_time() {
+    async fn pods_that_are_connected_and_ports_that_wait_are_told_of_a_few_at_a_time() {
         let world = world();
         let mut outcomes = Vec::new();
         for _ in 0..3 {
             outcomes.push(matches!(reconcile(&world.world).await.unwrap(), Outcome::Done));
         }
-        assert_eq!(announced(&world), [1, 2, 3].map(|number| (number, format!("10.0.0.1{number}"))));
-        assert_eq!(outcomes, [false, true, true]);
+        assert_eq!(announced(&world), [0, 1, 2, 3].map(|number| (number, format!("10.0.0.1{number}"))));
+        assert_eq!(outcomes, [false, false, true]);
+        let contents = world.kernel.contents.lock().unwrap();
+        let groups: Vec<u32> = contents
+            .announced
+            .iter()
+            .filter(|told| told.subject == Subject::Groups { host_end: 9 })
+            .map(|told| told.uplink)
+            .collect();
+        assert_eq!(groups, [0], "of the others, their addresses");
     }
 
     #[tokio::test(start_paused = true)]
     async fn pods_that_come_go_first() {
         let world = world();
-        world.world.sandboxes.calm.disturb();
+        world.world.sandboxes.disturb();
         reconcile(&world.world).await.unwrap();
         assert!(announced(&world).is_empty());
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
         reconcile(&world.world).await.unwrap();
         assert_eq!(announced(&world).len(), AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn groups_do_not_wait_for_the_end_of_a_stream_of_pods() {
+        let world = world();
+        for _ in 0..2 * GROUPS_WITHIN.as_secs() {
+            assert!(announced(&world).is_empty());
+            world.world.sandboxes.disturb();
+            reconcile(&world.world).await.unwrap();
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert!(matches!(reconcile(&world.world).await.unwrap(), Outcome::Again { .. }), "ports wait on");
+        assert_eq!(announced(&world), [(0, "10.0.0.10".to_owned())]);
     }
 }

@@ -72,9 +72,7 @@ pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
     if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
         world.queue.add(Work::Leftovers);
     }
-    if !world.state.get().ready.is_empty() {
-        world.queue.add(Work::Announcements);
-    }
+    world.queue.add(Work::Announcements);
     if !world.memory().conflist_written {
         world.queue.add(Work::Conflist);
     }

@@ -1,6 +1,10 @@
 //! Attaching a pod by a veth pair and the joint.
 
-use std::{net::IpAddr, os::fd::AsFd};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+};
 
 use ipnet::IpNet;
 use kuryr_types::MacAddr;
@@ -8,9 +12,10 @@ use kuryr_types::MacAddr;
 use super::{Attached, Node, PodLinks, delete};
 use crate::{
     address,
-    announce::Announcement,
+    announce::{Announcement, Subject},
     error::{Error, Result},
-    joint::{Entry, FIRST_REPORTS, Hook},
+    groups,
+    joint::{Entry, Hook},
     link::{self, Link, VethEnd},
     neighbour,
     netlink::{Request, Socket},
@@ -34,7 +39,7 @@ pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attac
         host_mac,
         addresses: pod.addresses.iter().map(IpNet::addr).collect(),
     };
-    node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry, held_reports(pod)))?;
+    node.joint().map_or(Ok(()), |mut joint| joint.admit(&entry, &told_groups(pod)))?;
     bring_up_host_end(node, pod, host_end)?;
     let ifindex = netns.run(|| bring_up_inside(pod, Some(host_mac)))??;
     link::settle(&mut node.socket(), host_end)?;
@@ -42,9 +47,9 @@ pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attac
     Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
 }
 
-/// How many of the pod's first reports need not reach the network, as they will be repeated.
-fn held_reports(pod: &PodLinks) -> u32 {
-    if has_ipv6(pod) && sysctl::repeats_reports() { FIRST_REPORTS } else { 0 }
+/// The multicast groups of which this node tells the network in the pod's place.
+fn told_groups(pod: &PodLinks) -> BTreeSet<Ipv6Addr> {
+    groups::of(pod.mac, pod.addresses.iter().map(IpNet::addr))
 }
 
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before; tells the index of the
@@ -174,7 +179,13 @@ pub(super) fn bring_up_inside(pod: &PodLinks, host_mac: Option<MacAddr>) -> Resu
 /// Tells the network behind the uplink where the pod's addresses are.
 pub(super) fn announce(node: &Node, pod: &PodLinks) -> Result<()> {
     let addresses = pod.addresses.iter().map(IpNet::addr).collect();
-    let port = Announcement { uplink: pod.uplink, vlan: pod.vlan, mac: pod.mac, addresses };
+    let port = Announcement {
+        uplink: pod.uplink,
+        vlan: pod.vlan,
+        mac: pod.mac,
+        addresses,
+        subject: Subject::Addresses,
+    };
     node.announcer.announce(&port).map(|_| ())
 }
 

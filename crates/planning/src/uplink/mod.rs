@@ -35,6 +35,8 @@ pub mod plan;
 pub mod shared;
 // The same for a node whose own interface carries the frames of all its pods, without VLANs.
 pub mod macvlan;
+// Ready ports and claims -> of what the network is told.
+pub mod announced;
 // Routes -> ways of packets that were translated for clients outside.
 pub mod ways;
 
