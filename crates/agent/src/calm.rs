@@ -12,9 +12,10 @@ use std::{
 
 use tokio::time::Instant;
 
-/// After the last ADD, for what others wait for: in this time the next one of a burst has come.
+/// After the last ADD: in this time the next one of a burst has come.
 pub(crate) const BRIEFLY: Duration = Duration::from_secs(1);
-/// The same for what nobody waits for. ADDs are the first part of a burst: containers start for seconds after the last one.
+/// After the last ADD: in this time its containers have started. ADDs are the first part of a burst, containers start for seconds after
+/// the last one.
 pub(crate) const UNTIL_STARTED: Duration = Duration::from_secs(5);
 
 /// The last ADDs, and how long after them it is calm; clones share them.

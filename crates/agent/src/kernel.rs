@@ -26,7 +26,7 @@ use std::{
 use kuryr_api::names;
 use kuryr_datapath::{
     Announcement, Attached, Entry, FoundUplinks, Joining, MacvlanSpec, Node, NodeInterface, NodeRoute,
-    ObservedLinks, OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
+    ObservedLinks, Owed, OwnPortSpec, PodLinks, Side, Swept, Uplink, UplinkSpec,
 };
 use kuryr_planning::claim::restart::LiveInterface;
 use kuryr_process::precedence;
@@ -77,6 +77,10 @@ pub trait Datapath: Send + Sync + 'static {
     /// Tells the network where ports are that wait for pods: `most` of those of which it has not been told. Whether there may
     /// be more.
     fn announce(&self, ports: &[Announcement], most: usize) -> Answer<bool>;
+    /// Reports of groups that are owed to the network, the oldest first.
+    fn owed_reports(&self) -> Answer<Vec<Owed>>;
+    /// Makes `most` of these reports, and tells how many.
+    fn report_groups(&self, owed: &[Owed], most: usize) -> Answer<usize>;
     /// Deletes an uplink by its tap; slow.
     fn remove(&self, tap: &str) -> Answer<()>;
     /// The node's interface of that name.
@@ -410,6 +414,14 @@ impl Datapath for Node {
         Self::announce(self, ports, most)
     }
 
+    fn owed_reports(&self) -> Answer<Vec<Owed>> {
+        Self::owed_reports(self)
+    }
+
+    fn report_groups(&self, owed: &[Owed], most: usize) -> Answer<usize> {
+        Self::report_groups(self, owed, most)
+    }
+
     fn remove(&self, tap: &str) -> Answer<()> {
         self.remove_uplink(tap)
     }
@@ -520,6 +532,10 @@ pub(crate) mod fake {
         pub(crate) stays_down: BTreeSet<String>,
         /// Ports that were announced.
         pub(crate) announced: Vec<Announcement>,
+        /// Reports of groups that are owed.
+        pub(crate) owed: Vec<Owed>,
+        /// Host ends of pods in whose place groups were reported.
+        pub(crate) reported: Vec<u32>,
         /// Macvlans, by name.
         pub(crate) macvlans: BTreeMap<String, ObservedMacvlan>,
         /// The node's routes.
@@ -710,6 +726,18 @@ pub(crate) mod fake {
             let new: Vec<Announcement> = new.take(most).cloned().collect();
             contents.announced.extend(new.iter().cloned());
             Ok(new.len() == most)
+        }
+
+        fn owed_reports(&self) -> Answer<Vec<Owed>> {
+            Ok(self.contents.lock().unwrap().owed.clone())
+        }
+
+        fn report_groups(&self, owed: &[Owed], most: usize) -> Answer<usize> {
+            let mut contents = self.contents.lock().unwrap();
+            let made: Vec<u32> = owed.iter().take(most).map(|owed| owed.host_end).collect();
+            contents.owed.retain(|owed| !made.contains(&owed.host_end));
+            contents.reported.extend(&made);
+            Ok(made.len())
         }
 
         fn remove(&self, tap: &str) -> Answer<()> {

@@ -17,7 +17,7 @@ use crate::{
     wiring::World,
 };
 
-/// After what calls for a view. A pod's containers start first: the API server has enough to do for them then.
+/// After what calls for a view, which then waits until pods have started.
 pub(crate) const POST_AFTER: Duration = Duration::from_secs(1);
 /// How long pods that come one after the other hold views back.
 const POST_WITHIN: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const WATCH_MAY_LAG: Duration = Duration::from_secs(2);
 pub(crate) async fn reconcile(world: &World, port: &PortId) -> Result<Outcome> {
     let claim = world.checkpoint.look(|_, ledger| ledger.claims.get(port).cloned());
     let Some(claim) = claim.filter(|claim| claim.sandbox.is_some()) else { return Ok(Outcome::Done) };
-    if let Some(pause) = world.sandboxes.started.pause(POST_WITHIN) {
+    if let Some(pause) = world.sandboxes.pause(POST_WITHIN) {
         return Ok(Outcome::again(pause, "no pods to be connected"));
     }
     let Some(pod) = world.pods.store().get(&ObjectKey::from(&claim.pod)) else {

@@ -84,7 +84,7 @@ pub(crate) enum Work {
     Start,
     /// Offered ports, switch and links.
     Uplinks,
-    /// Ready ports of which the network has not been told.
+    /// Ready ports and pods of which the network has not been told.
     Announcements,
     /// Links that are not needed any more.
     Leftovers,

@@ -8,8 +8,7 @@
 //! next pod, so that nobody has anything to learn. A virtual switch sends such a frame to every port of the network, which
 //! takes it longer than all else that a pod's start asks of it; so a port is best announced while it waits for its first pod.
 //!
-//! In a pod's place it is also told to which multicast groups its addresses belong ([`crate::groups`]), which switches between
-//! may want to know. For that a pod is another one each time, also on the same port: switches forget what is not said again.
+//! Reports of the multicast groups of a pod's addresses are made in its place by the same socket ([`crate::groups`]).
 //!
 //! A socket of the pod's own would have to be closed, and closing a packet socket waits until all processors have let
 //! go of it: 4 to 16 ms.
@@ -33,6 +32,7 @@ use rustix::{
 use crate::{
     error::{Error, Result, SocketKind, SocketStep},
     groups,
+    joint::Owed,
 };
 
 /// Sends whole Ethernet frames on links of the namespace in which it was opened.
@@ -53,49 +53,13 @@ pub struct Announcement {
     pub mac: MacAddr,
     /// Addresses.
     pub addresses: Vec<IpAddr>,
-    /// What is said of them.
-    pub subject: Subject,
 }
 
-/// What there is to say of a port's addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    /// At which hardware address they are.
-    Addresses,
-    /// That a pod listens to their multicast groups.
-    Groups {
-        /// Index of the pod's host end.
-        host_end: u32,
-    },
-}
-
-/// What was said: by which link and with which VLAN id, of which hardware address and what.
-type Told = (u32, Option<u16>, MacAddr, Fact);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fact {
-    Address(IpAddr),
-    GroupsOf(u32),
-}
+/// An announcement: index of the link, VLAN id, hardware address, address.
+type Told = (u32, Option<u16>, MacAddr, IpAddr);
 
 /// Announcements that are remembered: far more than a node has ports at a time.
 const REMEMBERED: usize = 16_384;
-
-impl Announcement {
-    fn frames(&self) -> Vec<(Fact, Vec<u8>)> {
-        match self.subject {
-            Subject::Addresses => self
-                .addresses
-                .iter()
-                .map(|address| (Fact::Address(*address), frame(self.mac, *address)))
-                .collect(),
-            Subject::Groups { host_end } => {
-                let report = groups::report(self.mac, &groups::of(self.mac, self.addresses.iter().copied()));
-                report.map(|report| (Fact::GroupsOf(host_end), report)).into_iter().collect()
-            }
-        }
-    }
-}
 
 impl Announcer {
     /// Opens it in the calling thread's namespace.
@@ -119,13 +83,13 @@ impl Announcer {
     pub fn announce(&self, port: &Announcement) -> Result<bool> {
         let Announcement { uplink, vlan, mac, .. } = *port;
         let mut is_new = false;
-        for (fact, frame) in port.frames() {
-            let told = (uplink, vlan, mac, fact);
+        for address in &port.addresses {
+            let told = (uplink, vlan, mac, *address);
             if self.remembers(&told) {
                 continue;
             }
             is_new = true;
-            self.send(uplink, &tagged(frame, vlan))?;
+            self.send(uplink, &tagged(frame(mac, *address), vlan))?;
             self.remember(told);
         }
         Ok(is_new)
@@ -135,12 +99,12 @@ impl Announcer {
     ///
     /// # Errors
     ///
-    /// `Socket`: the first, when all have been tried.
+    /// `Socket`: the first, once nothing else is left to be told.
     pub fn announce_some(&self, ports: &[Announcement], most: usize) -> Result<bool> {
         let (mut told, mut failure) = (0, Ok(()));
         for port in ports {
             if told == most {
-                return failure.map(|()| true);
+                return Ok(true);
             }
             match self.announce(port) {
                 Ok(is_new) => told += usize::from(is_new),
@@ -148,6 +112,16 @@ impl Announcer {
             }
         }
         failure.map(|()| false)
+    }
+
+    /// Reports the groups of a pod in its place.
+    ///
+    /// # Errors
+    ///
+    /// `Socket`.
+    pub fn report(&self, owed: &Owed) -> Result<()> {
+        groups::report(owed.mac, &owed.groups)
+            .map_or(Ok(()), |report| self.send(owed.uplink, &tagged(report, owed.vlan)))
     }
 
     fn remembers(&self, told: &Told) -> bool {

@@ -14,6 +14,9 @@ use kuryr_types::MacAddr;
 
 use crate::{address::link_local, announce::checksum};
 
+/// Groups that a report has room for in the smallest packet that every link takes, 1280 bytes.
+pub const MOST: usize = 60;
+
 /// The groups of a pod's addresses, of which one is link-local as soon as there is another; IPv4 has none.
 pub fn of(mac: MacAddr, addresses: impl IntoIterator<Item = IpAddr>) -> BTreeSet<Ipv6Addr> {
     let mut groups: BTreeSet<Ipv6Addr> = addresses.into_iter().filter_map(solicited_node).collect();
@@ -41,7 +44,7 @@ pub fn report(mac: MacAddr, groups: &BTreeSet<Ipv6Addr>) -> Option<Vec<u8>> {
     const REPORT: u8 = 143;
     const CHANGE_TO_EXCLUDE: u8 = 4;
 
-    let count = u8::try_from(groups.len()).ok().filter(|count| (1..=60).contains(count))?;
+    let count = u8::try_from(groups.len()).ok().filter(|_| (1..=MOST).contains(&groups.len()))?;
     let mut message = vec![REPORT, 0, 0, 0, 0, 0, 0, count];
     for group in groups {
         message.extend([CHANGE_TO_EXCLUDE, 0, 0, 0]);

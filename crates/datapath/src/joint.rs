@@ -113,6 +113,23 @@ pub struct Entry {
 /// (RFC 3810, section 9.11).
 const HELD_FOR: Duration = Duration::from_secs(5);
 
+/// A report that was held and has to be made in the pod's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// Interface index of the pod's host end.
+    pub host_end: u32,
+    /// Interface index of its uplink.
+    pub uplink: u32,
+    /// VLAN id there, if any.
+    pub vlan: Option<u16>,
+    /// Hardware address of the pod's port.
+    pub mac: MacAddr,
+    /// The groups.
+    pub groups: BTreeSet<Ipv6Addr>,
+    /// For how long nothing has been held any more; `None`: something may be.
+    pub since: Option<Duration>,
+}
+
 impl Joint {
     /// Loads the programs, taking over the maps pinned under `directory`.
     ///
@@ -183,6 +200,25 @@ impl Joint {
     /// `Map`, `Processors`.
     pub fn admit(&mut self, entry: &Entry, told: &BTreeSet<Ipv6Addr>) -> Result<()> {
         self.maps.admit(entry, told)
+    }
+
+    /// Lists the reports that are owed for pods that are admitted, the oldest first. Like all that is in maps, they outlive this
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn owed(&self) -> Result<Vec<Owed>> {
+        self.maps.owed()
+    }
+
+    /// Notes that a report was made.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn reported(&mut self, owed: &Owed) -> Result<()> {
+        self.maps.reported(owed)
     }
 
     /// Cuts a pod off. Its addresses stay listed until [`Joint::forget`].
@@ -315,6 +351,10 @@ impl Joint {
     }
 }
 
+fn vlan_of(pod: &Pod) -> Option<u16> {
+    u16::try_from(pod.vlan).ok().filter(|vlan| *vlan != 0)
+}
+
 /// What `bpf_ktime_get_ns` would tell a program now.
 fn monotonic_nanoseconds() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -397,6 +437,41 @@ impl Maps {
         Ok(())
     }
 
+    fn owed(&self) -> Result<Vec<Owed>> {
+        let mut groups: BTreeMap<(u64, u32), BTreeSet<Ipv6Addr>> = BTreeMap::new();
+        for (key, until) in pairs(&self.told_groups, "told_groups")? {
+            groups.entry((until, key.host_end)).or_default().insert(key.address.into());
+        }
+        let now = monotonic_nanoseconds();
+        let mut owed = Vec::new();
+        for ((until, host_end), groups) in groups {
+            let pod = match self.pods.get(&host_end, 0) {
+                Ok(pod) => pod,
+                // Cut off, and soon forgotten.
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(map_failed("pods")(error)),
+            };
+            let since = now.checked_sub(until).map(Duration::from_nanos);
+            owed.push(Owed {
+                host_end,
+                uplink: pod.uplink,
+                vlan: vlan_of(&pod),
+                mac: MacAddr(pod.mac),
+                groups,
+                since,
+            });
+        }
+        Ok(owed)
+    }
+
+    fn reported(&mut self, owed: &Owed) -> Result<()> {
+        for group in &owed.groups {
+            let key = PodAddress { host_end: owed.host_end, address: group.octets() };
+            take(&mut self.told_groups, "told_groups", &key)?;
+        }
+        Ok(())
+    }
+
     /// Makes counters at zero, and tells whether there were none.
     fn start_counters(&mut self, host_end: u32) -> Result<bool> {
         const BPF_NOEXIST: u64 = 1;
@@ -466,7 +541,7 @@ impl Maps {
             entries.push(Entry {
                 host_ifindex,
                 uplink: pod.uplink,
-                vlan: u16::try_from(pod.vlan).ok().filter(|vlan| *vlan != 0),
+                vlan: vlan_of(&pod),
                 mac: MacAddr(pod.mac),
                 host_mac: MacAddr(pod.host_mac),
                 addresses,

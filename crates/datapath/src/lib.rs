@@ -57,11 +57,11 @@ pub mod ovsdb;
 // what can go wrong
 pub mod error;
 
-pub use announce::{Announcement, Subject};
+pub use announce::Announcement;
 pub use conntrack::Flow;
 pub use error::{Error, Result};
 pub use inbound::{Affinity, Arrival, Entry as InboundEntry, Inbound, Lead, Transport};
-pub use joint::Entry;
+pub use joint::{Entry, Owed};
 pub use kuryr_ebpf_maps::PodCounters;
 pub use netns::{Netns, NetnsId};
 pub use node::{

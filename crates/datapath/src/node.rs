@@ -40,10 +40,10 @@ pub use ways::{NodeRoute, Side};
 
 use crate::{
     address,
-    announce::{Announcement, Announcer, Subject},
+    announce::{Announcement, Announcer},
     error::{Error, Result},
     guard::{self, Marks},
-    joint::{Entry, Hook, Joint},
+    joint::{Entry, Hook, Joint, Owed},
     link::{self, Link, SubInterface},
     neighbour,
     netlink::{Request, Socket},
@@ -309,18 +309,45 @@ impl Node {
         self.identity
     }
 
-    /// Tells the network of ports, `most` of what has not been told. Tells whether there may be more.
-    ///
-    /// Without the joint pods' kernels report their groups themselves, and nothing is said of them here.
+    /// Announces ports that wait for pods, `most` of those that have not been announced. Tells whether there may be more.
     ///
     /// # Errors
     ///
-    /// `Socket`.
+    /// `Socket`, once nothing else is left.
     pub fn announce(&self, ports: &[Announcement], most: usize) -> Result<bool> {
-        let holds_reports = matches!(self.joining, Joining::Ebpf);
-        let is_ours = |port: &&Announcement| holds_reports || port.subject == Subject::Addresses;
-        let ports: Vec<Announcement> = ports.iter().filter(is_ours).cloned().collect();
-        self.announcer.announce_some(&ports, most)
+        self.announcer.announce_some(ports, most)
+    }
+
+    /// Lists the reports of groups that are owed to the network, the oldest first. Without the joint pods' kernels make them.
+    ///
+    /// # Errors
+    ///
+    /// `Map`.
+    pub fn owed_reports(&self) -> Result<Vec<Owed>> {
+        self.joint().map_or(Ok(Vec::new()), |joint| joint.owed())
+    }
+
+    /// Makes reports of groups in the place of pods, `most` of these. Tells how many.
+    ///
+    /// # Errors
+    ///
+    /// `Map`; `Socket` of the first that could not be made, if so few could.
+    pub fn report_groups(&self, owed: &[Owed], most: usize) -> Result<usize> {
+        let (mut made, mut failure) = (0, Ok(()));
+        for report in owed {
+            if made == most {
+                return Ok(made);
+            }
+            match self.announcer.report(report) {
+                Ok(()) => made += 1,
+                Err(error) => {
+                    failure = failure.and(Err(error));
+                    continue;
+                }
+            }
+            self.joint().map_or(Ok(()), |mut joint| joint.reported(report))?;
+        }
+        failure.map(|()| made)
     }
 
     /// Installs the guard again, in case somebody removed it. Does nothing where the kernel refused it at the start.

@@ -8,7 +8,7 @@ mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use kuryr_datapath::{Announcement, Entry, Error, PodCounters, PodLinks, Route, Subject};
+use kuryr_datapath::{Announcement, Entry, Error, PodCounters, PodLinks, Route};
 use kuryr_types::MacAddr;
 use world::{Space, TestNode, mac, node_addresses, pod_links, until, uplink_spec};
 
@@ -77,13 +77,7 @@ fn ports_are_announced_before_their_pods_come_and_then_no_more() {
         .map(|number| {
             let links = pod_links(number, node.uplink(number).ifindex);
             let addresses = links.addresses.iter().map(|address| address.addr()).collect();
-            Announcement {
-                uplink: links.uplink,
-                vlan: None,
-                mac: links.mac,
-                addresses,
-                subject: Subject::Addresses,
-            }
+            Announcement { uplink: links.uplink, vlan: None, mac: links.mac, addresses }
         })
         .collect();
     let addresses = || ports.iter().flat_map(|port| port.addresses.iter().map(move |at| (at, port.mac)));
@@ -261,6 +255,7 @@ fn what_a_pod_is_not_is_dropped_and_counted_exactly() {
 fn of_a_new_pods_groups_the_node_tells_the_network_and_not_the_pod() {
     let node = TestNode::new();
     let other = node.pod(9);
+    node.within(|node| node.report_groups(&node.owed_reports().unwrap(), 1)).unwrap();
     other.space.sh(
         "nft 'add table ip6 t; add chain ip6 t c { type filter hook prerouting priority 0; }; add rule ip6 t c ip6 saddr fe80::f816:3eff:fe10:2001 icmpv6 type 143 counter'",
     );
@@ -277,15 +272,14 @@ fn of_a_new_pods_groups_the_node_tells_the_network_and_not_the_pod() {
     // Each at once, and again within a second.
     until("the pod's kernel has reported", || reports() >= 4);
     assert_eq!((node.counters(&pod).tx_packets, heard()), (0, 0));
-    let links = &pod.links;
-    let addresses = links.addresses.iter().map(|address| address.addr()).collect();
-    let subject = Subject::Groups { host_end: pod.host_ifindex };
-    let told = [Announcement { uplink: links.uplink, vlan: None, mac: links.mac, addresses, subject }];
-    for _ in 0..2 {
-        node.within(|node| node.announce(&told, 1)).unwrap();
-    }
-    until("the report is heard", || heard() >= 1);
-    assert_eq!(heard(), 1, "once");
+    let owed = || node.within(|node| node.owed_reports()).unwrap();
+    let [one] = &owed()[..] else { panic!("{:?}", owed()) };
+    let groups: Vec<String> = one.groups.iter().map(ToString::to_string).collect();
+    assert_eq!((one.host_end, one.mac, one.uplink), (pod.host_ifindex, pod.links.mac, pod.links.uplink));
+    assert_eq!(groups, ["ff02::1:ff00:1", "ff02::1:ff10:2001"]);
+    assert_eq!(node.within(|node| node.report_groups(&owed(), 1)).unwrap(), 1);
+    assert_eq!(owed(), [], "once");
+    until("the report is heard", || heard() == 1);
 }
 
 #[test]
@@ -323,10 +317,12 @@ fn only_reports_of_a_new_pods_own_addresses_are_held() {
         pod
     });
     let pods: Vec<_> = pods.collect();
-    std::thread::sleep(std::time::Duration::from_secs(5));
     for pod in &pods {
-        assert_eq!(reported(&node, pod, &report(NOW_WANTED, &[OWN])), 3, "five seconds later");
+        until("nothing is held any more", || reported(&node, pod, &report(NOW_WANTED, &[OWN])) == 3);
     }
+    let owed = node.within(|node| node.owed_reports()).unwrap();
+    assert_eq!(owed.len(), pods.len(), "what has been held is owed still");
+    assert!(owed.iter().all(|owed| owed.since.is_some()), "{owed:?}");
 }
 
 /// How many of three frames with a report passed.

@@ -22,9 +22,10 @@
  * there with that mark, whatever hardware address the pod sends it to. Only for addresses in straight_pods, which the loader
  * looks after.
  *
- * The first reports: a host that gets an address of IPv6 reports twice to which multicast group that belongs, and each
+ * Held reports: a host that gets an address of IPv6 reports twice to which multicast group that belongs, and each
  * report again within a second (RFC 3810). A virtual switch has to work out a way to every port of the network for each of
- * the four, while the pod's containers start on the same processors. The first two are held; the repetitions pass.
+ * the four, while the pod's containers start on the same processors. Those of the pod's own addresses are held for a while,
+ * and the agent makes one report in the pod's place.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

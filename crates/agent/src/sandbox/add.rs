@@ -55,12 +55,6 @@ struct Taken {
 }
 
 impl Sandboxes {
-    /// Notes that a pod is being connected.
-    pub(crate) fn disturb(&self) {
-        self.calm.disturb();
-        self.started.disturb();
-    }
-
     /// Gives a sandbox its interface. `cancel` gives up.
     ///
     /// # Errors

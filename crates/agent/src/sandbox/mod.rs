@@ -20,9 +20,12 @@ mod status;
 // What is left over.
 mod sweep;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use kuryr_api::node::CniRequest;
@@ -54,10 +57,10 @@ pub(crate) struct Sandboxes {
     pub(crate) events: Recorder,
     pub(crate) metrics: Metrics,
     pub(crate) queue: Queue<Work>,
-    /// For what others wait for.
+    /// No ADD for a moment.
     pub(crate) calm: Calm,
-    /// For what nobody waits for.
-    pub(crate) started: Calm,
+    /// No ADD for so long that the containers of the last one have started.
+    started: Calm,
     running: Running,
     turns: Turns,
     attaching: Arc<Semaphore>,
@@ -67,6 +70,23 @@ pub(crate) struct Sandboxes {
 }
 
 impl Sandboxes {
+    /// Notes that a pod is being connected.
+    pub(crate) fn disturb(&self) {
+        self.calm.disturb();
+        self.started.disturb();
+    }
+
+    /// Whether the containers of the last pods have started, as far as time tells.
+    pub(crate) fn have_started(&self) -> bool {
+        self.started.from() <= Instant::now()
+    }
+
+    /// How long something may still wait for pods to start, which may hold it back for `most`; none when it is time. Where they
+    /// have come one after the other for longer, it waits for a moment between them.
+    pub(crate) fn pause(&self, most: Duration) -> Option<Duration> {
+        self.started.pause(most).max(self.calm.pause(most))
+    }
+
     /// Serves with these.
     #[expect(clippy::too_many_arguments, reason = "the parts of the agent, each once")]
     pub(crate) fn new(

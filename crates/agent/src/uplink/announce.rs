@@ -6,64 +6,72 @@
 //! pod is attached.
 //!
 //! A pod's own kernel would report the multicast groups of its addresses at once, four times. The joint holds that, and
-//! they are reported from here, once, when no pod is being connected.
+//! they are reported from here, once, when containers have started. What is owed is in the joint's maps, so it outlives this
+//! process.
 
 use std::time::Duration;
 
-use kuryr_datapath::{Announcement, Subject};
+use kuryr_datapath::{Announcement, Owed};
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::{
     claim::Ledger,
-    uplink::announced::{self, Announced},
+    uplink::announced::{self, Announced, is_due},
 };
 
-use crate::{error::Result, node::NodeState, wiring::World};
+use crate::{error::Result, kernel::Datapath, node::NodeState, wiring::World};
 
-/// Announced in a row, before the switch and others have their turn.
+/// Of each kind in a row, before the switch and others have their turn.
 const AT_ONCE: usize = 2;
 /// Between them.
 const BREATH: Duration = Duration::from_millis(200);
+/// Between looks whether a report is due.
+const DUE_EVERY: Duration = Duration::from_secs(1);
 /// How long pods that come one after the other hold announcements back: those pods take the ports, which announces them.
-const PORTS_WITHIN: Duration = Duration::from_secs(60);
-/// How long they hold back what is said in their place, for which switches that learn may wait.
-const GROUPS_WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(60);
 
-/// Tells the network of the groups of pods that are connected, and of ports that are ready and that nobody has.
+/// Reports the groups of pods that are connected, and announces ports that are ready and that nobody has.
 pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
-    let started = &world.sandboxes.started;
-    let (groups, ports) = (started.pause(GROUPS_WITHIN), started.pause(PORTS_WITHIN));
-    if let Some(pause) = groups {
-        return Ok(Outcome::again(pause, "no pods to be connected"));
+    let reports = report_groups(world).await;
+    let ports = announce_ports(world).await?;
+    let next = [reports?, ports].into_iter().flatten().min();
+    Ok(next
+        .map_or(Outcome::Done, |pause| Outcome::again(pause, "more of ports and pods to tell the network")))
+}
+
+/// When to come back, if there is more.
+async fn report_groups(world: &World) -> Result<Option<Duration>> {
+    let is_calm = world.sandboxes.have_started();
+    let report = move |node: &dyn Datapath| {
+        let (due, later): (Vec<Owed>, Vec<Owed>) =
+            node.owed_reports()?.into_iter().partition(|owed| is_due(owed.since, is_calm));
+        let made = node.report_groups(&due, AT_ONCE)?;
+        Ok((due.len() > made, !later.is_empty()))
+    };
+    let (more, later) = world.kernel.patient("report groups", report).await?;
+    Ok(if more { Some(BREATH) } else { later.then_some(DUE_EVERY) })
+}
+
+/// When to come back, if there is more.
+async fn announce_ports(world: &World) -> Result<Option<Duration>> {
+    if let Some(pause) = world.sandboxes.pause(WITHIN) {
+        return Ok(Some(pause));
     }
     let state = world.state.get();
-    let told = world.checkpoint.look(|_, ledger| {
-        let mut told = announced::connected(ledger, &state.uplinks);
-        if ports.is_none() {
-            told.extend(waiting(&state, ledger, world.config.mtu_cap));
-        }
-        told
-    });
-    let told: Vec<Announcement> = told.into_iter().map(announcement).collect();
-    let announce = move |node: &dyn crate::kernel::Datapath| node.announce(&told, AT_ONCE);
+    let ports = world.checkpoint.look(|_, ledger| waiting(&state, ledger, world.config.mtu_cap));
+    let announce = move |node: &dyn Datapath| node.announce(&ports, AT_ONCE);
     let more = world.kernel.patient("announce ports", announce).await?;
-    Ok(match ports {
-        _ if more => Outcome::again(BREATH, "more ports to announce"),
-        Some(pause) => Outcome::again(pause, "no pods to be connected"),
-        None => Outcome::Done,
-    })
+    Ok(more.then_some(BREATH))
 }
 
 /// Ready ports of ours that wait for a pod.
-fn waiting(state: &NodeState, ledger: &Ledger, mtu_cap: u32) -> Vec<Announced> {
+fn waiting(state: &NodeState, ledger: &Ledger, mtu_cap: u32) -> Vec<Announcement> {
     let Some(offer) = state.offer() else { return Vec::new() };
-    announced::waiting(&offer, ledger, &state.ready, &state.uplinks, state.mtu_cap(mtu_cap))
-}
-
-fn announcement(port: Announced) -> Announcement {
-    let Announced { uplink, links, host_end } = port;
-    let subject = host_end.map_or(Subject::Addresses, |host_end| Subject::Groups { host_end });
-    let addresses = links.addresses.iter().map(|address| address.address.addr()).collect();
-    Announcement { uplink, vlan: links.vlan, mac: links.mac, addresses, subject }
+    let ports = announced::waiting(&offer, ledger, &state.ready, &state.uplinks, state.mtu_cap(mtu_cap));
+    let announcement = |Announced { uplink, links }| {
+        let addresses = links.addresses.iter().map(|address| address.address.addr()).collect();
+        Announcement { uplink, vlan: links.vlan, mac: links.mac, addresses }
+    };
+    ports.into_iter().map(announcement).collect()
 }
 
 #[cfg(test)]
@@ -76,7 +84,7 @@ mod tests {
     use kuryr_types::PortId;
     use serde_json::json;
 
-    /// A node with seven ready ports, of which one is a connected pod's, one is wanted back, one is given back, and one is offered anew.
+    /// A node with seven ready ports, of which one is a pod's, one is wanted back, one is given back, and one is offered anew.
     fn world() -> FakeWorld {
         let world = FakeWorld::new(in_memory(), FakeKernel::default(), vec![]);
         let checkpoint = world.world.checkpoint.look(|facts, _| facts.unwrap().id);
@@ -93,8 +101,7 @@ mod tests {
         });
         let claim: Claim = serde_json::from_value(json!({
             "generation": "1.1", "pod": {"namespace": "team-a", "name": "web-0"}, "identity": "a",
-            "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": [{"address": "10.0.0.10/24"}]},
-            "sandbox": {"containerId": "c", "ifname": "eth0", "netns": "/n", "hostIfname": "h", "hostIfindex": 9},
+            "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": []}, "sandbox": null,
         }))
         .unwrap();
         world.world.checkpoint.change(|ledger| {
@@ -119,23 +126,25 @@ mod tests {
         contents.announced.iter().map(|told| (told.uplink, told.addresses[0].to_string())).collect()
     }
 
+    fn owed(host_end: u32, since: Option<u64>) -> Owed {
+        let groups = ["ff02::1:ff00:5".parse().unwrap()].into();
+        let mac = "fa:16:3e:00:00:00".parse().unwrap();
+        Owed { host_end, uplink: 0, vlan: None, mac, groups, since: since.map(Duration::from_secs) }
+    }
+
+    fn reported(world: &FakeWorld) -> Vec<u32> {
+        world.kernel.contents.lock().unwrap().reported.clone()
+    }
+
     #[tokio::test]
-    async fn pods_that_are_connected_and_ports_that_wait_are_told_of_a_few_at_a_time() {
+    async fn ports_that_wait_are_announced_a_few_at_a_time() {
         let world = world();
         let mut outcomes = Vec::new();
         for _ in 0..3 {
             outcomes.push(matches!(reconcile(&world.world).await.unwrap(), Outcome::Done));
         }
-        assert_eq!(announced(&world), [0, 1, 2, 3].map(|number| (number, format!("10.0.0.1{number}"))));
-        assert_eq!(outcomes, [false, false, true]);
-        let contents = world.kernel.contents.lock().unwrap();
-        let groups: Vec<u32> = contents
-            .announced
-            .iter()
-            .filter(|told| told.subject == Subject::Groups { host_end: 9 })
-            .map(|told| told.uplink)
-            .collect();
-        assert_eq!(groups, [0], "of the others, their addresses");
+        assert_eq!(announced(&world), [1, 2, 3].map(|number| (number, format!("10.0.0.1{number}"))));
+        assert_eq!(outcomes, [false, true, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -150,15 +159,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn groups_do_not_wait_for_the_end_of_a_stream_of_pods() {
+    async fn groups_are_reported_when_pods_have_started_and_none_waits_for_others_for_long() {
         let world = world();
-        for _ in 0..2 * GROUPS_WITHIN.as_secs() {
-            assert!(announced(&world).is_empty());
-            world.world.sandboxes.disturb();
-            reconcile(&world.world).await.unwrap();
-            tokio::time::advance(Duration::from_millis(500)).await;
-        }
-        assert!(matches!(reconcile(&world.world).await.unwrap(), Outcome::Again { .. }), "ports wait on");
-        assert_eq!(announced(&world), [(0, "10.0.0.10".to_owned())]);
+        let owe = |list: Vec<Owed>| world.kernel.contents.lock().unwrap().owed = list;
+        world.world.sandboxes.disturb();
+        owe(vec![owed(1, Some(6)), owed(2, Some(1)), owed(3, Some(1)), owed(4, Some(1)), owed(5, None)]);
+        assert!(matches!(reconcile(&world.world).await.unwrap(), Outcome::Again { .. }));
+        assert_eq!(reported(&world), [1], "it is high time");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        reconcile(&world.world).await.unwrap();
+        assert_eq!(reported(&world), [1, 2, 3], "two at a time");
+        owe(vec![owed(4, Some(1)), owed(5, None)]);
+        reconcile(&world.world).await.unwrap();
+        assert!(
+            matches!(reconcile(&world.world).await.unwrap(), Outcome::Again { .. }),
+            "the last one is held still"
+        );
+        assert_eq!(reported(&world), [1, 2, 3, 4]);
     }
 }

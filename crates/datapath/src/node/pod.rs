@@ -12,7 +12,7 @@ use kuryr_types::MacAddr;
 use super::{Attached, Node, PodLinks, delete};
 use crate::{
     address,
-    announce::{Announcement, Subject},
+    announce::Announcement,
     error::{Error, Result},
     groups,
     joint::{Entry, Hook},
@@ -47,9 +47,10 @@ pub(super) fn attach(node: &Node, pod: &PodLinks, netns: &Netns) -> Result<Attac
     Ok(Attached { host_ifindex: host_end, host_mac, ifindex, netns: netns.id() })
 }
 
-/// The multicast groups of which this node tells the network in the pod's place.
+/// The multicast groups of which this node tells the network in the pod's place: those that a report has room for.
 fn told_groups(pod: &PodLinks) -> BTreeSet<Ipv6Addr> {
-    groups::of(pod.mac, pod.addresses.iter().map(IpNet::addr))
+    let groups = groups::of(pod.mac, pod.addresses.iter().map(IpNet::addr));
+    if groups.len() <= groups::MOST { groups } else { BTreeSet::new() }
 }
 
 /// Makes the veth pair, its other end directly in the pod's namespace, or finds the one made before; tells the index of the
@@ -179,13 +180,7 @@ pub(super) fn bring_up_inside(pod: &PodLinks, host_mac: Option<MacAddr>) -> Resu
 /// Tells the network behind the uplink where the pod's addresses are.
 pub(super) fn announce(node: &Node, pod: &PodLinks) -> Result<()> {
     let addresses = pod.addresses.iter().map(IpNet::addr).collect();
-    let port = Announcement {
-        uplink: pod.uplink,
-        vlan: pod.vlan,
-        mac: pod.mac,
-        addresses,
-        subject: Subject::Addresses,
-    };
+    let port = Announcement { uplink: pod.uplink, vlan: pod.vlan, mac: pod.mac, addresses };
     node.announcer.announce(&port).map(|_| ())
 }
 

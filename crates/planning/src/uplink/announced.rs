@@ -1,9 +1,10 @@
 //! Ready ports and claims in, of what the network is told out.
 //!
 //! 1. Of a port that is ready and free, its addresses: when its pod comes there is nothing left to say.
-//! 2. Of a pod that is connected, the multicast groups of its addresses. Its own reports of them are held at first.
+//! 2. Of a connected pod, the multicast groups of its addresses, once, in the place of the reports that were held: when the
+//!    containers of the last pods have started, or when it is high time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kuryr_types::PortId;
 
@@ -12,6 +13,9 @@ use crate::{
     claim::{Ledger, Offer, Ready},
 };
 
+/// After the time in which a pod's own reports are held: from then on switches that learn from reports wait no longer.
+pub const HIGH_TIME: Duration = Duration::from_secs(5);
+
 /// A port of which the network is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
@@ -19,8 +23,6 @@ pub struct Announced {
     pub uplink: u32,
     /// What is known of it.
     pub links: Links,
-    /// Index of the host end of the pod that has it; `None`: it waits for a pod.
-    pub host_end: Option<u32>,
 }
 
 /// Ports that are ready as they are offered and that nobody has. `mtu_cap` in bytes, 0 for none.
@@ -38,19 +40,15 @@ pub fn waiting(
         let uplink = *uplinks.get(port).filter(|_| is_ready)?;
         // What the record describes incompletely is told when a pod takes it.
         let links = Links::of(entry, offer.spec(), mtu_cap).ok()?;
-        Some(Announced { uplink, links, host_end: None })
+        Some(Announced { uplink, links })
     });
     announced.collect()
 }
 
-/// Ports of pods that are connected.
+/// Whether a report is due that was held until so long ago; `None`: it may be held still.
 #[must_use]
-pub fn connected(ledger: &Ledger, uplinks: &BTreeMap<PortId, u32>) -> Vec<Announced> {
-    let announced = ledger.claims.iter().filter_map(|(port, claim)| {
-        let host_end = claim.sandbox.as_ref()?.host_ifindex?;
-        Some(Announced { uplink: *uplinks.get(port)?, links: claim.links.clone(), host_end: Some(host_end) })
-    });
-    announced.collect()
+pub fn is_due(since: Option<Duration>, is_calm: bool) -> bool {
+    since.is_some_and(|since| is_calm || since >= HIGH_TIME)
 }
 
 #[cfg(test)]
@@ -60,25 +58,18 @@ mod tests {
     use serde_json::json;
 
     fn ledger() -> Ledger {
-        let claim = |host_end: Option<u32>| -> Claim {
-            serde_json::from_value(json!({
-                "generation": "1.1", "pod": {"namespace": "team-a", "name": "web-0"}, "identity": "a",
-                "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": []},
-                "sandbox": {"containerId": "c", "ifname": "eth0", "netns": "/n", "hostIfname": "h", "hostIfindex": host_end},
-            }))
-            .unwrap()
-        };
+        let claim: Claim = serde_json::from_value(json!({
+            "generation": "1.1", "pod": {"namespace": "team-a", "name": "web-0"}, "identity": "a",
+            "links": {"mac": "fa:16:3e:00:00:00", "mtu": 1442, "addresses": []},
+        }))
+        .unwrap();
         let mut ledger = Ledger::default();
-        ledger.claims.insert("connected".into(), claim(Some(7)));
-        ledger.claims.insert("connecting".into(), claim(None));
-        ledger.claims.insert("no-uplink".into(), claim(Some(8)));
-        ledger.claims.insert("cut".into(), Claim { sandbox: None, ..claim(None) });
+        ledger.claims.insert("claimed".into(), claim);
         ledger.returned.insert("given-back".into(), "1.1".parse().unwrap());
         ledger
     }
 
-    const PORTS: [&str; 7] =
-        ["connected", "connecting", "cut", "free", "given-back", "offered-anew", "wanted-back"];
+    const PORTS: [&str; 5] = ["claimed", "free", "given-back", "offered-anew", "wanted-back"];
 
     fn uplinks() -> BTreeMap<PortId, u32> {
         PORTS.iter().zip(0..).map(|(port, uplink)| (PortId::from(*port), uplink)).collect()
@@ -102,19 +93,24 @@ mod tests {
         let own = Own { node_uid: "node".into(), checkpoint: "x".into() };
         let ready = PORTS.iter().map(|name| {
             let generation = if *name == "offered-anew" { "1.0" } else { "1.1" }.parse().unwrap();
-            (PortId::from(*name), Ready { generation, since: std::time::Duration::ZERO })
+            (PortId::from(*name), Ready { generation, since: Duration::ZERO })
         });
         let offer = Offer::accept(&spec, &own).unwrap();
         let told = waiting(&offer, &ledger(), &ready.collect(), &uplinks(), 0);
-        let told: Vec<_> =
-            told.iter().map(|port| (port.uplink, port.links.addresses.len(), port.host_end)).collect();
-        assert_eq!(told, [(3, 1, None)]);
+        let told: Vec<_> = told.iter().map(|port| (port.uplink, port.links.addresses.len())).collect();
+        assert_eq!(told, [(1, 1)]);
     }
 
     #[test]
-    fn groups_are_told_of_pods_that_are_connected() {
-        let told = connected(&ledger(), &uplinks());
-        let told: Vec<_> = told.iter().map(|port| (port.uplink, port.host_end)).collect();
-        assert_eq!(told, [(0, Some(7))]);
+    fn a_report_is_due_when_pods_have_started_or_when_it_is_high_time() {
+        for (since, is_calm, expect) in [
+            (None, true, false),
+            (Some(0), true, true),
+            (Some(0), false, false),
+            (Some(4), false, false),
+            (Some(5), false, true),
+        ] {
+            assert_eq!(is_due(since.map(Duration::from_secs), is_calm), expect, "{since:?} {is_calm}");
+        }
     }
 }
