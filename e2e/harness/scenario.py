@@ -81,7 +81,7 @@ class World:
         self.kube = Kubernetes(lab)
         self.cloud, self.admin_cloud, self.other_cloud = Neutron(lab), Neutron(lab, "admin"), Neutron(lab, "other")
         self.kuryr = Kuryr(lab, self.kube)
-        self.last, self.failed, self.cluster_tag = [], False, None
+        self.last, self.failed, self.tag = [], False, None
 
     # --- steps ----------------------------------------------------------------------------------------
 
@@ -235,9 +235,14 @@ class World:
 
     def all_our_ports(self) -> list[dict]:
         """Return every port of this cluster's Kuryr in Neutron."""
-        if not self.cluster_tag:
-            self.cluster_tag = f"kuryr-cluster:{self.kube.get('Namespace', 'kube-system')['metadata']['uid']}"
         return self.cloud.ours(self.cluster_tag)
+
+    @property
+    def cluster_tag(self) -> str:
+        """The tag of all that this cluster's Kuryr makes."""
+        if not self.tag:
+            self.tag = f"kuryr-cluster:{self.kube.get('Namespace', 'kube-system')['metadata']['uid']}"
+        return self.tag
 
     def pool_limit(self) -> int:
         """Return how many ports the pools of all nodes may hold together."""
