@@ -120,9 +120,9 @@ class Neutron:
         """Delete a security group; one that is not there is deleted."""
         self.call("DELETE", f"/security-groups/{group}", accept=(404,))
 
-    def floating_ips(self) -> list[dict]:
+    def floating_ips(self, **filters) -> list[dict]:
         """List the project's floating IPs."""
-        return self.call("GET", "/floatingips")["floatingips"]
+        return self.call("GET", "/floatingips?" + urlencode(filters))["floatingips"]
 
     def quota(self, project: str, **limits: int) -> None:
         """Set quotas of a project, also below what it uses; the admin's right."""

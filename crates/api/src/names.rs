@@ -28,7 +28,7 @@ pub const SERVICE_MODE_ANNOTATION: &str = "openstack.org/kuryr-service-mode";
 /// `spec.loadBalancerClass` of Services that are Kuryr's, besides those that name no class; new here.
 pub const LOAD_BALANCER_CLASS: &str = "openstack.org/kuryr";
 
-/// Description of floating IPs that were made for Services; upstream's.
+/// Begin of the description of floating IPs that were made for Services; all of it where upstream made them.
 pub const FLOATING_IP_DESCRIPTION: &str = "kuryr_lb";
 
 /// `device_owner` of pod ports in Neutron.

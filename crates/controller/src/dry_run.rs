@@ -18,7 +18,10 @@ use kuryr_kubernetes::{
     slim,
     store::ObjectKey,
 };
-use kuryr_openstack::{Client as CloudClient, Error as CloudError, neutron::port::PortFilter};
+use kuryr_openstack::{
+    Client as CloudClient, Error as CloudError,
+    neutron::{FloatingIp, port::PortFilter},
+};
 use kuryr_planning::pool::garbage::{self, Garbage};
 use kuryr_telemetry::metrics::Metrics;
 use serde::de::DeserializeOwned;
@@ -29,7 +32,7 @@ use crate::{
     error::{Error, Result},
     lead,
     loadbalancer::{
-        listing::{listed, named, our_floating_ips},
+        listing::{FloatingIps, listed, named, our_floating_ips},
         service_of_balancer,
     },
     metrics::Figures,
@@ -98,7 +101,9 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let ports = our_ports(&access.owner, &found);
     let untagged = access.client.untagged_ports(&access.ownership).await?;
     let balancers = balancers(&access).await?;
-    let floating = our_floating_ips(&access).await?;
+    let FloatingIps { tagged: mut floating, untagged: bare } = our_floating_ips(&access).await?;
+    // They are tagged first, and then they are as the others.
+    floating.extend(bare.into_iter().map(|(found, tag)| FloatingIp { tags: vec![tag], ..found }));
 
     let names = records.iter().map(|record| record.metadata.name.clone().unwrap_or_default());
     let names: Vec<String> = names.collect();
@@ -109,7 +114,9 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let uids: BTreeSet<&str> =
         services.iter().filter_map(|service| service.metadata.uid.as_deref()).collect();
     let named = named(services.iter());
-    let floating = floating.iter().filter(|found| listed(found, &named).is_nobodys(|uid| uids.contains(uid)));
+    let is_nobodys =
+        |found: &&FloatingIp| listed(found, &named, &access.owner).is_nobodys(|uid| uids.contains(uid));
+    let floating = floating.iter().filter(is_nobodys);
     let floating =
         floating.map(|found| Left::Floating { id: found.id.to_string(), address: found.floating_ip_address });
     let services: BTreeSet<ObjectKey> = services.iter().map(ObjectKey::of).collect();
@@ -170,17 +177,21 @@ mod tests {
         lock(&outdoors.cloud.ports)[3]["description"] = json!("kuryr-cluster:other");
         let stray = json!({"id": "f", "project_id": fake::PROJECT, "floating_ip_address": "203.0.113.9", "description": "kuryr_lb",
                            "floating_network_id": "ext", "port_id": null, "tags": [fake::TAG, "kuryr-service:gone"]});
-        lock(&outdoors.cloud.octavia).floating.push(stray);
+        let mut untagged = stray.clone();
+        (untagged["id"], untagged["tags"]) = (json!("g"), json!([]));
+        untagged["description"] = json!(format!("kuryr_lb {} kuryr-service:gone", fake::TAG));
+        lock(&outdoors.cloud.octavia).floating.extend([stray, untagged]);
         outdoors.api.writes();
         let left =
             look(&fake::config(OPTIONS), &outdoors.api.client(), outdoors.cloud.connect()).await.unwrap();
         let lines: Vec<String> = left.iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 4, "{lines:#?}");
+        assert_eq!(lines.len(), 5, "{lines:#?}");
         for (line, begin) in lines.iter().zip([
             "port orphan (kuryr-pool/n9): ",
             "KuryrNode n2: ",
             "port bare ",
             "floating IP f (203.0.113.9): ",
+            "floating IP g (203.0.113.9): ",
         ]) {
             assert!(line.starts_with(begin), "{lines:#?}");
         }

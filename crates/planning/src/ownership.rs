@@ -40,7 +40,7 @@ const CLUSTER_TAG: &str = "kuryr-cluster:";
 const NODE_TAG: &str = "kuryr-node:";
 
 /// Longest tag in Neutron, in characters.
-const TAG_MAX: usize = 60;
+pub(crate) const TAG_MAX: usize = 60;
 
 /// Bytes of a hash that stands for a name that is too long for a tag.
 const HASH_BYTES: usize = 16;
@@ -139,12 +139,6 @@ pub fn member_name(namespace: &str, pod_or_service: &str, port: u16) -> String {
 #[must_use]
 pub fn service_tag(uid: &str) -> String {
     format!("{SERVICE_TAG}{uid}")
-}
-
-/// Whether a tag names a cluster or a Service that something was made for.
-#[must_use]
-pub fn names_owner(tag: &str) -> bool {
-    tag.starts_with(CLUSTER_TAG) || tag.starts_with(SERVICE_TAG)
 }
 
 /// The UID of the Service that a tag of a floating IP names.
@@ -253,6 +247,12 @@ impl Owner {
     #[must_use]
     pub fn tags(&self) -> &[String] {
         &self.tags
+    }
+
+    /// The tag of the cluster: the first. What has no tags yet is known by it, where it is written elsewhere.
+    #[must_use]
+    pub fn mark(&self) -> &str {
+        &self.tags[0]
     }
 
     /// The project we make it in.

@@ -277,7 +277,9 @@ impl Asked {
     }
 
     fn of(request: &Request<Bytes>) -> Self {
-        let decode = |text: &str| text.replace("%3A", ":").replace("%2C", ",").replace("%2F", "/");
+        let encoded = [("%20", " "), ("%2C", ","), ("%2F", "/"), ("%3A", ":")];
+        let decode =
+            |text: &str| encoded.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
         let pairs =
             request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let revision = request.headers().get("if-match").and_then(|value| value.to_str().ok());

@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use kuryr_api::names::FLOATING_IP_DESCRIPTION;
 use serde_json::{Value, json};
 
 use crate::{
-    cloud::{Asked, PROJECT},
+    cloud::{Asked, PROJECT, TAG},
     octavia::has_tag,
 };
+
+/// Whether a floating IP was made for a Service of the cluster: it is tagged, or not yet, and then its description says so.
+pub(crate) fn is_ours(floating: &Value) -> bool {
+    let description = floating["description"].as_str().unwrap_or_default();
+    let service = description.strip_prefix(&format!("{FLOATING_IP_DESCRIPTION} {TAG} kuryr-service:"));
+    has_tag(floating, TAG) || service.is_some_and(|uid| !uid.contains([' ', ',']))
+}
 
 /// Those that there are.
 #[derive(Debug)]
@@ -17,16 +25,22 @@ pub(crate) struct FloatingIps {
 }
 
 impl FloatingIps {
-    /// Those of others: somebody's in the project, and one of another cluster.
+    /// Those of others: somebody's in the project, one of another cluster, and some whose descriptions mislead.
     pub(crate) fn new() -> Self {
-        let of_others: [(&str, &[&str], u8); 2] =
-            [("foreign-1", &[], 250), ("foreign-2", &["kuryr-cluster:c2"], 251)];
-        let floating = |(id, tags, last): (&str, &[&str], u8)| {
-            let floating = json!({"id": id, "project_id": PROJECT, "floating_ip_address": format!("203.0.113.{last}"),
-                "floating_network_id": "ext", "port_id": null, "description": "", "tags": tags});
-            (id.to_owned(), floating)
+        let of_others: [(&str, &[&str]); 5] = [
+            ("", &[]),
+            ("", &["kuryr-cluster:c2"]),
+            ("kuryr_lb", &[]),
+            ("kuryr_lb kuryr-cluster:c2 kuryr-service:gone", &[]),
+            ("kuryr_lb kuryr-cluster:c1 kuryr-service:gone, now the shop's", &[]),
+        ];
+        let floating = |(number, (description, tags)): (u8, &(&str, &[&str]))| {
+            let (id, address) = (format!("foreign-{number}"), format!("203.0.113.{}", 249 + number));
+            let floating = json!({"id": id, "project_id": PROJECT, "floating_ip_address": address,
+                "floating_network_id": "ext", "port_id": null, "description": description, "tags": tags});
+            (id, floating)
         };
-        Self { all: of_others.map(floating).into(), made: 0 }
+        Self { all: (1..).zip(&of_others).map(floating).collect(), made: 0 }
     }
 
     /// Answers a call, if it is for floating IPs.
@@ -51,7 +65,7 @@ impl FloatingIps {
 
     fn list(&self, asked: &Asked) -> Vec<&Value> {
         let fits = |found: &&Value| {
-            let same = ["project_id", "port_id", "floating_ip_address"];
+            let same = ["project_id", "port_id", "floating_ip_address", "description"];
             same.iter().all(|field| asked.all(field).all(|wanted| found[*field] == wanted))
                 && asked.all("tags").flat_map(|tags| tags.split(',')).all(|tag| has_tag(found, tag))
         };

@@ -11,14 +11,14 @@ use std::{
     net::IpAddr,
 };
 
-use kuryr_api::names::{FLOATING_IP_DESCRIPTION, SERVICE_FINALIZER};
+use kuryr_api::names::SERVICE_FINALIZER;
 use kuryr_planning::service::{At, Family, Frontend, NodeKind, Protocol, Target};
 use serde_json::{Value, json};
 
 use crate::{
     cloud::{Asked, TAG, VIP_OWNER},
     faults::{Fault, Plan},
-    floating::FloatingIps,
+    floating::{self, FloatingIps},
     octavia::{Balancer, Octavia, has_tag},
     services::{HAS_MONITORS, VIEWS},
     world::World,
@@ -109,10 +109,7 @@ impl World {
         let ports = state.cloud.ports.iter().filter(|(id, port)| is_vip(port) && !vips.contains(id.as_str()));
         found.extend(ports.map(|(id, _)| format!("port {id} of a VIP is nobody's")));
         let led = |floating: &Value| floating["port_id"].as_str().is_some_and(|port| vips.contains(port));
-        let made =
-            state.cloud.floating.all.values().filter(|floating| {
-                has_tag(floating, TAG) || floating["description"] == FLOATING_IP_DESCRIPTION
-            });
+        let made = state.cloud.floating.all.values().filter(|found| floating::is_ours(found));
         found.extend(
             made.filter(|floating| !led(floating))
                 .map(|floating| format!("floating IP {floating} is nobody's")),
@@ -266,14 +263,12 @@ impl World {
                 of.filter(|of| !of.is_ours()).map(|of| format!("{} is not ours", of.shown))
             }
             ("POST", ["v2.0", "floatingips"]) => {
-                self.objection_to_floating(&asked.body["floatingip"]["port_id"])
+                self.objection_to_floating(&asked.body["floatingip"])
             }
             (_, ["v2.0", "floatingips", id, ..]) => {
                 let state = self.state();
                 let found = state.cloud.floating.all.get(*id);
-                let is_ours =
-                    |found: &&Value| has_tag(found, TAG) || found["description"] == FLOATING_IP_DESCRIPTION;
-                found.filter(|found| !is_ours(found)).map(|found| format!("{found} is not ours"))
+                found.filter(|found| !floating::is_ours(found)).map(|found| format!("{found} is not ours"))
             }
             _ => None,
         };
@@ -292,9 +287,13 @@ impl World {
         (!has && !self.may_be_late()).then(|| "its Service does not have our finalizer".to_owned())
     }
 
-    fn objection_to_floating(&self, port: &Value) -> Option<String> {
+    fn objection_to_floating(&self, wanted: &Value) -> Option<String> {
+        if !floating::is_ours(wanted) {
+            return Some("nobody could find it again".to_owned());
+        }
         let state = self.state();
-        let of = state.octavia.balancers.values().find(|balancer| *port == balancer.vip_port())?;
+        let of =
+            state.octavia.balancers.values().find(|balancer| wanted["port_id"] == balancer.vip_port())?;
         if !of.is_ours() {
             return Some("it would lead to what is not ours".to_owned());
         }
@@ -313,7 +312,10 @@ impl World {
             let balancers = state.octavia.balancers.values();
             let own = balancers.filter(|one| one.is_ours() && one.name() == format!("d/{name}"));
             let own = own.map(|balancer| balancer.shown.to_string());
-            let floating = state.cloud.floating.all.values().filter(|floating| has_tag(floating, &uid));
+            let is_made =
+                |found: &&Value| found["description"].as_str().is_some_and(|text| text.ends_with(&uid));
+            let floating = state.cloud.floating.all.values();
+            let floating = floating.filter(|found| has_tag(found, &uid) || is_made(found));
             own.chain(floating.map(Value::to_string)).collect()
         };
         if !left.is_empty() && !self.may_be_late() {

@@ -109,6 +109,19 @@ fn seeds_that_found_something_in_services() {
 }
 
 #[test]
+fn faults_that_found_something_in_services() {
+    // A floating IP is made and not tagged, and its load balancer goes by another way.
+    for (call, fault) in
+        [("POST /v2.0/floatingips", Fault::Late(20)), ("PUT /v2.0/floatingips/", Fault::Unanswered)]
+    {
+        let calm = scenario("services", Plan::Never);
+        let number = calm.made.iter().position(|made| made.line.starts_with(call)).unwrap();
+        let outcome = scenario("services", Plan::At(number, fault));
+        assert!(passes(&format!("SCENARIO=services CALL={number} FAULT='{fault:?}'"), &outcome));
+    }
+}
+
+#[test]
 fn some_faults_at_some_calls() {
     every("coming", 61, 7);
     every("restarts", 197, 11);

@@ -107,14 +107,16 @@ impl FakeOctavia {
                 self.floating.push(made.clone());
                 (201, json!({"floatingip": made}))
             }
-            ("PUT", ["v2.0", "floatingips", _, "tags"]) => {
-                self.floating.iter_mut().for_each(|floating| floating["tags"] = body["tags"].clone());
+            ("PUT", ["v2.0", "floatingips", id, "tags"]) => {
+                self.floating_ip(id)?["tags"] = body["tags"].clone();
                 (200, body.clone())
             }
-            ("PUT", ["v2.0", "floatingips", _]) => {
-                let port = &body["floatingip"]["port_id"];
-                self.floating.iter_mut().for_each(|floating| floating["port_id"] = port.clone());
-                (200, json!({"floatingip": self.floating[0]}))
+            ("PUT", ["v2.0", "floatingips", id]) => {
+                let found = self.floating_ip(id)?;
+                for (field, value) in body["floatingip"].as_object().into_iter().flatten() {
+                    found[field] = value.clone();
+                }
+                (200, json!({"floatingip": found}))
             }
             ("DELETE", ["v2.0", "floatingips", id]) => {
                 self.floating.retain(|found| found["id"] != *id);
@@ -122,6 +124,10 @@ impl FakeOctavia {
             }
             _ => return None,
         })
+    }
+
+    fn floating_ip(&mut self, id: &str) -> Option<&mut Value> {
+        self.floating.iter_mut().find(|found| found["id"] == id)
     }
 
     fn all(&mut self, what: &str) -> &mut Vec<Value> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::Api;
-use kuryr_api::names::{FLOATING_IP_DESCRIPTION, SERVICE_FINALIZER};
+use kuryr_api::names::SERVICE_FINALIZER;
 use kuryr_kubernetes::{objects::Objects, slim};
 use kuryr_openstack::{
     neutron::{FloatingIp, FloatingIpCreate, OwnedFloatingIp},
@@ -13,7 +13,7 @@ use kuryr_openstack::{
     },
 };
 use kuryr_planning::{
-    loadbalancer::{BalancerSpec, ListenerSpec, MonitorSettings, MonitorSpec, PoolSpec, Step},
+    loadbalancer::{BalancerSpec, ListenerSpec, MonitorSettings, MonitorSpec, PoolSpec, Step, mark},
     ownership::{KEPT_TAG, SERVICE_TAG, timeouts_tag},
 };
 use kuryr_types::{FloatingIpId, LbPoolId, LoadBalancerId};
@@ -83,7 +83,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
                 floating_network_id: external.network.clone(),
                 subnet_id: external.subnet.clone(),
                 port_id: port.clone(),
-                description: FLOATING_IP_DESCRIPTION.to_owned(),
+                description: mark::description(&look.service.uid, &access.owner),
                 tags: tags.clone(),
             };
             client.create_floating_ip(&access.ownership, &create).await?;
@@ -99,7 +99,8 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
         }
         (Step::KeepFloating { floating }, _) => {
             if let Some(found) = owned(floating, look, access)? {
-                client.disown_floating_ip(&found, &[SERVICE_TAG], KEPT_TAG).await?;
+                let description = mark::without_mark(&found.description, &access.owner);
+                client.disown_floating_ip(&found, &[SERVICE_TAG], KEPT_TAG, description).await?;
             }
         }
         (Step::DeleteFloating { floating }, _) => {

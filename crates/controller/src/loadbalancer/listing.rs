@@ -2,7 +2,7 @@
 //!
 //! Each Service that has or had a load balancer or shares one is looked at then, and each load balancer whose Service is
 //! gone: what others changed in the cloud is repaired, and what nobody owns is deleted. So are floating IPs that neither a Service
-//! nor a load balancer leads to any more.
+//! nor a load balancer leads to any more; before that, those that were made and not tagged are tagged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,13 +11,15 @@ use std::{
     time::Duration,
 };
 
-use kuryr_api::names::FLOATING_IP_DESCRIPTION;
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::{
     Error as CloudError,
     neutron::{FloatingIp, FloatingIpFilter, OwnedFloatingIp},
 };
-use kuryr_planning::loadbalancer::strays::Listed;
+use kuryr_planning::{
+    loadbalancer::{mark, strays::Listed},
+    ownership::{Owner, service_tag},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{concerns_us, guests::service_of};
@@ -79,7 +81,12 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
 
 /// Lists our floating IPs: Services that nobody would look at any more get their turn, and what is nobody's is deleted.
 async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()> {
-    let found = our_floating_ips(access).await?;
+    let FloatingIps { mut tagged, untagged } = our_floating_ips(access).await?;
+    for (floating, tag) in untagged {
+        term.check()?;
+        tagged.extend(tag_floating(floating, tag, access).await);
+    }
+    let found = tagged;
     // One that cannot be read may be whose floating IP it is.
     if !world.services.in_sync() || !world.services.undecodable().is_empty() {
         return Ok(());
@@ -88,14 +95,17 @@ async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()
     let by_uid: BTreeMap<&str, _> =
         services.iter().filter_map(|service| Some((service.metadata.uid.as_deref()?, service))).collect();
     let named = named(services.iter().map(AsRef::as_ref));
-    for service in
-        found.iter().flat_map(|found| listed(found, &named).services()).filter_map(|uid| by_uid.get(uid))
+    for service in found
+        .iter()
+        .flat_map(|found| listed(found, &named, &access.owner).services())
+        .filter_map(|uid| by_uid.get(uid))
     {
         if !concerns_us(service, world) {
             world.balancers.add(ObjectKey::of(service.as_ref()));
         }
     }
-    let is_nobodys = |found: &&FloatingIp| listed(found, &named).is_nobodys(|uid| by_uid.contains_key(uid));
+    let is_nobodys =
+        |found: &&FloatingIp| listed(found, &named, &access.owner).is_nobodys(|uid| by_uid.contains_key(uid));
     let strays: BTreeSet<_> = found.iter().filter(is_nobodys).map(|found| found.id.clone()).collect();
     world.figures.found_stray_floating_ips(strays.len());
     let due = term.balancers.note_strays(strays);
@@ -112,22 +122,54 @@ async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()
     Ok(())
 }
 
-/// All floating IPs with our tags.
-pub(crate) async fn our_floating_ips(access: &Access) -> std::result::Result<Vec<FloatingIp>, CloudError> {
-    let filter = FloatingIpFilter { tags: access.ownership.tags().to_vec(), ..FloatingIpFilter::default() };
-    match access.client.floating_ips(access.owner.project(), &filter).await {
-        // A cloud without routers has none.
-        Err(CloudError::NotFound { .. }) => Ok(vec![]),
-        found => found,
+/// Tags one that was made and not tagged. Of one that cannot be tagged the next list tells again.
+async fn tag_floating(floating: FloatingIp, tag: String, access: &Access) -> Option<FloatingIp> {
+    let id = floating.id.clone();
+    match access.client.adopt_floating_ip(&access.ownership, floating, &[tag]).await {
+        Ok(tagged) => {
+            tracing::info!(floating = %id, "tagged a floating IP that was made without tags");
+            Some((*tagged).clone())
+        }
+        Err(CloudError::NotFound { .. }) => None,
+        Err(error) => {
+            tracing::warn!(floating = %id, %error, "could not tag a floating IP that was made without tags");
+            None
+        }
     }
 }
 
+/// All floating IPs of ours.
+#[derive(Debug)]
+pub(crate) struct FloatingIps {
+    /// Those with our tags.
+    pub(crate) tagged: Vec<FloatingIp>,
+    /// Those that only their descriptions tell, with the tag of the Service that they name.
+    pub(crate) untagged: Vec<(FloatingIp, String)>,
+}
+
+/// Lists all floating IPs of ours: those of the project, since Neutron cannot be asked for the begin of a description.
+pub(crate) async fn our_floating_ips(access: &Access) -> std::result::Result<FloatingIps, CloudError> {
+    let found = match access.client.floating_ips(access.owner.project(), &FloatingIpFilter::default()).await {
+        // A cloud without routers has none.
+        Err(CloudError::NotFound { .. }) => vec![],
+        found => found?,
+    };
+    let (tagged, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|found| access.owner.has_marked(&found.tags));
+    let untagged = others.into_iter().filter_map(|found| {
+        let service = mark::service_of_untagged(&found.tags, &found.description, &access.owner)?;
+        let tag = service_tag(service);
+        Some((found, tag))
+    });
+    Ok(FloatingIps { tagged, untagged: untagged.collect() })
+}
+
 /// As planning takes it.
-pub(crate) fn listed<'a>(found: &'a FloatingIp, named: &BTreeSet<IpAddr>) -> Listed<'a> {
+pub(crate) fn listed<'a>(found: &'a FloatingIp, named: &BTreeSet<IpAddr>, owner: &Owner) -> Listed<'a> {
     Listed {
         id: &found.id,
         tags: &found.tags,
-        is_made: found.description == FLOATING_IP_DESCRIPTION,
+        is_made: mark::is_made(&found.description, owner),
         leads_somewhere: found.port_id.is_some(),
         is_named: named.contains(&found.floating_ip_address),
     }

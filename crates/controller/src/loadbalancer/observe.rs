@@ -8,7 +8,6 @@ use std::{
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kuryr_api::names::FLOATING_IP_DESCRIPTION;
 use kuryr_kubernetes::{
     slim,
     store::{ObjectKey, Presence},
@@ -25,10 +24,12 @@ use kuryr_planning::{
     loadbalancer::{
         Actual, Balancer, EndpointFacts, External, ExternalSubnet, Floating, FoundListener, FoundMember,
         FoundMonitor, FoundPool, Ingress, Inputs, MonitorSettings, MonitorSpec, Named, NamedPort,
-        OtherListener, Others, PortFacts, ServiceFacts, Settings, State, Stranger, asked,
+        OtherListener, Others, PortFacts, ServiceFacts, Settings, State, Stranger, asked, mark,
         sharing::{is_guest, is_own},
     },
-    ownership::{GUEST_TAG, KEPT_TAG, Owner, asked_timeouts, load_balancer_name, names_owner, service_tag},
+    ownership::{
+        GUEST_TAG, KEPT_TAG, Owner, asked_timeouts, load_balancer_name, service_of_tag, service_tag,
+    },
     pool::{DefaultClass, Millis},
 };
 use kuryr_types::{NetworkId, PortId, SubnetId};
@@ -105,7 +106,7 @@ pub(super) async fn look(
     let endpoints = endpoints(&slices, &service, world);
     let settings = settings(&service, &endpoints, &octavia, class, access, world, term).await?;
     let leads_to_own = |port: &PortId| found.iter().any(|own| own.vips().any(|(_, vip)| vip == Some(port)));
-    let facts = |floating: &FloatingIp| floating_facts(floating, &service, access, leads_to_own);
+    let facts = |floating: &FloatingIp| floating_facts(floating, &service, &access.owner, leads_to_own);
     let actual = Actual {
         floating: floating.iter().map(facts).collect(),
         strangers: strangers.iter().map(|found| stranger(found, &access.owner)).collect(),
@@ -223,25 +224,26 @@ async fn settings(
 fn floating_facts(
     floating: &FloatingIp,
     service: &ServiceFacts,
-    access: &Access,
+    owner: &Owner,
     leads_to_own: impl Fn(&PortId) -> bool,
 ) -> Floating {
-    let is_tagged = |tag: &String| floating.tags.contains(tag);
-    let own = service_tag(&service.uid);
-    let is_others = |tag: &String| names_owner(tag) && *tag != own && !access.ownership.tags().contains(tag);
+    let FloatingIp { tags, description, .. } = floating;
+    let marked = mark::service_of_untagged(tags, description, owner);
+    let mut services = tags.iter().filter_map(|tag| service_of_tag(tag)).chain(marked);
     Floating {
         id: floating.id.clone(),
         address: floating.floating_ip_address,
         port: floating.port_id.clone(),
         // Of a Service that is gone only the port tells.
-        is_ours: access.ownership.tags().iter().all(is_tagged)
+        is_ours: owner.has_marked(tags)
             && match service.uid.is_empty() {
                 true => floating.port_id.as_ref().is_some_and(leads_to_own),
-                false => is_tagged(&own),
+                false => tags.contains(&service_tag(&service.uid)),
             },
-        is_made: floating.description == FLOATING_IP_DESCRIPTION,
-        is_others: floating.tags.iter().any(is_others),
-        is_kept: is_tagged(&KEPT_TAG.to_owned()),
+        is_made: mark::is_made(description, owner),
+        is_marked: marked == Some(&service.uid),
+        is_others: owner.is_another_clusters(tags) || services.any(|uid| uid != service.uid),
+        is_kept: tags.iter().any(|tag| tag == KEPT_TAG),
     }
 }
 
@@ -581,7 +583,8 @@ fn listener(listener: Listener) -> FoundListener {
     }
 }
 
-/// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for or tells.
+/// Floating IPs that lead to a VIP of these, are tagged with the Service, or have the address that it asks for or tells; without
+/// any of them, those that were made for the Service and could not be tagged.
 async fn floating(
     service: &ServiceFacts,
     balancers: &[&LoadBalancer],
@@ -605,7 +608,7 @@ async fn floating(
     for filter in &filters {
         add_floating(filter, access, &mut found).await?;
     }
-    // One that could not be tagged leads nowhere any more when its load balancer is gone.
+    // One that could not be tagged, and was made before there were marks, leads nowhere any more when its load balancer is gone.
     let told = service.told.iter().filter_map(|ingress| ingress.ip);
     for address in told.filter(|address| service.has_finalizer && address.is_ipv4()) {
         let is_vip = |balancer: &&LoadBalancer| {
@@ -616,6 +619,11 @@ async fn floating(
             let filter = FloatingIpFilter { address: Some(address), ..FloatingIpFilter::default() };
             add_floating(&filter, access, &mut found).await?;
         }
+    }
+    if found.is_empty() && service.has_finalizer {
+        let description = Some(mark::description(&service.uid, &access.owner));
+        let filter = FloatingIpFilter { description, ..FloatingIpFilter::default() };
+        add_floating(&filter, access, &mut found).await?;
     }
     Ok(found)
 }

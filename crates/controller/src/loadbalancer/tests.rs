@@ -55,6 +55,8 @@ async fn a_service_gets_a_whole_load_balancer_and_leaves_nothing() {
     assert_eq!(outdoors.api.get(SERVICE).unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
     let created = lock(&outdoors.cloud.octavia).balancers[0].clone();
     assert_eq!((&created["name"], &created["provider"]), (&json!("d/web"), &json!("ovn")));
+    let mark = format!("kuryr_lb {} kuryr-service:u", crate::cloud::fake::TAG);
+    assert_eq!(lock(&outdoors.cloud.octavia).floating[0]["description"], json!(mark));
     let member = &created["listeners"][0]["default_pool"]["members"][0];
     assert_eq!((&member["address"], &member["subnet_id"]), (&json!("10.0.0.7"), &json!("s4")));
 
@@ -113,6 +115,36 @@ async fn a_floating_ip_that_cannot_be_tagged_keeps_no_load_balancer_from_repair(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_floating_ip_that_was_made_and_not_tagged_is_found_without_its_load_balancer() {
+    for (kind, expect) in
+        [("LoadBalancer", "PUT /v2.0/floatingips/f1"), ("ClusterIP", "DELETE /v2.0/floatingips/f1")]
+    {
+        let outdoors = with_service();
+        *lock(&outdoors.cloud.failing) = vec!["PUT /v2.0/floatingips/f1/tags".to_owned()];
+        let external = "[neutron_defaults]\nexternal_svc_net = ext\n";
+        let options = OPTIONS.replace("[neutron_defaults]\n", external);
+        let _replica = outdoors.replica_with(&options, "a");
+        outdoors.pass(10).await;
+        // The load balancer goes, and with it the only port that tells of it. Nobody was told its address.
+        {
+            let mut octavia = lock(&outdoors.cloud.octavia);
+            (octavia.balancers, octavia.listeners, octavia.pools) = (vec![], vec![], vec![]);
+            octavia.floating[0]["port_id"] = Value::Null;
+        }
+        let mut service = outdoors.api.get(SERVICE).unwrap();
+        service["spec"]["type"] = json!(kind);
+        service["status"] = json!({"loadBalancer": {}});
+        outdoors.api.put(SERVICE, service);
+        lock(&outdoors.cloud.failing).clear();
+        changes(&outdoors);
+        outdoors.pass(60).await;
+        let done = changes(&outdoors);
+        assert!(done.iter().any(|call| call == expect), "{kind}: {done:?}");
+        assert!(!done.iter().any(|call| call == "POST /v2.0/floatingips"), "{kind}: {done:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_nobodys_is_deleted_and_what_is_not_ours_left_alone() {
     let outdoors = Outdoors::with_nodes(&[]);
     let balancer = |id: &str, tags: &[&str]| {
@@ -166,6 +198,14 @@ async fn a_floating_ip_whose_service_and_load_balancer_are_gone_is_deleted() {
     };
     let mut peoples = floating("peoples", Value::Null, &[crate::cloud::fake::TAG]);
     peoples["description"] = json!("of somebody");
+    let described = |id: &str, description: String| {
+        let mut made = floating(id, Value::Null, &[]);
+        made["description"] = json!(description);
+        made
+    };
+    let marked = |id: &str, uid: &str| {
+        described(id, format!("kuryr_lb {} kuryr-service:{uid}", crate::cloud::fake::TAG))
+    };
     lock(&outdoors.cloud.octavia).floating = vec![
         floating("stray", Value::Null, &[crate::cloud::fake::TAG, "kuryr-service:gone"]),
         floating("leads", json!("p"), &[crate::cloud::fake::TAG, "kuryr-service:gone"]),
@@ -175,6 +215,12 @@ async fn a_floating_ip_whose_service_and_load_balancer_are_gone_is_deleted() {
         peoples,
         // Of a Service that is there and was never asked about, because it needs no load balancer.
         floating("found", Value::Null, &[crate::cloud::fake::TAG, "kuryr-service:v"]),
+        // Made, and never tagged.
+        marked("untagged", "gone"),
+        marked("found-untagged", "v"),
+        // What others write.
+        marked("shops", "gone, now the shop's"),
+        described("others", "kuryr_lb kuryr-cluster:other kuryr-service:gone".to_owned()),
     ];
     let spec = json!({"type": "ClusterIP", "ports": [], "ipFamilies": ["IPv4"], "clusterIPs": ["10.96.0.8"]});
     let other = json!({"metadata": {"uid": "v"}, "spec": spec, "status": {"loadBalancer": {}}});
@@ -186,10 +232,16 @@ async fn a_floating_ip_whose_service_and_load_balancer_are_gone_is_deleted() {
         changes
     };
     outdoors.pass(30).await;
-    let expect = ["DELETE /v2.0/floatingips/found"];
+    let expect = ["DELETE /v2.0/floatingips/found", "DELETE /v2.0/floatingips/found-untagged"];
     assert_eq!(deleted(&outdoors), expect, "a stray may be of a Service that is not known yet");
     outdoors.pass(900).await;
-    assert_eq!(deleted(&outdoors), ["DELETE /v2.0/floatingips/stray"]);
+    let expect = ["DELETE /v2.0/floatingips/stray", "DELETE /v2.0/floatingips/untagged"];
+    assert_eq!(deleted(&outdoors), expect);
+    let tags = |id: &str| {
+        let octavia = lock(&outdoors.cloud.octavia);
+        octavia.floating.iter().find(|found| found["id"] == id).unwrap()["tags"].clone()
+    };
+    assert_eq!((tags("shops"), tags("others")), (json!([]), json!([])));
 }
 
 /// Writes of views since the last call.

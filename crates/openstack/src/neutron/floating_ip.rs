@@ -1,7 +1,7 @@
 //! Floating IPs: addresses of an external network that a router translates to a port's.
 //!
-//! One of ours is in our project and carries our tags, like a port. It is made for a port, so that it is found by the
-//! port also if it could not be tagged; [`Client::adopt_floating_ip`] tags it then. A floating IP of the project that
+//! One of ours is in our project and carries our tags, like a port. It is made for a port and with a description, so that it is
+//! found by them also if it could not be tagged; [`Client::adopt_floating_ip`] tags it then. A floating IP of the project that
 //! is not ours can only be put on a port and taken off again, never deleted.
 //!
 //! Source: Networking API v2.0, "Floating IPs".
@@ -82,6 +82,8 @@ pub struct FloatingIpFilter {
     pub port_id: Option<PortId>,
     /// Is this address.
     pub address: Option<IpAddr>,
+    /// Has this description, to the last character.
+    pub description: Option<String>,
     /// Carries all of these tags.
     pub tags: Vec<String>,
 }
@@ -111,6 +113,11 @@ struct NewFloatingIp<'a> {
 }
 
 #[derive(Serialize)]
+struct Description<'a> {
+    description: &'a str,
+}
+
+#[derive(Serialize)]
 struct Association<'a> {
     port_id: Option<&'a PortId>,
 }
@@ -136,12 +143,14 @@ impl Client {
             .with("project_id", project.as_str())
             .with_some("port_id", filter.port_id.as_ref().map(PortId::as_str))
             .with_some("floating_ip_address", address.as_deref())
+            .with_some("description", filter.description.as_deref())
             .with("tags", &filter.tags.join(","));
         let mut found: Vec<FloatingIp> = self.list("list_floating_ips", RESOURCE, query).await?;
         found.retain(|found| {
             found.project_id == *project
                 && (filter.port_id.is_none() || filter.port_id == found.port_id)
                 && filter.address.is_none_or(|address| address == found.floating_ip_address)
+                && filter.description.as_ref().is_none_or(|description| *description == found.description)
                 && filter.tags.iter().all(|tag| found.tags.contains(tag))
         });
         Ok(found)
@@ -187,8 +196,9 @@ impl Client {
     }
 
     /// Takes our tags, and those that begin with one of `prefixes`, off a floating IP of ours, which stays as the project's with the
-    /// tag `mark`.
-    /// "Replace all tags", `PUT /v2.0/floatingips/{id}/tags`.
+    /// tag `mark`. Before that it gets `description`, if it has another: then nothing says any more that it is ours.
+    /// "Update floating IP", `PUT /v2.0/floatingips/{id}`, which leaves the port as it is where none is given; "Replace all tags",
+    /// `PUT /v2.0/floatingips/{id}/tags`.
     ///
     /// # Errors
     /// What the cloud answers.
@@ -197,7 +207,13 @@ impl Client {
         floating_ip: &OwnedFloatingIp,
         prefixes: &[&str],
         mark: &str,
+        description: &str,
     ) -> Result<(), Error> {
+        if floating_ip.description != description {
+            let body = BTreeMap::from([("floatingip", Description { description })]);
+            self.call(Request::new("update_floating_ip", Method::PUT, path(&floating_ip.id)).body(&body))
+                .await?;
+        }
         let ours = floating_ip.owner.tags();
         let is_ours =
             |tag: &String| ours.contains(tag) || prefixes.iter().any(|prefix| tag.starts_with(prefix));
@@ -271,10 +287,13 @@ mod tests {
         );
         assert_eq!(asked[1].line(), "PUT /v2.0/floatingips/f/tags");
         assert_eq!(asked[1].body, json!({"tags": ["kuryr:cluster=a", "kuryr-service:u"]}));
-        client.disown_floating_ip(&made, &["kuryr-service:"], "kept").await.unwrap();
+        client.disown_floating_ip(&made, &["kuryr-service:"], "kept", "kuryr_lb").await.unwrap();
         assert_eq!(recorded.asked()[2].body, json!({"tags": ["kept"]}));
         client.associate_floating_ip(&made.id, None).await.unwrap();
         assert_eq!(recorded.asked()[3].body, json!({"floatingip": {"port_id": null}}));
+        client.disown_floating_ip(&made, &["kuryr-service:"], "kept", "a").await.unwrap();
+        let bodies = recorded.asked()[4..].iter().map(|asked| asked.body.clone()).collect::<Vec<_>>();
+        assert_eq!(bodies, [json!({"floatingip": {"description": "a"}}), json!({"tags": ["kept"]})]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,7 +315,15 @@ mod tests {
         let filter = FloatingIpFilter { port_id: Some("vip".into()), ..FloatingIpFilter::default() };
         let found = client.floating_ips(&"ours".into(), &filter).await.unwrap();
         assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["f1", "f2"]);
-        assert_eq!(recorded.lines(), ["GET /v2.0/floatingips?project_id=ours&port_id=vip&limit=500"]);
+        let filter = FloatingIpFilter { description: Some("a b".to_owned()), ..FloatingIpFilter::default() };
+        assert_eq!(client.floating_ips(&"ours".into(), &filter).await.unwrap(), []);
+        assert_eq!(
+            recorded.lines(),
+            [
+                "GET /v2.0/floatingips?project_id=ours&port_id=vip&limit=500",
+                "GET /v2.0/floatingips?project_id=ours&description=a%20b&limit=500",
+            ]
+        );
         let owner = Arc::new(owner());
         let mut proved = found.into_iter().map(|found| OwnedFloatingIp::prove(&owner, found));
         let ours = proved.next().unwrap().unwrap();

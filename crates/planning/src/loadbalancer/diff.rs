@@ -786,6 +786,7 @@ mod tests {
                 port,
                 is_ours: false,
                 is_made: true,
+                is_marked: false,
                 is_others: false,
                 is_kept: false,
             }];
@@ -1188,6 +1189,7 @@ mod tests {
             port: Some("vip-x".into()),
             is_ours: false,
             is_made: true,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         });
@@ -1245,6 +1247,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         });
@@ -1304,6 +1307,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         };
@@ -1383,6 +1387,7 @@ mod tests {
             port: Some("vip-b".into()),
             is_ours: true,
             is_made: true,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         });

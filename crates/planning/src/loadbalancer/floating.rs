@@ -2,8 +2,8 @@
 //!
 //! 1. One that leads to the VIP already is taken, whoever made it, unless the user asks for another address.
 //! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again. It is
-//!    known by its tags; where it could not be tagged, by the address that the Service tells. Where none can be made, these
-//!    still count.
+//!    known by its tags; where it could not be tagged, by its mark ([`super::mark`]); where it has none, by the address that
+//!    the Service tells. Where none can be made, these still count.
 //! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
 //!    it is taken off at most. One that the Service asks to keep is marked so, for when the Service is gone.
 
@@ -36,8 +36,10 @@ pub(super) fn towards(
             if let Some(found) = on_vip.first() {
                 return (adopt(found, service).into_iter().collect(), vec![]);
             }
-            let tagged = actual.floating.iter().find(|floating| floating.is_ours);
-            let lost = tagged.or_else(|| actual.floating.iter().find(|floating| is_lost(floating, service)));
+            let find = |is_it: &dyn Fn(&Floating) -> bool| actual.floating.iter().find(|found| is_it(found));
+            let lost = find(&|found| found.is_ours)
+                .or_else(|| find(&|found| found.is_marked))
+                .or_else(|| find(&|found| is_lost(found, service)));
             let step = match (lost, wish) {
                 (Some(lost), _) => {
                     Some(Step::Associate { floating: lost.id.clone(), port: Some(vip.clone()) })
@@ -91,6 +93,8 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
     let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, is_kept(floating)) {
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
+        // What becomes of it the next look tells.
+        (false, _) if floating.is_marked => adopt(floating, service),
         (false, true) => None,
         (false, false) if floating.is_kept => None,
         (false, false) if leads_to_ours(floating, actual) || is_lost(floating, service) => {
@@ -101,14 +105,15 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
     steps.collect()
 }
 
-/// What to do before a load balancer goes while its Service stays, and whether it may go even if that fails: besides tags only
-/// the port of its VIP tells whose a floating IP is, and the address that the Service tells.
+/// What to do before a load balancer goes while its Service stays, and whether it may go even if that fails: besides tags and
+/// mark only the port of its VIP tells whose a floating IP is, and the address that the Service tells.
 pub(super) fn hold(found: &Balancer, service: &ServiceFacts, actual: &Actual) -> (Vec<Step>, bool) {
     let on_vips = || found.vips().filter_map(|(_, port)| port).flat_map(|vip| of_port(vip, actual));
     let steps: Vec<Step> = on_vips().filter_map(|floating| adopt(floating, service)).collect();
-    let is_found_again =
-        on_vips().all(|floating| adopt(floating, service).is_none() || is_told(floating, service));
-    (steps, is_found_again)
+    let is_found_again = |floating: &Floating| {
+        adopt(floating, service).is_none() || floating.is_marked || is_told(floating, service)
+    };
+    (steps, on_vips().all(is_found_again))
 }
 
 /// The address by which the VIP is reached from outside.
@@ -179,6 +184,7 @@ mod tests {
             port: port.map(PortId::from),
             is_ours,
             is_made,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         }
@@ -257,6 +263,29 @@ mod tests {
         let elsewhere = Floating { port: Some("elsewhere".into()), ..lost.clone() };
         assert_eq!(again(&told, &[elsewhere]), ["create_floating_ip"]);
         assert_eq!(names(release(&told, &actual(&[lost]), false)), ["adopt_floating_ip"]);
+    }
+
+    #[test]
+    fn one_that_could_not_be_tagged_is_known_by_its_mark() {
+        let any = FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        let names = |steps: Vec<Step>| steps.iter().map(Step::name).collect::<Vec<_>>();
+        let marked = Floating { is_marked: true, ..floating("f", None, false, true) };
+        let actual = |port: Option<&str>| Actual {
+            balancers: vec![balancer("b")],
+            floating: vec![Floating { port: port.map(PortId::from), ..marked.clone() }],
+            ..Actual::default()
+        };
+        assert_eq!(steps(&any, std::slice::from_ref(&marked)), (vec!["associate_floating_ip"], 0));
+        // It is tagged first, so that what is to be done is decided as for each that is ours.
+        for keeps in [false, true] {
+            for port in [None, Some("vip-b"), Some("elsewhere")] {
+                let left = release(&service(), &actual(port), keeps);
+                assert_eq!(names(left), ["adopt_floating_ip"], "{keeps} {port:?}");
+            }
+        }
+        // Its load balancer goes before it is tagged, whatever becomes of that.
+        let (steps, may_go) = hold(&balancer("b"), &service(), &actual(Some("vip-b")));
+        assert_eq!((names(steps), may_go), (vec!["adopt_floating_ip"], true));
     }
 
     #[test]

@@ -417,7 +417,9 @@ pub struct Floating {
     pub is_ours: bool,
     /// Its description says that it was made for a Service.
     pub is_made: bool,
-    /// It carries the tags of another Service, or of another cluster.
+    /// Its description says that it was made for this Service, and no tag tells whose it is.
+    pub is_marked: bool,
+    /// Its tags, or without them its description, name another Service or another cluster.
     pub is_others: bool,
     /// It is marked as one that its Service asks to keep, or asked.
     pub is_kept: bool,

@@ -16,8 +16,8 @@
 //!    that the Service's status tells.
 //! 7. A floating IP that was made for the Service goes before the load balancer whose port it leads to: later it could
 //!    not be found. One that the user gave is taken off, never deleted. While the Service
-//!    has a load balancer, nothing else waits for a call about a floating IP that fails; before a load balancer is made anew the Service tells the address of one that could not be tagged. What is
-//!    left all the same is nobody's ([`strays`]).
+//!    has a load balancer, nothing else waits for a call about a floating IP that fails; before a load balancer is made anew the Service tells the address of one that
+//!    could not be tagged and has no mark ([`mark`]). What is left all the same is nobody's ([`strays`]).
 //! 8. What a provider cannot do is refused, and told, before anything is exposed that should not be.
 //! 9. A load balancer may be shared ([`sharing`]): what others have on it is left alone, and it stays as long as they do.
 //!
@@ -52,6 +52,8 @@ pub mod desired;
 pub mod diff;
 // Its floating IP.
 mod floating;
+// Whose it is before it is tagged.
+pub mod mark;
 // Floating IPs that nobody needs any more.
 pub mod strays;
 // The steps.

@@ -74,11 +74,10 @@ impl Cloud {
         self.busy = busy;
     }
 
-    /// Somebody deletes a load balancer behind our back, with a floating IP that nobody could tag.
+    /// Somebody deletes a load balancer behind our back.
     pub(super) fn lose(&mut self, which: usize) {
         if which < self.actual.balancers.len() {
             let gone = self.actual.balancers.remove(which);
-            self.actual.floating.retain(|floating| floating.is_ours || floating.port != gone.vip_port);
             self.drop_port(gone.vip_port.as_ref());
         }
     }
@@ -101,7 +100,8 @@ impl Cloud {
             _ => self.carry_out(step, service),
         }
         if fault == Fault::Untagged && tags {
-            self.actual.floating.last_mut().unwrap().is_ours = false;
+            let made = self.actual.floating.last_mut().unwrap();
+            (made.is_ours, made.is_marked, made.is_kept) = (false, true, false);
         }
         fault == Fault::None || fault == Fault::Untagged && !tags
     }
@@ -124,17 +124,19 @@ impl Cloud {
                     port,
                     is_ours: true,
                     is_made: true,
+                    is_marked: false,
                     is_others: false,
                     is_kept: tags.iter().any(|tag| tag == KEPT_TAG),
                 });
             }
             Step::AdoptFloating { floating, tags } => {
                 let found = self.floating(floating);
-                (found.is_ours, found.is_kept) = (true, tags.iter().any(|tag| tag == KEPT_TAG));
+                (found.is_ours, found.is_marked) = (true, false);
+                found.is_kept = tags.iter().any(|tag| tag == KEPT_TAG);
             }
             Step::KeepFloating { floating } => {
                 let found = self.floating(floating);
-                (found.is_ours, found.is_kept) = (false, true);
+                (found.is_ours, found.is_marked, found.is_kept) = (false, false, true);
             }
             Step::Associate { floating, port } => self.floating(floating).port.clone_from(port),
             Step::DeleteFloating { floating } => self.actual.floating.retain(|found| found.id != *floating),

@@ -8,7 +8,7 @@ use super::{
     Settings, State, Stranger, Wish, desired,
     fixtures::{balancer, endpoint, service, settings},
     from_kubernetes::read,
-    inputs::{EndpointFacts, ServiceFacts},
+    inputs::{EndpointFacts, Floating, ServiceFacts},
     model::{Cloud, Fault, tell},
     plan, sharing,
 };
@@ -130,7 +130,9 @@ impl World {
             actual.strangers.clear();
         }
         let is_told = |address| self.service.told.iter().any(|ingress| ingress.ip == Some(address));
-        actual.floating.retain(|it| it.is_ours || it.port.is_some() || is_told(it.address));
+        let is_found = |it: &Floating| it.is_ours || it.port.is_some() || is_told(it.address);
+        let is_looked_for = !actual.floating.iter().any(is_found);
+        actual.floating.retain(|it| is_found(it) || it.is_marked && is_looked_for);
         let named = self.service.annotations.get(SHARED);
         actual.shared.retain(|found| {
             Some(found.id.as_str()) == named.map(String::as_str) || found.carries_something()

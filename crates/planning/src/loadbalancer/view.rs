@@ -246,6 +246,7 @@ mod tests {
             port,
             is_ours: true,
             is_made: true,
+            is_marked: false,
             is_others: false,
             is_kept: false,
         };
