@@ -112,83 +112,51 @@ impl Made {
     }
 }
 
+/// Everything that can go wrong with calls.
+const FAULTS: [Fault; 16] = [
+    Fault::KillBefore,
+    Fault::KillAfter,
+    Fault::Lost,
+    Fault::Unanswered,
+    Fault::Late(20),
+    Fault::Stalled(25),
+    Fault::Fails,
+    Fault::Lagging(5),
+    Fault::Mute,
+    Fault::Refused(0),
+    Fault::Refused(401),
+    Fault::Refused(409),
+    Fault::Refused(410),
+    Fault::Refused(429),
+    Fault::Refused(500),
+    Fault::Refused(503),
+];
+
 impl Side {
     /// What can go wrong with a call of this side.
     fn faults(self, changes: bool, scope: Scope) -> Vec<Fault> {
         let is_in = |fault: &Fault| scope == Scope::All || !matches!(fault, Fault::Stalled(_));
-        self.all_faults(changes).iter().copied().filter(is_in).collect()
+        FAULTS.into_iter().filter(|fault| self.meets(*fault, changes) && is_in(fault)).collect()
     }
 
-    const fn all_faults(self, changes: bool) -> &'static [Fault] {
-        match (self, changes) {
-            (Self::Cloud, true) => &[
-                Fault::KillBefore,
-                Fault::KillAfter,
-                Fault::Lost,
-                Fault::Unanswered,
-                Fault::Late(20),
-                Fault::Stalled(25),
-                Fault::Refused(401),
-                Fault::Refused(409),
-                Fault::Refused(429),
-                Fault::Refused(500),
-                Fault::Refused(503),
-            ],
-            (Self::Octavia, _) => &[
-                Fault::KillBefore,
-                Fault::KillAfter,
-                Fault::Lost,
-                Fault::Unanswered,
-                Fault::Late(20),
-                Fault::Fails,
-                Fault::Refused(401),
-                Fault::Refused(409),
-                Fault::Refused(429),
-                Fault::Refused(500),
-                Fault::Refused(503),
-            ],
-            (Self::Kubernetes, true) => &[
-                Fault::KillBefore,
-                Fault::KillAfter,
-                Fault::Lost,
-                Fault::Unanswered,
-                Fault::Late(20),
-                Fault::Stalled(25),
-                Fault::Refused(409),
-                Fault::Refused(429),
-                Fault::Refused(500),
-                Fault::Refused(503),
-            ],
-            (Self::Watch, _) => &[
-                Fault::KillBefore,
-                Fault::KillAfter,
-                Fault::Lost,
-                Fault::Unanswered,
-                Fault::Lagging(5),
-                Fault::Mute,
-                Fault::Refused(410),
-                Fault::Refused(429),
-                Fault::Refused(500),
-                Fault::Refused(503),
-            ],
-            (Self::Kubernetes | Self::Cloud, false) => &[
-                Fault::KillBefore,
-                Fault::KillAfter,
-                Fault::Lost,
-                Fault::Unanswered,
-                Fault::Refused(429),
-                Fault::Refused(500),
-                Fault::Refused(503),
-            ],
-            (Self::Switch, _) => &[Fault::KillBefore, Fault::KillAfter, Fault::Lost, Fault::Refused(0)],
-            // Whoever is killed after a look is killed before what comes next.
-            (Self::Kernel, false) => &[Fault::KillBefore, Fault::Refused(0)],
-            (Self::Kernel | Self::Disk, _) => &[Fault::KillBefore, Fault::KillAfter, Fault::Refused(0)],
+    fn meets(self, fault: Fault, changes: bool) -> bool {
+        let is_servers = changes && matches!(self, Self::Kubernetes | Self::Cloud | Self::Octavia);
+        match fault {
+            Fault::KillBefore => true,
+            // Whoever is killed after a look at the kernel is killed before what comes next.
+            Fault::KillAfter => self != Self::Kernel || changes,
+            Fault::Lost => self.is_remote() || self == Self::Switch,
+            Fault::Unanswered => self.is_remote(),
+            Fault::Late(_) | Fault::Refused(409) => is_servers,
+            Fault::Stalled(_) => is_servers && self != Self::Octavia,
+            Fault::Fails => self == Self::Octavia,
+            Fault::Lagging(_) | Fault::Mute | Fault::Refused(410) => self == Self::Watch,
+            Fault::Refused(0) => !self.is_remote(),
+            Fault::Refused(401) => is_servers && self != Self::Kubernetes,
+            Fault::Refused(_) => self.is_remote(),
         }
     }
-}
 
-impl Side {
     /// Whether calls of this side leave the caller's machine.
     fn is_remote(self) -> bool {
         matches!(self, Self::Kubernetes | Self::Watch | Self::Cloud | Self::Octavia)
