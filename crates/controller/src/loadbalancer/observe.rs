@@ -643,6 +643,45 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn a_floating_ip_is_others_where_its_tags_or_without_them_its_description_say_so() {
+        let owner = Owner::new("k8s".into(), vec!["kuryr-cluster:c".to_owned(), "site".to_owned()]);
+        let service = ServiceFacts { uid: "u".to_owned(), ..ServiceFacts::default() };
+        let mark = |uid: &str| mark::description(uid, &owner);
+        let ours = ["kuryr-cluster:c", "site"];
+        for (tags, description, expect) in [
+            // Ours, marked, made, others'.
+            (vec![], "kuryr_lb".to_owned(), "made"),
+            (vec![], "the shop's".to_owned(), ""),
+            (vec!["team"], "kuryr_lb".to_owned(), "made"),
+            (vec![], mark("u"), "marked made"),
+            (vec![], mark("v"), "made others"),
+            (vec![], mark("u").replace(":c ", ":d "), ""),
+            ([&ours[..], &["kuryr-service:u"]].concat(), mark("u"), "ours made"),
+            ([&ours[..], &["kuryr-service:u"]].concat(), "kuryr_lb".to_owned(), "ours made"),
+            ([&ours[..], &["kuryr-service:v"]].concat(), mark("u"), "made others"),
+            ([&ours[..], &["kuryr-service:u", "kuryr-service:v"]].concat(), mark("u"), "ours made others"),
+            (ours.to_vec(), mark("u"), "made"),
+            (vec!["kuryr-service:u"], mark("v"), "made"),
+            (vec!["kuryr-cluster:d", "kuryr-service:u"], "kuryr_lb".to_owned(), "made others"),
+            (vec!["kuryr-cluster:d"], mark("u"), "made others"),
+            (vec!["kuryr-kept"], mark("v"), "made kept"),
+        ] {
+            let shown = json!({"id": "f", "project_id": "k8s", "floating_ip_address": "203.0.113.7",
+                               "floating_network_id": "ext", "description": description, "tags": tags});
+            let found = floating_facts(&serde_json::from_value(shown).unwrap(), &service, &owner, |_| false);
+            let is = [
+                (found.is_ours, "ours"),
+                (found.is_marked, "marked"),
+                (found.is_made, "made"),
+                (found.is_others, "others"),
+                (found.is_kept, "kept"),
+            ];
+            let is: Vec<_> = is.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+            assert_eq!(is.join(" "), expect, "{tags:?} {description}");
+        }
+    }
+
+    #[test]
     fn endpoints_have_the_ports_of_their_service_and_no_others() {
         let many = (0..20_000).map(|number| json!({"name": format!("p{number}"), "port": 80}));
         let ports: Vec<_> = many.chain([json!({"name": null, "port": 81}), json!({"name": "p9"})]).collect();

@@ -115,6 +115,28 @@ async fn a_floating_ip_that_cannot_be_tagged_keeps_no_load_balancer_from_repair(
 }
 
 #[tokio::test(start_paused = true)]
+async fn changes_that_follow_one_another_do_not_wait_for_a_floating_ip_that_fails() {
+    let outdoors = with_service();
+    let make = "POST /v2.0/floatingips".to_owned();
+    *lock(&outdoors.cloud.failing) = vec![make.clone()];
+    let external = "[neutron_defaults]\nexternal_svc_net = ext\n";
+    let _replica = outdoors.replica_with(&OPTIONS.replace("[neutron_defaults]\n", external), "a");
+    // It has failed for so long that it is tried rarely.
+    outdoors.pass(1200).await;
+    let tries = changes(&outdoors).iter().filter(|call| **call == make).count();
+    assert!((4..120).contains(&tries), "{tries} tries in twenty minutes");
+    let mut service = outdoors.api.get(SERVICE).unwrap();
+    let ports = service["spec"]["ports"].as_array_mut().unwrap();
+    ports.push(json!({"name": "http", "port": 81, "protocol": "TCP"}));
+    outdoors.api.put(SERVICE, service);
+    outdoors.pass(5).await;
+    let mut done = changes(&outdoors);
+    done.retain(|call| *call != make);
+    let members = "PUT /v2/lbaas/pools/pools-2/members";
+    assert_eq!(done, ["POST /v2/lbaas/pools", members, "POST /v2/lbaas/listeners"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_floating_ip_that_was_made_and_not_tagged_is_found_without_its_load_balancer() {
     for (kind, expect) in
         [("LoadBalancer", "PUT /v2.0/floatingips/f1"), ("ClusterIP", "DELETE /v2.0/floatingips/f1")]
