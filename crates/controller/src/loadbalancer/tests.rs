@@ -137,6 +137,27 @@ async fn changes_that_follow_one_another_do_not_wait_for_a_floating_ip_that_fail
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_goes_though_the_cloud_does_not_let_its_floating_ip_go() {
+    let outdoors = with_service();
+    let external = "[neutron_defaults]\nexternal_svc_net = ext\n";
+    let _replica = outdoors.replica_with(&OPTIONS.replace("[neutron_defaults]\n", external), "a");
+    outdoors.pass(30).await;
+    *lock(&outdoors.cloud.failing) = vec!["DELETE /v2.0/floatingips/f1".to_owned()];
+    let mut leaving = outdoors.api.get(SERVICE).unwrap();
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z");
+    outdoors.api.put(SERVICE, leaving);
+    outdoors.pass(120).await;
+    assert_eq!(lock(&outdoors.cloud.octavia).balancers.len(), 1, "it waits for the floating IP");
+    outdoors.pass(900).await;
+    assert_eq!(lock(&outdoors.cloud.octavia).balancers.len(), 0);
+    assert_eq!(outdoors.api.get(SERVICE).unwrap()["metadata"]["finalizers"], json!([]));
+    outdoors.api.remove(SERVICE);
+    lock(&outdoors.cloud.failing).clear();
+    outdoors.pass(900).await;
+    assert!(lock(&outdoors.cloud.octavia).floating.is_empty(), "the full lists find it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_floating_ip_that_was_made_and_not_tagged_is_found_without_its_load_balancer() {
     for (kind, expect) in
         [("LoadBalancer", "PUT /v2.0/floatingips/f1"), ("ClusterIP", "DELETE /v2.0/floatingips/f1")]

@@ -38,6 +38,7 @@ pub(super) fn towards(
         State::Active if is_about_to_lose(found, desired) => return wait(plan, found, inputs, memory),
         State::Active => {
             memory.settled(State::Active);
+            memory.released();
             memory.has_vips(found.vips().map(|(address, _)| address));
         }
         State::Pending | State::Deleting => return wait(plan, found, inputs, memory),
@@ -119,7 +120,7 @@ pub(super) fn towards_shared(
     if !is_settled(&plan) {
         return plan;
     }
-    let plan = take_away(plan, inputs, memory);
+    let (plan, _) = take_away(plan, inputs, memory);
     leave(plan, [Some(&found.id), later], inputs, memory)
 }
 
@@ -163,20 +164,30 @@ fn leave(
     plan
 }
 
-/// Takes the Service's own load balancers away, and what only it has on those that others use, too.
-fn take_away(mut plan: Plan, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
+/// Takes the Service's own load balancers away, and what only it has on those that others use, too. Tells whether nothing is to wait
+/// for its floating IPs any more.
+fn take_away(mut plan: Plan, inputs: &Inputs<'_>, memory: &mut Memory) -> (Plan, bool) {
     let Inputs { service, actual, .. } = inputs;
     let own = &actual.balancers;
     // What others have on it is not known now.
     if let Some(busy) = own.iter().find(|found| found.state == State::Pending) {
-        return wait(plan, busy, inputs, memory);
+        return (wait(plan, busy, inputs, memory), false);
     }
+    let mut is_given_up = false;
     if own.iter().all(|found| found.others.is_empty()) {
-        let steps = floating::release(service, actual, keeps_floating(service));
-        // Later the port that a floating IP leads to is gone.
-        if !steps.is_empty() {
+        let keeps = keeps_floating(service);
+        let steps = floating::release(service, actual, keeps);
+        if steps.is_empty() {
+            memory.released();
+        } else {
             plan.steps.extend(steps);
-            return plan;
+            let is_late = memory.releasing(inputs.now);
+            // Later the port that a floating IP leads to is gone.
+            let Some(left) = floating::may_be_left(service, actual, keeps).filter(|_| is_late) else {
+                return (plan, false);
+            };
+            plan.problems.push(not_released(&left));
+            is_given_up = true;
         }
     }
     for found in own {
@@ -187,9 +198,18 @@ fn take_away(mut plan: Plan, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
         }
     }
     match own.iter().find(|found| found.state == State::Deleting) {
-        Some(busy) => wait(plan, busy, inputs, memory),
-        None => plan,
+        Some(busy) => (wait(plan, busy, inputs, memory), is_given_up),
+        None => (plan, is_given_up),
     }
+}
+
+fn not_released(addresses: &[IpAddr]) -> Problem {
+    let addresses: Vec<String> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
+    let message = format!(
+        "the cloud did not let floating IP {} go for minutes: all else goes without it, and it goes as soon as the cloud lets it",
+        addresses.join(", ")
+    );
+    Problem { reason: "KuryrReleaseLB".to_owned(), message }
 }
 
 /// Towards no load balancer at all.
@@ -204,14 +224,15 @@ pub(super) fn towards_nothing(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan 
         None => {}
     }
     let problems = upstreams.map(not_adopted).into_iter().collect();
-    let plan = take_away(Plan { problems, ..Plan::default() }, inputs, memory);
+    let (plan, is_given_up_floating) = take_away(Plan { problems, ..Plan::default() }, inputs, memory);
     let mut plan = leave(plan, [None; 2], inputs, memory);
     // What stays for others stays without us. Of one that takes no change a Service does not wait: what is left there is
     // found by its tags.
     let is_left = |found: &Balancer| !found.others.is_empty() && !found.carries_something();
     let is_given_up = |found: &Balancer| !found.carries_something() || found.state == State::Error;
     let is_over = actual.balancers.iter().all(is_left) && actual.shared.iter().all(is_given_up);
-    if !plan.steps.is_empty() || !is_over {
+    let is_waited_for = |step: &Step| !(is_given_up_floating && step.is_about_floating());
+    if plan.steps.iter().any(is_waited_for) || !is_over {
         return plan;
     }
     memory.settled(State::Active);
@@ -1328,6 +1349,53 @@ mod tests {
         assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["keep_floating_ip"]);
         look.actual.floating[0].is_ours = false;
         assert_eq!(names(&planned(&look, 0, &mut Memory::default())), ["delete_load_balancer"]);
+    }
+
+    #[test]
+    fn a_floating_ip_that_never_goes_holds_a_service_up_for_minutes_only() {
+        const LATE: Millis = 300_000;
+        let keep = "loadbalancer.openstack.org/keep-floatingip";
+        let planned_twice = |is_ours, is_marked, keeps: bool, is_kept, has_balancer: bool| {
+            let mut look = look();
+            look.service.is_leaving = true;
+            look.service.annotations.extend(keeps.then(|| (keep.to_owned(), "true".to_owned())));
+            look.actual.floating = vec![Floating {
+                id: "f".into(),
+                address: "203.0.113.7".parse().unwrap(),
+                port: Some("vip-b".into()).filter(|_| has_balancer),
+                is_ours,
+                is_made: true,
+                is_marked,
+                is_others: false,
+                is_kept,
+            }];
+            if !has_balancer {
+                look.actual.balancers.clear();
+            }
+            let mut memory = Memory::default();
+            let plans = [0, LATE - 1, LATE].map(|now| planned(&look, now, &mut memory));
+            let told = plans.iter().map(|plan| plan.problems.len()).collect::<Vec<_>>();
+            (plans.map(|plan| names(&plan)[..].join(" ")), told)
+        };
+        let (delete, adopt, keep) = ("delete_floating_ip", "adopt_floating_ip", "keep_floating_ip");
+        for (call, (is_ours, is_marked, keeps, is_kept)) in [
+            (delete, (true, false, false, false)),
+            (adopt, (false, true, false, false)),
+            (keep, (true, false, true, true)),
+        ] {
+            for (has_balancer, then) in [(true, "delete_load_balancer"), (false, "remove_finalizer")] {
+                let (plans, told) = planned_twice(is_ours, is_marked, keeps, is_kept, has_balancer);
+                assert_eq!(plans, [call.to_owned(), call.to_owned(), format!("{call} {then}")]);
+                assert_eq!(told, [0, 0, 1]);
+            }
+        }
+        // Nothing but the port tells whose it is, or nothing but the Service that it is to be kept.
+        for (call, (is_ours, is_marked, keeps, is_kept)) in
+            [(adopt, (false, false, false, false)), (keep, (true, false, true, false))]
+        {
+            let (plans, _) = planned_twice(is_ours, is_marked, keeps, is_kept, true);
+            assert_eq!(plans, [call; 3]);
+        }
     }
 
     #[test]

@@ -88,9 +88,12 @@ fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -
 
 /// What to do about floating IPs of a Service that needs none any more.
 pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> Vec<Step> {
+    actual.floating.iter().filter_map(|floating| release_one(floating, service, actual, keeps)).collect()
+}
+
+fn release_one(floating: &Floating, service: &ServiceFacts, actual: &Actual, keeps: bool) -> Option<Step> {
     let is_gone = service.uid.is_empty();
-    let is_kept = |floating: &Floating| keeps || is_gone && floating.is_kept;
-    let steps = actual.floating.iter().filter_map(|floating| match (floating.is_ours, is_kept(floating)) {
+    match (floating.is_ours, keeps || is_gone && floating.is_kept) {
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
         (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
         // What becomes of it the next look tells.
@@ -101,8 +104,17 @@ pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> V
             adopt(floating, service)
         }
         (false, false) => None,
-    });
-    steps.collect()
+    }
+}
+
+/// Addresses of those that [`release`] does something about, if they can be left to the full lists: they are found there by tag
+/// or mark, and it is known which of them are to be kept.
+pub(super) fn may_be_left(service: &ServiceFacts, actual: &Actual, keeps: bool) -> Option<Vec<IpAddr>> {
+    let is_known = |floating: &Floating| floating.is_ours || floating.is_marked;
+    let is_due = |floating: &&Floating| release_one(floating, service, actual, keeps).is_some();
+    let may_be_left = |floating: &Floating| is_known(floating) && (!keeps || floating.is_kept);
+    let due = actual.floating.iter().filter(is_due);
+    due.map(|floating| may_be_left(floating).then_some(floating.address)).collect()
 }
 
 /// What to do before a load balancer goes while its Service stays, and whether it may go even if that fails: besides tags and

@@ -29,6 +29,10 @@ const DELETION_SHOWS: Millis = 30_000;
 /// Changes in a row whose object is not found, before that is a failure. Once or twice somebody took it away since the look.
 const GONE_TIMES: u32 = 3;
 
+/// How long the end of a load balancer waits for its floating IP, where the calls about it fail. A Neutron that is restarted answers
+/// again before that, and then nothing is left to the full lists.
+const RELEASED_WITHIN: Millis = 300_000;
+
 /// Memory of one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
@@ -46,6 +50,8 @@ pub struct Memory {
     same_address_tries: u32,
     /// When the deletion of a load balancer was last asked for.
     deletions: BTreeMap<LoadBalancerId, Millis>,
+    /// Since when its floating IPs are to be released.
+    releasing_since: Option<Millis>,
     /// Changes in a row whose object was not found, though the look had shown it.
     gone: u32,
 }
@@ -106,6 +112,17 @@ impl Memory {
         self.deletions.retain(|_, at| now < *at + DELETION_SHOWS);
         let at = *self.deletions.entry(balancer.clone()).or_insert(now);
         (at != now).then(|| (at + DELETION_SHOWS - now).min(LOOK_MOST))
+    }
+
+    /// Notes that floating IPs are still to be released; tells whether that has lasted for too long.
+    pub(super) fn releasing(&mut self, now: Millis) -> bool {
+        let since = *self.releasing_since.get_or_insert(now);
+        now.saturating_sub(since) >= RELEASED_WITHIN
+    }
+
+    /// Notes that none is to be released.
+    pub(super) fn released(&mut self) {
+        self.releasing_since = None;
     }
 
     /// Notes that what the look had shown was not found when it was to be changed; tells whether that goes on, so that another

@@ -16,7 +16,8 @@
 //!    that the Service's status tells.
 //! 7. A floating IP that was made for the Service goes before the load balancer whose port it leads to: later it could
 //!    not be found. One that the user gave is taken off, never deleted. While the Service
-//!    has a load balancer, nothing else waits for a call about a floating IP that fails; before a load balancer is made anew the Service tells the address of one that
+//!    has a load balancer, nothing else waits for a call about a floating IP that fails, and its end waits for five minutes only where
+//!    the full lists find the floating IP again; before a load balancer is made anew the Service tells the address of one that
 //!    could not be tagged and has no mark ([`mark`]). What is left all the same is nobody's ([`strays`]).
 //! 8. What a provider cannot do is refused, and told, before anything is exposed that should not be.
 //! 9. A load balancer may be shared ([`sharing`]): what others have on it is left alone, and it stays as long as they do.
