@@ -3,7 +3,8 @@
 //! 1. One that leads to the VIP already is taken, whoever made it, unless the user asks for another address.
 //! 2. One that was made for the Service and lost its port (the load balancer was made anew) leads to the VIP again. It is
 //!    known by its tags; where it could not be tagged, by its mark ([`super::mark`]); where it has none, by the address that
-//!    the Service tells. Where none can be made, these still count.
+//!    the Service tells. Where none can be made, these still count. A second one, which was made before the first one was
+//!    found, is deleted.
 //! 3. What was made for the Service and is not wanted is deleted, or kept where the user says so; what was not made for
 //!    it is taken off at most. One that the Service asks to keep is marked so, for when the Service is gone.
 
@@ -34,7 +35,8 @@ pub(super) fn towards(
         FloatingWish::Theirs => (vec![], vec![]),
         FloatingWish::Any(_) | FloatingWish::Kept => {
             if let Some(found) = on_vip.first() {
-                return (adopt(found, service).into_iter().collect(), vec![]);
+                let others = actual.floating.iter().filter(|other| found.is_ours && is_surplus(other));
+                return (adopt(found, service).into_iter().chain(others.map(delete)).collect(), vec![]);
             }
             let find = |is_it: &dyn Fn(&Floating) -> bool| actual.floating.iter().find(|found| is_it(found));
             let lost = find(&|found| found.is_ours)
@@ -86,6 +88,15 @@ fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -
     (steps, vec![])
 }
 
+/// It was made for the Service, leads nowhere, and is not to be kept.
+fn is_surplus(floating: &Floating) -> bool {
+    floating.is_ours && floating.is_made && !floating.is_kept && floating.port.is_none()
+}
+
+fn delete(floating: &Floating) -> Step {
+    Step::DeleteFloating { floating: floating.id.clone() }
+}
+
 /// What to do about floating IPs of a Service that needs none any more.
 pub(super) fn release(service: &ServiceFacts, actual: &Actual, keeps: bool) -> Vec<Step> {
     actual.floating.iter().filter_map(|floating| release_one(floating, service, actual, keeps)).collect()
@@ -95,7 +106,7 @@ fn release_one(floating: &Floating, service: &ServiceFacts, actual: &Actual, kee
     let is_gone = service.uid.is_empty();
     match (floating.is_ours, keeps || is_gone && floating.is_kept) {
         (true, true) => Some(Step::KeepFloating { floating: floating.id.clone() }),
-        (true, false) => Some(Step::DeleteFloating { floating: floating.id.clone() }),
+        (true, false) => Some(delete(floating)),
         // What becomes of it the next look tells.
         (false, _) if floating.is_marked => adopt(floating, service),
         (false, true) => None,
@@ -175,7 +186,7 @@ fn adopt(floating: &Floating, service: &ServiceFacts) -> Option<Step> {
 
 fn take_off(floating: &Floating) -> Step {
     match floating.is_ours {
-        true => Step::DeleteFloating { floating: floating.id.clone() },
+        true => delete(floating),
         false => Step::Associate { floating: floating.id.clone(), port: None },
     }
 }
@@ -222,6 +233,29 @@ mod tests {
             // Where none can be made, none is, and all else is the same.
             let kept = expect.into_iter().filter(|step| *step != "create_floating_ip").collect();
             assert_eq!(steps(&FloatingWish::Kept, &found), (kept, 0), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_one_that_leads_nowhere_is_deleted_once_the_vip_has_one_of_ours() {
+        let any = FloatingWish::Any(External { network: "ext".into(), subnet: None });
+        let second = floating("second", None, true, true);
+        for (first, second, expect) in [
+            (floating("f", Some("vip-b"), true, true), second.clone(), vec!["delete_floating_ip"]),
+            (floating("f", Some("vip-b"), true, true), Floating { is_kept: true, ..second.clone() }, vec![]),
+            (floating("f", Some("vip-b"), true, true), floating("second", None, true, false), vec![]),
+            (floating("f", Some("vip-b"), true, true), floating("second", None, false, true), vec![]),
+            (
+                floating("f", Some("vip-b"), true, true),
+                floating("second", Some("elsewhere"), true, true),
+                vec![],
+            ),
+            // Somebody has put another one there, and may take it off again.
+            (floating("f", Some("vip-b"), false, false), second.clone(), vec![]),
+            (floating("f", Some("vip-b"), false, true), second, vec!["adopt_floating_ip"]),
+        ] {
+            let found = [first, second];
+            assert_eq!(steps(&any, &found), (expect, 0), "{found:?}");
         }
     }
 
