@@ -276,7 +276,7 @@ impl Asked {
         self.query.iter().filter(move |(key, _)| key == field).map(|(_, value)| value.as_str())
     }
 
-    fn of(request: &Request<Bytes>) -> Self {
+    pub(crate) fn of(request: &Request<Bytes>) -> Self {
         let encoded = [("%20", " "), ("%2C", ","), ("%2F", "/"), ("%3A", ":")];
         let decode =
             |text: &str| encoded.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
@@ -321,20 +321,20 @@ async fn exchange(
     let (status, body) = match world.faults.meet(&caller, side, &line, changes) {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => (503, Value::Null),
-        Meets::Nothing => carry_out(&world, &asked),
+        Meets::Nothing => carry_out(&world, &asked, false),
         Meets::Fault(Fault::KillAfter) => {
-            carry_out(&world, &asked);
+            carry_out(&world, &asked, false);
             world.faults.kill(&caller);
             return hang().await;
         }
         Meets::Fault(Fault::Fails) => {
             world.state().octavia.fails_next = true;
-            let answer = carry_out(&world, &asked);
+            let answer = carry_out(&world, &asked, false);
             world.state().octavia.fails_next = false;
             answer
         }
         Meets::Fault(Fault::Lost) => {
-            carry_out(&world, &asked);
+            carry_out(&world, &asked, false);
             sleep(takes).await;
             return Err(TransportError::lost("injected"));
         }
@@ -343,7 +343,7 @@ async fn exchange(
             world.spawn(async move {
                 sleep(Duration::from_secs(seconds.into())).await;
                 of.note(format!("late: {line}"));
-                carry_out(&of, &asked);
+                carry_out(&of, &asked, true);
             });
             return hang().await;
         }
@@ -353,11 +353,11 @@ async fn exchange(
                 sleep_until(until).await;
                 of.note(format!("at last: {line}"));
                 let is_down = of.state().cloud_down_until > Instant::now();
-                let _ = tell.send(if is_down { (503, Value::Null) } else { carry_out(&of, &asked) });
+                let _ = tell.send(if is_down { (503, Value::Null) } else { carry_out(&of, &asked, true) });
             });
             told.await.map_err(|_| TransportError::lost("injected"))?
         }
-        Meets::Fault(Fault::Stalled(_) | Fault::Lagging(_) | Fault::Mute) => carry_out(&world, &asked),
+        Meets::Fault(Fault::Stalled(_) | Fault::Lagging(_) | Fault::Mute) => carry_out(&world, &asked, false),
         Meets::Fault(Fault::Refused(status)) => fault(status, "Injected"),
     };
     sleep(takes / 2).await;
@@ -372,15 +372,18 @@ async fn hang() -> Result<Response<Bytes>, TransportError> {
     std::future::pending().await
 }
 
-/// The call's effect, and the rules' look at it.
-fn carry_out(world: &World, asked: &Asked) -> (u16, Value) {
+/// The call's effect, late or not, and the rules' look at it.
+fn carry_out(world: &World, asked: &Asked, is_late: bool) -> (u16, Value) {
     world.judge_call(asked);
-    world.judge_balancing(asked);
+    world.judge_balancing(asked, is_late);
     let state = &mut *world.state();
     let octavias = state.octavia.answer(asked, &mut state.cloud);
     let answer = octavias.unwrap_or_else(|| state.cloud.answer(asked));
     if asked.method != "GET" && answer.0 < 300 && !asked.path.ends_with("/tokens") {
         state.changed = Instant::now();
+        if is_late {
+            state.services.came_late(asked, &answer.1);
+        }
     }
     answer
 }

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{Asked, TAG, VIP_OWNER},
-    faults::{Fault, Plan},
     floating::{self, FloatingIps},
     octavia::{Balancer, Octavia, has_tag},
     services::{HAS_MONITORS, VIEWS},
@@ -237,16 +236,8 @@ impl World {
         broken.into_iter().for_each(|what| self.broken(what));
     }
 
-    /// Whether a request may take effect after its sender has gone on.
-    fn may_be_late(&self) -> bool {
-        !matches!(
-            self.setup.plan,
-            Plan::Never | Plan::At(_, Fault::KillBefore | Fault::KillAfter | Fault::Lost)
-        ) && !matches!(self.setup.plan, Plan::At(_, Fault::Unanswered | Fault::Refused(_) | Fault::Fails))
-    }
-
-    /// A program calls Octavia, or Neutron for a floating IP.
-    pub(crate) fn judge_balancing(&self, asked: &Asked) {
+    /// A program calls Octavia, or Neutron for a floating IP; the request may take effect after its sender has gone on.
+    pub(crate) fn judge_balancing(&self, asked: &Asked, is_late: bool) {
         let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
         let broken = match (asked.method.as_str(), path.as_slice()) {
             ("GET", _) => None,
@@ -263,7 +254,7 @@ impl World {
                 of.filter(|of| !of.is_ours()).map(|of| format!("{} is not ours", of.shown))
             }
             ("POST", ["v2.0", "floatingips"]) => {
-                self.objection_to_floating(&asked.body["floatingip"])
+                self.objection_to_floating(&asked.body["floatingip"], is_late)
             }
             (_, ["v2.0", "floatingips", id, ..]) => {
                 let state = self.state();
@@ -281,13 +272,17 @@ impl World {
         if !has_tag(wanted, TAG) {
             return Some("nobody could find it again".to_owned());
         }
-        let services = self.services();
-        let service = wanted["name"].as_str()?.strip_prefix("d/").and_then(|name| services.get(name));
-        let has = service.is_some_and(has_finalizer);
-        (!has && !self.may_be_late()).then(|| "its Service does not have our finalizer".to_owned())
+        self.objection_to_anything(wanted["name"].as_str()?)
     }
 
-    fn objection_to_floating(&self, wanted: &Value) -> Option<String> {
+    /// Why nothing may be made for the Service whose load balancers have this name.
+    fn objection_to_anything(&self, balancer: &str) -> Option<String> {
+        let is_finalized =
+            balancer.strip_prefix("d/").is_some_and(|name| self.state().services.is_finalized(name));
+        (!is_finalized).then(|| "its Service does not have our finalizer".to_owned())
+    }
+
+    fn objection_to_floating(&self, wanted: &Value, is_late: bool) -> Option<String> {
         if !floating::is_ours(wanted) {
             return Some("nobody could find it again".to_owned());
         }
@@ -298,7 +293,12 @@ impl World {
             return Some("it would lead to what is not ours".to_owned());
         }
         // Provider ovn does not tell it of the floating IP.
-        (of.makes_listeners() && !self.may_be_late()).then(|| "listeners are being made".to_owned())
+        if of.makes_listeners() && !is_late && !state.services.is_late(&of.shown["id"]) {
+            return Some("listeners are being made".to_owned());
+        }
+        let name = of.name().to_owned();
+        drop(state);
+        self.objection_to_anything(&name)
     }
 
     /// A program changed a Service.
@@ -309,16 +309,19 @@ impl World {
         let uid = format!("kuryr-service:{}", before["metadata"]["uid"].as_str().unwrap_or_default());
         let left: Vec<String> = {
             let state = self.state();
-            let balancers = state.octavia.balancers.values();
+            // Who takes the finalizer off has seen what was there, but for what came afterwards.
+            let is_late = |shown: &Value| state.services.is_late(&shown["id"]);
+            let balancers = state.octavia.balancers.values().filter(|one| !is_late(&one.shown));
             let own = balancers.filter(|one| one.is_ours() && one.name() == format!("d/{name}"));
             let own = own.map(|balancer| balancer.shown.to_string());
             let is_made =
                 |found: &&Value| found["description"].as_str().is_some_and(|text| text.ends_with(&uid));
             let floating = state.cloud.floating.all.values();
-            let floating = floating.filter(|found| has_tag(found, &uid) || is_made(found));
+            let floating =
+                floating.filter(|found| (has_tag(found, &uid) || is_made(found)) && !is_late(found));
             own.chain(floating.map(Value::to_string)).collect()
         };
-        if !left.is_empty() && !self.may_be_late() {
+        if !left.is_empty() {
             self.broken(format!("Service {name} loses our finalizer and {left:?} is left"));
         }
     }
@@ -330,7 +333,67 @@ fn above(octavia: &Octavia, wanted: &Value) -> Option<String> {
     of_pool.or_else(|| wanted["loadbalancer_id"].as_str().map(str::to_owned))
 }
 
-fn has_finalizer(service: &Value) -> bool {
+/// Whether a Service has our finalizer.
+pub(crate) fn has_finalizer(service: &Value) -> bool {
     let all = service["metadata"]["finalizers"].as_array();
     all.is_some_and(|all| all.iter().any(|finalizer| finalizer == SERVICE_FINALIZER))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::Request;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{faults::Plan, world::Setup};
+
+    const WEB: &str = "/api/v1/namespaces/d/services/web";
+
+    fn new_balancer() -> Asked {
+        let wanted =
+            json!({"loadbalancer": {"name": "d/web", "project_id": crate::cloud::PROJECT, "tags": [TAG]}});
+        let request = Request::post("http://cloud.test/v2/lbaas/loadbalancers");
+        Asked::of(&request.body(Bytes::from(wanted.to_string())).unwrap())
+    }
+
+    /// A program writes the finalizers of the Service.
+    fn finalize(world: &World, finalizers: &Value) {
+        let before = world.api.get(WEB).unwrap();
+        let mut service = before.clone();
+        service["metadata"]["finalizers"] = finalizers.clone();
+        world.api.put(WEB, service);
+        world.follow_service(WEB, Some(&before));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_the_finalizer_or_stays_behind_it_is_told() {
+        let (nodes, pool) = (vec![], String::new());
+        let world =
+            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let count = || world.violations().len();
+        world.make_service("web", "LoadBalancer", &[]);
+        world.judge_balancing(&new_balancer(), true);
+        assert_eq!(count(), 1, "it has none yet, and late is no excuse");
+        finalize(&world, &json!([SERVICE_FINALIZER]));
+        world.judge_balancing(&new_balancer(), false);
+        assert_eq!(count(), 1, "it has one");
+        let made = {
+            let state = &mut *world.state();
+            state.octavia.answer(&new_balancer(), &mut state.cloud).unwrap().1
+        };
+        finalize(&world, &json!([]));
+        assert_eq!(count(), 2, "the load balancer is left");
+        finalize(&world, &json!([SERVICE_FINALIZER]));
+        world.state().services.came_late(&new_balancer(), &made);
+        finalize(&world, &json!([]));
+        assert_eq!(count(), 2, "nobody could know of it");
+        world.judge_balancing(&new_balancer(), false);
+        assert_eq!(count(), 2, "that it has none any more may not be known yet");
+        sleep(Duration::from_secs(120)).await;
+        world.judge_balancing(&new_balancer(), false);
+        assert_eq!(count(), 3, "it must be");
+    }
 }

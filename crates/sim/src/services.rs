@@ -12,13 +12,14 @@ use std::{
 
 use kuryr_planning::service::{Frontend, Target};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     chance::Chance,
+    cloud::Asked,
     faults::Plan,
     scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, reboot},
-    served::frontends,
+    served::{frontends, has_finalizer},
     world::{Setup, World},
 };
 
@@ -31,7 +32,14 @@ pub(crate) struct Services {
     slices: BTreeMap<String, Vec<Vec<Value>>>,
     /// What clients of a frontend may have found: a Service of then with slices of then.
     pub(crate) may_be: BTreeMap<Frontend, BTreeSet<BTreeSet<Target>>>,
+    /// Services that have our finalizer, or until when they had it, by name: a name's next Service counts as the same.
+    finalized: BTreeMap<String, Option<Instant>>,
+    /// Load balancers and floating IPs that a request made or changed after its sender had gone on.
+    late: BTreeSet<String>,
 }
+
+/// So long a program may go by a Service as it was: its watch may be behind, and its request on the way.
+const BEHIND: Duration = Duration::from_secs(60);
 
 impl Services {
     /// Notes how a Service and its slices are now.
@@ -39,6 +47,11 @@ impl Services {
         let states = self.slices.entry(name.to_owned()).or_insert_with(|| vec![Vec::new()]);
         if !states.contains(&slices) {
             states.push(slices);
+        }
+        if service.as_ref().is_some_and(has_finalizer) {
+            self.finalized.insert(name.to_owned(), None);
+        } else if let Some(until) = self.finalized.get_mut(name) {
+            until.get_or_insert_with(Instant::now);
         }
         let services = self.services.entry(name.to_owned()).or_default();
         if let Some(service) = service.filter(|service| !services.contains(service)) {
@@ -51,6 +64,28 @@ impl Services {
                 }
             }
         }
+    }
+}
+
+impl Services {
+    /// Whether a program may believe that the Service of this name has our finalizer.
+    pub(crate) fn is_finalized(&self, name: &str) -> bool {
+        self.finalized.get(name).is_some_and(|until| until.is_none_or(|until| until.elapsed() < BEHIND))
+    }
+
+    /// A request took effect after its sender had gone on.
+    pub(crate) fn came_late(&mut self, asked: &Asked, answer: &Value) {
+        let of = [
+            &answer["loadbalancer"]["id"],
+            &answer["floatingip"]["id"],
+            &asked.body["listener"]["loadbalancer_id"],
+        ];
+        self.late.extend(of.into_iter().filter_map(|id| id.as_str()).map(str::to_owned));
+    }
+
+    /// Whether such a request made or changed this.
+    pub(crate) fn is_late(&self, id: &Value) -> bool {
+        id.as_str().is_some_and(|id| self.late.contains(id))
     }
 }
 
