@@ -3,7 +3,8 @@
 //! Neutron tells the kind of an error by the name of its exception in `NeutronError.type`, so a full subnet, a
 //! taken address, a quota and a group in use are all 409 and are told apart by that name. Octavia has no names: its
 //! `faultstring` is told apart by its English text, which it does not translate, beside a `faultcode`. Keystone and the
-//! token check in front of each service use `error`, other services `message`, proxies HTML.
+//! token check in front of each service use `error`, other services `message`, proxies HTML. Below a pool that is not there
+//! Octavia answers in another form, `{"code": 404, "title": "Bad Request", "description": "Pool x not found."}`.
 //!
 //! Sources: Networking API v2.0, "Faults"; names and texts of exceptions: neutron-lib `exceptions`, neutron
 //! `ipam/exceptions.py`, `extensions/securitygroup.py` and `services/trunk/exceptions.py`; octavia
@@ -109,10 +110,11 @@ impl Words {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let fault = ["NeutronError", "NotImplementedError", "error"].iter().find_map(|name| json.get(name));
         let fault = fault.unwrap_or(json);
-        let message =
-            ["message", "faultstring", "title"].iter().find_map(|name| fault.get(name).and_then(text));
+        let said = ["message", "faultstring", "description", "title"];
+        let message = said.iter().find_map(|name| fault.get(name).and_then(text));
         let message = message.or_else(|| text(fault)).unwrap_or_else(|| json.to_string());
-        let is_missing = json.get("faultcode").is_some() && message.ends_with(OCTAVIA_NOT_FOUND);
+        let is_octavias = json.get("faultcode").is_some() || json.get("description").is_some();
+        let is_missing = is_octavias && message.ends_with(OCTAVIA_NOT_FOUND);
         let octavias = if is_missing { "NotFound" } else { "" };
         Self { kind: fault.get("type").and_then(text).unwrap_or_else(|| octavias.to_owned()), message }
     }
@@ -303,6 +305,8 @@ mod tests {
             ("<html>404 Not Found</html>".to_owned(), false),
             (r#"{"faultcode": "Client", "faultstring": "load_balancer b not found."}"#.to_owned(), true),
             (r#"{"faultstring": "load_balancer b not found."}"#.to_owned(), false),
+            (r#"{"code": 404, "title": "Bad Request", "description": "Pool p not found."}"#.to_owned(), true),
+            (r#"{"title": "Pool p not found."}"#.to_owned(), false),
             (String::new(), false),
         ] {
             assert_eq!(error(404, &body).is_not_found(), missing, "{body}");
