@@ -61,7 +61,23 @@ impl Client {
     ) -> Result<(), Error> {
         let path = format!("{resource}/{}/tags", segment(id));
         let body = BTreeMap::from([("tags", tags)]);
-        self.call(Request::new(operation, Method::PUT, path).body(&body)).await.map(drop)
+        match self.call(Request::new(operation, Method::PUT, path).body(&body)).await {
+            Err(failed) => Err(self.unless_gone(resource, id, failed).await),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Tells that a resource is gone, if that is why it could not be tagged: Neutron 29 answers then with 500, and its log
+    /// says `KeyError: None`. So a look has to tell.
+    async fn unless_gone(&self, resource: &str, id: &str, failed: Error) -> Error {
+        if !matches!(failed, Error::Server { .. }) {
+            return failed;
+        }
+        let path = format!("{resource}/{}", segment(id));
+        match self.call(Request::new("get_tagged", Method::GET, path)).await {
+            Err(missing) if missing.is_not_found() => missing,
+            _ => failed,
+        }
     }
 }
 

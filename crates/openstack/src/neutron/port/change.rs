@@ -81,10 +81,12 @@ impl Client {
     /// tag", `PUT /v2.0/ports/{id}/tags/{tag}`.
     ///
     /// # Errors
-    /// What the cloud answers.
+    /// [`Error::NotFound`]; what else the cloud answers.
     pub async fn tag_port(&self, owner: &Ownership, port: &OwnedPort, tag: &str) -> Result<OwnedPort, Error> {
         let tagged = format!("{}/tags/{}", path(&port.id), segment(tag));
-        self.call(Request::new("tag_port", Method::PUT, tagged)).await?;
+        if let Err(failed) = self.call(Request::new("tag_port", Method::PUT, tagged)).await {
+            return Err(self.unless_gone("ports", port.id.as_str(), failed).await);
+        }
         self.owned_port(owner, &port.id).await
     }
 
@@ -101,6 +103,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use serde_json::json;
 
     use super::super::fixtures::{OURS, neutron, owner, port};
@@ -153,6 +157,38 @@ mod tests {
             ["PUT /v2.0/ports/p1/tags/kuryr-node%3Aw%201", "GET /v2.0/ports/p1"]
         );
         assert_eq!(recorded.asked()[1].body, serde_json::Value::Null);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_cannot_be_tagged_because_it_is_gone_is_not_found() {
+        let fault = |kind: &str| json!({"NeutronError": {"type": kind, "message": "", "detail": ""}});
+        for (status, look, is_gone, looks) in [
+            (500, 404, true, 1),
+            (500, 200, false, 1),
+            (500, 503, false, 1),
+            (404, 404, true, 0),
+            (409, 404, false, 0),
+        ] {
+            let is_tried = AtomicBool::new(false);
+            let (client, recorded) = neutron(move |asked| match asked.method {
+                Method::PUT => {
+                    is_tried.store(true, Ordering::SeqCst);
+                    let kind = if status == 404 { "PortNotFound" } else { "HTTPInternalServerError" };
+                    Some(Reply::Json(status, fault(kind)))
+                }
+                _ if look == 200 || !is_tried.load(Ordering::SeqCst) => {
+                    Some(Reply::Json(200, json!({"port": port("p1", "ours", OURS)})))
+                }
+                _ => Some(Reply::Json(look, fault("PortNotFound"))),
+            });
+            let port = one_of_ours(&client).await;
+            let added = client.tag_port(&owner(), &port, "kuryr-node:w").await.unwrap_err();
+            assert_eq!(added.is_not_found(), is_gone, "{status} {look}: {added}");
+            let replaced = client.adopt_port(&owner(), &port).await.unwrap_err();
+            assert_eq!(replaced.is_not_found(), is_gone, "{status} {look}: {replaced}");
+            let looked = recorded.lines().iter().filter(|line| *line == "GET /v2.0/ports/p1").count();
+            assert_eq!(looked, 1 + 2 * looks, "{status}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
