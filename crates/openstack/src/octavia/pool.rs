@@ -118,6 +118,15 @@ pub struct PoolUpdate {
     pub session_persistence: Option<SessionPersistence>,
 }
 
+/// A change of a pool. Provider ovn fails over one that does not say whether the pool works (`KeyError: 'admin_state_up'` in
+/// `ovn_octavia_provider.helper.pool_update`), and the pool is in `ERROR` then.
+#[derive(Serialize)]
+struct ChangedPool<'a> {
+    #[serde(flatten)]
+    pool: &'a PoolUpdate,
+    admin_state_up: bool,
+}
+
 #[derive(Serialize)]
 struct NewPool<'a> {
     #[serde(flatten)]
@@ -153,7 +162,7 @@ impl Client {
         self.call(Request::octavia("create_pool", Method::POST, COLLECTION).body(&body)).await.map(drop)
     }
 
-    /// Changes a pool below a [`Carrier`]. "Update a Pool", `PUT /v2/lbaas/pools/{id}`.
+    /// Changes a pool below a [`Carrier`], which works from then on if somebody had switched it off. "Update a Pool", `PUT /v2/lbaas/pools/{id}`.
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::NotFound`], what else the cloud answers.
@@ -163,7 +172,7 @@ impl Client {
         id: &LbPoolId,
         update: &PoolUpdate,
     ) -> Result<(), Error> {
-        let body = BTreeMap::from([("pool", update)]);
+        let body = BTreeMap::from([("pool", ChangedPool { pool: update, admin_state_up: true })]);
         self.call(Request::octavia("update_pool", Method::PUT, path(id)).body(&body)).await.map(drop)
     }
 
@@ -219,7 +228,7 @@ mod tests {
         assert_eq!(asked[2].body, made);
         assert_eq!(
             asked[3].body,
-            json!({"pool": {"lb_algorithm": "SOURCE_IP", "session_persistence": null}})
+            json!({"pool": {"lb_algorithm": "SOURCE_IP", "session_persistence": null, "admin_state_up": true}})
         );
     }
 }
