@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 from kuryrlab import rights  # noqa: E402
 
 RELEASE = ["cargo", "build", "--release", "-p", "kuryr-controller", "-p", "kuryr-agent"]
+# The same, and what holds the lab's servers against those in memory (`e2e/contract`).
+RELEASE_AND_CONTRACT = [*RELEASE, "-p", "kuryr-sim"]
 # The CNI binary: static, because it runs wherever the container runtime runs it.
 STATIC = ["cargo", "build", "--profile", "cni", "--target", "x86_64-unknown-linux-gnu", "-p", "kuryr-cni"]
 # What crates from the registry compile to is shared by all checkouts of the builder.

@@ -21,6 +21,7 @@ KINDS = {
     "KuryrNode": ("/apis/kuryr.openstack.org/v1alpha1", "kuryrnodes", False), "KuryrPort": ("/apis/openstack.org/v1", "kuryrports", True),
     "KuryrLoadBalancer": ("/apis/openstack.org/v1", "kuryrloadbalancers", True),
     "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies", False),
+    "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
 }
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
 TIMEOUT_SECONDS = 60

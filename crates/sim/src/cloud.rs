@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +24,7 @@ use tokio::{
 use crate::{
     faults::{Caller, Fault, Meets, Side},
     floating::FloatingIps,
+    octavia::has_tag,
     world::World,
 };
 
@@ -30,27 +32,37 @@ use crate::{
 pub(crate) const PROJECT: &str = "k8s";
 /// The tag of the cluster.
 pub(crate) const TAG: &str = "kuryr-cluster:c1";
-const SUBNET: &str = "s4";
-const NETWORK: &str = "n";
-/// `device_owner` of ports of VIPs.
-pub(crate) const VIP_OWNER: &str = "Octavia";
-/// Addresses of the subnet that ports may have.
-const FIRST: u8 = 10;
-const LAST: u8 = 200;
+pub(crate) const SUBNET: &str = "s4";
+pub(crate) const NETWORK: &str = "n";
+/// `device_owner` of ports of VIPs, by provider ovn and by others.
+pub(crate) const VIP_OWNERS: [&str; 2] = ["ovn-lb:vip", "Octavia"];
+/// The project's default group, which what does not name groups has.
+const DEFAULT_GROUP: &str = "default-group";
+/// Last bytes of the addresses of the subnet that Neutron gives to ports.
+const FREE: RangeInclusive<u8> = 10..=200;
 
 /// What is in the cloud.
 #[derive(Debug)]
 pub(crate) struct Cloud {
     pub(crate) floating: FloatingIps,
     pub(crate) ports: BTreeMap<String, Value>,
+    /// Last bytes of the addresses that it gives by itself.
+    pub(crate) free: RangeInclusive<u8>,
+    /// So many ports the project may have.
+    pub(crate) port_quota: Option<u32>,
+    /// Hosts that ports can be bound to.
+    hosts: BTreeSet<String>,
     groups: Vec<Value>,
     rules: Vec<Value>,
+    groups_made: u32,
+    rules_made: u32,
     made: u32,
 }
 
 impl Cloud {
     /// A cloud in which others are, too: somebody who copied our name and tag, and what the project has besides.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(hosts: BTreeSet<String>) -> Self {
+        let first = *FREE.start();
         let port = |id: &str, project: &str, tags: &[&str], last: u8| {
             let port = json!({"id": id, "name": "kuryr-pool/n1", "project_id": project, "network_id": NETWORK, "tags": tags,
                 "description": "", "device_owner": "compute:nova", "device_id": "server", "status": "ACTIVE",
@@ -59,12 +71,24 @@ impl Cloud {
             (id.to_owned(), port)
         };
         let strangers = [
-            port("foreign-1", "hostile", &[TAG], FIRST),
-            port("foreign-2", PROJECT, &[], FIRST + 2),
-            port("foreign-3", PROJECT, &["kuryr-cluster:c2"], FIRST + 5),
+            port("foreign-1", "hostile", &[TAG], first),
+            port("foreign-2", PROJECT, &[], first + 2),
+            port("foreign-3", PROJECT, &["kuryr-cluster:c2"], first + 5),
         ];
         let floating = FloatingIps::new();
-        Self { floating, ports: strangers.into(), groups: Vec::new(), rules: Vec::new(), made: 0 }
+        let (groups, rules) = (Vec::new(), Vec::new());
+        Self {
+            floating,
+            ports: strangers.into(),
+            free: FREE,
+            port_quota: None,
+            hosts,
+            groups,
+            rules,
+            groups_made: 0,
+            rules_made: 0,
+            made: 0,
+        }
     }
 
     /// Ports of the cluster, tagged or about to be.
@@ -83,7 +107,10 @@ impl Cloud {
                 (200, json!({"network": {"id": NETWORK, "name": "pods", "mtu": 1442, "project_id": PROJECT}}))
             }
             ("GET", ["v2.0", "subnets", SUBNET]) => (200, json!({"subnet": subnet()})),
-            ("GET", ["v2.0", "security-groups"]) => (200, json!({"security_groups": self.groups})),
+            ("GET", ["v2.0", "quotas", PROJECT, "details"]) => (200, self.quota()),
+            ("GET", ["v2.0", "security-groups"]) => {
+                (200, json!({"security_groups": self.list_groups(asked)}))
+            }
             ("POST", ["v2.0", "security-groups"]) => self.make_group(&asked.body["security_group"]),
             ("PUT", ["v2.0", "security-groups", id, "tags"]) => {
                 let of_id = self.groups.iter_mut().filter(|group| group["id"] == *id);
@@ -94,9 +121,10 @@ impl Cloud {
                 let found = self.groups.iter().find(|group| group["id"] == *id);
                 found.map_or_else(
                     || missing("SecurityGroupNotFound"),
-                    |group| (200, json!({"security_group": group})),
+                    |group| (200, json!({"security_group": self.with_rules(group)})),
                 )
             }
+            ("DELETE", ["v2.0", "security-groups", id]) => self.delete_group(id),
             ("GET", ["v2.0", "security-group-rules"]) => (200, json!({"security_group_rules": self.rules})),
             ("POST", ["v2.0", "security-group-rules"]) => self.make_rules(&asked.body),
             ("GET", ["v2.0", "ports"]) => (200, json!({"ports": self.list(asked)})),
@@ -104,9 +132,15 @@ impl Cloud {
             ("GET", ["v2.0", "ports", id]) => {
                 self.ports.get(*id).map_or_else(gone, |port| (200, json!({"port": port})))
             }
+            // Neutron 29 fails over tags of what is not there (its log says `KeyError: None`).
+            ("PUT", ["v2.0", "ports", id, "tags", ..]) if !self.ports.contains_key(*id) => {
+                fault(500, "HTTPInternalServerError")
+            }
             ("PUT", ["v2.0", "ports", id, "tags"]) => self.change(id, asked, &asked.body),
+            ("PUT", ["v2.0", "ports", id, "tags", tag]) => self.add_tag(id, tag),
             ("PUT", ["v2.0", "ports", id]) => self.change(id, asked, &asked.body["port"]),
             ("DELETE", ["v2.0", "ports", id]) => {
+                self.floating.leave(id);
                 self.ports.remove(*id).map_or_else(gone, |_| (204, Value::Null))
             }
             // Nothing else is there.
@@ -119,12 +153,19 @@ impl Cloud {
         let of = |name: &'static str| asked.query.iter().filter(move |(key, _)| key == name);
         let ids: BTreeSet<&str> = of("id").map(|(_, id)| id.as_str()).collect();
         let tags: Vec<&str> = of("tags").flat_map(|(_, tags)| tags.split(',')).collect();
+        let addresses: BTreeSet<&str> =
+            of("fixed_ips").filter_map(|(_, wanted)| wanted.strip_prefix("ip_address=")).collect();
+        let has_address = |port: &Value| {
+            let own = port["fixed_ips"].as_array().into_iter().flatten();
+            own.filter_map(|own| own["ip_address"].as_str()).any(|own| addresses.contains(own))
+        };
         let same = ["project_id", "description", "name", "device_owner", "binding:host_id", "network_id"];
         let fits = |port: &Value| {
             let has =
                 |tag: &&str| port["tags"].as_array().is_some_and(|tags| tags.iter().any(|own| own == tag));
             (ids.is_empty() || port["id"].as_str().is_some_and(|id| ids.contains(id)))
                 && tags.iter().all(has)
+                && (addresses.is_empty() || has_address(port))
                 && same.iter().all(|name| of(name).all(|(_, wanted)| port[*name] == wanted.as_str()))
         };
         self.ports.values().filter(|port| fits(port)).cloned().collect()
@@ -140,49 +181,104 @@ impl Cloud {
             port[field] = value.clone();
         }
         port["revision_number"] = json!(revision + 1);
-        if change["binding:host_id"] == "" {
-            (port["status"], port["binding:vif_type"]) = (json!("DOWN"), json!("unbound"));
+        if let Some(host) = change["binding:host_id"].as_str() {
+            (port["status"], port["binding:vif_type"]) = (json!("DOWN"), json!(vif_type(&self.hosts, host)));
         }
         (200, json!({"port": port, "tags": port["tags"]}))
     }
 
+    fn add_tag(&mut self, id: &str, tag: &str) -> (u16, Value) {
+        let Some(port) = self.ports.get_mut(id) else { return gone() };
+        if !has_tag(port, tag) {
+            port["tags"].as_array_mut().unwrap().push(json!(tag));
+        }
+        port["revision_number"] = json!(port["revision_number"].as_u64().unwrap_or_default() + 1);
+        (201, Value::Null)
+    }
+
+    fn quota(&self) -> Value {
+        let limit = self.port_quota.map_or(-1, i64::from);
+        json!({"quota": {"port": {"limit": limit, "used": self.used(), "reserved": 0}}})
+    }
+
+    fn used(&self) -> usize {
+        self.ports.values().filter(|port| port["project_id"] == PROJECT).count()
+    }
+
+    /// All or none.
     fn make_ports(&mut self, body: &Value) -> (u16, Value) {
-        let mut made = Vec::new();
-        for mut port in body["ports"].as_array().cloned().unwrap_or_default() {
-            let Some(free) = self.free_address() else {
-                // All or none.
-                made.iter().for_each(|port: &Value| drop(self.ports.remove(port["id"].as_str().unwrap())));
-                return fault(409, "IpAddressGenerationFailure");
-            };
-            self.made += 1;
-            let id = format!("{:08x}-0000-4000-8000-000000000000", self.made);
-            let [.., high, low] = self.made.to_be_bytes();
-            port["id"] = json!(id);
-            port["mac_address"] = json!(format!("fa:16:3e:00:{high:02x}:{low:02x}"));
-            (port["status"], port["revision_number"]) = (json!("DOWN"), json!(1));
-            port["binding:vif_type"] = json!("ovs");
-            port["fixed_ips"] = json!([{"subnet_id": SUBNET, "ip_address": free}]);
-            self.ports.insert(id, port.clone());
-            made.push(port);
+        let wanted = body["ports"].as_array().cloned().unwrap_or_default();
+        if self.port_quota.is_some_and(|most| self.used() + wanted.len() > most as usize) {
+            return quota_is_met("port");
+        }
+        let mut made: Vec<Value> = Vec::new();
+        for port in wanted {
+            match self.make_port(port) {
+                Ok(port) => made.push(port),
+                Err(refused) => {
+                    made.iter().for_each(|port| drop(self.ports.remove(port["id"].as_str().unwrap())));
+                    return refused;
+                }
+            }
         }
         (201, json!({"ports": made}))
     }
 
+    fn make_port(&mut self, wanted: Value) -> Result<Value, (u16, Value)> {
+        let address = self.address_for(&wanted)?;
+        self.made += 1;
+        let id = format!("{:08x}-0000-4000-8000-000000000000", self.made);
+        let [.., high, low] = self.made.to_be_bytes();
+        let mut port = json!({"device_owner": "", "device_id": "", "binding:host_id": "", "tags": [],
+            "description": "", "allowed_address_pairs": []});
+        for (field, value) in wanted.as_object().into_iter().flatten() {
+            port[field] = value.clone();
+        }
+        port["id"] = json!(id);
+        port["mac_address"] = json!(format!("fa:16:3e:00:{high:02x}:{low:02x}"));
+        (port["status"], port["revision_number"]) = (json!("DOWN"), json!(1));
+        let host = port["binding:host_id"].as_str().unwrap_or_default();
+        port["binding:vif_type"] = json!(vif_type(&self.hosts, host));
+        port["fixed_ips"] = json!([{"subnet_id": SUBNET, "ip_address": address}]);
+        self.ports.insert(id, port.clone());
+        Ok(port)
+    }
+
+    /// The address that a new port asks for, or the lowest one that is free.
+    fn address_for(&self, wanted: &Value) -> Result<IpAddr, (u16, Value)> {
+        match addresses(wanted).first() {
+            Some(asked) if self.ports.values().flat_map(addresses).any(|used| used == *asked) => {
+                Err(fault(409, "IpAddressAlreadyAllocated"))
+            }
+            Some(asked) => Ok(*asked),
+            None => self.free_address().ok_or_else(|| fault(409, "IpAddressGenerationFailure")),
+        }
+    }
+
     fn free_address(&self) -> Option<IpAddr> {
         let used = self.ports.values().flat_map(addresses).collect::<BTreeSet<_>>();
-        (FIRST..=LAST).map(address).find(|address| !used.contains(address))
+        self.free.clone().map(address).find(|address| !used.contains(address))
     }
 
     /// Makes the port of a load balancer's VIP, with this address if one is wanted.
-    pub(crate) fn make_vip(&mut self, balancer: &str, wanted: Option<IpAddr>) -> Option<(String, IpAddr)> {
+    pub(crate) fn make_vip(
+        &mut self,
+        balancer: &str,
+        provider: &str,
+        wanted: Option<IpAddr>,
+    ) -> Option<(String, IpAddr)> {
         let is_free = |wanted: &IpAddr| !self.ports.values().flat_map(addresses).any(|used| used == *wanted);
         let address = wanted.map_or_else(|| self.free_address(), |wanted| Some(wanted).filter(is_free))?;
         self.made += 1;
         let id = format!("{:08x}-0000-4000-8000-00000000071b", self.made);
-        let port = json!({"id": id, "name": format!("octavia-lb-{balancer}"), "project_id": PROJECT, "network_id": NETWORK,
-            "tags": [], "description": "", "device_owner": VIP_OWNER, "device_id": format!("lb-{balancer}"),
+        let [ovns, others] = VIP_OWNERS;
+        let (name, owner) = if provider == "ovn" { ("ovn-lb-vip", ovns) } else { ("octavia-lb", others) };
+        let port = json!({"id": id, "name": format!("{name}-{balancer}"), "project_id": PROJECT, "network_id": NETWORK,
+            "tags": [], "description": "", "device_owner": owner, "device_id": format!("lb-{balancer}"),
+            "admin_state_up": true, "allowed_address_pairs": [], "binding:vif_type": "unbound",
             "status": "DOWN", "mac_address": format!("fa:16:3e:01:00:{:02x}", self.made % 256), "revision_number": 1,
-            "binding:host_id": "", "fixed_ips": [{"subnet_id": SUBNET, "ip_address": address}], "security_groups": []});
+            "binding:host_id": "", "fixed_ips": [{"subnet_id": SUBNET, "ip_address": address}],
+            "security_groups": [DEFAULT_GROUP]});
         self.ports.insert(id.clone(), port);
         Some((id, address))
     }
@@ -195,19 +291,59 @@ impl Cloud {
 
     fn make_group(&mut self, wanted: &Value) -> (u16, Value) {
         let mut group = wanted.clone();
-        (group["id"], group["project_id"]) = (json!(format!("g{}", self.groups.len())), json!(PROJECT));
+        let id = format!("g{}", self.groups_made);
+        self.groups_made += 1;
+        (group["id"], group["project_id"]) = (json!(id), json!(PROJECT));
         group["tags"] = json!([]);
+        for family in ["IPv4", "IPv6"] {
+            self.insert_rule(json!({"security_group_id": id, "direction": "egress", "ethertype": family}));
+        }
         self.groups.push(group.clone());
-        (201, json!({"security_group": group}))
+        (201, json!({"security_group": self.with_rules(&group)}))
+    }
+
+    fn list_groups(&self, asked: &Asked) -> Vec<Value> {
+        let fits = |group: &&Value| {
+            let same = ["project_id", "name"];
+            same.iter().all(|field| asked.all(field).all(|wanted| group[*field] == wanted))
+                && asked.all("tags").flat_map(|tags| tags.split(',')).all(|tag| has_tag(group, tag))
+        };
+        self.groups.iter().filter(fits).map(|group| self.with_rules(group)).collect()
+    }
+
+    fn with_rules(&self, group: &Value) -> Value {
+        let own = self.rules.iter().filter(|rule| rule["security_group_id"] == group["id"]);
+        let mut shown = group.clone();
+        shown["security_group_rules"] = own.cloned().collect();
+        shown
+    }
+
+    fn delete_group(&mut self, id: &str) -> (u16, Value) {
+        let has =
+            |port: &Value| port["security_groups"].as_array().is_some_and(|all| all.contains(&json!(id)));
+        if self.ports.values().any(has) {
+            return fault(409, "SecurityGroupInUse");
+        }
+        let before = self.groups.len();
+        self.groups.retain(|group| group["id"] != id);
+        self.rules.retain(|rule| rule["security_group_id"] != id);
+        if self.groups.len() < before { (204, Value::Null) } else { missing("SecurityGroupNotFound") }
     }
 
     fn make_rules(&mut self, body: &Value) -> (u16, Value) {
-        let mut rules = body["security_group_rules"].as_array().cloned().unwrap_or_default();
-        for rule in &mut rules {
-            rule["id"] = json!(format!("r{}", self.rules.len()));
-            self.rules.push(rule.clone());
+        let rules = body["security_group_rules"].as_array().cloned().unwrap_or_default();
+        if rules.iter().any(|rule| self.rules.iter().any(|there| allows_the_same(there, rule))) {
+            return fault(409, "SecurityGroupRuleExists");
         }
-        (201, json!({"security_group_rules": rules}))
+        let made: Vec<Value> = rules.into_iter().map(|rule| self.insert_rule(rule)).collect();
+        (201, json!({"security_group_rules": made}))
+    }
+
+    fn insert_rule(&mut self, mut rule: Value) -> Value {
+        rule["id"] = json!(format!("r{}", self.rules_made));
+        self.rules_made += 1;
+        self.rules.push(rule.clone());
+        rule
     }
 
     /// Calls a port ACTIVE or DOWN.
@@ -217,6 +353,31 @@ impl Cloud {
             port["revision_number"] = json!(port["revision_number"].as_u64().unwrap_or_default() + 1);
         }
     }
+}
+
+/// How a port is wired where it is bound.
+fn vif_type(hosts: &BTreeSet<String>, host: &str) -> &'static str {
+    match host {
+        "" => "unbound",
+        host if hosts.contains(host) => "ovs",
+        _ => "binding_failed",
+    }
+}
+
+/// Whether two rules are one.
+fn allows_the_same(one: &Value, other: &Value) -> bool {
+    let fields = [
+        "security_group_id",
+        "direction",
+        "ethertype",
+        "protocol",
+        "port_range_min",
+        "port_range_max",
+        "remote_ip_prefix",
+        "remote_group_id",
+        "remote_address_group_id",
+    ];
+    fields.iter().all(|field| one[*field] == other[*field])
 }
 
 /// Whether a port is this cluster's, by its tag or by the mark it was made with.
@@ -252,6 +413,12 @@ fn fault(status: u16, kind: &str) -> (u16, Value) {
     (status, json!({"NeutronError": {"type": kind, "message": "injected or true", "detail": ""}}))
 }
 
+/// A client finds in the words which quota it is.
+fn quota_is_met(resource: &str) -> (u16, Value) {
+    let words = format!("Quota exceeded for resources: ['{resource}'].");
+    (409, json!({"NeutronError": {"type": "OverQuota", "message": words, "detail": ""}}))
+}
+
 fn missing(kind: &str) -> (u16, Value) {
     fault(404, kind)
 }
@@ -277,15 +444,16 @@ impl Asked {
     }
 
     pub(crate) fn of(request: &Request<Bytes>) -> Self {
-        let encoded = [("%20", " "), ("%2C", ","), ("%2F", "/"), ("%3A", ":")];
-        let decode =
-            |text: &str| encoded.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        let decode = |text: &str| {
+            let signs = [("%20", " "), ("%2C", ","), ("%2F", "/"), ("%3A", ":"), ("%3D", "=")];
+            signs.iter().fold(text.to_owned(), |text, (code, sign)| text.replace(code, sign))
+        };
         let pairs =
             request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let revision = request.headers().get("if-match").and_then(|value| value.to_str().ok());
         Self {
             method: request.method().to_string(),
-            path: request.uri().path().to_owned(),
+            path: decode(request.uri().path()),
             query: pairs.map(|(key, value)| (decode(key), decode(value))).collect(),
             if_revision: revision.and_then(|value| value.rsplit('=').next()?.parse().ok()),
             body: serde_json::from_slice(request.body()).unwrap_or_default(),

@@ -52,6 +52,9 @@ impl FloatingIps {
             ("GET", []) => (200, json!({"floatingips": self.list(asked)})),
             ("POST", []) if !known(&asked.body["floatingip"]["port_id"]) => fault(404, "PortNotFound"),
             ("POST", []) => self.make(&asked.body["floatingip"]),
+            ("GET", [id]) => self.all.get(*id).map_or_else(gone, |found| (200, json!({"floatingip": found}))),
+            // As of ports.
+            ("PUT", [id, "tags"]) if !self.all.contains_key(*id) => fault(500, "HTTPInternalServerError"),
             ("PUT", [id, "tags"]) => self.change(id, &json!({"tags": asked.body["tags"]})),
             ("PUT", [_]) if !known(&asked.body["floatingip"]["port_id"]) => fault(404, "PortNotFound"),
             ("PUT", [id]) => self.change(id, &asked.body["floatingip"]),

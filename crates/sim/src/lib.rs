@@ -8,7 +8,8 @@
 //! - [`kubernetes`], [`cloud`], [`octavia`], [`machine`]: the sides that are called;
 //! - [`kubelet`]: pods that come and go, and the runtime's requests;
 //! - [`services`]: Services and endpoints that come and go; [`served`]: what must come of them;
-//! - [`scenario`]: what happens in a run.
+//! - [`scenario`]: what happens in a run;
+//! - [`contract`]: that those who are called answer as the real ones do.
 //!
 //! Not here: nodes that are servers of the cloud; clients of Services that are no processes of their node, and sockets;
 //! the switch's protocol and the kernel itself, which tests of `datapath` try on real ones.
@@ -31,6 +32,8 @@ mod tables;
 // Who calls.
 mod kubelet;
 mod programs;
+// What is true of the sides that are called.
+pub mod contract;
 // What must hold.
 mod rules;
 mod served;

@@ -62,6 +62,10 @@ pub(crate) struct Below {
     pub(crate) shown: Value,
     /// When it has been made.
     made_at: Instant,
+    /// It is called `PENDING_UPDATE` until it is changed itself.
+    is_left_pending: bool,
+    /// Its last change has failed.
+    is_failed: bool,
 }
 
 /// A pool.
@@ -111,6 +115,19 @@ impl Balancer {
         }
     }
 
+    fn is_deletable(&self) -> bool {
+        matches!(self.status(), "ACTIVE" | "ERROR")
+    }
+
+    /// Provider ovn does not say that it is done with a listener when the health monitor of its pool was changed.
+    fn leave_pending(&mut self, monitor: &str) {
+        let has = |pool: &Pool| pool.monitor.as_ref().is_some_and(|own| own["id"] == monitor);
+        let Some((pool, _)) = self.pools.iter().find(|(_, pool)| has(pool)) else { return };
+        let of_pool =
+            self.listeners.values_mut().filter(|listener| listener.shown["default_pool_id"] == pool.as_str());
+        of_pool.for_each(|listener| listener.is_left_pending = true);
+    }
+
     fn show(&self) -> Value {
         let mut shown = self.shown.clone();
         shown["provisioning_status"] = json!(self.status());
@@ -129,7 +146,12 @@ impl UnderWay {
 impl Below {
     fn show(&self, of: &str) -> Value {
         let mut shown = self.shown.clone();
-        let status = if self.made_at > Instant::now() { "PENDING_CREATE" } else { "ACTIVE" };
+        let status = match self.made_at > Instant::now() {
+            true => "PENDING_CREATE",
+            false if self.is_left_pending => "PENDING_UPDATE",
+            false if self.is_failed => "ERROR",
+            false => "ACTIVE",
+        };
         shown["provisioning_status"] = json!(status);
         shown["loadbalancers"] = json!([{"id": of}]);
         shown
@@ -202,7 +224,7 @@ impl Octavia {
             ("PUT", [kind, id]) => self.update(kind, id, body),
             ("DELETE", ["loadbalancers", id]) => self.delete_balancer(id),
             ("DELETE", [kind, id]) => self.delete_below(kind, id),
-            _ => missing("path"),
+            _ => missing("path", ""),
         })
     }
 
@@ -227,15 +249,15 @@ impl Octavia {
     }
 
     fn look(&self, path: &[&str], asked: &Asked) -> Answer {
-        let one = |member: &str, found: Option<Value>| {
-            found.map_or_else(|| missing(member), |found| (200, json!({member: found})))
+        let one = |member: &str, id: &str, found: Option<Value>| {
+            found.map_or_else(|| missing(member, id), |found| (200, json!({member: found})))
         };
         match path {
             ["loadbalancers"] => {
                 let all = self.balancers.values().map(Balancer::show);
                 (200, json!({"loadbalancers": filtered(all, asked)}))
             }
-            ["loadbalancers", id] => one("loadbalancer", self.balancers.get(*id).map(Balancer::show)),
+            ["loadbalancers", id] => one("loadbalancer", id, self.balancers.get(*id).map(Balancer::show)),
             ["listeners"] => {
                 let below = |(of, balancer): (&String, &Balancer)| {
                     balancer.listeners.values().map(|listener| listener.show(of)).collect::<Vec<_>>()
@@ -254,13 +276,13 @@ impl Octavia {
                 Some((_, pool)) => {
                     (200, json!({"members": pool.members.values().map(Member::show).collect::<Vec<_>>()}))
                 }
-                None => missing("pool"),
+                None => without_pool(id),
             },
             ["healthmonitors", id] => {
                 let mut monitors = self.pools().filter_map(|(_, pool)| pool.monitor.as_ref());
-                one("healthmonitor", monitors.find(|monitor| monitor["id"] == *id).cloned())
+                one("healthmonitor", id, monitors.find(|monitor| monitor["id"] == *id).cloned())
             }
-            _ => missing("path"),
+            _ => missing("path", ""),
         }
     }
 
@@ -283,10 +305,10 @@ impl Octavia {
         let fails = std::mem::take(&mut self.fails_next)
             || self.fails_one_in.is_some_and(|of| self.chance.one_in(of));
         let takes = self.chance.millis(100, self.takes_most);
-        let Some(balancer) = self.balancers.get_mut(id) else { return Err(missing("load_balancer")) };
-        let is_free = balancer.status() == "ACTIVE" || (balancer.status() == "ERROR" && then.is_none());
+        let Some(balancer) = self.balancers.get_mut(id) else { return Err(missing("loadbalancer", id)) };
+        let is_free = if then.is_none() { balancer.is_deletable() } else { balancer.status() == "ACTIVE" };
         if !is_free {
-            return Err(conflict(&format!("Load Balancer {id} is immutable and cannot be updated.")));
+            return Err(immutable("Load Balancer", id));
         }
         let now = Instant::now();
         let then = match (&balancer.under_way, then) {
@@ -310,8 +332,12 @@ impl Octavia {
     fn create(&mut self, wanted: &Value, cloud: &mut Cloud) -> Answer {
         let address = wanted["vip_address"].as_str().and_then(|address| address.parse().ok());
         let id = self.id("lb");
-        let Some((port, address)) = cloud.make_vip(&id, address) else {
-            return conflict("IP address already allocated in subnet");
+        let provider = wanted["provider"].as_str().unwrap_or_default();
+        let Some((port, address)) = cloud.make_vip(&id, provider, address) else {
+            let (address, subnet) = (text(&wanted["vip_address"]), text(&wanted["vip_subnet_id"]));
+            return conflict(&format!(
+                "The VIP IP address is already in use: IP address {address} already allocated in subnet {subnet}"
+            ));
         };
         let mut shown = wanted.clone();
         shown.as_object_mut().unwrap().remove("listeners");
@@ -323,7 +349,7 @@ impl Octavia {
         let until = self.begin(&id, "PENDING_CREATE", Some("ACTIVE")).unwrap();
         for listener in wanted["listeners"].as_array().into_iter().flatten() {
             let pool = self.insert_pool(&id, &listener["default_pool"], until);
-            self.insert_listener(&id, listener, &pool, until);
+            self.insert_listener(&id, listener, Some(&pool), until);
         }
         (201, json!({"loadbalancer": self.balancers[&id].show()}))
     }
@@ -334,7 +360,7 @@ impl Octavia {
         let parts = shown.as_object_mut().unwrap();
         let (members, monitor) = (parts.remove("members"), parts.remove("healthmonitor"));
         (shown["id"], shown["project_id"]) = (json!(id), json!(PROJECT));
-        let below = Below { shown, made_at: self.made_at(until) };
+        let below = Below { shown, made_at: self.made_at(until), is_left_pending: false, is_failed: false };
         let members = members.as_ref().and_then(Value::as_array).into_iter().flatten();
         let members = members.map(|member| self.member(member)).collect();
         // Provider ovn passes over monitors in a whole tree.
@@ -344,13 +370,14 @@ impl Octavia {
         id
     }
 
-    fn insert_listener(&mut self, of: &str, wanted: &Value, pool: &str, until: Instant) {
+    fn insert_listener(&mut self, of: &str, wanted: &Value, pool: Option<&str>, until: Instant) {
         let id = self.id("listener");
         let mut shown = wanted.clone();
         shown.as_object_mut().unwrap().remove("default_pool");
         (shown["id"], shown["project_id"], shown["default_pool_id"]) =
             (json!(id), json!(PROJECT), json!(pool));
-        let listener = Below { shown, made_at: self.made_at(until) };
+        let listener =
+            Below { shown, made_at: self.made_at(until), is_left_pending: false, is_failed: false };
         self.balancers.get_mut(of).unwrap().listeners.insert(id, listener);
     }
 
@@ -368,41 +395,44 @@ impl Octavia {
     }
 
     fn create_listener(&mut self, wanted: &Value) -> Answer {
-        let (of, pool) = (text(&wanted["loadbalancer_id"]), text(&wanted["default_pool_id"]));
-        let Some(balancer) = self.balancers.get(&of) else { return missing("load_balancer") };
-        if !balancer.pools.contains_key(&pool) {
-            return missing("pool");
+        let (of, pool) = (text(&wanted["loadbalancer_id"]), wanted["default_pool_id"].as_str());
+        let Some(balancer) = self.balancers.get(&of) else { return missing("loadbalancer", &of) };
+        if let Some(pool) = pool.filter(|pool| !balancer.pools.contains_key(*pool)) {
+            return missing("pool", pool);
         }
         let same = |listener: &&Below| {
             listener.shown["protocol_port"] == wanted["protocol_port"]
                 && listener.shown["protocol"] == wanted["protocol"]
         };
         if balancer.listeners.values().any(|listener| same(&listener)) {
-            return conflict("Another Listener on this Load Balancer is already using the port");
+            let (protocol, port) = (text(&wanted["protocol"]), &wanted["protocol_port"]);
+            return conflict(&format!(
+                "Another Listener on this Load Balancer is already using protocol {protocol} and protocol_port {port}"
+            ));
         }
-        self.changed(&of, |octavia, until| octavia.insert_listener(&of, wanted, &pool, until))
+        self.changed(&of, 201, |octavia, until| octavia.insert_listener(&of, wanted, pool, until))
     }
 
     fn create_pool(&mut self, wanted: &Value) -> Answer {
         let of = text(&wanted["loadbalancer_id"]);
-        self.changed(&of, |octavia, until| drop(octavia.insert_pool(&of, wanted, until)))
+        self.changed(&of, 201, |octavia, until| drop(octavia.insert_pool(&of, wanted, until)))
     }
 
     fn create_monitor(&mut self, wanted: &Value) -> Answer {
         let pool = text(&wanted["pool_id"]);
-        let Some(of) = self.above("pools", &pool) else { return missing("pool") };
+        let Some(of) = self.above("pools", &pool) else { return missing("pool", &pool) };
         if self.balancers[&of].pools[&pool].monitor.is_some() {
             return conflict("This pool already has a health monitor");
         }
-        self.changed(&of, |octavia, _| {
+        self.changed(&of, 201, |octavia, _| {
             let monitor = octavia.monitor(wanted);
             octavia.pool_mut(&of, &pool).monitor = Some(monitor);
         })
     }
 
     fn replace_members(&mut self, pool: &str, wanted: &Value) -> Answer {
-        let Some(of) = self.above("pools", pool) else { return missing("pool") };
-        self.changed(&of, |octavia, until| {
+        let Some(of) = self.above("pools", pool) else { return without_pool(pool) };
+        let answer = self.changed(&of, 202, |octavia, until| {
             let wanted: Vec<_> = wanted.as_array().into_iter().flatten().cloned().collect();
             let wanted: BTreeMap<_, _> = wanted.iter().map(|member| octavia.member(member)).collect();
             let later = octavia.chance.millis(0, 1500);
@@ -424,17 +454,27 @@ impl Octavia {
                     None => drop(members.insert(key, new)),
                 }
             }
-        })
+        });
+        // It names what it was asked for.
+        if answer.0 == 409 { immutable("Pool", pool) } else { answer }
     }
 
     fn update(&mut self, kind: &str, id: &str, body: &Value) -> Answer {
-        let Some(of) = self.above(kind, id) else { return missing(kind) };
+        let Some(of) = self.above(kind, id) else { return missing(kind.trim_end_matches('s'), id) };
         let change = body.as_object().and_then(|body| body.values().next()).cloned().unwrap_or_default();
-        self.changed(&of, |octavia, _| {
+        let is_ovn = self.provider == "ovn";
+        self.changed(&of, 200, |octavia, _| {
             let balancer = octavia.balancers.get_mut(&of).unwrap();
+            if is_ovn && kind == "healthmonitors" {
+                balancer.leave_pending(id);
+            }
             let shown = match kind {
                 "loadbalancers" => &mut balancer.shown,
-                "listeners" => &mut balancer.listeners.get_mut(id).unwrap().shown,
+                "listeners" => {
+                    let listener = balancer.listeners.get_mut(id).unwrap();
+                    listener.is_left_pending = false;
+                    &mut listener.shown
+                }
                 "pools" => &mut balancer.pools.get_mut(id).unwrap().below.shown,
                 _ => {
                     let mut monitors = balancer.pools.values_mut().filter_map(|pool| pool.monitor.as_mut());
@@ -444,37 +484,48 @@ impl Octavia {
             for (field, value) in change.as_object().into_iter().flatten() {
                 shown[field] = value.clone();
             }
+            // Provider ovn fails over it.
+            if is_ovn && kind == "pools" && change["admin_state_up"].is_null() {
+                balancer.pools.get_mut(id).unwrap().below.is_failed = true;
+            }
         })
     }
 
     fn delete_balancer(&mut self, id: &str) -> Answer {
         match self.begin(id, "PENDING_DELETE", None) {
             Ok(_) => (204, Value::Null),
-            Err(refused) => refused,
+            Err((409, _)) => {
+                let status = self.balancers[id].status();
+                conflict(&format!("Invalid state {status} of loadbalancer resource {id}"))
+            }
+            Err(missing) => missing,
         }
     }
 
     fn delete_below(&mut self, kind: &str, id: &str) -> Answer {
-        let Some(of) = self.above(kind, id) else { return missing(kind) };
+        let Some(of) = self.above(kind, id) else { return missing(kind.trim_end_matches('s'), id) };
         let is_used = |listener: &Below| kind == "pools" && listener.shown["default_pool_id"] == id;
         if self.balancers[&of].listeners.values().any(is_used) {
             return conflict(&format!("Pool {id} is in use and cannot be modified."));
         }
-        self.changed(&of, |octavia, _| {
+        self.changed(&of, 204, |octavia, _| {
             let balancer = octavia.balancers.get_mut(&of).unwrap();
             balancer.listeners.remove(id);
             balancer.pools.remove(id);
+            if kind == "healthmonitors" {
+                balancer.listeners.values_mut().for_each(|listener| listener.is_left_pending = false);
+            }
             let monitored = balancer.pools.values_mut();
             monitored.for_each(|pool| drop(pool.monitor.take_if(|monitor| monitor["id"] == id)));
         })
     }
 
     /// Changes something below a load balancer, if that takes a change.
-    fn changed(&mut self, of: &str, change: impl FnOnce(&mut Self, Instant)) -> Answer {
+    fn changed(&mut self, of: &str, done: u16, change: impl FnOnce(&mut Self, Instant)) -> Answer {
         match self.begin(of, "PENDING_UPDATE", Some("ACTIVE")) {
             Ok(until) => {
                 change(self, until);
-                (202, json!({}))
+                (done, json!({}))
             }
             Err(refused) => refused,
         }
@@ -541,6 +592,23 @@ fn conflict(words: &str) -> Answer {
     (409, json!({"faultcode": "Client", "faultstring": words}))
 }
 
-fn missing(what: &str) -> Answer {
-    (404, json!({"faultcode": "Client", "faultstring": format!("{what} x not found.")}))
+fn immutable(what: &str, id: &str) -> Answer {
+    conflict(&format!("{what} {id} is immutable and cannot be updated."))
+}
+
+fn missing(member: &str, id: &str) -> Answer {
+    let what = match member {
+        "loadbalancer" => "Load Balancer",
+        "listener" => "Listener",
+        "pool" => "Pool",
+        "healthmonitor" => "Health Monitor",
+        other => other,
+    };
+    (404, json!({"faultcode": "Client", "faultstring": format!("{what} {id} not found.")}))
+}
+
+/// Below a pool that is not there it answers in another form.
+fn without_pool(id: &str) -> Answer {
+    let words = format!("Pool {id} not found.");
+    (404, json!({"code": 404, "title": "Bad Request", "description": words}))
 }

@@ -16,7 +16,7 @@ use kuryr_planning::service::{At, Family, Frontend, NodeKind, Protocol, Target};
 use serde_json::{Value, json};
 
 use crate::{
-    cloud::{Asked, TAG, VIP_OWNER},
+    cloud::{Asked, TAG, VIP_OWNERS},
     floating::{self, FloatingIps},
     octavia::{Balancer, Octavia, has_tag},
     services::{HAS_MONITORS, VIEWS},
@@ -104,7 +104,7 @@ impl World {
                 .map(|balancer| format!("load balancer {} is nobody's", balancer.shown)),
         );
         let vips: BTreeSet<&str> = state.octavia.balancers.values().map(Balancer::vip_port).collect();
-        let is_vip = |port: &Value| port["device_owner"] == VIP_OWNER;
+        let is_vip = |port: &Value| VIP_OWNERS.iter().any(|owner| port["device_owner"] == *owner);
         let ports = state.cloud.ports.iter().filter(|(id, port)| is_vip(port) && !vips.contains(id.as_str()));
         found.extend(ports.map(|(id, _)| format!("port {id} of a VIP is nobody's")));
         let led = |floating: &Value| floating["port_id"].as_str().is_some_and(|port| vips.contains(port));
@@ -302,10 +302,9 @@ impl World {
     }
 
     /// A program changed a Service.
-    pub(crate) fn judge_finalizer(&self, name: &str, before: Option<&Value>, service: &Value) {
-        let Some(before) = before.filter(|before| has_finalizer(before) && !has_finalizer(service)) else {
-            return;
-        };
+    pub(crate) fn judge_finalizer(&self, name: &str, before: Option<&Value>, service: Option<&Value>) {
+        let has = service.is_some_and(has_finalizer);
+        let Some(before) = before.filter(|before| has_finalizer(before) && !has) else { return };
         let uid = format!("kuryr-service:{}", before["metadata"]["uid"].as_str().unwrap_or_default());
         let left: Vec<String> = {
             let state = self.state();

@@ -182,11 +182,14 @@ impl World {
     /// after it.
     pub(crate) fn follow_service(&self, path: &str, before: Option<&Value>) {
         let Some(name) = path.strip_prefix(SERVICES) else { return };
-        let Some(service) = self.api.get(path) else { return };
-        self.judge_finalizer(name, before, &service);
-        let metadata = &service["metadata"];
-        let is_free = metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
-        if is_free && !metadata["deletionTimestamp"].is_null() {
+        let service = self.api.get(path);
+        self.judge_finalizer(name, before, service.as_ref());
+        let goes = |service: &Value| {
+            let metadata = &service["metadata"];
+            let is_free = metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
+            is_free && !metadata["deletionTimestamp"].is_null()
+        };
+        if service.as_ref().is_none_or(goes) {
             self.note(format!("Service {name} is gone"));
             self.remove(path);
             self.remove(&format!("{SLICES}{name}-1"));

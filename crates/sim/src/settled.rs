@@ -59,7 +59,7 @@ fn of_cloud(state: &State, records: &BTreeMap<String, KuryrNode>) -> Vec<String>
         .collect();
     let untagged = state.cloud.ours().filter(|(_, port)| port["tags"].as_array().is_none_or(Vec::is_empty));
     found.extend(untagged.map(|(id, _)| format!("port {id} has no tag")));
-    let strangers = cloud::Cloud::new().ports;
+    let strangers = cloud::Cloud::new(BTreeSet::new()).ports;
     let changed = strangers.iter().filter(|(id, port)| state.cloud.ports.get(*id) != Some(port));
     found.extend(changed.map(|(id, _)| format!("the foreign port {id} is not as it was")));
     found

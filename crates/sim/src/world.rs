@@ -99,10 +99,12 @@ impl World {
     pub fn new(setup: Setup) -> Arc<Self> {
         let (seed, now) = (setup.seed, Instant::now());
         let machines = setup.nodes.iter().enumerate();
-        let machines = machines.map(|(number, name)| (name.clone(), Machine::new(name, number))).collect();
+        let machines: BTreeMap<String, Machine> =
+            machines.map(|(number, name)| (name.clone(), Machine::new(name, number))).collect();
+        let hosts = machines.values().map(|machine| machine.host.clone()).collect();
         let state = State {
             chance: Chance::of(seed),
-            cloud: Cloud::new(),
+            cloud: Cloud::new(hosts),
             octavia: Octavia::new(seed),
             services: Services::default(),
             machines,

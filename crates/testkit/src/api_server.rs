@@ -1,7 +1,8 @@
 //! An API server in the process, for tests: lists, watches, patches, and faults on demand.
 //!
 //! It knows objects by path only. As much of the real one's behaviour as tests need: versions, 410, streaming lists
-//! that may be allowed, refused or ignored, conflicts, bookmarks, and a log of what was asked and written.
+//! that may be allowed, refused or ignored, conflicts, bookmarks, finalizers, statuses that are written by themselves, and a
+//! log of what was asked and written. What it answers to the calls of `kuryr_sim::contract` is what a real one does.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -65,6 +66,7 @@ struct State {
     version: u64,
     /// Versions up to this are no longer kept.
     compacted: u64,
+    is_rolled_back: bool,
     objects: BTreeMap<String, Value>,
     /// Version, path, event.
     history: Vec<(u64, String, Value)>,
@@ -100,7 +102,8 @@ impl ApiServer {
     pub fn new(streaming: Streaming) -> Self {
         let state = State {
             version: 100,
-            compacted: 0,
+            compacted: 100,
+            is_rolled_back: false,
             objects: BTreeMap::new(),
             history: Vec::new(),
             watches: Vec::new(),
@@ -186,10 +189,12 @@ impl ApiServer {
         state.history.clear();
     }
 
-    /// Begins again with versions below those given out, as after a restored backup.
+    /// Begins again with versions below those given out, as after a restored backup, and refuses those; an API server of 1.36
+    /// accepts watches of such versions and tells nothing, as this one does before.
     pub fn roll_back(&self) {
         let mut state = self.lock();
-        state.version = 1;
+        (state.version, state.is_rolled_back) = (1, true);
+        state.compacted = 0;
         state.history.clear();
         state.watches.clear();
     }
@@ -296,7 +301,9 @@ impl State {
             object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
         }
         let former = self.objects.get(path);
-        object["metadata"]["generation"] = json!(generation_after(former, &object));
+        if !path.contains("/services/") {
+            object["metadata"]["generation"] = json!(generation_after(former, &object));
+        }
         let kind = if former.is_some() { "MODIFIED" } else { "ADDED" };
         self.objects.insert(path.to_owned(), object.clone());
         self.tell(path, json!({"type": kind, "object": object}));
@@ -351,8 +358,13 @@ impl State {
                 send(&bookmark(self.version, true));
             }
         } else if version < self.compacted {
-            return status(410, "Expired", "too old resource version");
-        } else if version > self.version {
+            // The watch is accepted, and its first line is the refusal.
+            send(
+                &json!({"type": "ERROR", "object": status_body(410, "Expired", "too old resource version")}),
+            );
+            drop(lines);
+            return streamed(stream);
+        } else if version > self.version && self.is_rolled_back {
             return status(504, "Timeout", "Timeout: Too large resource version");
         } else {
             for (at, path, event) in &self.history {
@@ -362,11 +374,7 @@ impl State {
             }
         }
         self.watches.push(OpenWatch { collection: collection.to_owned(), selector, lines });
-        let stream = futures::stream::unfold(stream, |mut stream| async move {
-            let line = stream.recv().await?;
-            Some((Ok::<_, Infallible>(hyper::body::Frame::data(line)), stream))
-        });
-        Response::new(StreamBody::new(stream).boxed_unsync())
+        streamed(stream)
     }
 
     fn selected<'a>(
@@ -378,13 +386,19 @@ impl State {
         inside.map(|(_, object)| object).filter(move |object| selector.matches(object))
     }
 
-    fn create(&mut self, collection: &str, object: Value) -> Response<Answer> {
+    fn create(&mut self, collection: &str, mut object: Value) -> Response<Answer> {
         let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap());
         if self.objects.contains_key(&path) {
             return status(409, "AlreadyExists", "exists");
         }
+        if has_status_by_itself(&path) {
+            object.as_object_mut().unwrap().remove("status");
+        }
+        if collection.ends_with("/services") {
+            object["status"] = json!({"loadBalancer": {}});
+        }
         self.put(&path, object);
-        ok(&self.objects[&path])
+        answered(201, &self.objects[&path])
     }
 
     fn replace(&mut self, path: &str, subresource: Option<&str>, object: Value) -> Response<Answer> {
@@ -393,9 +407,8 @@ impl State {
         if !asked.is_null() && *asked != old["metadata"]["resourceVersion"] {
             return status(409, "Conflict", "the object has been modified");
         }
-        let object = keep_other_part(old, object, subresource);
-        self.put(path, object);
-        ok(&self.objects[path])
+        let object = keep_other_part(path, old, object, subresource);
+        self.update(path, object)
     }
 
     fn patch(&mut self, path: &str, subresource: Option<&str>, kind: &str, patch: Value) -> Response<Answer> {
@@ -416,8 +429,25 @@ impl State {
             merge(&mut new, &patch);
         }
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-        let new = keep_other_part(&old, new, subresource);
-        if new != old {
+        let new = keep_other_part(path, &old, new, subresource);
+        self.update(path, new)
+    }
+
+    /// Stores what an object is to be, if that differs. One on its way that has no finalizer any more is gone.
+    fn update(&mut self, path: &str, mut new: Value) -> Response<Answer> {
+        let old = &self.objects[path];
+        let leaves = is_leaving(old);
+        if leaves && finalizers(&new).iter().any(|name| !finalizers(old).contains(name)) {
+            return status(422, "Invalid", "no new finalizers can be added if the object is being deleted");
+        }
+        if finalizers(&new).is_empty() {
+            new["metadata"].as_object_mut().unwrap().remove("finalizers");
+        }
+        if leaves && finalizers(&new).is_empty() {
+            self.remove(path);
+            return ok(&new);
+        }
+        if new != *old {
             self.put(path, new);
         }
         ok(&self.objects[path])
@@ -429,6 +459,14 @@ impl State {
         if !uid.is_null() && *uid != old["metadata"]["uid"] {
             return status(409, "Conflict", "Precondition failed: UID in precondition");
         }
+        if !finalizers(old).is_empty() {
+            let mut leaving = old.clone();
+            if !is_leaving(old) {
+                leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                self.put(path, leaving);
+            }
+            return ok(&self.objects[path]);
+        }
         self.remove(path);
         ok(&json!({"kind": "Status", "status": "Success"}))
     }
@@ -438,7 +476,17 @@ impl State {
 fn generation_after(former: Option<&Value>, object: &Value) -> u64 {
     let Some(former) = former else { return 1 };
     let before = former["metadata"]["generation"].as_u64().unwrap_or(1);
-    if former["spec"] == object["spec"] { before } else { before + 1 }
+    let same = former["spec"] == object["spec"] && is_leaving(former) == is_leaving(object);
+    if same { before } else { before + 1 }
+}
+
+/// Whether an object is being deleted.
+fn is_leaving(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
+}
+
+fn finalizers(object: &Value) -> &[Value] {
+    object["metadata"]["finalizers"].as_array().map_or(&[], Vec::as_slice)
 }
 
 impl OpenWatch {
@@ -469,26 +517,17 @@ impl Query {
     }
 }
 
-/// A collection path ends in a plural, an object path in a name after one.
+/// `/api/v1/pods` and `/apis/GROUP/VERSION/namespaces/NS/PLURAL` are collections, and `/api/v1/namespaces/NS` is an object.
 fn is_collection(path: &str) -> bool {
-    const PLURALS: [&str; 15] = [
-        "pods",
-        "nodes",
-        "namespaces",
-        "leases",
-        "events",
-        "configmaps",
-        "endpointslices",
-        "kuryrloadbalancers",
-        "services",
-        "deployments",
-        "replicasets",
-        "statefulsets",
-        "jobs",
-        "kuryrnodes",
-        "kuryrports",
-    ];
-    path.rsplit('/').next().is_some_and(|last| PLURALS.contains(&last))
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let before = if parts[0] == "api" { 2 } else { 3 };
+    parts.len().saturating_sub(before) % 2 == 1
+}
+
+/// Whether the status of what is at this path is written at a path of its own and nowhere else.
+fn has_status_by_itself(path: &str) -> bool {
+    const WITHIN: [&str; 2] = ["/kuryrports/", "/kuryrloadbalancers/"];
+    !WITHIN.iter().any(|kind| path.contains(kind))
 }
 
 fn within(collection: &str, path: &str) -> bool {
@@ -521,12 +560,19 @@ impl Selector {
     }
 }
 
-fn keep_other_part(old: &Value, mut new: Value, subresource: Option<&str>) -> Value {
+/// What comes of a change: at the path of the status it is the status that changes, elsewhere all but that.
+fn keep_other_part(path: &str, old: &Value, mut new: Value, subresource: Option<&str>) -> Value {
     if subresource.is_some() {
-        new["spec"] = old["spec"].clone();
+        let mut only = old.clone();
+        only["status"] = new["status"].clone();
+        new = only;
+    } else if has_status_by_itself(path) {
+        new["status"] = old["status"].clone();
     }
-    if new["spec"].is_null() {
-        new.as_object_mut().unwrap().remove("spec");
+    for part in ["spec", "status"] {
+        if new[part].is_null() {
+            new.as_object_mut().unwrap().remove(part);
+        }
     }
     new
 }
@@ -586,7 +632,21 @@ fn as_line(value: &Value) -> Bytes {
 }
 
 fn ok(value: &Value) -> Response<Answer> {
-    Response::new(Full::from(value.to_string()).boxed_unsync())
+    answered(200, value)
+}
+
+fn answered(code: u16, value: &Value) -> Response<Answer> {
+    let body = Full::from(value.to_string()).boxed_unsync();
+    Response::builder().status(StatusCode::from_u16(code).unwrap()).body(body).unwrap()
+}
+
+/// A watch: line by line, as they come.
+fn streamed(lines: mpsc::UnboundedReceiver<Bytes>) -> Response<Answer> {
+    let stream = futures::stream::unfold(lines, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((Ok::<_, Infallible>(hyper::body::Frame::data(line)), lines))
+    });
+    Response::new(StreamBody::new(stream).boxed_unsync())
 }
 
 fn not_found() -> Response<Answer> {
@@ -594,8 +654,10 @@ fn not_found() -> Response<Answer> {
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Response<Answer> {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-        "reason": reason, "message": message});
-    let body = Full::from(body.to_string()).boxed_unsync();
-    Response::builder().status(StatusCode::from_u16(code).unwrap()).body(body).unwrap()
+    answered(code, &status_body(code, reason, message))
+}
+
+fn status_body(code: u16, reason: &str, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+        "message": message, "metadata": {}})
 }
