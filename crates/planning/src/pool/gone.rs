@@ -6,10 +6,10 @@
 //!
 //! Whether its agent still runs is not known, so nothing is asked of it. A port whose address a pod tells that runs on
 //! another Node of the name is left alone: its agent, or one before, has given it to the pod and has not heard of that Node.
-//! Every other port is doomed, then cut off in
-//! Neutron (unbound, or taken off its trunk), so that traffic of a machine that runs on unseen is dropped; only after the rest of its address it
-//! is deleted, and forgotten. When the record names nothing any more it is deleted, or, if another Node of the
-//! name stands there, waits for the agent of that one.
+//! Every other port is doomed, then cut off in Neutron (unbound, or taken off its trunk), so that traffic of a machine that
+//! runs on unseen is dropped; only after the rest of its address it is deleted, and forgotten. The node's own port is
+//! forgotten first, then condemned, cut off and deleted. When the record names nothing any more it is deleted, or, if
+//! another Node of the name stands there, waits for the agent of that one.
 
 use kuryr_api::kuryrnode::PortEntry;
 
@@ -63,12 +63,10 @@ fn free_address(draft: &mut Draft<'_>, port: &OurPort, reason: RestReason) {
     }
 }
 
+/// A call that cuts it off may come late, when another leader serves the node again by this port. So the record gives it up
+/// first, and it goes as ports go that no record names: whoever serves the node then takes no port that is condemned.
 fn take_back_own_port(draft: &mut Draft<'_>) {
-    let Some(own) = &draft.record.spec.own_port else { return };
-    match draft.ports.get(&own.id).copied() {
-        Some(port) if port.host.is_some() => draft.out.cloud.push(CloudStep::Cut { id: own.id.clone() }),
-        _ => draft.out.spec.own_port = None,
-    }
+    draft.out.spec.own_port = None;
 }
 
 fn take_back_unpublished(draft: &mut Draft<'_>) {
@@ -185,6 +183,33 @@ mod tests {
         assert!(!look(limits.node_grace, false, &absent, &new).asks, "its grace begins anew");
         let plan = look(2 * limits.node_grace, true, &absent, &former);
         assert!(is_doomed(&plan), "{plan:?}");
+    }
+
+    #[test]
+    fn the_own_port_is_cut_off_only_when_no_leader_would_use_it() {
+        let limits = fixtures::limits();
+        let own = fixtures::own_port("own");
+        let node_port = crate::ownership::own_port_name("w1");
+        let condemned = crate::ownership::condemned_name(&node_port);
+        let mut memory = Memory::default();
+        let mut look = |now, is_named: bool, name: &str| {
+            let own_port = is_named.then(|| own.clone());
+            let spec = KuryrNodeSpec { epoch: 1, node_uid: "u".into(), own_port, ..KuryrNodeSpec::default() };
+            let status = fixtures::status("u", "c");
+            let cloud =
+                Cloud { ports: Some(vec![fixtures::port("own", name, Some("h"))]), ..Cloud::default() };
+            let record = Record { spec: &spec, status: Some(&status) };
+            let presence = Presence::Absent;
+            let inputs = Inputs { now, presence: &presence, ..fixtures::look(record, &cloud) };
+            let plan = plan(&inputs, &mut memory, &mut Generations::of_epoch(1));
+            (plan.spec, plan.cloud)
+        };
+        let id = || own.id.clone();
+        assert_eq!(look(0, true, &node_port), (vec![], vec![]));
+        let now = limits.node_grace;
+        assert_eq!(look(now, true, &node_port), (vec![SpecStep::SetOwnPort(None)], vec![]));
+        assert_eq!(look(now, false, &node_port), (vec![], vec![CloudStep::Condemn { id: id() }]));
+        assert_eq!(look(now, false, &condemned), (vec![], vec![CloudStep::Cut { id: id() }]));
     }
 
     #[test]
