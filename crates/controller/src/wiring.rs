@@ -217,6 +217,12 @@ impl World {
             && self.slices.wait_synced(deadline).await
     }
 
+    /// Since when changes of pods and slices, which refer to addresses, have been told as they happened; none while they are not.
+    pub(crate) fn told_since(&self) -> Option<Millis> {
+        let since = self.pods.told_since()?.max(self.slices.told_since()?);
+        Some(millis(since.saturating_duration_since(self.start)))
+    }
+
     /// Those of `addresses` that a live pod or an `EndpointSlice` has, or a member of a load balancer, or may have. A Service that
     /// was not looked at yet may have the members that its view tells: they were told when it was last settled.
     pub(crate) fn held(

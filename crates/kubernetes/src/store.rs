@@ -5,7 +5,8 @@
 //!
 //! *Synced* means that a complete list has arrived once. *In sync* means in addition that the watch has been
 //! heard from within its silence bound and knows of no gap: only then does the absence of an object mean that
-//! it does not exist ([`Presence`]).
+//! it does not exist ([`Presence`]). Between two streams a store may be in sync, as the next one will tell all that has
+//! happened, and not know of it yet: since when it was told without a break is a question of its own.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,10 @@ use kuryr_types::PodRef;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{latest::Sender, watch::Change};
+
+/// A stream that is open again within this time continues the one before: what it has to tell is no later than what is on its
+/// way anyway. API servers and proxies end streams all the time.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// The objects of one watch; clones share them.
 pub struct Store<K> {
@@ -54,6 +59,8 @@ impl<K> Store<K> {
             undecodable: BTreeMap::new(),
             synced: false,
             gap: false,
+            told_since: None,
+            ended: None,
             last_contact: None,
             trouble: None,
         };
@@ -128,6 +135,14 @@ impl<K> Store<K> {
     #[must_use]
     pub fn in_sync(&self) -> bool {
         self.read().in_sync(self.shared.silence)
+    }
+
+    /// Since when changes have been told as they happened; none while they are not. What came and went before that, nobody here
+    /// may know of.
+    #[must_use]
+    pub fn told_since(&self) -> Option<Instant> {
+        let contents = self.read();
+        contents.told_since.filter(|_| !contents.has_ended())
     }
 
     /// When the watch was last heard from: a list, an event or a bookmark.
@@ -230,6 +245,7 @@ impl<K: Resource> Store<K> {
         contents.undecodable = undecodable;
         contents.synced = true;
         contents.gap = false;
+        (contents.told_since, contents.ended) = (Some(Instant::now()), None);
         contents.heard();
         drop(contents);
         self.tell();
@@ -251,6 +267,19 @@ impl<K: Resource> Store<K> {
     /// Notes that changes may have been missed: not in sync until the next complete list.
     pub fn missed_changes(&self) {
         self.write().gap = true;
+    }
+
+    /// Notes whether a stream is open.
+    pub(crate) fn follow(&self, is_open: bool) {
+        let mut contents = self.write();
+        if !is_open {
+            contents.ended.get_or_insert_with(Instant::now);
+            return;
+        }
+        if contents.has_ended() {
+            contents.told_since = Some(Instant::now());
+        }
+        contents.ended = None;
     }
 
     /// Notes why the watch does not get through.
@@ -278,6 +307,10 @@ struct Contents<K> {
     undecodable: BTreeMap<ObjectKey, String>,
     synced: bool,
     gap: bool,
+    /// Since when streams have told changes as they happened, but for [`BRIEF`] breaks.
+    told_since: Option<Instant>,
+    /// When the last stream ended, while none is open.
+    ended: Option<Instant>,
     last_contact: Option<Instant>,
     trouble: Option<String>,
 }
@@ -285,6 +318,11 @@ struct Contents<K> {
 impl<K> Contents<K> {
     fn in_sync(&self, silence: Duration) -> bool {
         self.synced && !self.gap && self.last_contact.is_some_and(|at| at.elapsed() <= silence)
+    }
+
+    /// Whether no stream is open, and has not been for more than a moment.
+    fn has_ended(&self) -> bool {
+        self.ended.is_some_and(|at| at.elapsed() > BRIEF)
     }
 
     fn heard(&mut self) {

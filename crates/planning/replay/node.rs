@@ -13,8 +13,8 @@ use kuryr_planning::{
     demand::{Coming, Urgency},
     ownership::{self, ListedPort, Owner, PortCondition, Purpose},
     pool::{
-        Cloud, CloudStep, DefaultClass, Generations, Inputs, Limits, Memory, Millis, NodeFacts, PodFacts,
-        Presence, Record, class, plan, targets::Levels,
+        Cloud, CloudStep, DefaultClass, Generations, Held, Inputs, Limits, Memory, Millis, NodeFacts,
+        PodFacts, Presence, Record, class, plan, targets::Levels,
     },
 };
 use kuryr_types::{Generation, MacAddr, PortId};
@@ -327,7 +327,7 @@ impl Node {
             pods: &pods,
             asked: false,
             coming,
-            held: &BTreeSet::new(),
+            held: Held { addresses: &BTreeSet::new(), told_since: Some(0) },
             cloud: &cloud,
             limits,
         };

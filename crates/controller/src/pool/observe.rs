@@ -11,7 +11,7 @@ use kuryr_kubernetes::{
 };
 use kuryr_planning::{
     demand::Coming,
-    pool::{Cloud, Inputs, Millis, NodeFacts, PodFacts, Presence, Record},
+    pool::{Cloud, Held, Inputs, Millis, NodeFacts, PodFacts, Presence, Record},
 };
 use kuryr_types::PortId;
 
@@ -30,6 +30,7 @@ pub(super) struct Look {
     asked: bool,
     coming: Coming,
     held: BTreeSet<IpAddr>,
+    told_since: Option<Millis>,
     cloud: Cloud,
 }
 
@@ -55,7 +56,7 @@ impl Look {
             pods: &self.pods,
             asked: self.asked,
             coming: self.coming,
-            held: &self.held,
+            held: Held { addresses: &self.held, told_since: self.told_since },
             cloud: &self.cloud,
             limits: world.config.limits_of(mode),
         }
@@ -127,6 +128,7 @@ fn look(node: &str, found: Found, world: &World, term: &Term) -> Look {
         presence,
         facts: of_node,
         held,
+        told_since: world.told_since(),
         pods: found.pods,
         asked: found.asked,
         coming: world.coming(node),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kuryr_kubernetes::Outcome;
-use kuryr_planning::pool::{self, Millis, Plan, garbage, orphans::Carriers};
+use kuryr_planning::pool::{self, Held, Millis, Plan, garbage, orphans::Carriers};
 
 use super::{Key, apply, observe, servers, status, trunks};
 use crate::{error::Result, term::Term, wiring::World};
@@ -78,7 +78,8 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let nodes = nodes.iter().map(|node| node.name.as_str()).collect();
     world.figures.found_garbage(&garbage::find(&ports, &specs, &nodes));
     let addresses = ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>());
-    let held = world.held(addresses, &term.balancers);
+    let held = &world.held(addresses, &term.balancers);
+    let held = Held { addresses: held, told_since: world.told_since() };
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);
     let servers = servers::of_orphans(&ports, world, term);
@@ -86,7 +87,7 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let carriers = Carriers { trunks: trunks.as_ref(), servers: servers.as_ref(), held_up: Some(&held_up) };
     let (steps, wake_at) = {
         let memory = &mut term.state().orphans;
-        pool::orphans::plan(now, &ports, &specs, &held, carriers, limits, memory)
+        pool::orphans::plan(now, &ports, &specs, held, carriers, limits, memory)
     };
     if steps.is_empty() {
         return Ok(wait_until(wake_at, now));

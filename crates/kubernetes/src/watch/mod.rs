@@ -256,6 +256,7 @@ where
 
     async fn next(&mut self) -> Change<K> {
         loop {
+            self.store.follow(matches!(self.phase, Phase::Watching { .. }));
             // The phase is put back by whoever gets on; whatever is interrupted begins with a list.
             match std::mem::replace(&mut self.phase, Phase::List) {
                 Phase::List => {

@@ -239,6 +239,27 @@ async fn silence_puts_the_store_out_of_sync_and_leads_to_a_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn between_two_streams_the_store_is_in_sync_and_is_told_nothing() {
+    for streaming in [Streaming::Allowed, Streaming::Refused] {
+        let fake = ApiServer::new(streaming);
+        let watching = Watching::start(&fake, WatchConfig::default());
+        settle().await;
+        let first = watching.store.told_since().expect("a list was had, and a stream is open");
+        fake.cut();
+        settle().await;
+        assert_eq!(watching.store.told_since(), Some(first), "{streaming:?}: the next one was there at once");
+        fake.fail("watch", Fault::Hang);
+        fake.cut();
+        sleep(Duration::from_secs(5)).await;
+        assert!(watching.store.in_sync(), "{streaming:?}");
+        assert_eq!(watching.store.told_since(), None, "{streaming:?}");
+        let ended = Instant::now();
+        settle().await;
+        assert!(watching.store.told_since().is_some_and(|since| since > ended), "{streaming:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn bookmarks_keep_a_quiet_watch_in_sync() {
     let fake = ApiServer::new(Streaming::Allowed);
     let watching = Watching::start(&fake, WatchConfig::default());

@@ -514,14 +514,15 @@ impl<'a> Draft<'a> {
 
     /// Tells whether nothing has referred to the port's addresses for long enough.
     pub(super) fn has_rested(&mut self, port: &OurPort, reason: RestReason) -> bool {
-        let held = self.is_held(port);
-        match self.memory.resting_since(&port.id, reason, held, self.inputs.now) {
+        let Inputs { held, now, .. } = *self.inputs;
+        let since = self.memory.resting_since(&port.id, reason, held.has(port), now);
+        match held.free_since(since) {
             Some(since) => {
                 let due = since + self.inputs.limits.cool_down;
-                if self.inputs.now < due {
+                if now < due {
                     self.wake(Some(due));
                 }
-                self.inputs.now >= due
+                now >= due
             }
             None => {
                 self.wake_after_rest();
@@ -534,11 +535,7 @@ impl<'a> Draft<'a> {
     /// or it has rested.
     fn is_free_of_others(&mut self, port: &OurPort) -> bool {
         let is_fresh = self.inputs.cloud.fresh.contains(&port.id) && !self.memory.offered.contains(&port.id);
-        if is_fresh && !self.is_held(port) { true } else { self.has_rested(port, RestReason::Found) }
-    }
-
-    fn is_held(&self, port: &OurPort) -> bool {
-        port.ips().any(|address| self.inputs.held.contains(&address))
+        if is_fresh && !self.inputs.held.has(port) { true } else { self.has_rested(port, RestReason::Found) }
     }
 
     /// Who refers to an address may stop without this node being told.

@@ -14,7 +14,7 @@ use kuryr_types::{Generation, MacAddr, PortId};
 
 use super::{
     class,
-    inputs::{Cloud, DefaultClass, Inputs, Limits, NodeFacts, PodFacts, Presence, Record},
+    inputs::{Cloud, DefaultClass, Held, Inputs, Limits, NodeFacts, PodFacts, Presence, Record},
     targets::{Levels, Rule},
 };
 use crate::demand::Coming;
@@ -69,7 +69,7 @@ pub(super) fn look<'a>(record: Record<'a>, cloud: &'a Cloud) -> Inputs<'a> {
         pods: &[],
         asked: true,
         coming: Coming::default(),
-        held: &HELD,
+        held: Held { addresses: &HELD, told_since: Some(0) },
         cloud,
         limits: &LIMITS,
     }

@@ -114,7 +114,7 @@ pub fn waiting<'a>(pods: &'a [PodFacts], status: &KuryrNodeStatus) -> BTreeSet<&
 #[cfg(test)]
 mod tests {
     use super::super::{
-        Cloud, Generations, SpecStep,
+        Cloud, Generations, Held, SpecStep,
         fixtures::{self, entry, status},
         step::Flags,
     };
@@ -225,6 +225,38 @@ mod tests {
         assert_eq!(flags(0, false, &noticed), Some(withdrawn));
         // With the port the agent has forgotten what was wrong with it.
         assert_eq!(flags(10, true, &returned), Some(doomed));
+    }
+
+    #[test]
+    fn an_address_rests_only_while_somebody_would_tell_who_has_it() {
+        let generation = Generation { epoch: 0, counter: 1 };
+        let cloud = Cloud {
+            ports: Some(vec![fixtures::port("a", &pool_port_name("w1"), Some("h"))]),
+            default: Some(fixtures::default_class(fixtures::GROUP)),
+            ..Cloud::default()
+        };
+        let spec = KuryrNodeSpec {
+            epoch: 1,
+            node_uid: "u".into(),
+            ports: [("a".into(), entry(generation))].into(),
+            ..KuryrNodeSpec::default()
+        };
+        let returned = KuryrNodeStatus { returned: [("a".into(), generation)].into(), ..status("u", "c") };
+        let record = Record { spec: &spec, status: Some(&returned) };
+        let rest = fixtures::limits().cool_down;
+        let mut memory = Memory::default();
+        let mut is_offered = |now, told_since| {
+            let plan = look(now, Some("u"), record, &cloud, |inputs| {
+                let inputs = Inputs { held: Held { told_since, ..inputs.held }, ..*inputs };
+                super::super::plan(&inputs, &mut memory, &mut Generations::of_epoch(1))
+            });
+            plan.spec.iter().any(|step| matches!(step, SpecStep::Offer { .. }))
+        };
+        assert!(!is_offered(0, Some(0)));
+        assert!(!is_offered(rest, None), "a watch has ended");
+        assert!(!is_offered(rest, Some(rest - 1)), "somebody may have had it until then");
+        assert!(!is_offered(2 * rest - 2, Some(rest - 1)));
+        assert!(is_offered(2 * rest - 1, Some(rest - 1)));
     }
 
     #[test]

@@ -100,7 +100,9 @@ mod tests {
     use kuryr_api::kuryrnode::{KuryrNodeSpec, PortAddress};
     use kuryr_types::Generation;
 
-    use super::super::{Cloud, Generations, Inputs, Memory, NodeFacts, Record, SpecStep, fixtures, plan};
+    use super::super::{
+        Cloud, Generations, Held, Inputs, Memory, NodeFacts, Record, SpecStep, fixtures, plan,
+    };
     use super::*;
     use crate::{demand::Coming, ownership::pool_port_name};
 
@@ -134,7 +136,7 @@ mod tests {
                 pods,
                 asked: true,
                 coming: Coming::default(),
-                held: &BTreeSet::new(),
+                held: Held { addresses: &BTreeSet::new(), told_since: Some(0) },
                 cloud: &cloud,
                 limits: &limits,
             };

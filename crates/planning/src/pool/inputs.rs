@@ -47,12 +47,34 @@ pub struct Inputs<'a> {
     pub asked: bool,
     /// Pods that are not scheduled yet, and what could come.
     pub coming: Coming,
-    /// Addresses, of those that matter here, to which something in the cluster refers, or a member of a load balancer.
-    pub held: &'a BTreeSet<IpAddr>,
+    /// What refers to addresses.
+    pub held: Held<'a>,
     /// The cloud.
     pub cloud: &'a Cloud,
     /// Bounds and waits.
     pub limits: &'a Limits,
+}
+
+/// To which addresses something refers, as far as watches tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// Those, of all that matter here, to which something in the cluster refers, or a member of a load balancer.
+    pub addresses: &'a BTreeSet<IpAddr>,
+    /// Since when changes of pods and `EndpointSlice`s have been told as they happened; `None` while they are not. Something may
+    /// have referred to an address before, and nobody here knows.
+    pub told_since: Option<Millis>,
+}
+
+impl Held<'_> {
+    /// Whether something refers to an address of `port`.
+    pub(super) fn has(&self, port: &OurPort) -> bool {
+        port.ips().any(|address| self.addresses.contains(&address))
+    }
+
+    /// Since when it is certain that nothing does, of what has been seen to be free `since` then.
+    pub(super) fn free_since(&self, since: Option<Millis>) -> Option<Millis> {
+        Some(since?.max(self.told_since?))
+    }
 }
 
 /// A node's record.

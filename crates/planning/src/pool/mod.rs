@@ -88,7 +88,7 @@ use std::collections::BTreeMap;
 use kuryr_api::kuryrnode::{KuryrNodeSpec, PlugId, Problem};
 use kuryr_types::{Epoch, Generation, PodIdentity, PortId};
 
-pub use inputs::{Cloud, DefaultClass, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
+pub use inputs::{Cloud, DefaultClass, Held, Inputs, Limits, Millis, NodeFacts, PodFacts, Presence, Record};
 pub use memory::Memory;
 pub use server::Servers;
 pub use step::{CloudStep, PortRequest, RecordStep, SpecStep};

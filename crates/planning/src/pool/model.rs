@@ -14,8 +14,8 @@ use kuryr_api::{
 use kuryr_types::{Epoch, Generation, PodIdentity, PortId, TrunkId};
 
 use super::{
-    Cloud, CloudStep, Generations, Inputs, Limits, Memory, Millis, NodeFacts, Plan, PodFacts, PortRequest,
-    Presence, Record, RecordStep, SpecStep, fixtures,
+    Cloud, CloudStep, Generations, Held, Inputs, Limits, Memory, Millis, NodeFacts, Plan, PodFacts,
+    PortRequest, Presence, Record, RecordStep, SpecStep, fixtures,
     model_pairs::{Pairs, pairs_of_listed, server},
     model_trunk::{self, Segments},
     orphans::{self, Carriers},
@@ -456,7 +456,8 @@ impl World {
                 ..fixtures::pod(identity.as_str())
             })
             .collect();
-        let held = self.held();
+        let addresses = self.held();
+        let held = Held { addresses: &addresses, told_since: Some(0) };
         let leader = &mut self.leader;
         let ours = leader.index.as_ref().map(|index| ours(index.values()));
         if self.record.is_none() {
@@ -468,7 +469,7 @@ impl World {
                 self.now,
                 &ports,
                 &none,
-                &held,
+                held,
                 Carriers { trunks: trunks.as_ref(), servers: servers.as_ref(), held_up: None },
                 &self.limits,
                 &mut leader.orphans,
@@ -501,7 +502,7 @@ impl World {
             pods: &pods,
             asked: true,
             coming: Coming::default(),
-            held: &held,
+            held,
             cloud: &cloud,
             limits: &self.limits,
         };

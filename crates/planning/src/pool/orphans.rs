@@ -8,13 +8,12 @@
 //! 4. One that the cloud did not let us change or delete is left alone for a while, and keeps no others waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use kuryr_api::kuryrnode::KuryrNodeSpec;
 use kuryr_types::PortId;
 
 use super::{
-    inputs::{Limits, Millis},
+    inputs::{Held, Limits, Millis},
     memory::{Memory, RestReason},
     server::{Servers, pairs_of},
     step::CloudStep,
@@ -42,7 +41,7 @@ pub fn plan(
     now: Millis,
     ports: &[OurPort],
     records: &BTreeMap<&str, &KuryrNodeSpec>,
-    held: &BTreeSet<IpAddr>,
+    held: Held<'_>,
     carriers: Carriers<'_>,
     limits: &Limits,
     memory: &mut Memory,
@@ -53,8 +52,7 @@ pub fn plan(
 
     let (mut steps, mut wake_at) = (Vec::new(), None);
     for port in orphans {
-        let is_held = port.ips().any(|address| held.contains(&address));
-        match next(port, now, is_held, carriers, limits, memory) {
+        match next(port, now, held, carriers, limits, memory) {
             Next::Step(step) => steps.push(step),
             Next::LookAgain(at) => wake_at = wake_at.into_iter().chain([at]).min(),
         }
@@ -89,7 +87,7 @@ enum Next {
 fn next(
     port: &OurPort,
     now: Millis,
-    is_held: bool,
+    held: Held<'_>,
     carriers: Carriers<'_>,
     limits: &Limits,
     memory: &mut Memory,
@@ -129,7 +127,7 @@ fn next(
         true => (RestReason::Condemned, limits.cool_down),
         false => (RestReason::Orphaned, limits.node_grace),
     };
-    match memory.resting_since(&id, reason, is_held, now) {
+    match held.free_since(memory.resting_since(&id, reason, held.has(port), now)) {
         Some(since) if now >= since + wait && condemned => Next::Step(CloudStep::Delete { id }),
         Some(since) if now >= since + wait => Next::Step(CloudStep::Condemn { id }),
         Some(since) => Next::LookAgain(since + wait),
@@ -139,6 +137,8 @@ fn next(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::super::fixtures;
     use super::*;
     use crate::ownership::{condemned_name, pool_port_name};
@@ -150,10 +150,12 @@ mod tests {
         let spec = KuryrNodeSpec { own_port, ..KuryrNodeSpec::default() };
         let records = BTreeMap::from([("w1", &spec)]);
         let mut memory = Memory::default();
+        let told_since = Cell::new(Some(0));
         let mut look_at = |id, now, name: &str, host: Option<&str>, held: bool| {
             let port = fixtures::port(id, name, host);
-            let held = if held { port.ips().collect() } else { BTreeSet::new() };
-            plan(now, &[port], &records, &held, Carriers::default(), &limits, &mut memory)
+            let addresses = &if held { port.ips().collect() } else { BTreeSet::new() };
+            let held = Held { addresses, told_since: told_since.get() };
+            plan(now, &[port], &records, held, Carriers::default(), &limits, &mut memory)
         };
         assert_eq!(
             look_at("named", 0, &pool_port_name("w2"), None, false),
@@ -170,6 +172,10 @@ mod tests {
         assert_eq!(look(61, &condemned, Some("h"), false), (vec![CloudStep::Cut { id: id() }], None));
         assert_eq!(look(62, &condemned, None, true), (vec![], Some(92)), "somebody refers to it");
         assert_eq!(look(70, &condemned, None, false), (vec![], Some(100)));
-        assert_eq!(look(100, &condemned, None, false), (vec![CloudStep::Delete { id: id() }], None));
+        told_since.set(None);
+        assert_eq!(look(90, &condemned, None, false), (vec![], Some(120)), "nobody would tell");
+        told_since.set(Some(95));
+        assert_eq!(look(120, &condemned, None, false), (vec![], Some(125)), "somebody may have until 95");
+        assert_eq!(look(125, &condemned, None, false), (vec![CloudStep::Delete { id: id() }], None));
     }
 }
