@@ -28,9 +28,12 @@ fn step<'a>(recording: &'a mut Value, called: &str) -> &'a mut Value {
     steps.iter_mut().find(|step| step["step"].as_str().unwrap().ends_with(called)).unwrap()
 }
 
+/// What is changed of a recording, and what has to be found then.
+type Case = (fn(&mut Value), &'static str);
+
 #[test]
 fn a_difference_names_the_step_the_call_and_the_field() {
-    let changes: [(fn(&mut Value), &str); 6] = [
+    let changes: [Case; 6] = [
         (
             |now| step(now, "made by one call")["calls"][0]["answer"]["ports"][1]["status"] = json!("BUILD"),
             "Neutron: two ports with addresses that were asked for are made by one call: POST /v2.0/ports: \
