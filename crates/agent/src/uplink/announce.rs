@@ -31,8 +31,9 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 /// Reports the groups of pods that are connected, and announces ports that are ready and that nobody has.
 pub(crate) async fn reconcile(world: &World) -> Result<Outcome> {
+    let held_back = world.sandboxes.pause(WITHIN);
     let reports = report_groups(world).await;
-    let ports = announce_ports(world).await?;
+    let ports = if held_back.is_some() { held_back } else { announce_ports(world).await? };
     let next = [reports?, ports].into_iter().flatten().min();
     Ok(next
         .map_or(Outcome::Done, |pause| Outcome::again(pause, "more of ports and pods to tell the network")))
@@ -53,9 +54,6 @@ async fn report_groups(world: &World) -> Result<Option<Duration>> {
 
 /// When to come back, if there is more.
 async fn announce_ports(world: &World) -> Result<Option<Duration>> {
-    if let Some(pause) = world.sandboxes.pause(WITHIN) {
-        return Ok(Some(pause));
-    }
     let state = world.state.get();
     let ports = world.checkpoint.look(|_, ledger| waiting(&state, ledger, world.config.mtu_cap));
     let announce = move |node: &dyn Datapath| node.announce(&ports, AT_ONCE);
