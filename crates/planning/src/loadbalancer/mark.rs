@@ -4,7 +4,9 @@
 //! port of the VIP tells whose it is, and that goes with the load balancer. So the call that makes it writes its cluster and its
 //! Service into its description, behind upstream's text:
 //!
-//!     kuryr_lb kuryr-cluster:<cluster> kuryr-service:<UID>
+//! ```text
+//! kuryr_lb kuryr-cluster:<cluster> kuryr-service:<UID>
+//! ```
 //!
 //! 1. Tags go before. Where one names a cluster or a Service, or says that it is kept, the description says nothing.
 //! 2. A description counts only if it is, to the last character, what this cluster writes for a Service.
