@@ -22,7 +22,10 @@ use kuryr_openstack::{
     Client as CloudClient, Error as CloudError,
     neutron::{FloatingIp, port::PortFilter},
 };
-use kuryr_planning::pool::garbage::{self, Garbage};
+use kuryr_planning::{
+    ownership::service_tag,
+    pool::garbage::{self, Garbage},
+};
 use kuryr_telemetry::metrics::Metrics;
 use serde::de::DeserializeOwned;
 
@@ -103,7 +106,9 @@ async fn look(config: &Config, client: &Client, connect: Connect) -> Result<Vec<
     let balancers = balancers(&access).await?;
     let FloatingIps { tagged: mut floating, untagged: bare } = our_floating_ips(&access).await?;
     // They are tagged first, and then they are as the others.
-    floating.extend(bare.into_iter().map(|(found, tag)| FloatingIp { tags: vec![tag], ..found }));
+    floating.extend(
+        bare.into_iter().map(|(found, service)| FloatingIp { tags: vec![service_tag(&service)], ..found }),
+    );
 
     let names = records.iter().map(|record| record.metadata.name.clone().unwrap_or_default());
     let names: Vec<String> = names.collect();

@@ -82,11 +82,6 @@ async fn list(world: &World, term: &Term) -> Result<bool> {
 /// Lists our floating IPs: Services that nobody would look at any more get their turn, and what is nobody's is deleted.
 async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()> {
     let FloatingIps { mut tagged, untagged } = our_floating_ips(access).await?;
-    for (floating, tag) in untagged {
-        term.check()?;
-        tagged.extend(tag_floating(floating, tag, access).await);
-    }
-    let found = tagged;
     // One that cannot be read may be whose floating IP it is.
     if !world.services.in_sync() || !world.services.undecodable().is_empty() {
         return Ok(());
@@ -95,6 +90,11 @@ async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()
     let by_uid: BTreeMap<&str, _> =
         services.iter().filter_map(|service| Some((service.metadata.uid.as_deref()?, service))).collect();
     let named = named(services.iter().map(AsRef::as_ref));
+    for (floating, service) in untagged {
+        term.check()?;
+        tagged.extend(tag_floating(floating, &service, access).await);
+    }
+    let found = tagged;
     for service in found
         .iter()
         .flat_map(|found| listed(found, &named, &access.owner).services())
@@ -123,8 +123,10 @@ async fn list_floating(access: &Access, world: &World, term: &Term) -> Result<()
 }
 
 /// Tags one that was made and not tagged. Of one that cannot be tagged the next list tells again.
-async fn tag_floating(floating: FloatingIp, tag: String, access: &Access) -> Option<FloatingIp> {
-    let id = floating.id.clone();
+async fn tag_floating(listed: FloatingIp, service: &str, access: &Access) -> Option<FloatingIp> {
+    let id = listed.id.clone();
+    let floating = still_untagged(listed, access).await?;
+    let tag = service_tag(service);
     match access.client.adopt_floating_ip(&access.ownership, floating, &[tag]).await {
         Ok(tagged) => {
             tracing::info!(floating = %id, "tagged a floating IP that was made without tags");
@@ -138,12 +140,22 @@ async fn tag_floating(floating: FloatingIp, tag: String, access: &Access) -> Opt
     }
 }
 
+/// It as it is now, if it is as it was listed: its Service may have been at work since.
+async fn still_untagged(listed: FloatingIp, access: &Access) -> Option<FloatingIp> {
+    let filter =
+        FloatingIpFilter { description: Some(listed.description.clone()), ..FloatingIpFilter::default() };
+    let now = access.client.floating_ips(access.owner.project(), &filter).await.ok()?;
+    now.into_iter()
+        .find(|now| now.id == listed.id && now.tags == listed.tags && now.port_id == listed.port_id)
+}
+
 /// All floating IPs of ours.
 #[derive(Debug)]
 pub(crate) struct FloatingIps {
     /// Those with our tags.
     pub(crate) tagged: Vec<FloatingIp>,
-    /// Those that only their descriptions tell, with the tag of the Service that they name.
+    /// Those that only their descriptions tell and that lead nowhere, with the UID of the Service that they name. By whom one is used
+    /// that leads somewhere its port tells.
     pub(crate) untagged: Vec<(FloatingIp, String)>,
 }
 
@@ -156,10 +168,9 @@ pub(crate) async fn our_floating_ips(access: &Access) -> std::result::Result<Flo
     };
     let (tagged, others): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|found| access.owner.has_marked(&found.tags));
-    let untagged = others.into_iter().filter_map(|found| {
-        let service = mark::service_of_untagged(&found.tags, &found.description, &access.owner)?;
-        let tag = service_tag(service);
-        Some((found, tag))
+    let untagged = others.into_iter().filter(|found| found.port_id.is_none()).filter_map(|found| {
+        let service = mark::service_of_untagged(&found.tags, &found.description, &access.owner)?.to_owned();
+        Some((found, service))
     });
     Ok(FloatingIps { tagged, untagged: untagged.collect() })
 }

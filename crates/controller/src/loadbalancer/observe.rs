@@ -237,11 +237,12 @@ fn floating_facts(
         // Of a Service that is gone only the port tells.
         is_ours: owner.has_marked(tags)
             && match service.uid.is_empty() {
-                true => floating.port_id.as_ref().is_some_and(leads_to_own),
+                true => floating.port_id.as_ref().is_some_and(&leads_to_own),
                 false => tags.contains(&service_tag(&service.uid)),
             },
         is_made: mark::is_made(description, owner),
-        is_marked: marked == Some(&service.uid),
+        // One that somebody has led elsewhere is theirs, whatever its description says still.
+        is_marked: marked == Some(&service.uid) && floating.port_id.as_ref().is_none_or(&leads_to_own),
         is_others: owner.is_another_clusters(tags) || services.any(|uid| uid != service.uid),
         is_kept: tags.iter().any(|tag| tag == KEPT_TAG),
     }
@@ -678,6 +679,19 @@ mod tests {
             ];
             let is: Vec<_> = is.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
             assert_eq!(is.join(" "), expect, "{tags:?} {description}");
+        }
+    }
+
+    #[test]
+    fn a_description_says_nothing_of_a_floating_ip_that_leads_elsewhere() {
+        let owner = Owner::new("k8s".into(), vec!["kuryr-cluster:c".to_owned()]);
+        let service = ServiceFacts { uid: "u".to_owned(), ..ServiceFacts::default() };
+        for (port, expect) in [(None, true), (Some("vip"), true), (Some("of-a-server"), false)] {
+            let shown = json!({"id": "f", "project_id": "k8s", "floating_ip_address": "203.0.113.7", "port_id": port,
+                               "floating_network_id": "ext", "description": mark::description("u", &owner), "tags": []});
+            let shown: FloatingIp = serde_json::from_value(shown).unwrap();
+            let found = floating_facts(&shown, &service, &owner, |port| port.as_str() == "vip");
+            assert_eq!(found.is_marked, expect, "{port:?}");
         }
     }
 

@@ -35,7 +35,8 @@ pub(super) fn towards(
         FloatingWish::Theirs => (vec![], vec![]),
         FloatingWish::Any(_) | FloatingWish::Kept => {
             if let Some(found) = on_vip.first() {
-                let others = actual.floating.iter().filter(|other| found.is_ours && is_surplus(other));
+                let others =
+                    actual.floating.iter().filter(|other| found.is_ours && is_surplus(other, service));
                 return (adopt(found, service).into_iter().chain(others.map(delete)).collect(), vec![]);
             }
             let find = |is_it: &dyn Fn(&Floating) -> bool| actual.floating.iter().find(|found| is_it(found));
@@ -88,9 +89,11 @@ fn given(address: IpAddr, vip: &PortId, on_vip: &[&Floating], actual: &Actual) -
     (steps, vec![])
 }
 
-/// It was made for the Service, leads nowhere, and is not to be kept.
-fn is_surplus(floating: &Floating) -> bool {
-    floating.is_ours && floating.is_made && !floating.is_kept && floating.port.is_none()
+/// It was made for the Service alone, leads nowhere, nobody was told of it, and it is not to be kept.
+fn is_surplus(floating: &Floating, service: &ServiceFacts) -> bool {
+    let is_kept = floating.is_kept || keeps_floating(service);
+    let is_free = floating.port.is_none() && !floating.is_others && !is_told(floating, service);
+    floating.is_ours && floating.is_made && !is_kept && is_free
 }
 
 fn delete(floating: &Floating) -> Step {
