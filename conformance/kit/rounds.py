@@ -124,6 +124,18 @@ def end(child: subprocess.Popen) -> None:
 
 
 def parts(some: list[str], workers: int, together: int = TOGETHER) -> list[list[str]]:
-    """Return the specs in parts of which each is run by one call, of neighbours, as even as can be for so many workers."""
-    size = max(1, min(together, -(-len(some) // workers)))
+    """Return the specs in parts of which each is run by one call, of neighbours, as even as can be for so many workers.
+
+    Where others can go on beside it, what takes ten minutes is begun first and alone, and what takes minutes shares calls with
+    few: otherwise all wait for one call in the end.
+    """
+    if workers == 1:
+        return chunks(some, together)
+    quick, slow, slowest = ([one for one in some if specs.length(one) == length] for length in range(3))
+    size = max(1, min(together, -(-len(quick) // workers)))
+    return chunks(slowest, 1) + chunks(quick, size) + chunks(slow, max(1, together // 4))
+
+
+def chunks(some: list[str], size: int) -> list[list[str]]:
+    """Return neighbours in lists of this size."""
     return [some[at:at + size] for at in range(0, len(some), size)]

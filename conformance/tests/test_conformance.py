@@ -121,6 +121,11 @@ class RoundsTest(unittest.TestCase):
                 self.assertTrue(all(0 < len(part) <= rounds.TOGETHER for part in found))
         self.assertEqual(rounds.parts(["a", "b", "c"], 1, 2), [["a", "b"], ["c"]])
 
+    def test_others_run_beside_what_takes_long(self):
+        slow, slowest = f"{UPDATED} [Slow]", "[sig-network] LoadBalancers should not have connectivity disruption during rolling update [Slow]"
+        self.assertEqual(rounds.parts([BASIC, UPDATED, slow, slow, slow, slowest], 2, 8), [[slowest], [BASIC], [UPDATED], [slow, slow], [slow]])
+        self.assertEqual(rounds.parts([BASIC, slow, slowest], 1), [[BASIC, slow, slowest]])
+
     def test_what_failed_while_the_switch_crashed_runs_again(self):
         told, crashed = [], iter([0, 1])
 
