@@ -29,6 +29,7 @@ class Rounds:
         self.outcomes: dict[str, Outcome] = {}
         self.lock, self.number = threading.Lock(), 0
         self.children: list[subprocess.Popen] = []
+        self.stopped = False
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, chosen: list[str], parallel: int, keep: Callable[[], None], until: float) -> None:
@@ -57,7 +58,8 @@ class Rounds:
                     raise
 
     def stop(self) -> None:
-        """Ask the calls that are under way to end; they clean up behind themselves."""
+        """Ask the calls that are under way to end, and begin no other; they clean up behind themselves."""
+        self.stopped = True
         for child in list(self.children):
             child.terminate()
 
@@ -66,7 +68,7 @@ class Rounds:
         before = self.crashes()
         found = self.call(some)
         failed = [one for one in some if one not in found or found[one].state == FAILED]
-        if failed and self.crashes() > before:
+        if failed and not self.stopped and self.crashes() > before:
             again = self.call(failed)
             for one in again.values():
                 one.remark = CRASHED

@@ -143,6 +143,21 @@ class RoundsTest(unittest.TestCase):
         self.assertEqual(run.calls, [[BASIC, UPDATED], [UPDATED]])
         self.assertEqual([(one.state, one.remark) for one in told], [(PASSED, ""), (PASSED, rounds.CRASHED)])
 
+    def test_nothing_runs_again_once_it_is_to_end(self):
+        class Suite(rounds.Rounds):
+            calls = 0
+
+            def call(self, some):
+                self.calls += 1
+                self.stop()
+                return {}
+
+        with tempfile.TemporaryDirectory() as folder:
+            crashed = iter([0, 1])
+            run = Suite(None, Path(folder), Path(folder), lambda: next(crashed), lambda _: None)
+            run.fairly([BASIC])
+        self.assertEqual(run.calls, 1)
+
 
 class ImagesTest(unittest.TestCase):
     def test_a_layer_has_files_folders_and_links_but_no_documentation(self):
