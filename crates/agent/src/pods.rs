@@ -115,7 +115,9 @@ impl Pods {
     async fn ask(&self, pod: &PodRef, identity: Option<&PodIdentity>) -> Result<Arc<slim::Pod>> {
         let found = self.get(pod).await?;
         if let Some(told) = found.as_ref().map(slim::Pod::identity).filter(|told| !self.shows(pod, told)) {
-            self.ahead().insert(pod.clone(), told);
+            let mut ahead = self.ahead();
+            ahead.retain(|pod, told| !self.shows(pod, told));
+            ahead.insert(pod.clone(), told);
         }
         match admit(identity, &self.node_name, found.as_ref().map(seen).as_ref(), true) {
             Verdict::Refuse(refusal) => Err(Error::Refused { pod: pod.clone(), refusal }),

@@ -32,6 +32,7 @@ use crate::{
     kuryrport::POST_AFTER,
     metrics::PortSource,
     node::NodeState,
+    uplink::announce::DUE_EVERY,
     wiring::Work,
 };
 
@@ -109,7 +110,7 @@ impl Sandboxes {
         let attachment = self.attach(&taken, request, &guard, deadline).await?;
         stages.end(Stage::Attach);
         self.queue.add_after(Work::KuryrPort(taken.port.clone()), POST_AFTER);
-        self.queue.add_after(Work::Announcements, POST_AFTER);
+        self.queue.add_after(Work::Announcements, DUE_EVERY);
         Ok(attachment)
     }
 

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 2;
 /// Between them.
 const BREATH: Duration = Duration::from_millis(200);
 /// Between looks whether a report is due.
-const DUE_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const DUE_EVERY: Duration = Duration::from_secs(1);
 /// How long pods that come one after the other hold announcements back: those pods take the ports, which announces them.
 const WITHIN: Duration = Duration::from_secs(60);
 

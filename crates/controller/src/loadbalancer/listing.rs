@@ -144,7 +144,10 @@ async fn tag_floating(listed: FloatingIp, service: &str, access: &Access) -> Opt
 async fn still_untagged(listed: FloatingIp, access: &Access) -> Option<FloatingIp> {
     let filter =
         FloatingIpFilter { description: Some(listed.description.clone()), ..FloatingIpFilter::default() };
-    let now = access.client.floating_ips(access.owner.project(), &filter).await.ok()?;
+    let found = access.client.floating_ips(access.owner.project(), &filter).await.inspect_err(|error| {
+        tracing::warn!(floating = %listed.id, %error, "could not look again at a floating IP that was made without tags");
+    });
+    let now = found.ok()?;
     now.into_iter()
         .find(|now| now.id == listed.id && now.tags == listed.tags && now.port_id == listed.port_id)
 }
