@@ -14,26 +14,30 @@ DOWN_SECONDS = (0, 8)
 OUTAGE_SECONDS = (60, 180)
 # No outage takes a greater share of the whole run.
 OUTAGE_SHARE = 1 / 6
+# The first one of a run that is long enough for it: no pool lasts so long, and no token is as fresh afterwards.
+LONG_OUTAGE_SECONDS = 600
 
 
 class Faults:
     """The faults of one run."""
 
-    def __init__(self, world: World, seconds: float, seed: int):
+    def __init__(self, world: World, seconds: float, seed: int, first_outage: float | None = None):
         self.world, self.seconds, self.random = world, seconds, random.Random(seed)
+        self.first_outage = first_outage or (LONG_OUTAGE_SECONDS if seconds * OUTAGE_SHARE >= LONG_OUTAGE_SECONDS else None)
 
     def sequence(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Return names and faults without end: each once, in any order, then each once again."""
+        faults = self.all(self.first_outage)
         while True:
-            faults = self.all()
             self.random.shuffle(faults)
             yield from faults
+            faults = self.all()
 
-    def all(self) -> list[tuple[str, Callable[[], None]]]:
-        """Return all faults, each with the part that it hits chosen."""
+    def all(self, outage: float | None = None) -> list[tuple[str, Callable[[], None]]]:
+        """Return all faults, each with the part that it hits chosen, and with an outage of Neutron that lasts so long."""
         node, chassis = self.random.choice(self.world.lab.nodes), self.random.choice([c.name for c in self.world.lab.settings.chassis])
         agents, daemons = list(self.world.lab.nodes), self.world.lab.parts.switches.daemons
-        outage = min(self.random.uniform(*OUTAGE_SECONDS), self.seconds * OUTAGE_SHARE)
+        outage = outage or min(self.random.uniform(*OUTAGE_SECONDS), self.seconds * OUTAGE_SHARE)
         return [
             ("the controller is killed", lambda: self.kill(["controller"])),
             (f"the agent of {node} is killed", lambda: self.kill([node])),
