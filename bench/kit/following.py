@@ -35,11 +35,12 @@ def changes(result: dict) -> str:
     if not followed:
         return ""
     lines = ["### From a written EndpointSlice to the first connection", "",
-             "From the API server's answer until a client on the slowest node is connected; its Service had no endpoint before. kube-proxy: one client, on the only machine on which it runs.", "",
+             "From the API server's answer until a client on the slowest node is connected; its Service had no endpoint before, or was created then, after its EndpointSlice. kube-proxy: one client, on the only machine on which it runs.", "",
              "| by | at Services | meanwhile | n | p50 | p99 | max |", "|---|---|---|---|---|---|---|"]
     for part, samples in followed.items():
         last = samples["settings"]["sizes"][-1]
-        for what, values in (("nothing else changes", samples["quiet"]), (f"{samples['churn']:.0f} other slices change per second", samples["busy"])):
+        churn = f"{samples['churn']:.0f} other slices change per second"
+        for what, values in (("nothing else changes", samples["quiet"]), (churn, samples["busy"]), (f"a new Service, {churn}", samples["created"])):
             lines.append(f"| {part} | {last:,} | {what} | {len(values)} | {spread(values, 1e3, 'ms')} |")
     return "\n".join(lines)
 
@@ -126,9 +127,11 @@ def losses(result: dict) -> str:
 
 def losses_of_kuryr(samples: dict) -> list[str]:
     """Hold Kuryr against what was aimed at."""
-    lines, busy = [], samples["busy"]
+    lines, busy, created = [], samples["busy"], samples["created"]
     if busy and percentile(busy, 0.99) > FOLLOWED:
         lines.append(f"- p99 of following under churn is {1e3 * percentile(busy, 0.99):.0f} ms, not {1e3 * FOLLOWED:.0f} ms.")
+    if created and percentile(created, 0.99) > FOLLOWED:
+        lines.append(f"- p99 of a new Service under churn is {1e3 * percentile(created, 0.99):.0f} ms, not {1e3 * FOLLOWED:.0f} ms.")
     for size, found in samples["connects"].items():
         for family in (4, 6):
             by = ratio(found[f"direct{family}"], found[f"service{family}"], 0.5)

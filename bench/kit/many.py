@@ -33,9 +33,10 @@ class Writer:
         return json.loads(text), at
 
 
-def service(name: str) -> dict:
-    """Return a Service of both families without a selector."""
-    spec = {"ports": [{"name": "x", "port": PORT, "protocol": "TCP"}], "ipFamilyPolicy": "RequireDualStack"}
+def service(name: str, address: str | None = None) -> dict:
+    """Return a Service without a selector: of both families, or with this address alone."""
+    chosen = {"clusterIP": address, "ipFamilies": ["IPv6" if ":" in address else "IPv4"]} if address else {"ipFamilyPolicy": "RequireDualStack"}
+    spec = {"ports": [{"name": "x", "port": PORT, "protocol": "TCP"}], **chosen}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
 
 
@@ -83,6 +84,11 @@ class Crowd:
         for family, addresses in endpoints.items():
             self.writer.write("POST", path("EndpointSlice", NAMESPACE), endpoint_slice(name, family, addresses, port))
         return made["spec"]["clusterIPs"]
+
+    def create(self, name: str, address: str, endpoint: str) -> float:
+        """Make one Service with this address, its endpoint first; return when the API server had answered."""
+        self.writer.write("POST", path("EndpointSlice", NAMESPACE), endpoint_slice(name, 6 if ":" in address else 4, [endpoint]))
+        return self.writer.write("POST", path("Service", NAMESPACE), service(name, address))[1]
 
     def change(self, turn: int) -> None:
         """Exchange an endpoint of one of them."""

@@ -87,12 +87,12 @@ class FollowingTest(unittest.TestCase):
 
     def result(self, **changed) -> dict:
         memory = {"node1": {"now": 10.0, "most": 11.0, "maps": [{"name": "type 1, 20 -> 16 bytes", "max": 65536, "mib": 5.0}]}}
-        kuryr = {"connects": {"1": self.samples}, "quiet": [0.01], "busy": [0.02, 0.03], "churn": 19.6, "empty": memory, "full": memory, "after": memory}
+        kuryr = {"connects": {"1": self.samples}, "quiet": [0.01], "busy": [0.02, 0.03], "created": [0.04], "churn": 19.6, "empty": memory, "full": memory, "after": memory}
         return {"kuryr": self.common | kuryr | changed}
 
     def all_parts(self) -> dict:
         """Return what a run of all parts has found: sizes are numbers before they were written, and words when they are read again."""
-        proxied = {"connects": {1: self.samples}, "quiet": [1.0], "busy": [2.0], "churn": 20.0, "began": {1: 0.5}, "memory": {"now": 60.0, "most": 70.0}}
+        proxied = {"connects": {1: self.samples}, "quiet": [1.0], "busy": [2.0], "created": [3.0], "churn": 20.0, "began": {1: 0.5}, "memory": {"now": 60.0, "most": 70.0}}
         one = {"seconds": 1.0, "changes": 1, "more_seconds": 0.5, "more_changes": 2}
         octavia = {"kuryr": [one], "stepwise": [one | {"seconds": 20.0, "changes": 25, "more_changes": 20}]}
         return self.result() | {"kube-proxy": self.common | proxied, "octavia": self.common | octavia}
@@ -104,6 +104,8 @@ class FollowingTest(unittest.TestCase):
     def test_losses_are_told(self):
         late, slow = self.result(busy=[0.2]), {"direct4": [1e-5], "service4": [2e-5], "direct6": [1e-5], "service6": [1e-5]}
         self.assertIn("p99 of following under churn is 200 ms, not 100 ms", following.markdown(late))
+        self.assertIn("p99 of a new Service under churn is 300 ms, not 100 ms", following.markdown(self.result(created=[0.3])))
+        self.assertIn("| kuryr | 1 | a new Service, 20 other slices change per second | 1 | 40.0 ms |", following.markdown(self.result()))
         self.assertIn("connecting by IPv4 takes 2.00 times", following.markdown(self.result(connects={"10000": slow})))
         self.assertIn("- Not measured: octavia.", following.markdown(self.result()))
 

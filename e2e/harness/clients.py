@@ -82,16 +82,19 @@ def send(address, port, name=None, seconds=2):
     answer, peer = client.recvfrom(100)
     return [peer[0], answer.decode().strip()]
 
-def accepted(address, port, seconds):
-    # When the first connection is accepted; refused ones are tried again at once.
+def accepted(address, port, seconds, each=None):
+    # When the first connection is accepted; refused ones are tried again at once, and those that nobody answers after so long.
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with new(address, socket.SOCK_STREAM, seconds) as client:
+        with new(address, socket.SOCK_STREAM, each or seconds) as client:
             try:
                 client.connect((address, port))
                 return time.monotonic()
             except ConnectionRefusedError:
                 time.sleep(0.0002)
+            except OSError:
+                if not each:
+                    raise
     raise TimeoutError
 
 def connects(targets, times):
