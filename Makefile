@@ -22,7 +22,7 @@ test-ml2: ## scenarios with ML2/OVS, where Neutron's own agents drive the switch
 	@test/prerequisites
 	@test/run --ml2
 
-test-long: ## scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
+test-long: ## the whole simulation, and scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
 	@test/prerequisites
 	@test/run --long $(if $(NODES),--nodes $(NODES))
 
