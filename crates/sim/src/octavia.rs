@@ -36,6 +36,7 @@ pub(crate) struct Octavia {
     pub(crate) fails_next: bool,
     chance: Chance,
     made: u32,
+    began: Instant,
 }
 
 /// A load balancer with what is below it.
@@ -200,6 +201,7 @@ impl Octavia {
             fails_next: false,
             chance: Chance::of(seed ^ 0x0c7a),
             made: 0,
+            began: Instant::now(),
         }
     }
 
@@ -360,6 +362,9 @@ impl Octavia {
         let parts = shown.as_object_mut().unwrap();
         let (members, monitor) = (parts.remove("members"), parts.remove("healthmonitor"));
         (shown["id"], shown["project_id"]) = (json!(id), json!(PROJECT));
+        let age = self.began.elapsed().as_secs();
+        let (hours, minutes, seconds) = (age / 3600, age / 60 % 60, age % 60);
+        shown["created_at"] = json!(format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}"));
         let below = Below { shown, made_at: self.made_at(until), is_left_pending: false, is_failed: false };
         let members = members.as_ref().and_then(Value::as_array).into_iter().flatten();
         let members = members.map(|member| self.member(member)).collect();

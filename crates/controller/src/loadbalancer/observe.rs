@@ -521,6 +521,7 @@ async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<Option
         name: pool.name,
         protocol: pool.protocol,
         algorithm: pool.lb_algorithm,
+        created: pool.created_at,
         is_persistent: pool.session_persistence.is_some(),
         members: members.collect(),
         leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),

@@ -44,6 +44,9 @@ pub struct LbPool {
     /// What becomes of it; `None` where it is not told.
     #[serde(default)]
     pub provisioning_status: Option<ProvisioningStatus>,
+    /// When it was made, by Octavia's clock, such as `2026-11-22T18:21:09`; empty where it is not told.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub created_at: String,
 }
 
 /// How clients keep their member.
@@ -201,7 +204,7 @@ mod tests {
                 200,
                 json!({"pools": [{"id": "p", "name": "d/web:TCP:80", "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT",
                     "session_persistence": {"type": "SOURCE_IP", "cookie_name": null}, "listeners": [{"id": "l"}],
-                    "members": [{"id": "m"}], "healthmonitor_id": null}]}),
+                    "members": [{"id": "m"}], "healthmonitor_id": null, "created_at": "2026-11-22T18:21:09"}]}),
             )),
             _ => Some(Reply::Json(204, json!({}))),
         })
@@ -209,6 +212,7 @@ mod tests {
         let found = client.lb_pools(&of).await.unwrap();
         let source_ip = || SessionPersistence { kind: "SOURCE_IP".to_owned() };
         assert_eq!(found[0].session_persistence, Some(source_ip()));
+        assert_eq!(found[0].created_at, "2026-11-22T18:21:09");
         client.create_lb_pool(&of, &PoolCreate::new("n", "TCP", "ROUND_ROBIN")).await.unwrap();
         let update = PoolUpdate { lb_algorithm: "SOURCE_IP".to_owned(), session_persistence: None };
         client.update_lb_pool(&of, &"p".into(), &update).await.unwrap();

@@ -668,17 +668,27 @@ fn listener_at((protocol, port): (Protocol, u16), found: &Balancer) -> Option<&F
     found.listeners.iter().find(is_at)
 }
 
-/// The pool of a listener: of its name, with what members are to be sent, and with its algorithm where that cannot be changed; of
-/// several, the one that it has.
+/// The pool of a listener: of its name, with what members are to be sent, and with its algorithm where that cannot be changed and is
+/// in force; of several, the one that it has.
 fn pool_of<'a>(key: (Protocol, u16), wanted: &ListenerSpec, found: &'a Balancer) -> Option<&'a FoundPool> {
     let current = listener_at(key, found).and_then(|listener| listener.pool.as_ref());
     let changes = provider::capabilities(&found.provider).changes_algorithms;
-    let can_be = |pool: &FoundPool| changes || pool.algorithm == wanted.pool.algorithm;
+    let can_be = |pool: &FoundPool| {
+        changes || pool.algorithm == wanted.pool.algorithm && !is_overridden(pool, &found.pools)
+    };
     let named = found
         .pools
         .iter()
         .filter(|pool| pool.name == wanted.name && pool.protocol == wanted.pool.protocol && can_be(pool));
     named.min_by_key(|pool| (Some(&pool.id) != current, &pool.id))
+}
+
+/// Whether another pool that was made since has another algorithm. Provider ovn has one algorithm for all pools of a load balancer and a
+/// protocol, which is that of the pool that was made last. What was made in the same second may have been made since.
+fn is_overridden(pool: &FoundPool, pools: &[FoundPool]) -> bool {
+    let is_since = |other: &FoundPool| !pool.created.is_empty() && other.created >= pool.created;
+    let differs = |other: &FoundPool| other.protocol == pool.protocol && other.algorithm != pool.algorithm;
+    pools.iter().any(|other| differs(other) && is_since(other))
 }
 
 /// Whether members are wanted that it is about to lose. Octavia would change what it is deleting, and then it is gone.
@@ -962,6 +972,41 @@ mod tests {
         // Another provider does as it is told.
         let sticky = amphora(|look| look.service.session_affinity = "ClientIP".to_owned());
         assert_eq!(step(&sticky), ["update_pool"]);
+    }
+
+    /// `helper.py` of ovn-octavia-provider 11.0, `pool_create`: the selection fields of OVN's load balancer become those of the new pool.
+    #[test]
+    fn a_pool_is_no_good_once_another_one_has_overridden_its_algorithm() {
+        let mut look = look();
+        look.service.session_affinity = "ClientIP".to_owned();
+        let step = |look: &Look| names(&planned(look, 1000, &mut Memory::default()));
+        let mut before = look.actual.balancers[0].pools[0].clone();
+        (before.algorithm, before.created) = ("SOURCE_IP".to_owned(), "2026-11-22T18:21:09".to_owned());
+        let made = |id: &str, algorithm: &str, created: &str| FoundPool {
+            id: id.into(),
+            algorithm: algorithm.to_owned(),
+            created: created.to_owned(),
+            ..before.clone()
+        };
+        let table = [
+            (vec![], vec![], "nothing else"),
+            (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:08")], vec!["delete_pool"], "made before"),
+            (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:10")], vec!["create_pool"], "made since"),
+            (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:09")], vec!["create_pool"], "in that second"),
+            (vec![made("p2", "SOURCE_IP_PORT", "")], vec!["delete_pool"], "nobody knows when"),
+            (
+                vec![
+                    made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:10"),
+                    made("p3", "SOURCE_IP", "2026-11-22T18:21:11"),
+                ],
+                vec!["update_listener"],
+                "and one with it again",
+            ),
+        ];
+        for (others, expect, what) in table {
+            look.actual.balancers[0].pools = [vec![before.clone()], others].concat();
+            assert_eq!(step(&look), expect, "{what}");
+        }
     }
 
     #[test]

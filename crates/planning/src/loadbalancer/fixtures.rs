@@ -83,6 +83,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
             name: name.to_owned(),
             protocol: "TCP".to_owned(),
             algorithm: "SOURCE_IP_PORT".to_owned(),
+            created: String::new(),
             is_persistent: false,
             members: vec![FoundMember {
                 address: "10.1.0.7".parse().unwrap(),

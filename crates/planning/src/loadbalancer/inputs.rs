@@ -370,6 +370,8 @@ pub struct FoundPool {
     pub protocol: String,
     /// How a member is chosen.
     pub algorithm: String,
+    /// When it was made, by Octavia's clock to the second: what is less was earlier. Empty: not known.
+    pub created: String,
     /// Clients keep their member by their address.
     pub is_persistent: bool,
     /// Its members.

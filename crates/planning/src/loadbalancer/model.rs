@@ -1,6 +1,6 @@
 //! A cloud in memory that keeps Octavia's rules: one change of a load balancer at a time, which lasts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
@@ -26,6 +26,9 @@ pub(super) struct Cloud {
     pub(super) actual: Actual,
     /// Rounds for which a change lasts.
     pub(super) slowness: u8,
+    /// How provider ovn chooses members: for all pools of a load balancer and a protocol as the one that was made last wants it, also
+    /// when that one is gone.
+    chosen_by: BTreeMap<(kuryr_types::LoadBalancerId, String), String>,
     /// For each load balancer: rounds until it is done, and whether it ends in ERROR.
     busy: Vec<(kuryr_types::LoadBalancerId, u8)>,
     made: u32,
@@ -170,6 +173,7 @@ impl Cloud {
             assert!(monitor.is_none() || spec.provider == "amphora", "ovn passes over monitors in a tree");
             let pool = self.pool(&listener.name, &listener.pool, true);
             made.listeners.push(self.listener((*protocol, *port), &pool, listener));
+            self.choose(&made, &pool);
             made.pools.push(pool);
         }
         self.busy.push((made.id.clone(), self.slowness + 1));
@@ -206,10 +210,25 @@ impl Cloud {
             name: name.to_owned(),
             protocol: spec.protocol.to_owned(),
             algorithm: spec.algorithm.clone(),
+            created: format!("{:06}", self.made),
             is_persistent: spec.is_persistent,
             members,
             leaving: BTreeSet::new(),
             monitor,
+        }
+    }
+
+    fn choose(&mut self, of: &Balancer, made: &FoundPool) {
+        if of.provider == "ovn" {
+            self.chosen_by.insert((of.id.clone(), made.protocol.clone()), made.algorithm.clone());
+        }
+    }
+
+    /// Members of all pools are chosen as they say.
+    pub(super) fn check_choice(&self, of: &Balancer) {
+        for pool in &of.pools {
+            let by = self.chosen_by.get(&(of.id.clone(), pool.protocol.clone()));
+            assert!(by.is_none_or(|by| *by == pool.algorithm), "members are chosen by {by:?}: {pool:?}");
         }
     }
 
@@ -245,6 +264,7 @@ impl Cloud {
         match step {
             Step::CreatePool { name, pool, .. } => {
                 let made = self.pool(name, pool, false);
+                self.choose(&of, &made);
                 of.pools.push(made);
             }
             Step::UpdatePool { pool, to, .. } => {

@@ -308,6 +308,7 @@ impl World {
                 let [balancer] = &found.balancers[..] else { panic!("{found:?}") };
                 assert_eq!((balancer.state, &balancer.provider), (State::Active, &wanted.provider));
                 check_listeners(balancer, &wanted);
+                self.cloud.check_choice(balancer);
                 assert_eq!(self.service.told.len(), usize::from(intent.is_told), "{found:?}");
                 let outside = intent.floating != super::from_kubernetes::FloatingWish::None;
                 let floating = &self.cloud.actual.floating;
