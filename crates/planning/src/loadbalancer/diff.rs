@@ -992,7 +992,11 @@ mod tests {
             (vec![], vec![], "nothing else"),
             (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:08")], vec!["delete_pool"], "made before"),
             (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:10")], vec!["create_pool"], "made since"),
-            (vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:09")], vec!["create_pool"], "in that second"),
+            (
+                vec![made("p2", "SOURCE_IP_PORT", "2026-11-22T18:21:09")],
+                vec!["create_pool"],
+                "in that second",
+            ),
             (vec![made("p2", "SOURCE_IP_PORT", "")], vec!["delete_pool"], "nobody knows when"),
             (
                 vec![

@@ -379,3 +379,26 @@ proptest! {
         prop_assert_eq!(&left.shared[0].others, &others);
     }
 }
+
+/// Whatever was done of a change when it was taken back, by provider ovn, which has one algorithm for all pools: that of the last one.
+#[test]
+fn affinity_that_comes_and_goes_is_in_the_end_as_it_was_asked_for_last() {
+    for (first, second) in (0..14).flat_map(|first| (0..14).map(move |second| (first, second))) {
+        let mut world = World::new(false);
+        world.happens(Event::PodComes(1));
+        world.happens(Event::PortsAre(vec![("TCP", 80), ("TCP", 81)]));
+        world.happens(Event::Affinity(true));
+        world.settle();
+        world.check();
+        for (affinity, looks) in [(false, first), (true, second)] {
+            world.happens(Event::Affinity(affinity));
+            for _ in 0..looks {
+                world.now += 300;
+                world.happens(Event::ChangeEnds { fails: false });
+                world.happens(Event::Look(Fault::None));
+            }
+        }
+        world.settle();
+        world.check();
+    }
+}
