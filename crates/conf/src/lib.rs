@@ -2,6 +2,7 @@
 //!
 //! - [`dialect`]: one file in oslo.config's dialect, read into assignments;
 //! - [`sources`]: several files, folders and the environment, later ones winning;
+//! - `search`: where files are if none are named;
 //! - [`substitution`]: `$name` and `${section.name}` within values;
 //! - [`value`]: the types that options have;
 //! - [`options`]: every option of Kuryr, declared once;
@@ -16,6 +17,7 @@
 //! files, in `library.rs`); Kuryr-Kubernetes 10.0, `config.py`.
 
 pub mod dialect;
+mod search;
 pub mod sources;
 pub mod substitution;
 pub mod value;

@@ -235,17 +235,24 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
               of its own, the next is asked. Empty: the kubeconfig file if one is given, else the service account of the \
               pod (`KUBERNETES_SERVICE_HOST`). That is a ClusterIP, which without another proxy leads nowhere before the \
               agent of a node has been there: agents keep in `state_dir` what it leads to and begin with that, but need \
-              this option, or a kubeconfig, at their first start."),
+              this option, or a kubeconfig, at their first start. Where neither is written, not even as nothing: the variable `K8S_API`."),
         why("Upstream falls back to https://localhost:6443, which is right nowhere but on a control plane.");
     KUBECONFIG: Option<PathBuf> = "kubeconfig", "", new_here(),
         help("A kubeconfig file to use instead of the options of this section.");
     SSL_CA_CRT_FILE: Option<PathBuf> = "ssl_ca_crt_file", "",
-        help("Certificate authority of the API server. Empty: that of the service account.");
+        help("Certificate authority of the API server. Empty: the system's where `api_root` is given, else that of the service \
+              account (or what the kubeconfig says)."),
+        why("Upstream's default is the service account's, with `api_root`, too; for that write \
+             `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`.");
     SSL_VERIFY_SERVER_CRT: bool = "ssl_verify_server_crt", "true",
         help("Whether the API server's certificate is verified."),
         why("Upstream does not verify by default; a token sent to an unverified server is given away.");
     TOKEN_FILE: Option<PathBuf> = "token_file", "",
-        help("File with the bearer token; read again when it changes. Empty: that of the service account.");
+        help("File with the bearer token; read again when it changes. Empty: no token where `api_root` is given, else that of \
+              the service account (or what the kubeconfig says)."),
+        why("Upstream's default is the service account's, with `api_root`, too; for that write \
+             `/var/run/secrets/kubernetes.io/serviceaccount/token`. `token_file = \"\"` switches tokens off there; here it is \
+             the same as the default.");
     SSL_CLIENT_CRT_FILE: Option<PathBuf> = "ssl_client_crt_file", "",
         help("Client certificate, instead of a token.");
     SSL_CLIENT_KEY_FILE: Option<PathBuf> = "ssl_client_key_file", "",

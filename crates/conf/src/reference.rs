@@ -13,7 +13,13 @@ const HEAD: &str = "\
 
 Both programs read `kuryr.conf`, in the dialect of oslo.config: `--config-file` (may be repeated), then
 `--config-dir` (its `*.conf` files, sorted), then variables `OS_<SECTION>__<OPTION>`; of the same option the last one
-wins. Without either, `/etc/kuryr/kuryr.conf` is read if it exists.
+wins. In oslo.config files and folders count in the order of the command line; here folders always come after files.
+
+Where neither is given, `/etc/kuryr/kuryr.conf` is read. If there is none, upstream's places are searched: for
+`kuryr-k8s.conf`, and for a folder `kuryr-k8s.conf.d`, each in `~/.kuryr-k8s/`, `~/`, `/etc/kuryr-k8s/` and `/etc/`, of
+which the first that has it counts. A line of the log says which files were read. Upstream's programs also look
+there when only `--config-dir` is given (and for the folder when only `--config-file` is), and for files with their own
+names, such as `kuryr-daemon.conf`: name those on the command line.
 
 - `option = value` or `option: value`; a line that begins with a blank continues the value above it.
 - Lines that begin with `#` or `;` are comments; these signs mean nothing elsewhere in a line.

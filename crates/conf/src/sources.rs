@@ -4,7 +4,8 @@
 //! 2. `--config-dir`: files that end in `.conf`, sorted by name, after all files.
 //! 3. The environment: `OS_<SECTION>__<OPTION>` in upper case.
 //!
-//! Of the same option the last one wins. Without files and folders, [`DEFAULT_FILE`] is read if it exists.
+//! Of the same option the last one wins. If neither files nor folders are named, they are looked for (`search.rs`). Upstream's
+//! variable `K8S_API` counts where nobody says where the API server is.
 //!
 //! Sources: oslo.config 10, "Option Sources"; Kuryr-Kubernetes 10.0, images.
 
@@ -17,13 +18,14 @@ use std::{
 use crate::{
     dialect::{self, Assignment, DEFAULT_SECTION},
     error::{Error, Place},
-    options::{self, Declared, Opt},
+    options::{self, Declared, Opt, kubernetes},
+    search::{self, Found},
     substitution::{self, Failure},
     value::Value,
 };
 
-/// Read when nothing else is named.
-pub const DEFAULT_FILE: &str = "/etc/kuryr/kuryr.conf";
+/// Where upstream's programs look for the API server besides.
+const API_ROOT_VARIABLE: &str = "K8S_API";
 
 /// How deep values may refer to values before this is taken for a circle.
 const NESTING_MAX: usize = 16;
@@ -64,12 +66,13 @@ impl Conf {
     /// A file that cannot be read or does not belong to the dialect.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         let mut conf = Self { environment: sources.environment.clone(), ..Self::default() };
-        for path in sources.paths()? {
+        for path in sources.paths(Path::new(search::SYSTEM))? {
             let text = read_file(&path)?;
             conf.add(&path.display().to_string(), &text)?;
             conf.files.push(path);
         }
         conf.add_environment();
+        conf.add_upstreams_variable();
         Ok(conf)
     }
 
@@ -166,6 +169,16 @@ impl Conf {
         }
     }
 
+    /// After all else: it stands in where nobody says where the API server is. Nothing that is written says so, too.
+    fn add_upstreams_variable(&mut self) {
+        let is_said = self.is_set(&kubernetes::API_ROOT) || self.is_set(&kubernetes::KUBECONFIG);
+        if let Some(value) = self.environment.get(API_ROOT_VARIABLE).filter(|_| !is_said) {
+            let origin = format!("${API_ROOT_VARIABLE}");
+            let written = Written { origin, text: value.clone(), from_file: false };
+            self.written.insert(kubernetes::API_ROOT.declared.key(), written);
+        }
+    }
+
     fn text(&self, declared: &Declared) -> Result<Option<String>, Error> {
         self.resolve(declared.section, declared.option, 0)
     }
@@ -238,16 +251,21 @@ fn shown(section: &str, option: &str, name: String) -> String {
 }
 
 impl Sources {
-    fn paths(&self) -> Result<Vec<PathBuf>, Error> {
-        if self.files.is_empty() && self.dirs.is_empty() {
-            let default = PathBuf::from(DEFAULT_FILE);
-            return Ok(default.exists().then_some(default).into_iter().collect());
-        }
-        let mut paths = self.files.clone();
-        for dir in &self.dirs {
+    /// What is named, or else what is found below `system` and in the folder of the user.
+    fn paths(&self, system: &Path) -> Result<Vec<PathBuf>, Error> {
+        let is_named = !self.files.is_empty() || !self.dirs.is_empty();
+        let (mut paths, dirs) =
+            if is_named { (self.files.clone(), self.dirs.clone()) } else { self.found(system) };
+        for dir in &dirs {
             paths.extend(files_of(dir)?);
         }
         Ok(paths)
+    }
+
+    fn found(&self, system: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let home = self.environment.get("HOME").filter(|home| !home.is_empty());
+        let Found { file, dir } = search::find(system, home.map(Path::new));
+        (file.into_iter().collect(), dir.into_iter().collect())
     }
 }
 
@@ -276,7 +294,7 @@ fn environment_key(name: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{kubernetes, neutron_defaults, vif_pool};
+    use crate::options::{neutron_defaults, vif_pool};
 
     fn conf(text: &str) -> Conf {
         Conf::from_texts(&[("kuryr.conf", text)]).unwrap()
@@ -311,6 +329,47 @@ mod tests {
 
         let missing = Sources { files: vec![folder.path().join("none.conf")], ..Sources::default() };
         assert!(Conf::load(&missing).unwrap_err().to_string().contains("none.conf"));
+    }
+
+    #[test]
+    fn what_is_named_is_all_that_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            path
+        };
+        let upstreams = [write("etc/kuryr-k8s/kuryr-k8s.conf"), write("home/kuryr-k8s.conf.d/a.conf")];
+        let named = write("named/a.conf");
+        let system = folder.path().join("etc");
+        let home = ("HOME".to_owned(), folder.path().join("home").display().to_string());
+        let sources = Sources { environment: [home].into(), ..Sources::default() };
+        assert_eq!(sources.paths(&system).unwrap(), upstreams);
+        let by_dir = Sources { dirs: vec![folder.path().join("named")], ..sources.clone() };
+        assert_eq!(by_dir.paths(&system).unwrap(), [named]);
+        let ours = write("etc/kuryr/kuryr.conf");
+        assert_eq!(sources.paths(&system).unwrap(), [ours]);
+    }
+
+    #[test]
+    fn upstreams_variable_counts_where_nobody_says_where_the_api_server_is() {
+        for (text, environment, expect) in [
+            ("", &[][..], ""),
+            ("", &[("K8S_API", "https://v")], "https://v"),
+            ("[kubernetes]\napi_root = https://f", &[("K8S_API", "https://v")], "https://f"),
+            ("[kubernetes]\napi_root = \"\"", &[("K8S_API", "https://v")], ""),
+            ("[kubernetes]\nkubeconfig = /k", &[("K8S_API", "https://v")], ""),
+            ("", &[("K8S_API", "https://v"), ("OS_KUBERNETES__API_ROOT", "https://e")], "https://e"),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), text).unwrap();
+            let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            let files = vec![file.path().to_owned()];
+            let sources = Sources { files, environment: environment.collect(), ..Sources::default() };
+            let conf = Conf::load(&sources).unwrap();
+            assert_eq!(conf.get(&kubernetes::API_ROOT).unwrap(), expect, "{text} {:?}", sources.environment);
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //!
 //! 1. Read the files and the environment, and resolve them into what the program needs. What is wrong with them is
 //!    told in plain text: how to log is not known yet.
-//! 2. Set up logging, and tell what was written without effect.
+//! 2. Set up logging, and tell which files were read and what was written without effect.
 //! 3. Do the work. Its failure is a log line.
 //!
 //! The exit code is 0 when the work ended as it was meant to, 1 when something failed, 2 for a command line that is
 //! none.
 
-use std::{collections::BTreeMap, error::Error, io::Write, process::ExitCode};
+use std::{collections::BTreeMap, error::Error, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use kuryr_conf::{Conf, Sources};
@@ -86,10 +86,22 @@ where
     let config = resolve(&conf).context(reading)?;
     let log = log_config(&conf, arguments.debug).context(reading)?;
     logging::init(&log).context("setting up logging")?;
+    tracing::info!("configuration: {}", read_from(conf.files()));
     for warning in conf.warnings() {
         tracing::warn!("configuration: {warning}");
     }
     Ok(config)
+}
+
+/// Which files the configuration is from, for people who wonder why theirs has no effect.
+fn read_from(files: &[PathBuf]) -> String {
+    match files {
+        [] => "no file was found, see docs/configuration.md for where they are looked for".to_owned(),
+        files => {
+            let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            format!("read from {}", names.join(", "))
+        }
+    }
 }
 
 fn until_end<F>(program: &Program, work: impl Future<Output = Result<(), F>>) -> anyhow::Result<()>
@@ -132,6 +144,12 @@ mod tests {
             (Err(error), Err(expect)) => assert!(format!("{error:#}").contains(expect), "{error:#}"),
             (got, expect) => panic!("{got:?} instead of {expect:?}"),
         }
+    }
+
+    #[test]
+    fn says_which_files_were_read() {
+        assert!(read_from(&[]).starts_with("no file was found"));
+        assert_eq!(read_from(&["/a/b.conf".into(), "c".into()]), "read from /a/b.conf, c");
     }
 
     #[test]
