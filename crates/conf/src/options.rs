@@ -167,6 +167,24 @@ pub struct Section {
     pub about: &'static str,
     /// Its options.
     pub options: &'static [&'static Declared],
+    /// What else is read of it, without a declaration, by whom the section is handed to.
+    pub others: &'static [&'static str],
+}
+
+impl Section {
+    /// Every name that somebody reads.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let declared = self.options.iter().map(|declared| declared.option);
+        declared.chain(self.others.iter().copied())
+    }
+
+    /// Tells whether somebody reads an option that is written like this. Who is handed a whole section takes dashes for
+    /// underscores, as keystoneauth does.
+    pub(crate) fn has(&self, option: &str) -> bool {
+        let is_handed_on = !self.others.is_empty();
+        let option = if is_handed_on { option.replace('-', "_") } else { option.to_owned() };
+        self.names().any(|name| name == option)
+    }
 }
 
 /// All sections, in the order of the reference.
@@ -197,9 +215,14 @@ pub fn find(section: &str, option: &str) -> Option<&'static Declared> {
     all().find(|declared| declared.section == section && declared.option == option)
 }
 
+/// What is known about a section of this name.
+pub(crate) fn section(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().copied().find(|section| section.name == name)
+}
+
 /// Declares the options of one section: `NAME: type = "option", "default", builder calls;`.
 macro_rules! section {
-    ($module:ident, $name:literal, $about:literal, {
+    ($module:ident, $name:literal, $about:literal, $(others $others:expr,)? {
         $($option:ident: $type:ty = $text:literal, $default:literal $(, $call:ident($($argument:expr),*))*;)*
     }) => {
         #[doc = concat!("Section `[", $name, "]`.")]
@@ -215,7 +238,7 @@ macro_rules! section {
 
             /// The section, for the reference.
             pub static SECTION: Section =
-                Section { name: $name, about: $about, options: &[$(&$option.declared),*] };
+                Section { name: $name, about: $about, options: &[$(&$option.declared),*], others: [$($others,)? &[]][0] };
         }
     };
 }
@@ -320,9 +343,41 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
              garbage collector waits 40 seconds.");
 });
 
+/// What the OpenStack client reads of `[neutron]` besides: other ways to say the same, keystoneauth's and openstacksdk's older
+/// names, and what it refuses, each with a reason. Its `credentials/settings.rs` is where they are read.
+const OF_KEYSTONEAUTH: &[&str] = &[
+    "user_id",
+    "user_domain_id",
+    "project_id",
+    "project_domain_id",
+    "default_domain_id",
+    "default_domain_name",
+    "application_credential_name",
+    "network_endpoint_override",
+    "load_balancer_endpoint_override",
+    "verify",
+    "auth_plugin",
+    "user_name",
+    "tenant_id",
+    "tenant_name",
+    "cacert",
+    "ca_file",
+    "cert",
+    "key",
+    "region",
+    "interface",
+    "endpoint_type",
+    "api_timeout",
+    "system_scope",
+    "trust_id",
+    "domain_id",
+    "domain_name",
+    "auth_section",
+];
+
 section!(neutron, "neutron",
     "How to reach Keystone and Neutron. keystoneauth's names; read by the controller only. If the section says \
-     nothing, `clouds.yaml` (`OS_CLOUD`) and then the variables `OS_*` are used.", {
+     nothing, `clouds.yaml` (`OS_CLOUD`) and then the variables `OS_*` are used.", others super::OF_KEYSTONEAUTH, {
     AUTH_URL: Option<String> = "auth_url", "", reader(Reader::Controller),
         help("URL of Keystone, such as `https://cloud.example.org:5000/v3`.");
     AUTH_TYPE: Option<String> = "auth_type", "", reader(Reader::Controller),
@@ -576,6 +631,11 @@ mod tests {
             assert!(declared.why.is_empty() || declared.why.ends_with('.'), "{}", declared.name());
             let of_section = SECTIONS.iter().find(|section| section.name == declared.section);
             assert!(of_section.is_some());
+        }
+        for section in SECTIONS {
+            for other in section.others {
+                assert!(names.insert(format!("[{}] {other}", section.name)), "{other} is told twice");
+            }
         }
     }
 

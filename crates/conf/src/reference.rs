@@ -71,6 +71,14 @@ fn section_text(section: &Section) -> String {
             meaning(declared),
         );
     }
+    if !section.others.is_empty() {
+        let names: Vec<String> = section.others.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(
+            text,
+            "\nOther names that are understood, or refused with a reason: {}.",
+            names.join(", ")
+        );
+    }
     text
 }
 
@@ -115,6 +123,9 @@ mod tests {
         let text = reference();
         for declared in options::all() {
             assert!(text.contains(&format!("| `{}`", declared.option)), "{}", declared.name());
+        }
+        for other in SECTIONS.iter().flat_map(|section| section.others) {
+            assert!(text.contains(&format!("`{other}`")), "{other}");
         }
         // A line break or a bar inside a cell would break the table.
         for line in text.lines().filter(|line| line.starts_with("| `")) {

@@ -9,9 +9,6 @@ use crate::{
     sources::Conf,
 };
 
-/// Sections whose options belong to the OpenStack client, which checks them itself; what it is known not to read is told here.
-const OPEN_SECTIONS: &[&str] = &["neutron"];
-
 /// A line without effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
@@ -42,11 +39,8 @@ impl Conf {
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         let from_files = self.written().filter(|(_, _, written)| written.from_file);
-        let without_effect = from_files.filter(|(section, option, _)| {
-            let may_be_checked_elsewhere =
-                OPEN_SECTIONS.contains(section) && elsewhere::find(section, option).is_none();
-            options::find(section, option).is_none() && !may_be_checked_elsewhere
-        });
+        let is_read = |section, option| options::section(section).is_some_and(|section| section.has(option));
+        let without_effect = from_files.filter(|(section, option, _)| !is_read(section, option));
         without_effect
             .map(|(section, option, written)| Warning {
                 origin: written.origin.clone(),
@@ -82,8 +76,7 @@ impl fmt::Display for Warning {
 
 /// The option of `section` that `written` is a misspelling of, if it is near enough.
 fn nearest(section: &str, written: &str) -> Option<&'static str> {
-    let of_section = options::all().filter(|declared| declared.section == section);
-    let distances = of_section.map(|declared| (distance(declared.option, written), declared.option));
+    let distances = options::section(section)?.names().map(|name| (distance(name, written), name));
     distances.min().filter(|(distance, name)| *distance <= name.len() / 4 + 1).map(|(_, name)| name)
 }
 
@@ -115,21 +108,17 @@ mod tests {
         let told = |section: &str, option: &str| {
             warnings.iter().find(|warning| warning.section == section && warning.option == option)
         };
-        let is_credential = |section: &str| OPEN_SECTIONS.contains(&section);
         for (section, option, _) in conf.written() {
-            let is_declared = options::find(section, option).is_some();
+            let is_read = options::section(section).is_some_and(|section| section.has(option));
             match told(section, option) {
                 Some(warning) => {
                     let text = warning.to_string();
                     let known =
                         matches!(&warning.cause, Cause::Elsewhere(known) if !known.instead.is_empty());
-                    assert!(known && !is_declared, "{text}");
+                    assert!(known && !is_read, "{text}");
                     assert!(text.contains(&format!("[{section}] {option} has no effect: ")), "{text}");
                 }
-                None => assert!(
-                    is_declared || is_credential(section),
-                    "nothing is said about [{section}] {option}"
-                ),
+                None => assert!(is_read, "nothing is said about [{section}] {option}"),
             }
         }
         assert!(told("neutron", "vif_plugging_timeout").is_some() && told("neutron", "auth_url").is_none());
@@ -147,5 +136,36 @@ mod tests {
         assert!(got[1].contains("k:10: [nonsense] a has no effect: there is no such option"), "{}", got[1]);
         assert!(got[2].contains("was `ports_pool_min` meant?"), "{}", got[2]);
         assert!(got[3].contains("wheels has no effect: there is no such option; see"), "{}", got[3]);
+    }
+
+    #[test]
+    fn credentials_are_looked_at_by_name_and_never_shown() {
+        for (line, expect) in [
+            (
+                "usrname = kuryr",
+                Some("[neutron] usrname has no effect: there is no such option; was `username` meant?"),
+            ),
+            ("pasword = s3cret", Some("was `password` meant?")),
+            ("poject_id = 7f", Some("was `project_id` meant?")),
+            ("usr-name = kuryr", Some("was `user_name` meant?")),
+            ("connect_retries = 3", Some("has no effect: ")),
+            ("wheels = 4", Some("there is no such option; see")),
+            ("auth-url = https://cloud", None),
+            ("tenant_name = k8s", None),
+            ("load_balancer_endpoint_override = https://lb", None),
+            ("system_scope = all", None),
+        ] {
+            let conf = Conf::from_texts(&[("k", &format!("[neutron]\n{line}\n"))]).unwrap();
+            let got = conf.warnings().first().map(ToString::to_string);
+            match (&got, expect) {
+                (Some(got), Some(expect)) => {
+                    assert!(got.contains(expect) && !got.contains("s3cret"), "{got}");
+                }
+                (None, None) => {}
+                (got, expect) => panic!("{line}: {got:?} instead of {expect:?}"),
+            }
+        }
+        let elsewhere = Conf::from_texts(&[("k", "[vif_pool]\nports-pool-min = 3\n")]).unwrap();
+        assert!(elsewhere.warnings()[0].to_string().contains("was `ports_pool_min` meant?"));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Each source is brought into one map of keystoneauth's names first and read by one function; an error then names the
 //! setting the way its user wrote it. An empty value counts as not set, as in shell files and in quoted options.
+//!
+//! Names of `[neutron]` that nobody reads are told by `crates/conf`, which has to know each name that is read here.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
