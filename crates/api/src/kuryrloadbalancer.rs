@@ -329,6 +329,7 @@ mod tests {
     /// Upstream's objects at each stage of their life.
     const CREATED: &str = include_str!("../golden/kuryrloadbalancer-created.json");
     const PROVISIONED: &str = include_str!("../golden/kuryrloadbalancer-provisioned.json");
+    const RESET: &str = include_str!("../golden/kuryrloadbalancer-reset.json");
 
     /// What upstream writes and we do not.
     fn without_what_is_left_out(mut object: Value) -> Value {
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn has_upstreams_shape() {
-        for golden in [CREATED, PROVISIONED] {
+        for golden in [CREATED, PROVISIONED, RESET] {
             let object: Value = serde_json::from_str(golden).unwrap();
             let read: KuryrLoadBalancer = serde_json::from_value(object.clone()).unwrap();
             assert_eq!(read.upstreams_finalizer(), Some(0));

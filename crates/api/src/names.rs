@@ -5,7 +5,7 @@
 /// Label of a `KuryrPort` with the node its pod runs on; old daemons watch by it.
 pub const NODE_NAME_LABEL: &str = "kuryr.openstack.org/nodeName";
 
-/// Finalizer that upstream's controller put on pods. Recognised and removed, never added.
+/// Finalizer that upstream's controller put on pods. Never added; nothing takes it off by itself yet.
 pub const POD_FINALIZER: &str = "kuryr.openstack.org/pod-finalizer";
 
 /// Finalizer that upstream's controller put on `KuryrPort`s. Recognised and removed, never added.
@@ -137,6 +137,19 @@ mod tests {
         assert_eq!(hybrid, ["qbrc4e1a7d2-90", "qvbc4e1a7d2-90", "qvoc4e1a7d2-90"]);
         for name in [tap_name(id), uplink_name(id), host_end_name(id)].iter().chain(&hybrid) {
             assert!(name.len() <= INTERFACE_NAME_MAX, "{name}");
+        }
+    }
+
+    #[test]
+    fn upstreams_objects_have_these_finalizers() {
+        for (golden, finalizer) in [
+            (include_str!("../golden/upstream-pod.json"), POD_FINALIZER),
+            (include_str!("../golden/upstream-service.json"), SERVICE_FINALIZER),
+            (include_str!("../golden/kuryrport-active.json"), KURYRPORT_FINALIZER),
+            (include_str!("../golden/kuryrloadbalancer-created.json"), KURYRLOADBALANCER_FINALIZER),
+        ] {
+            let object: serde_json::Value = serde_json::from_str(golden).unwrap();
+            assert_eq!(object["metadata"]["finalizers"], serde_json::json!([finalizer]), "{object}");
         }
     }
 }

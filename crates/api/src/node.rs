@@ -105,4 +105,21 @@ mod tests {
         assert_eq!(request.pod_uid(), None);
         assert_eq!(request.args["X"], "a=b");
     }
+
+    /// The runtime tells both plugins the same.
+    #[test]
+    fn reads_what_upstreams_plugin_was_told() {
+        let told: Value = serde_json::from_str(include_str!("../golden/upstream-cni-request.json")).unwrap();
+        let text = |name: &str| told[name].as_str().unwrap().to_owned();
+        let request = CniRequest {
+            container_id: text("CNI_CONTAINERID"),
+            netns: text("CNI_NETNS"),
+            ifname: text("CNI_IFNAME"),
+            args: split_args(&text("CNI_ARGS")),
+            prev_result: None,
+        };
+        assert_eq!((request.pod_namespace(), request.pod_name()), (Some("team-a"), Some("web-0")));
+        assert_eq!(request.pod_uid(), Some("7d9b1c52-64a0-4c1e-9a55-6c0b4a2f7710"));
+        assert_eq!(request.args.len(), 5);
+    }
 }

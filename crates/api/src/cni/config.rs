@@ -145,4 +145,15 @@ mod tests {
             assert_eq!(got, expect, "{input}");
         }
     }
+
+    /// What its plugin was configured with besides is nobody's here.
+    #[test]
+    fn reads_upstreams_configuration() {
+        let request: Value =
+            serde_json::from_str(include_str!("../../golden/upstream-cni-request.json")).unwrap();
+        let (config, version) = NetworkConfig::parse(request["config_kuryr"].to_string().as_bytes()).unwrap();
+        assert_eq!(version, Version::V0_3_1);
+        assert_eq!((config.name.as_str(), config.plugin.as_str()), ("kuryr", crate::names::CNI_PLUGIN));
+        assert_eq!((config.agent_socket, config.agent_timeout), (None, None));
+    }
 }

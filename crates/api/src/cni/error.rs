@@ -59,3 +59,38 @@ impl CniError {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// By the status of upstream's daemon, which its plugin hands on. Details that say nothing are left out here.
+    #[test]
+    fn has_upstreams_shape_and_codes() {
+        let upstreams: BTreeMap<&str, Value> =
+            serde_json::from_str(include_str!("../../golden/upstream-cni-errors.json")).unwrap();
+        let codes = [
+            ("400", code::INVALID_ENVIRONMENT),
+            ("410", code::UNKNOWN_CONTAINER),
+            ("500", code::NODE_FAILURE),
+            ("500-max", code::NODE_FAILURE),
+            ("504-timeout", code::TRY_AGAIN_LATER),
+            ("504-vlan", code::TRY_AGAIN_LATER),
+        ];
+        assert!(upstreams.keys().copied().eq(codes.iter().map(|(status, _)| *status)));
+        for (status, code) in codes {
+            let error: CniError = serde_json::from_value(upstreams[status].clone()).unwrap();
+            assert_eq!(error.code, code, "{status}");
+            let mut written = serde_json::to_value(&error).unwrap();
+            if error.details.is_empty() {
+                assert!(written.get("details").is_none(), "{written}");
+                written["details"] = json!("");
+            }
+            assert_eq!(written, upstreams[status]);
+        }
+    }
+}

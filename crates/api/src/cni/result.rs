@@ -157,4 +157,20 @@ mod tests {
             assert_eq!(result["routes"][2]["gw"], "10.128.6.2");
         }
     }
+
+    /// For a pod with one address, but for what the specification wants otherwise: the sandbox is the path of the namespace,
+    /// where upstream names the container, and the default route is a route.
+    #[test]
+    fn has_upstreams_shape() {
+        let mut golden: Value =
+            serde_json::from_str(include_str!("../../golden/cni-result-0.3.1.json")).unwrap();
+        let sandbox = &mut golden["interfaces"][0]["sandbox"];
+        assert!(sandbox.as_str().is_some_and(|sandbox| sandbox.len() == 64));
+        *sandbox = json!("/run/netns/cni-1");
+        let default = json!({ "dst": "0.0.0.0/0", "gw": "10.128.6.1" });
+        golden["routes"].as_array_mut().unwrap().insert(0, default);
+        let mut attachment = Attachment { host_ifname: None, ..attachment() };
+        attachment.addresses.truncate(1);
+        assert_eq!(attachment.to_result(Version::V0_3_1), golden);
+    }
 }
