@@ -31,6 +31,8 @@ mod generated;
 // The words.
 // Paths and tests in documents exist.
 mod doc_paths;
+// The table of Events tells who emits them.
+mod events;
 // Words with better replacements, places on one machine.
 mod words;
 // Nothing marked as unfinished.
@@ -85,6 +87,7 @@ pub(crate) fn tidy(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(blobs::check(&tree));
     findings.extend(generated::check(&tree, &codegen::all(root)?, codegen::FOLDERS));
     findings.extend(doc_paths::check(&tree));
+    findings.extend(events::check(&tree));
     findings.extend(words::check(&tree));
     findings.extend(leftovers::check(&tree));
     findings.sort();
