@@ -108,11 +108,6 @@ pub static ELSEWHERE: &[Elsewhere] = &[
         "nothing has to be looked through periodically; a port comes back when its address has rested, see \
          ports_pool_cool_down",
     ),
-    known(
-        "vif_pool",
-        "pools_vif_drivers",
-        "write vif_pool_mapping, which has the two names the other way round",
-    ),
     known("cni_daemon", "bind_address", "the agent listens on the unix socket [cni_daemon] socket"),
     known("cni_daemon", "pyroute2_timeout", LIBRARY),
     known("cni_daemon", "docker_mode", "namespaces are taken as the runtime names them"),

@@ -521,6 +521,9 @@ section!(vif_pool, "vif_pool", "How many ports each node keeps ready.", {
               `neutron-vif:neutron,nested-vlan:noop`: `neutron` (with `neutron-vif`) and `nested` (with `nested-vlan`) \
               keep ports ready, `noop` makes each port when a pod waits for it and deletes it after the pod. What is \
               not named goes by `[kubernetes] vif_pool_driver`.");
+    POOLS_VIF_DRIVERS: BTreeMap<String, String> = "pools_vif_drivers", "", reader(Reader::Controller),
+        help("Upstream's older form of `vif_pool_mapping`, with the names the other way round, such as \
+              `neutron:neutron-vif,noop:nested-vlan`. Read where `vif_pool_mapping` is empty.");
     PORT_RATE: u32 = "ports_created_per_second", "20", new_here(), range(0, 10_000), reader(Reader::Controller),
         help("Ports that the whole cluster makes in a second at most, after a pause those of five seconds at once. \
               0: no bound."),
@@ -653,7 +656,7 @@ mod tests {
             octavia_defaults::MEMBER_UPDATE_INTERVAL octavia_defaults::ENABLE_HEALTH_MONITOR
             octavia_defaults::HEALTH_MONITOR_DELAY octavia_defaults::HEALTH_MONITOR_TIMEOUT
             octavia_defaults::HEALTH_MONITOR_MAX_RETRIES octavia_defaults::HEALTH_MONITOR_MAX_RETRIES_DOWN vif_pool::READY_MIN vif_pool::READY_MAX vif_pool::PORTS_POOL_MIN
-            vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::POOL_MAPPING vif_pool::PORT_RATE vif_pool::COOL_DOWN
+            vif_pool::PORTS_POOL_BATCH vif_pool::PORTS_POOL_MAX vif_pool::POOL_MAPPING vif_pool::POOLS_VIF_DRIVERS vif_pool::PORT_RATE vif_pool::COOL_DOWN
             vif_pool::SHRINK_DELAY vif_pool::NODE_MAX pod_vif_nested::VLAN_RANGE binding::LINK_IFACE cni_daemon::VIF_ANNOTATION_TIMEOUT
             cni_daemon::CNI_FAILURES_COUNT cni_daemon::WORKER_NUM health_server::PORT cni_health_server::PORT
             cni_health_server::MAX_MEMORY_USAGE prometheus_exporter::CONTROLLER_EXPORTER_PORT

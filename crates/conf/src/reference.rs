@@ -35,7 +35,8 @@ to write. An option that does not exist is logged and ignored.
 const TAIL: &str = "
 ## Without effect
 
-Options of Kuryr-Kubernetes and its libraries that may stay in the file. Each is logged once at start.
+Options of Kuryr-Kubernetes and its libraries that may stay in the file. Each is logged once at start. More about those of the
+pod path: [compatibility.md](compatibility.md#options-of-the-pod-path).
 
 | section | option | instead |
 |---|---|---|

@@ -291,15 +291,16 @@ fn rule(conf: &Conf) -> Result<Rule> {
 
 /// Modes whose nodes keep no ports ready.
 fn unpooled(conf: &Conf) -> Result<BTreeSet<Mode>> {
-    let mapping = conf.get(&vif_pool::POOL_MAPPING)?;
+    let (option, mapping) = pool_mapping(conf)?;
     let driver = conf.get(&kubernetes::POOL_DRIVER)?;
     let mut unpooled = BTreeSet::new();
     for (vif, pool, mode) in MODES {
         let named = mapping.get(vif);
         if let Some(named) = named.filter(|named| !["noop", pool].contains(&named.as_str())) {
             let problem = format!("{vif} has no pool driver {named}");
-            let fix = format!("write {vif}:{pool} to keep ports ready, or {vif}:noop not to");
-            return Err(conf.invalid(&vif_pool::POOL_MAPPING, problem, fix).into());
+            let fix =
+                format!("write vif_pool_mapping = {vif}:{pool} to keep ports ready, or {vif}:noop not to");
+            return Err(conf.invalid(option, problem, fix).into());
         }
         if named.unwrap_or(&driver) == "noop" {
             unpooled.insert(mode);
@@ -308,9 +309,20 @@ fn unpooled(conf: &Conf) -> Result<BTreeSet<Mode>> {
     if let Some(stranger) = mapping.keys().find(|vif| MODES.iter().all(|(known, ..)| known != vif)) {
         let problem = format!("there is no way {stranger} for ports to reach nodes");
         let fix = "name neutron-vif, nested-vlan or nested-macvlan, as [kubernetes] pod_vif_driver does";
-        return Err(conf.invalid(&vif_pool::POOL_MAPPING, problem, fix).into());
+        return Err(conf.invalid(option, problem, fix).into());
     }
     Ok(unpooled)
+}
+
+/// Pool drivers by the way ports reach nodes, and the option that has them. Upstream's older one has the pool drivers first, and
+/// counts where nothing is in the newer one.
+fn pool_mapping(conf: &Conf) -> Result<(&'static Opt<BTreeMap<String, String>>, BTreeMap<String, String>)> {
+    let mapping = conf.get(&vif_pool::POOL_MAPPING)?;
+    let older = conf.get(&vif_pool::POOLS_VIF_DRIVERS)?;
+    if !mapping.is_empty() || older.is_empty() {
+        return Ok((&vif_pool::POOL_MAPPING, mapping));
+    }
+    Ok((&vif_pool::POOLS_VIF_DRIVERS, older.into_iter().map(|(pool, vif)| (vif, pool)).collect()))
 }
 
 /// Upstream's names: how ports reach nodes, and the pool driver that goes with it.
@@ -385,6 +397,28 @@ mod tests {
             let config = Config::resolve(&conf).ok();
             let unpooled = config.map(|config| config.unpooled.0);
             assert_eq!(unpooled, expect.map(|modes| modes.iter().copied().collect()), "{text}");
+        }
+    }
+
+    #[test]
+    fn upstreams_older_pool_drivers_are_read_the_other_way_round() {
+        for (older, newer, expect) in [
+            ("noop:nested-vlan", "", Ok(&[Mode::NestedVlan][..])),
+            ("neutron:neutron-vif,noop:nested-vlan", "", Ok(&[Mode::NestedVlan])),
+            ("noop:nested-vlan", "neutron-vif:noop", Ok(&[Mode::Ovs])),
+            ("neutron:nested-vlan", "", Err("[vif_pool] pools_vif_drivers = `neutron:nested-vlan`")),
+            ("noop:sriov", "", Err("[vif_pool] pools_vif_drivers = `noop:sriov`")),
+            ("noop:nested-vlan", "sriov:noop", Err("[vif_pool] vif_pool_mapping = `sriov:noop`")),
+        ] {
+            let text = format!("[vif_pool]\npools_vif_drivers = {older}\nvif_pool_mapping = {newer}\n");
+            let conf = Conf::from_texts(&[("kuryr.conf", &text)]).unwrap();
+            match (Config::resolve(&conf), expect) {
+                (Ok(config), Ok(modes)) => {
+                    assert_eq!(config.unpooled.0, modes.iter().copied().collect(), "{text}");
+                }
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (got, expect) => panic!("{text}: {got:?} instead of {expect:?}"),
+            }
         }
     }
 
