@@ -314,9 +314,12 @@ fn unpooled(conf: &Conf) -> Result<BTreeSet<Mode>> {
     Ok(unpooled)
 }
 
+/// An option that maps names to names.
+type Mapping = Opt<BTreeMap<String, String>>;
+
 /// Pool drivers by the way ports reach nodes, and the option that has them. Upstream's older one has the pool drivers first, and
 /// counts where nothing is in the newer one.
-fn pool_mapping(conf: &Conf) -> Result<(&'static Opt<BTreeMap<String, String>>, BTreeMap<String, String>)> {
+fn pool_mapping(conf: &Conf) -> Result<(&'static Mapping, BTreeMap<String, String>)> {
     let mapping = conf.get(&vif_pool::POOL_MAPPING)?;
     let older = conf.get(&vif_pool::POOLS_VIF_DRIVERS)?;
     if !mapping.is_empty() || older.is_empty() {

@@ -142,8 +142,11 @@ mod tests {
                     5581a0200000-5581a0300000 rw-p 00200000 fe:00 1234                       /opt/my daemon\n\
                     7f0000000000-7f0000100000 r-xp 00000000 fe:00 99                         /lib/libc.so.6\n\
                     7ffd00000000-7ffd00001000 r-xp 00000000 00:00 0                          [vdso]\n";
-        assert_eq!(code_of(maps, Path::new("/opt/my daemon")), [0x5581_a010_0000..0x5581_a020_0000]);
-        assert!(code_of(maps, Path::new("/opt/other")).is_empty());
+        let found = |program: &str| -> Vec<(usize, usize)> {
+            code_of(maps, Path::new(program)).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(found("/opt/my daemon"), [(0x5581_a010_0000, 0x5581_a020_0000)]);
+        assert!(found("/opt/other").is_empty());
     }
 
     #[test]
