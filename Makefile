@@ -58,7 +58,7 @@ bench-services: ## what Services cost, against kube-proxy and load balancers mad
 	@test/build
 	@bench/services $(ARGS)
 
-conformance: ## Kubernetes' own specs of the network, on a lab of its own, into docs/conformance.md; ARGS: see conformance/run --help
+conformance: ## Kubernetes' own specs of the network, on labs of its own, into docs/conformance.md; ARGS: see conformance/run --help
 	@test/prerequisites
 	@test/build
 	@conformance/run $(if $(ARGS),$(ARGS),--write)

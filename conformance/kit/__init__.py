@@ -1,4 +1,4 @@
-"""Kubernetes' own specs on the lab, in the order of the flow: `suite` is what is run, `images` what its pods run, `surroundings` what the
-lab gets for it, `specs` which specs there are and which are not to pass, `rounds` runs them, `outcome` is what became of each, `document`
-writes it down.
+"""Kubernetes' own specs on labs, in the order of the flow: `suite` is what is run, `images` what its pods run, `surroundings` what a
+lab gets for it, `specs` which specs there are, which are not to pass and which need more nodes, `labs` which lab runs which, `rounds` runs
+them, `outcome` is what became of each, `results` keeps it, `document` writes it down.
 """

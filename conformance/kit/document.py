@@ -1,4 +1,6 @@
 """The results as a part of docs/conformance.md."""
+from collections import Counter
+
 from . import specs
 from .outcome import FAILED, PASSED, Outcome
 
@@ -17,15 +19,23 @@ def into(document: str, text: str) -> str:
 
 def markdown(run: dict, wanted: list[str], left_out: list[specs.LeftOut], policies: int, outcomes: dict[str, Outcome]) -> str:
     """Return the tables: the run, what is left out and why, each spec."""
-    parts = [facts(run, sum(one.seconds for one in outcomes.values())), counts(wanted, left_out, policies, outcomes), exceptions(left_out), each(wanted, left_out, outcomes)]
+    parts = [facts(run, outcomes), counts(wanted, left_out, policies, outcomes), exceptions(left_out), each(run, wanted, left_out, outcomes)]
     return "\n\n".join(part for part in parts if part)
 
 
-def facts(run: dict, seconds: float) -> str:
+def facts(run: dict, outcomes: dict[str, Outcome]) -> str:
     """Tell what was run on what."""
+    seconds = sum(one.seconds for one in outcomes.values())
     spent = f"{seconds / 60:.0f} minutes in specs, {run['parallel']} at a time" + (f", in {run['runs']} runs" if run.get("runs", 1) > 1 else "")
-    return (f"{run['date']}: Kubernetes {run['kubernetes']} with its own suite of the same version; {run['nodes']} nodes ({run['kinds']}), "
+    elsewhere = Counter(nodes for one in outcomes.values() if (nodes := other_nodes(run, one)))
+    others = "".join(f", {nodes} for {number} of the specs" for nodes, number in sorted(elsewhere.items()))
+    return (f"{run['date']}: Kubernetes {run['kubernetes']} with its own suite of the same version; {run['nodes']} nodes ({run['kinds']}){others}, "
             f"{run['cores']} cores for everything, kernel {run['kernel']}; {spent}.")
+
+
+def other_nodes(run: dict, one: Outcome) -> int | None:
+    """Return how many nodes a spec ran on, unless they were as many as is said of all."""
+    return one.nodes if one.nodes != run["nodes"] else None
 
 
 def counts(wanted: list[str], left_out: list[specs.LeftOut], policies: int, outcomes: dict[str, Outcome]) -> str:
@@ -52,13 +62,14 @@ def exceptions(left_out: list[specs.LeftOut]) -> str:
     return "\n".join(lines) if left_out else ""
 
 
-def each(wanted: list[str], left_out: list[specs.LeftOut], outcomes: dict[str, Outcome]) -> str:
+def each(run: dict, wanted: list[str], left_out: list[specs.LeftOut], outcomes: dict[str, Outcome]) -> str:
     """List every spec that is to pass, Conformance first."""
     excepted = {one for entry in left_out for one in entry.specs}
     lines = ["| spec | | seconds |", "|---|---|---|"]
     for one in sorted((one for one in wanted if one not in excepted), key=lambda one: (not specs.is_conformance(one), one)):
         outcome = outcomes.get(one)
         remark = f", {outcome.remark}" if outcome and outcome.remark else ""
+        remark += f", on {nodes} nodes" if outcome and (nodes := other_nodes(run, outcome)) else ""
         remark += f": {cell(outcome.said[:SAID_CHARACTERS])}" if outcome and outcome.said else ""
         seconds = f"{outcome.seconds:.0f}" if outcome else ""
         lines.append(f"| {cell(one.removeprefix(specs.GROUP))} | {MARKS[outcome.state if outcome else None]}{remark} | {seconds} |")

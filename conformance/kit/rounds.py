@@ -102,7 +102,7 @@ class Rounds:
                 end(child)
             finally:
                 self.children.remove(child)
-        return outcome.of_report(json.loads(report.read_text()), some) if report.exists() else {}
+        return outcome.of_report(json.loads(report.read_text()), some, len(self.lab.settings.nodes)) if report.exists() else {}
 
 
 def listed(folder: Path, logs: Path) -> list[str]:

@@ -1,8 +1,9 @@
 """Which specs there are, and which of them are not expected to pass.
 
 A spec is known by its full text, labels included. All that begin with `[sig-network]` are taken but those about network policies, which Kuryr
-does not have yet. `exceptions.toml` lists what is left out, each with one of the reasons below; a Conformance spec may not stand there, and an
-entry that fits no spec, or another number of specs than it says, is an error: a new version of the suite cannot slip anything past.
+does not have yet. `exceptions.toml` lists what is left out, each with one of the reasons below, where a Conformance spec may not stand, and what needs
+more nodes than the other specs. An entry that fits no spec, or another number of specs than it says, is an error: a new version of the suite cannot slip
+anything past.
 """
 import re
 import tomllib
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kuryrlab.failure import Failure
+from kuryrlab.settings import MAXIMUM_NODES
 
 EXCEPTIONS = Path(__file__).resolve().parent.parent / "exceptions.toml"
 GROUP = "[sig-network] "
@@ -17,10 +19,11 @@ POLICIES = re.compile(r"\[sig-network\] (?:Netpol|NetworkPolicy|ClusterNetworkPo
 CONFORMANCE, SERIAL = "[Conformance]", ("[Serial]", "[Disruptive]")
 # What takes minutes, and what takes ten of them: five rolling updates with a minute for each pod, ten thousand Services one after the other.
 SLOW, SLOWEST = "[Slow]", ("during rolling update", "maximum number of services per cluster")
+# So many nodes are enough for all specs but those of which the list says how many they need.
+NODES = 2
 # The reasons that an exception may have, by the word in the list.
 REASONS = {
     "cloud": "needs a cloud provider",
-    "nodes": "needs more than two nodes",
     "kernel": "the kernel lacks what it needs",
     "program": "looks into another program that does not run here (kube-proxy, an API server that is a pod)",
 }
@@ -77,26 +80,58 @@ def about_policies(every: list[str]) -> list[str]:
 
 
 def exceptions(listed: str, specs: list[str]) -> list[LeftOut]:
-    """Read the list and find the specs of each entry.
+    """Read the list and find the specs of each exception.
 
-    Raises Failure with all that is wrong with it.
+    Raises Failure with all that is wrong with the list.
     """
-    found, problems, seen = [], [], set()
-    for entry in tomllib.loads(listed).get("exception", []):
-        pattern, reason, why, wanted = (entry.get(key) for key in ("contains", "reason", "why", "specs"))
-        fitting = tuple(one for one in specs if pattern and pattern in one)
-        if reason not in REASONS:
-            problems.append(f"{pattern!r}: the reason {reason!r} is none of {', '.join(REASONS)}")
-        if not why:
-            problems.append(f"{pattern!r}: no `why`")
-        if len(fitting) != wanted:
-            problems.append(f"{pattern!r} is in {len(fitting)} specs, and `specs` says {wanted}")
-        problems += [f"{one!r} is a Conformance spec" for one in fitting if is_conformance(one)]
-        problems += [f"{one!r} is listed twice" for one in fitting if one in seen]
-        seen.update(fitting)
-        found.append(LeftOut(fitting, reason, why))
+    return read(listed, specs)[0]
+
+
+def larger(listed: str, specs: list[str]) -> dict[str, int]:
+    """Read the list and return how many nodes specs need that need more than the others.
+
+    Raises Failure with all that is wrong with the list.
+    """
+    return read(listed, specs)[1]
+
+
+def read(listed: str, specs: list[str]) -> tuple[list[LeftOut], dict[str, int]]:
+    """Return what is left out, and how many nodes specs need."""
+    entries, problems = tomllib.loads(listed), []
+    left_out = [excepted(entry, specs, problems) for entry in entries.get("exception", [])]
+    nodes = [needing(entry, specs, problems) for entry in entries.get("larger", [])]
+    every = [one for entry in left_out for one in entry.specs] + [one for entry in nodes for one in entry]
+    problems += [f"{one!r} is listed twice" for one in dict.fromkeys(every) if every.count(one) > 1]
     if problems:
         raise Failure("exceptions.toml: " + "; ".join(problems), fix="correct the entries; e2e.test --list-tests shows the specs")
+    return left_out, {one: number for entry in nodes for one, number in entry.items()}
+
+
+def excepted(entry: dict, specs: list[str], problems: list[str]) -> LeftOut:
+    """Return an exception, and add what is wrong with it to the problems."""
+    found, reason = fitting(entry, specs, problems), entry.get("reason")
+    if reason not in REASONS:
+        problems.append(f"{entry.get('contains')!r}: the reason {reason!r} is none of {', '.join(REASONS)}")
+    problems += [f"{one!r} is a Conformance spec" for one in found if is_conformance(one)]
+    return LeftOut(found, reason, entry.get("why"))
+
+
+def needing(entry: dict, specs: list[str], problems: list[str]) -> dict[str, int]:
+    """Return how many nodes the specs of an entry need, and add what is wrong with it to the problems."""
+    found, nodes = fitting(entry, specs, problems), entry.get("nodes")
+    if not isinstance(nodes, int) or not NODES < nodes <= MAXIMUM_NODES:
+        problems.append(f"{entry.get('contains')!r}: {nodes!r} nodes are not more than {NODES} and at most {MAXIMUM_NODES}")
+    return dict.fromkeys(found, nodes)
+
+
+def fitting(entry: dict, specs: list[str], problems: list[str]) -> tuple[str, ...]:
+    """Return the specs of an entry of either kind, and add what is wrong with it to the problems."""
+    pattern, why, wanted = (entry.get(key) for key in ("contains", "why", "specs"))
+    found = tuple(one for one in specs if pattern and pattern in one)
+    if not why:
+        problems.append(f"{pattern!r}: no `why`")
+    if len(found) != wanted:
+        problems.append(f"{pattern!r} is in {len(found)} specs, and `specs` says {wanted}")
     return found
 
 

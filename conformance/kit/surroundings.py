@@ -7,7 +7,7 @@ a control plane that is a virtual machine of the cloud has.
 A spec that a load balancer keeps the client's address takes every address of the nodes' network for a node's. The suite runs beside the control plane, in that
 network; so it has an address of elsewhere towards floating IPs, to which their router answers by the external side.
 
-The lab has no Internet. Its external side, which pods reach only through their router, gets the addresses and names that specs ask for. Each node is in a zone of its own.
+The lab has no Internet. Its external side, which pods reach only through their router, gets the addresses and names that specs ask for. Nodes are in zones.
 Pods that may use little of the disk are evicted in the kubelets' place.
 """
 import ipaddress
@@ -126,17 +126,24 @@ class Internet:
 
 
 class Zones:
-    """A zone for each node."""
+    """Zones, in which the nodes are in turns: of three nodes each in one of its own, of six two in each."""
 
     LABEL = "topology.kubernetes.io/zone"
+    # No spec wants more.
+    NUMBER = 3
 
-    def __init__(self, lab: Lab):
-        self.lab = lab
+    def __init__(self, lab: Lab, number: int = NUMBER):
+        self.lab, self.number = lab, number
 
     def make(self) -> None:
         """Say of each node which zone it is in."""
-        for node in self.lab.machines:
-            self.label(node, f"zone-of-{node}")
+        for node, zone in self.shared_out(list(self.lab.machines), self.number).items():
+            self.label(node, zone)
+
+    @staticmethod
+    def shared_out(nodes: list[str], number: int) -> dict[str, str]:
+        """Return the zone of each node, of so many."""
+        return {node: f"zone{at % number + 1}" for at, node in enumerate(nodes)}
 
     def remove(self) -> None:
         """Take the labels away."""
@@ -208,8 +215,8 @@ class Evictions:
 class Surroundings:
     """All of it. Kuryr has to run, as the cluster's resolvers are pods."""
 
-    def __init__(self, lab: Lab, facts: dict):
-        self.lab, self.parts = lab, [Leg(lab, facts), Elsewhere(lab), Internet(lab), Zones(lab), Evictions(lab)]
+    def __init__(self, lab: Lab, facts: dict, zones: int = Zones.NUMBER):
+        self.lab, self.parts = lab, [Leg(lab, facts), Elsewhere(lab), Internet(lab), Zones(lab, zones), Evictions(lab)]
         self.begun: list[Leg | Elsewhere | Internet | Zones | Evictions] = []
 
     def make(self) -> None:
