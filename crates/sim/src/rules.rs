@@ -14,19 +14,22 @@ use std::{
     net::IpAddr,
 };
 
-use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeStatus, PortEntry};
-use kuryr_planning::pool::invariants::violations;
-use kuryr_types::{Generation, MacAddr, PortId};
+use kuryr_types::{Generation, MacAddr};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    cloud::{self, Asked, TAG, is_ours},
-    faults::Caller,
     machine::{Joint, Sandbox},
     programs::COOL_DOWN,
-    world::{RECORDS, State, World},
+    world::{State, World},
 };
+
+// Who gets an address.
+mod pods;
+// What is asked of Neutron.
+mod calls;
+// What is written in records.
+mod records;
 
 /// What the rules remember.
 #[derive(Debug, Default)]
@@ -135,172 +138,6 @@ impl World {
         }
         self.state().rules.follow(now);
     }
-
-    /// A pod was connected.
-    pub(crate) fn judge_attachment(&self, node: &str, joint: &Joint, sandbox: &Sandbox) {
-        let objections = {
-            let state = &mut *self.state();
-            let mut found: Vec<String> = joint
-                .addresses
-                .iter()
-                .filter_map(|net| state.rules.objection(net.addr(), &sandbox.pod))
-                .collect();
-            for (other_node, other, pod) in connected(state) {
-                let is_robbed = state.rules.is_stolen_mac(other.mac);
-                let same = other.mac == joint.mac || (other.addresses == joint.addresses && !is_robbed);
-                if same && pod.pod != sandbox.pod {
-                    found.push(format!("{} on {other_node} is connected by the same port", pod.pod));
-                }
-            }
-            let got = joint.addresses.iter().map(|net| ((net.addr(), sandbox.pod.clone()), joint.mac));
-            state.rules.got_by.extend(got);
-            found
-        };
-        for why in objections {
-            self.broken(format!("pod {} on {node} gets {:?} and {why}", sandbox.pod, joint.addresses));
-        }
-    }
-
-    /// A program calls Neutron.
-    pub(crate) fn judge_call(&self, asked: &Asked) {
-        let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
-        match (asked.method.as_str(), path.as_slice()) {
-            ("POST", ["v2.0", "ports"]) => {
-                let made = asked.body["ports"].as_array().into_iter().flatten();
-                let lost = made.filter(|port| !is_findable(port)).count();
-                if lost > 0 {
-                    self.broken(format!("{lost} ports are made that nobody could find again"));
-                }
-            }
-            ("PUT" | "DELETE", ["v2.0", "ports", id, ..]) => self.judge_change(id, asked),
-            _ => {}
-        }
-    }
-
-    fn judge_change(&self, id: &str, asked: &Asked) {
-        let Some(port) = self.state().cloud.ports.get(id).cloned() else { return };
-        let what = format!("{} {} ({})", asked.method, asked.path, asked.body);
-        if !is_ours(&port) {
-            return self.broken(format!("{what}: a port that is not ours"));
-        }
-        let deletes = asked.method == "DELETE";
-        let unbinds = asked.body["port"]["binding:host_id"] == "";
-        if !deletes && !unbinds {
-            return;
-        }
-        let mac = mac_of(&port);
-        let mut found = Vec::new();
-        {
-            let state = self.state();
-            for (node, joint, pod) in connected(&state) {
-                let lives = self.node_uid(node).is_some() && pod.established;
-                if Some(joint.mac) == mac && lives {
-                    found.push(format!("pod {} on {node} is connected by it", pod.pod));
-                }
-            }
-            if deletes {
-                let held = cloud::addresses(&port).into_iter();
-                found.extend(held.filter_map(|address| state.rules.objection(address, "")));
-            }
-        }
-        for (node, record) in self.records() {
-            let record: KuryrNode = serde_json::from_value(record).unwrap();
-            if record.spec.ports.get(id).is_some_and(|entry| !entry.doomed) && deletes {
-                found.push(format!("the record of {node} names it and does not say that it is doomed"));
-            }
-            let is_own = record.spec.own_port.is_some_and(|own| own.id.as_str() == id);
-            let lives = self.node_uid(&node).is_some_and(|uid| uid == record.spec.node_uid);
-            if is_own && (deletes || lives) {
-                found.push(format!("it is {node}'s own"));
-            }
-        }
-        found.into_iter().for_each(|why| self.broken(format!("{what}: {why}")));
-    }
-
-    /// A program wrote an object.
-    pub(crate) fn note_write(
-        &self,
-        (caller, is_late): (&Caller, bool),
-        path: &str,
-        before: Option<&Value>,
-        after: Option<&Value>,
-    ) {
-        let Some(node) = path.strip_prefix(RECORDS).map(|rest| rest.trim_matches('/')) else { return };
-        let read = |value: Option<&Value>| -> Option<KuryrNode> {
-            value.map(|value| serde_json::from_value(value.clone()).unwrap())
-        };
-        let (before, after) = (read(before), read(after));
-        let Some(after) = after else {
-            let ports = before.map_or(0, |before| before.spec.ports.len());
-            if ports > 0 {
-                self.broken(format!("the record of {node} is deleted with {ports} ports"));
-            }
-            return;
-        };
-        let old = before.clone().unwrap_or_default();
-        if after.spec != old.spec {
-            self.judge_offers(caller, node, &old, &after);
-        }
-        if after.status != old.status {
-            self.judge_report((caller, is_late), node, &old, &after);
-        }
-    }
-
-    fn judge_offers(&self, caller: &Caller, node: &str, old: &KuryrNode, new: &KuryrNode) {
-        let is_gone = self.node_uid(node).is_none_or(|uid| uid != old.spec.node_uid);
-        let mut found: Vec<String> = violations(&old.spec, old.status.as_ref(), &new.spec, is_gone)
-            .into_iter()
-            .map(|violation| format!("{violation:?}"))
-            .collect();
-        if !caller.name().starts_with("controller") {
-            found.push("its author is no controller".to_owned());
-        }
-        {
-            let state = &mut *self.state();
-            let is_new = |id: &PortId, entry: &PortEntry| {
-                old.spec.ports.get(id).is_none_or(|former| former.generation != entry.generation)
-            };
-            for (id, entry) in new.spec.ports.iter().filter(|(id, entry)| is_new(id, entry)) {
-                if !state.rules.generations.insert(entry.generation) {
-                    found.push(format!("generation {} of {id} was used before", entry.generation));
-                }
-                found.extend(offer_objections(state, node, id.as_str(), entry));
-            }
-        }
-        found
-            .into_iter()
-            .for_each(|why| self.broken(format!("{} writes what {node} is offered: {why}", caller.name())));
-    }
-
-    fn judge_report(&self, (caller, is_late): (&Caller, bool), node: &str, old: &KuryrNode, new: &KuryrNode) {
-        let mut found = Vec::new();
-        if !caller.name().starts_with(&format!("agent-{node}.")) {
-            found.push("its author is another".to_owned());
-        }
-        let nothing = KuryrNodeStatus::default();
-        let (before, now) =
-            (old.status.as_ref().unwrap_or(&nothing), new.status.as_ref().unwrap_or(&nothing));
-        // A report that arrives late is an old one; the agent sees that and reports again.
-        let same_record = before.checkpoint.id == now.checkpoint.id;
-        if same_record && now.checkpoint.sequence < before.checkpoint.sequence && !is_late {
-            found.push(format!("the checkpoint goes back to {}", now.checkpoint.sequence));
-        }
-        {
-            let state = self.state();
-            for (id, generation) in &now.returned {
-                let entry = new.spec.ports.get(id).filter(|entry| entry.generation == *generation);
-                let Some(entry) = entry else { continue };
-                let users =
-                    connected(&state).filter(|(_, joint, pod)| joint.mac == entry.mac && pod.established);
-                found.extend(
-                    users.map(|(_, _, pod)| {
-                        format!("{id} is given back while {} is connected by it", pod.pod)
-                    }),
-                );
-            }
-        }
-        found.into_iter().for_each(|why| self.broken(format!("{} reports: {why}", caller.name())));
-    }
 }
 
 /// Pods that are connected and whose sandboxes are there, with their nodes.
@@ -314,36 +151,4 @@ fn connected(state: &State) -> impl Iterator<Item = (&String, &Joint, &Sandbox)>
 /// The hardware address of a port.
 pub(crate) fn mac_of(port: &Value) -> Option<MacAddr> {
     port["mac_address"].as_str()?.parse().ok()
-}
-
-fn is_findable(port: &Value) -> bool {
-    let tagged = port["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| tag == TAG));
-    tagged && port["description"] == TAG && port["name"].as_str().is_some_and(|name| !name.is_empty())
-}
-
-/// What speaks against an offer to a node.
-fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> Vec<String> {
-    let mut found = Vec::new();
-    let held = entry.addresses.iter().filter_map(|address| state.rules.objection(address.address, ""));
-    found.extend(held.map(|why| format!("{id} is offered and {why}")));
-    let Some(port) = state.cloud.ports.get(id) else {
-        // Somebody may have deleted it since it was looked at.
-        return found;
-    };
-    let host = state.machines[node].host.as_str();
-    if port["binding:host_id"] != host {
-        found.push(format!("{id} is offered and bound to {}", port["binding:host_id"]));
-    }
-    if port["security_groups"].as_array().is_none_or(Vec::is_empty) {
-        found.push(format!("{id} is offered without groups"));
-    }
-    if mac_of(port) != Some(entry.mac) {
-        found.push(format!("{id} is offered as {} and is {}", entry.mac, port["mac_address"]));
-    }
-    for (other, joint, pod) in connected(state) {
-        if joint.mac == entry.mac {
-            found.push(format!("{id} is offered while {} on {other} is connected by it", pod.pod));
-        }
-    }
-    found
 }
