@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     /// Taps that are down.
     pub(crate) down: BTreeSet<String>,
     pub(crate) rows: BTreeMap<String, InterfaceRow>,
+    /// Rows whose flows were installed since the machine started, with their ports; a row's own sign may be older.
+    pub(crate) installed: BTreeMap<String, String>,
     switch: watch::Sender<Arc<SwitchState>>,
     pub(crate) tables: Tables,
     pub(crate) slots: [Vec<u8>; 2],
@@ -96,6 +98,7 @@ impl Machine {
             own: None,
             down: BTreeSet::new(),
             rows: BTreeMap::new(),
+            installed: BTreeMap::new(),
             switch: watch::Sender::default(),
             tables: Tables::default(),
             slots: [Vec::new(), Vec::new()],
@@ -114,6 +117,7 @@ impl Machine {
         self.uplinks.clear();
         self.own = None;
         self.down.clear();
+        self.installed.clear();
         self.tables = Tables::default();
         (self.next_index, self.next_netns) = (FIRST_INDEX, FIRST_NETNS);
         for row in self.rows.values_mut() {
@@ -158,6 +162,12 @@ impl Machine {
     /// The sandbox that a connection leads to, if that is still there.
     pub(crate) fn behind(&self, joint: &Joint) -> Option<&Sandbox> {
         self.sandboxes.get(&joint.netns).filter(|sandbox| sandbox.id == joint.netns_id)
+    }
+
+    /// The row of the uplink that a connection leads to.
+    pub(crate) fn row_of(&self, joint: &Joint) -> Option<&InterfaceRow> {
+        let uplink = self.uplinks.values().find(|uplink| uplink.ifindex == joint.uplink)?;
+        self.rows.get(uplink.tap.as_ref()?)
     }
 
     /// Whether there is an interface of that name on which the switch can have a port.
@@ -657,6 +667,7 @@ fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
         state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
     if bound {
         row.ovn_installed = true;
+        machine.installed.insert(uuid.to_owned(), port.clone());
         machine.publish();
         state.cloud.set_status(&port, "ACTIVE");
     }

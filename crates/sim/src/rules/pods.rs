@@ -1,9 +1,10 @@
-//! Pods: each is connected by an address and a port that are its own.
+//! Pods: each is connected by an address and a port that are its own, and by no port that is not ready: its row in the switch
+//! has a number, and its flows were installed since the node started. The sign of that outlives a restart.
 
 use super::connected;
 use crate::{
     machine::{Joint, Sandbox},
-    world::World,
+    world::{State, World},
 };
 
 impl World {
@@ -23,6 +24,7 @@ impl World {
                     found.push(format!("{} on {other_node} is connected by the same port", pod.pod));
                 }
             }
+            found.extend(unready(state, node, joint));
             let got = joint.addresses.iter().map(|net| ((net.addr(), sandbox.pod.clone()), joint.mac));
             state.rules.got_by.extend(got);
             found
@@ -30,5 +32,126 @@ impl World {
         for why in objections {
             self.broken(format!("pod {} on {node} gets {:?} and {why}", sandbox.pod, joint.addresses));
         }
+    }
+}
+
+/// Why a connection leads nowhere.
+fn unready(state: &State, node: &str, joint: &Joint) -> Option<String> {
+    let machine = &state.machines[node];
+    let Some(row) = machine.row_of(joint) else { return Some("its uplink is not on the switch".to_owned()) };
+    let is_ready = row.ofport.is_some() && machine.installed.contains_key(&row.uuid);
+    (!is_ready).then(|| format!("{} is not ready since the node started", row.name))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use kuryr_agent::{Datapath, SwitchDatabase};
+    use kuryr_api::names;
+    use kuryr_datapath::{Offloads, PodLinks, PortSpec, UplinkSpec};
+    use serde_json::{Value, json};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{
+        cloud::{NETWORK, PROJECT, SUBNET, TAG},
+        faults::{Caller, Plan},
+        machine::Reach,
+        scenario::reboot,
+        world::Setup,
+    };
+
+    pub(crate) const PORT: &str = "00000001-0000-4000-8000-000000000000";
+    pub(crate) const NETNS: &str = "/run/netns/web-0";
+
+    /// A node, and nobody who looks after it.
+    pub(crate) fn world() -> Arc<World> {
+        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
+        World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false })
+    }
+
+    /// A port as Neutron has it.
+    pub(crate) fn port() -> Value {
+        json!({"id": PORT, "name": "kuryr-pool/n1", "project_id": PROJECT, "network_id": NETWORK, "tags": [TAG],
+            "description": TAG, "status": "DOWN", "admin_state_up": true, "mac_address": "fa:16:3e:00:00:01",
+            "revision_number": 1, "binding:host_id": "host-of-n1", "security_groups": ["g0"],
+            "fixed_ips": [{"subnet_id": SUBNET, "ip_address": "10.0.0.11"}]})
+    }
+
+    /// The node, as its agent reaches it.
+    pub(crate) fn reach(world: &Arc<World>) -> Reach {
+        Reach { world: Arc::clone(world), caller: Caller::new("agent-n1.1"), node: "n1".to_owned() }
+    }
+
+    /// Makes the uplink of the port; its index.
+    fn prepare(reach: &Reach) -> u32 {
+        let (mac, hybrid, offloads) = ("fa:16:3e:00:00:01".parse().unwrap(), None, Offloads::Keep);
+        let (tap, peer) = (names::tap_name(PORT), names::uplink_name(PORT));
+        reach.prepare(&UplinkSpec { tap, hybrid, peer, mac, mtu: 1442, offloads }).unwrap().ifindex
+    }
+
+    async fn plug(reach: &Reach) {
+        let (name, mac) = (names::tap_name(PORT), "fa:16:3e:00:00:01".parse().unwrap());
+        let port = PortSpec { name, port: PORT.into(), mac, generation: None, start: None };
+        reach.add_ports(&[port]).await.unwrap();
+    }
+
+    /// Connects a pod, which is not asked whether its port is ready.
+    fn attach(reach: &Reach, uplink: u32) {
+        reach.world.state().machines.get_mut("n1").unwrap().make_sandbox(NETNS, "uid-1");
+        let pod = PodLinks {
+            netns: NETNS.into(),
+            ifname: "eth0".to_owned(),
+            host_ifname: names::host_end_name(PORT),
+            mac: "fa:16:3e:00:00:01".parse().unwrap(),
+            mtu: 1442,
+            addresses: vec!["10.0.0.11/24".parse().unwrap()],
+            routes: Vec::new(),
+            uplink,
+            vlan: None,
+            node_addresses: Vec::new(),
+        };
+        reach.attach(&pod).unwrap();
+    }
+
+    /// A world in which a pod runs by [`PORT`].
+    pub(crate) async fn world_with_pod() -> Arc<World> {
+        let world = world();
+        let reach = reach(&world);
+        world.state().cloud.ports.insert(PORT.to_owned(), port());
+        let uplink = prepare(&reach);
+        plug(&reach).await;
+        sleep(Duration::from_secs(2)).await;
+        attach(&reach, uplink);
+        let of_node = |state: &mut State| {
+            let machine = state.machines.get_mut("n1").unwrap();
+            machine.sandboxes.get_mut(NETNS).unwrap().established = true;
+        };
+        of_node(&mut world.state());
+        world
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_at_a_port_that_is_not_ready_is_told() {
+        let world = world();
+        let reach = reach(&world);
+        let count = || world.violations().len();
+        world.state().cloud.ports.insert(PORT.to_owned(), port());
+        let uplink = prepare(&reach);
+        attach(&reach, uplink);
+        assert_eq!(count(), 1, "it is not on the switch");
+        plug(&reach).await;
+        attach(&reach, uplink);
+        assert_eq!(count(), 2, "its flows are not installed");
+        sleep(Duration::from_secs(2)).await;
+        attach(&reach, uplink);
+        assert_eq!(count(), 2, "they are");
+        reboot(&world, "n1");
+        let uplink = prepare(&reach);
+        let has_sign = || world.state().machines["n1"].rows.values().all(|row| row.ovn_installed);
+        assert!(has_sign(), "the row says that they are");
+        attach(&reach, uplink);
+        assert_eq!(count(), 3, "they were, before the node started again");
     }
 }

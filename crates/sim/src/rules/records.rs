@@ -1,4 +1,8 @@
 //! Records: what controllers offer to nodes, and what agents report.
+//!
+//! No port is told to be ready whose flows were not installed since the node started.
+
+use std::collections::BTreeSet;
 
 use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeStatus, PortEntry};
 use kuryr_planning::pool::invariants::violations;
@@ -82,6 +86,11 @@ impl World {
         }
         {
             let state = self.state();
+            // Whether it still is: it may be unplugged while the report is on its way.
+            let installed: BTreeSet<&str> =
+                state.machines[node].installed.values().map(String::as_str).collect();
+            let early = now.ready.keys().filter(|id| !is_late && !installed.contains(id.as_str()));
+            found.extend(early.map(|id| format!("{id} is ready, and has not been since the node started")));
             for (id, generation) in &now.returned {
                 let entry = new.spec.ports.get(id).filter(|entry| entry.generation == *generation);
                 let Some(entry) = entry else { continue };
@@ -123,4 +132,47 @@ fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> V
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::{
+        super::pods::tests::{PORT, world, world_with_pod},
+        *,
+    };
+    use crate::scenario::reboot;
+
+    const RECORD: &str = "/apis/kuryr.openstack.org/v1alpha1/kuryrnodes/n1";
+
+    /// A record with this specification and report.
+    fn record(spec: &Value, status: &Value) -> Value {
+        json!({"apiVersion": "kuryr.openstack.org/v1alpha1", "kind": "KuryrNode", "metadata": {"name": "n1"},
+            "spec": spec, "status": status})
+    }
+
+    /// The agent's report of this.
+    fn report(world: &World, status: &Value, is_late: bool) {
+        let (before, after) = (record(&json!({}), &json!({})), record(&json!({}), status));
+        world.note_write((&Caller::new("agent-n1.1"), is_late), RECORD, Some(&before), Some(&after));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_told_to_be_ready_and_is_not_is_told() {
+        let ready = json!({"ready": {PORT: "1.1"}});
+        let without: Arc<World> = world();
+        report(&without, &ready, false);
+        assert_eq!(without.violations().len(), 1, "it is not on the switch");
+        let world = world_with_pod().await;
+        report(&world, &ready, false);
+        assert_eq!(world.violations(), Vec::<String>::new());
+        reboot(&world, "n1");
+        report(&world, &ready, true);
+        assert_eq!(world.violations(), Vec::<String>::new(), "it was before the node started again");
+        report(&world, &ready, false);
+        assert_eq!(world.violations().len(), 1, "its agent is another now");
+    }
 }
