@@ -52,7 +52,7 @@ pub(crate) struct Cloud {
     pub(crate) port_quota: Option<u32>,
     /// Hosts that ports can be bound to.
     hosts: BTreeSet<String>,
-    groups: Vec<Value>,
+    pub(crate) groups: Vec<Value>,
     rules: Vec<Value>,
     groups_made: u32,
     rules_made: u32,

@@ -207,6 +207,7 @@ fn begin(world: &World, name: &str, uid: &str, node: &str, netns: &str, address:
         (pod.address, pod.netns) = (Some(address), Some(netns.to_owned()));
     }
     world.note(format!("pod {name} {uid} runs with {address}"));
+    world.judge_start(node, netns);
     world.put(&pod_path(name), pod_object(name, uid, node, "Running", Some(address), false));
     world.put(&slice_path(uid), slice_object(name, uid, address));
 }

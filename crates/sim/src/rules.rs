@@ -19,7 +19,9 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use crate::{
+    cloud::{Cloud, TAG},
     machine::{Joint, Sandbox},
+    octavia::has_tag,
     programs::COOL_DOWN,
     world::{State, World},
 };
@@ -146,6 +148,14 @@ fn connected(state: &State) -> impl Iterator<Item = (&String, &Joint, &Sandbox)>
         let behind = move |joint| Some((node, joint, machine.behind(joint)?));
         machine.joints.values().filter_map(behind)
     })
+}
+
+/// Whether a port has the groups that pods are to have. None are configured, so that is our own.
+pub(crate) fn has_right_groups(cloud: &Cloud, port: &Value) -> bool {
+    let own: Vec<&Value> =
+        cloud.groups.iter().filter(|group| has_tag(group, TAG)).map(|group| &group["id"]).collect();
+    let has = port["security_groups"].as_array().map(Vec::as_slice);
+    has.is_some_and(|has| matches!(has, [one] if own.contains(&one)))
 }
 
 /// The hardware address of a port.

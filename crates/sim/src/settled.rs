@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     cloud,
     kubelet::Wish,
+    rules::has_right_groups,
     world::{State, World},
 };
 
@@ -102,15 +103,23 @@ fn of_node(world: &World, node: &str, record: &KuryrNode) -> Vec<String> {
             Some(port) if port["binding:host_id"] != machine.host.as_str() => {
                 say(format!("port {id} is elsewhere"))
             }
+            Some(port) if !has_right_groups(&state.cloud, port) => {
+                say(format!("port {id} has the groups {}", port["security_groups"]))
+            }
             Some(_) => {}
         }
     }
     if status.ready.is_empty() {
         say("no port is ready".to_owned());
     }
-    match &record.spec.own_port {
-        Some(own) if state.cloud.ports.contains_key(own.id.as_str()) => {}
-        own => say(format!("its own port is {own:?}")),
+    let own = record.spec.own_port.as_ref().and_then(|own| state.cloud.ports.get(own.id.as_str()));
+    let is_fit = |own: &&Value| {
+        own["status"] == "ACTIVE"
+            && own["binding:host_id"] == machine.host.as_str()
+            && has_right_groups(&state.cloud, own)
+    };
+    if !own.is_some_and(|own| is_fit(&own)) {
+        say(format!("its own port is {own:?}"));
     }
     let live: BTreeSet<&str> =
         state.pods.values().filter(|pod| pod.node == node).map(|pod| pod.uid.as_str()).collect();

@@ -1,8 +1,13 @@
 //! Pods: each is connected by an address and a port that are its own, and by no port that is not ready: its row in the switch
 //! has a number, and its flows were installed since the node started. The sign of that outlives a restart.
+//!
+//! When its containers start its port is ACTIVE, with its addresses and the groups that are configured.
 
-use super::connected;
+use serde_json::Value;
+
+use super::{connected, has_right_groups, mac_of};
 use crate::{
+    cloud,
     machine::{Joint, Sandbox},
     world::{State, World},
 };
@@ -33,6 +38,39 @@ impl World {
             self.broken(format!("pod {} on {node} gets {:?} and {why}", sandbox.pod, joint.addresses));
         }
     }
+
+    /// The containers of a pod start in this namespace.
+    pub(crate) fn judge_start(&self, node: &str, netns: &str) {
+        let objection = {
+            let state = self.state();
+            let machine = &state.machines[node];
+            let is_its = |joint: &&Joint| joint.netns == netns && machine.behind(joint).is_some();
+            match machine.joints.values().find(is_its) {
+                Some(joint) => unready(&state, node, joint).or_else(|| unfit(&state, node, joint)),
+                None => Some("it is not connected".to_owned()),
+            }
+        };
+        if let Some(why) = objection {
+            self.broken(format!("a pod runs in {netns} on {node} and {why}"));
+        }
+    }
+}
+
+/// Why a pod may not run with the port that Neutron has.
+fn unfit(state: &State, node: &str, joint: &Joint) -> Option<String> {
+    if state.rules.is_stolen_mac(joint.mac) {
+        return None;
+    }
+    let has_mac = |port: &&Value| mac_of(port) == Some(joint.mac);
+    let Some(port) = state.cloud.ports.values().find(has_mac) else {
+        return Some(format!("there is no port with {}", joint.mac));
+    };
+    let held = cloud::addresses(port);
+    let has_addresses = joint.addresses.iter().all(|net| held.contains(&net.addr()));
+    let is_here = port["binding:host_id"] == state.machines[node].host.as_str();
+    let is_fit =
+        port["status"] == "ACTIVE" && is_here && has_addresses && has_right_groups(&state.cloud, port);
+    (!is_fit).then(|| format!("its port is {port}"))
 }
 
 /// Why a connection leads nowhere.
@@ -68,7 +106,10 @@ pub(super) mod tests {
     /// A node, and nobody who looks after it.
     pub(crate) fn world() -> Arc<World> {
         let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false })
+        let world =
+            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false });
+        world.state().cloud.groups.push(json!({"id": "g0", "project_id": PROJECT, "tags": [TAG]}));
+        world
     }
 
     /// A port as Neutron has it.
@@ -153,5 +194,25 @@ pub(super) mod tests {
         assert!(has_sign(), "the row says that they are");
         attach(&reach, uplink);
         assert_eq!(count(), 3, "they were, before the node started again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_runs_with_a_port_that_is_not_as_it_should_be_is_told() {
+        for (field, value, expect) in [
+            ("name", json!("another"), 0),
+            ("status", json!("DOWN"), 1),
+            ("binding:host_id", json!(""), 1),
+            ("security_groups", json!(["default-group"]), 1),
+            ("fixed_ips", json!([{"subnet_id": SUBNET, "ip_address": "10.0.0.12"}]), 1),
+            ("mac_address", json!("fa:16:3e:00:00:02"), 1),
+        ] {
+            let world = world_with_pod().await;
+            world.state().cloud.ports.get_mut(PORT).unwrap()[field] = value;
+            world.judge_start("n1", NETNS);
+            assert_eq!(world.violations().len(), expect, "{field}");
+        }
+        let world = world_with_pod().await;
+        world.judge_start("n1", "/run/netns/web-1");
+        assert_eq!(world.violations().len(), 1, "it is not connected");
     }
 }

@@ -9,7 +9,7 @@ use kuryr_planning::pool::invariants::violations;
 use kuryr_types::PortId;
 use serde_json::Value;
 
-use super::{connected, mac_of};
+use super::{connected, has_right_groups, mac_of};
 use crate::{
     faults::Caller,
     world::{RECORDS, State, World},
@@ -120,8 +120,8 @@ fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> V
     if port["binding:host_id"] != host {
         found.push(format!("{id} is offered and bound to {}", port["binding:host_id"]));
     }
-    if port["security_groups"].as_array().is_none_or(Vec::is_empty) {
-        found.push(format!("{id} is offered without groups"));
+    if !has_right_groups(&state.cloud, port) {
+        found.push(format!("{id} is offered with the groups {}", port["security_groups"]));
     }
     if mac_of(port) != Some(entry.mac) {
         found.push(format!("{id} is offered as {} and is {}", entry.mac, port["mac_address"]));
@@ -141,10 +141,13 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::pods::tests::{PORT, world, world_with_pod},
+        super::pods::tests::{PORT, port, world, world_with_pod},
         *,
     };
-    use crate::scenario::reboot;
+    use crate::{
+        cloud::{NETWORK, SUBNET},
+        scenario::reboot,
+    };
 
     const RECORD: &str = "/apis/kuryr.openstack.org/v1alpha1/kuryrnodes/n1";
 
@@ -158,6 +161,31 @@ mod tests {
     fn report(world: &World, status: &Value, is_late: bool) {
         let (before, after) = (record(&json!({}), &json!({})), record(&json!({}), status));
         world.note_write((&Caller::new("agent-n1.1"), is_late), RECORD, Some(&before), Some(&after));
+    }
+
+    /// A controller offers the port.
+    fn offer(world: &World, generation: &str) {
+        let entry = json!({"generation": generation, "class": "c", "mac": "fa:16:3e:00:00:01", "network": NETWORK,
+            "addresses": [{"subnet": SUBNET, "address": "10.0.0.11"}]});
+        let status = json!({"nodeUid": "n1-life-1", "checkpoint": {"id": "c", "sequence": 1}});
+        let spec =
+            |ports: Value| record(&json!({"nodeUid": "n1-life-1", "epoch": 1, "ports": ports}), &status);
+        let (before, after) = (spec(json!({})), spec(json!({PORT: entry})));
+        world.note_write((&Caller::new("controller-1.1"), false), RECORD, Some(&before), Some(&after));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_with_other_groups_than_are_configured_is_told() {
+        let world = world();
+        world.state().cloud.ports.insert(PORT.to_owned(), port());
+        offer(&world, "1.1");
+        assert_eq!(world.violations(), Vec::<String>::new());
+        for groups in [json!([]), json!(["default-group"]), json!(["g0", "default-group"])] {
+            let before = world.violations().len();
+            world.state().cloud.ports.get_mut(PORT).unwrap()["security_groups"] = groups.clone();
+            offer(&world, &format!("1.{}", before + 2));
+            assert_eq!(world.violations().len(), before + 1, "{groups}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
