@@ -1,4 +1,6 @@
 //! Calls to Neutron.
+//!
+//! Nothing is changed of a port by which a pod of a living node is connected, but what it is called.
 
 use kuryr_api::kuryrnode::KuryrNode;
 use serde_json::Value;
@@ -8,6 +10,9 @@ use crate::{
     cloud::{self, Asked, TAG, is_ours},
     world::World,
 };
+
+/// What a port is called, which nobody who talks by it notices.
+const HARMLESS: [&str; 2] = ["name", "description"];
 
 impl World {
     /// A program calls Neutron.
@@ -34,7 +39,8 @@ impl World {
         }
         let deletes = asked.method == "DELETE";
         let unbinds = asked.body["port"]["binding:host_id"] == "";
-        if !deletes && !unbinds {
+        let disturbing = disturbing(&port, asked);
+        if disturbing.is_empty() {
             return;
         }
         let mac = mac_of(&port);
@@ -44,7 +50,7 @@ impl World {
             for (node, joint, pod) in connected(&state) {
                 let lives = self.node_uid(node).is_some() && pod.established;
                 if Some(joint.mac) == mac && lives {
-                    found.push(format!("pod {} on {node} is connected by it", pod.pod));
+                    found.push(format!("pod {} on {node} is connected by it: {disturbing:?}", pod.pod));
                 }
             }
             if deletes {
@@ -59,7 +65,7 @@ impl World {
             }
             let is_own = record.spec.own_port.is_some_and(|own| own.id.as_str() == id);
             let lives = self.node_uid(&node).is_some_and(|uid| uid == record.spec.node_uid);
-            if is_own && (deletes || lives) {
+            if is_own && (deletes || (unbinds && lives)) {
                 found.push(format!("it is {node}'s own"));
             }
         }
@@ -67,7 +73,76 @@ impl World {
     }
 }
 
+/// What a call changes of a port that whoever talks by it would notice.
+fn disturbing(port: &Value, asked: &Asked) -> Vec<String> {
+    let fields = asked.body["port"].as_object().into_iter().flatten();
+    let changes =
+        fields.filter(|(field, value)| !HARMLESS.contains(&field.as_str()) && port[*field] != **value);
+    let deletes = (asked.method == "DELETE").then(|| "it is deleted".to_owned());
+    changes.map(|(field, value)| format!("{field} becomes {value}")).chain(deletes).collect()
+}
+
 fn is_findable(port: &Value) -> bool {
     let tagged = port["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| tag == TAG));
     tagged && port["description"] == TAG && port["name"].as_str().is_some_and(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use serde_json::json;
+
+    use super::{
+        super::pods::tests::{NETNS, PORT, world_with_pod},
+        *,
+    };
+
+    /// A call with this body.
+    fn asked(method: &str, path: &str, body: &Value) -> Asked {
+        let uri = format!("http://cloud.test/v2.0/{path}");
+        let request = Request::builder().method(method).uri(uri).body(Bytes::from(body.to_string()));
+        Asked::of(&request.unwrap())
+    }
+
+    /// A change of the port.
+    fn change(change: &Value) -> Asked {
+        asked("PUT", &format!("ports/{PORT}"), &json!({"port": change}))
+    }
+
+    /// How often a pod would have noticed something.
+    fn noticed(world: &World) -> usize {
+        world.violations().iter().filter(|what| what.contains("is connected by it")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pod_that_talks_would_notice_is_told() {
+        let same = json!([{"subnet_id": "s4", "ip_address": "10.0.0.11"}]);
+        let other = json!([{"subnet_id": "s4", "ip_address": "10.0.0.12"}]);
+        for (change_of, expect) in [
+            (json!({"name": "d/web-0", "description": "of a pod"}), 0),
+            (json!({"binding:host_id": "host-of-n1", "security_groups": ["g0"], "fixed_ips": same}), 0),
+            (json!({"binding:host_id": "host-of-n2"}), 1),
+            (json!({"binding:host_id": ""}), 1),
+            (json!({"admin_state_up": false}), 1),
+            (json!({"security_groups": ["default-group"]}), 1),
+            (json!({"fixed_ips": other}), 1),
+        ] {
+            let world = world_with_pod().await;
+            world.judge_call(&change(&change_of));
+            assert_eq!(noticed(&world), expect, "{change_of}: {:?}", world.violations());
+        }
+        let world = world_with_pod().await;
+        let sandbox = |established| {
+            let machine = &mut world.state();
+            let sandboxes = &mut machine.machines.get_mut("n1").unwrap().sandboxes;
+            sandboxes.get_mut(NETNS).unwrap().established = established;
+        };
+        sandbox(false);
+        world.judge_call(&change(&json!({"admin_state_up": false})));
+        assert_eq!(noticed(&world), 0, "somebody has asked for its end");
+        sandbox(true);
+        world.judge_call(&asked("DELETE", &format!("ports/{PORT}"), &Value::Null));
+        assert_eq!(noticed(&world), 1, "it is deleted");
+    }
 }
