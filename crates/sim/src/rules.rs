@@ -158,6 +158,12 @@ pub(crate) fn has_right_groups(cloud: &Cloud, port: &Value) -> bool {
     has.is_some_and(|has| matches!(has, [one] if own.contains(&one)))
 }
 
+/// Whether a security group is this cluster's, by its tag or by the words it was made with.
+pub(crate) fn is_our_group(group: &Value) -> bool {
+    let words = group["description"].as_str().unwrap_or_default();
+    has_tag(group, TAG) || words.ends_with(" Kubernetes cluster c1")
+}
+
 /// The hardware address of a port.
 pub(crate) fn mac_of(port: &Value) -> Option<MacAddr> {
     port["mac_address"].as_str()?.parse().ok()

@@ -1,11 +1,13 @@
 //! Calls to Neutron.
 //!
+//! Nothing is changed that is not ours, and no call is made that no rule knows.
+//!
 //! Nothing is changed of a port by which a pod of a living node is connected, but what it is called.
 
 use kuryr_api::kuryrnode::KuryrNode;
 use serde_json::Value;
 
-use super::{connected, mac_of};
+use super::{connected, is_our_group, mac_of};
 use crate::{
     cloud::{self, Asked, TAG, is_ours},
     world::World,
@@ -27,7 +29,34 @@ impl World {
                 }
             }
             ("PUT" | "DELETE", ["v2.0", "ports", id, ..]) => self.judge_change(id, asked),
-            _ => {}
+            ("GET", _) | ("POST", ["v3", "auth", "tokens"]) => {}
+            // By `served`.
+            (_, ["v2", "lbaas", ..] | ["v2.0", "floatingips", ..]) => {}
+            (_, ["v2.0", "security-groups" | "security-group-rules", ..]) => self.judge_groups(&path, asked),
+            _ => self.broken(format!("{} {}: no rule knows such a call", asked.method, asked.path)),
+        }
+    }
+
+    /// A change of security groups and what they let through.
+    fn judge_groups(&self, path: &[&str], asked: &Asked) {
+        let is_ours = |id: &str| {
+            let state = self.state();
+            state.cloud.groups.iter().any(|group| group["id"] == id && is_our_group(group))
+        };
+        let is_allowed = match path {
+            [_, "security-groups"] => is_our_group(&asked.body["security_group"]),
+            [_, "security-groups", id, ..] => is_ours(id),
+            _ => {
+                let rules = asked.body["security_group_rules"].as_array().into_iter().flatten();
+                asked.method == "POST"
+                    && rules.map(|rule| &rule["security_group_id"]).all(|id| id.as_str().is_some_and(is_ours))
+            }
+        };
+        if !is_allowed {
+            self.broken(format!(
+                "{} {} ({}): a group that is not ours",
+                asked.method, asked.path, asked.body
+            ));
         }
     }
 
@@ -113,6 +142,36 @@ mod tests {
     /// How often a pod would have noticed something.
     fn noticed(world: &World) -> usize {
         world.violations().iter().filter(|what| what.contains("is connected by it")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_what_is_not_ours_and_calls_that_nobody_knows_are_told() {
+        let described = |of: &str| json!({"security_group": {"name": "allow", "description": of}});
+        let rule =
+            |of: &str| json!({"security_group_rules": [{"security_group_id": of, "direction": "ingress"}]});
+        let ours = "Allows everything; for pods of the Kubernetes cluster c1";
+        let world = world_with_pod().await;
+        let other = json!({"id": "g1", "project_id": "k8s", "tags": ["kuryr-cluster:c2"], "description": ""});
+        world.state().cloud.groups.push(other);
+        for (method, path, body, is_right) in [
+            ("GET", "networks/n", Value::Null, true),
+            ("POST", "networks", Value::Null, false),
+            ("PUT", "subnets/s4", Value::Null, false),
+            ("PUT", "ports/foreign-2", json!({"port": {"name": "of ours"}}), false),
+            ("DELETE", "ports/foreign-1", Value::Null, false),
+            ("POST", "security-groups", described(ours), true),
+            ("POST", "security-groups", described("somebody's"), false),
+            ("PUT", "security-groups/g0/tags", json!({"tags": []}), true),
+            ("PUT", "security-groups/g1/tags", json!({"tags": []}), false),
+            ("DELETE", "security-groups/g1", Value::Null, false),
+            ("POST", "security-group-rules", rule("g0"), true),
+            ("POST", "security-group-rules", rule("g1"), false),
+            ("DELETE", "security-group-rules/r1", Value::Null, false),
+        ] {
+            let before = world.violations().len();
+            world.judge_call(&asked(method, path, &body));
+            assert_eq!(world.violations().len() == before, is_right, "{method} {path} {body}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
