@@ -1,7 +1,7 @@
 //! What must hold at every moment: each call that changes something is looked at when it takes effect.
 //!
-//! - No address goes to a pod, to an offer or back to Neutron while a live pod or an EndpointSlice of another has it, or
-//!   before it has rested. No two pods that live have the same address or MAC.
+//! - No address goes to a pod, to an offer or back to Neutron while a live pod, an EndpointSlice or a member of a load balancer
+//!   of ours means another by it, or before it has rested. No two pods that live have the same address or MAC.
 //! - No port is deleted, or unbound, that a pod of a living node is connected by; none before it is doomed, if a record
 //!   names it. Nothing is changed that is not ours. Nothing is made that could not be found again.
 //! - A record changes as [`kuryr_planning::pool::invariants`] allow; a generation is used once; only controllers write what
@@ -21,7 +21,7 @@ use tokio::time::{Duration, Instant};
 use crate::{
     cloud::{Cloud, TAG},
     machine::{Joint, Sandbox},
-    octavia::has_tag,
+    octavia::{Pool, has_tag},
     programs::COOL_DOWN,
     world::{State, World},
 };
@@ -116,6 +116,12 @@ impl World {
         self.follow_references();
     }
 
+    /// Members that have gone by now are members no more.
+    fn follow_members(&self) {
+        let state = &mut *self.state();
+        state.octavia.go_on(&mut state.cloud);
+    }
+
     /// Whether the API server has a pod of this UID: only then is it owed anything.
     pub(crate) fn is_wanted(&self, uid: &str) -> bool {
         let paths = self.api.paths("/api/v1/namespaces/d/pods/");
@@ -140,6 +146,23 @@ impl World {
         }
         self.state().rules.follow(now);
     }
+}
+
+/// Why `address` may not be for `whom` now, by what pods, slices and load balancers say.
+fn objection(state: &State, address: IpAddr, whom: &str) -> Option<String> {
+    state.rules.objection(address, whom).or_else(|| objection_of_members(state, address, whom))
+}
+
+/// A member means the pod that had the address when it became one; only that pod may get it again.
+fn objection_of_members(state: &State, address: IpAddr, whom: &str) -> Option<String> {
+    let had = state.rules.got_by.iter().filter(|((held, _), _)| *held == address);
+    if had.clone().any(|((_, by), mac)| by == whom || state.rules.is_stolen_mac(*mac)) {
+        return None;
+    }
+    let ours = state.octavia.balancers.values().filter(|balancer| balancer.is_ours());
+    let mut pools = ours.flat_map(|balancer| &balancer.pools);
+    let has_it = |pool: &Pool| pool.targets().iter().any(|(held, _)| *held == address);
+    pools.find(|(_, pool)| has_it(pool)).map(|(id, _)| format!("{address} is a member of {id}"))
 }
 
 /// Pods that are connected and whose sandboxes are there, with their nodes.
@@ -167,4 +190,39 @@ pub(crate) fn is_our_group(group: &Value) -> bool {
 /// The hardware address of a port.
 pub(crate) fn mac_of(port: &Value) -> Option<MacAddr> {
     port["mac_address"].as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use serde_json::json;
+
+    use super::{pods::tests::world, *};
+    use crate::cloud::{Asked, PROJECT};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_means_the_pod_that_had_its_address() {
+        let world = world();
+        let mac: MacAddr = "fa:16:3e:00:00:01".parse().unwrap();
+        let address: IpAddr = "10.0.0.11".parse().unwrap();
+        let pool = json!({"name": "p", "protocol": "TCP",
+            "members": [{"address": address, "protocol_port": 8080, "subnet_id": "s4"}]});
+        let wanted = |tag: &str| {
+            let balancer = json!({"loadbalancer": {"name": "d/web", "project_id": PROJECT, "tags": [tag], "provider": "ovn",
+                "vip_subnet_id": "s4", "listeners": [{"name": "l", "protocol": "TCP", "protocol_port": 80, "default_pool": pool}]}});
+            let request = Request::post("http://cloud.test/v2/lbaas/loadbalancers");
+            Asked::of(&request.body(Bytes::from(balancer.to_string())).unwrap())
+        };
+        let state = &mut *world.state();
+        state.rules.got_by.insert((address, "uid-1".to_owned()), mac);
+        assert_eq!(objection(state, address, ""), None);
+        state.octavia.answer(&wanted("of-others"), &mut state.cloud).unwrap();
+        assert_eq!(objection(state, address, ""), None, "a load balancer of others means others");
+        state.octavia.answer(&wanted(TAG), &mut state.cloud).unwrap();
+        assert!(objection(state, address, "").is_some(), "its port is offered, or deleted");
+        assert!(objection(state, address, "uid-2").is_some(), "another pod gets it");
+        assert_eq!(objection(state, address, "uid-1"), None, "the pod itself gets it again");
+        assert_eq!(objection(state, "10.0.0.12".parse().unwrap(), "uid-2"), None, "another address");
+    }
 }

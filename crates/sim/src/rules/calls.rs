@@ -7,7 +7,7 @@
 use kuryr_api::kuryrnode::KuryrNode;
 use serde_json::Value;
 
-use super::{connected, is_our_group, mac_of};
+use super::{connected, is_our_group, mac_of, objection};
 use crate::{
     cloud::{self, Asked, TAG, is_ours},
     world::World,
@@ -72,6 +72,7 @@ impl World {
         if disturbing.is_empty() {
             return;
         }
+        self.follow_members();
         let mac = mac_of(&port);
         let mut found = Vec::new();
         {
@@ -84,7 +85,7 @@ impl World {
             }
             if deletes {
                 let held = cloud::addresses(&port).into_iter();
-                found.extend(held.filter_map(|address| state.rules.objection(address, "")));
+                found.extend(held.filter_map(|address| objection(&state, address, "")));
             }
         }
         for (node, record) in self.records() {

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{connected, has_right_groups, mac_of};
+use super::{connected, has_right_groups, mac_of, objection};
 use crate::{
     cloud,
     machine::{Joint, Sandbox},
@@ -15,13 +15,11 @@ use crate::{
 impl World {
     /// A pod was connected.
     pub(crate) fn judge_attachment(&self, node: &str, joint: &Joint, sandbox: &Sandbox) {
+        self.follow_members();
         let objections = {
             let state = &mut *self.state();
-            let mut found: Vec<String> = joint
-                .addresses
-                .iter()
-                .filter_map(|net| state.rules.objection(net.addr(), &sandbox.pod))
-                .collect();
+            let mut found: Vec<String> =
+                joint.addresses.iter().filter_map(|net| objection(state, net.addr(), &sandbox.pod)).collect();
             for (other_node, other, pod) in connected(state) {
                 let is_robbed = state.rules.is_stolen_mac(other.mac);
                 let same = other.mac == joint.mac || (other.addresses == joint.addresses && !is_robbed);

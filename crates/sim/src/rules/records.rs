@@ -9,7 +9,7 @@ use kuryr_planning::pool::invariants::violations;
 use kuryr_types::PortId;
 use serde_json::Value;
 
-use super::{connected, has_right_groups, mac_of};
+use super::{connected, has_right_groups, mac_of, objection};
 use crate::{
     faults::Caller,
     world::{RECORDS, State, World},
@@ -46,6 +46,7 @@ impl World {
     }
 
     fn judge_offers(&self, caller: &Caller, node: &str, old: &KuryrNode, new: &KuryrNode) {
+        self.follow_members();
         let is_gone = self.node_uid(node).is_none_or(|uid| uid != old.spec.node_uid);
         let mut found: Vec<String> = violations(&old.spec, old.status.as_ref(), &new.spec, is_gone)
             .into_iter()
@@ -110,7 +111,7 @@ impl World {
 /// What speaks against an offer to a node.
 fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> Vec<String> {
     let mut found = Vec::new();
-    let held = entry.addresses.iter().filter_map(|address| state.rules.objection(address.address, ""));
+    let held = entry.addresses.iter().filter_map(|address| objection(state, address.address, ""));
     found.extend(held.map(|why| format!("{id} is offered and {why}")));
     let Some(port) = state.cloud.ports.get(id) else {
         // Somebody may have deleted it since it was looked at.
