@@ -109,6 +109,16 @@ fn seeds_that_found_something_in_pods() {
 }
 
 #[test]
+fn faults_that_found_something_in_pods() {
+    // The security group is made by a leader, whose call comes late, and by the next one.
+    let (call, fault) = ("POST /v2.0/security-groups", Fault::Stalled(25));
+    let calm = scenario("restarts", Plan::Never);
+    let number = calm.made.iter().position(|made| made.line == call).unwrap();
+    let outcome = scenario("restarts", Plan::At(number, fault));
+    assert!(passes(&format!("SCENARIO=restarts CALL={number} FAULT='{fault:?}'"), &outcome));
+}
+
+#[test]
 fn seeds_that_found_something_in_services() {
     // A floating IP without Service and load balancer; another Service of the name; views that nobody took away.
     [70, 91, 199, 408].into_iter().for_each(|seed| seeds(Some("services"), seed, 1));

@@ -5,7 +5,8 @@
 //! minute finds out whether the cloud answers at all: nodes are told of an outage also while nobody needs a port. The one thing that is made here
 //! is the group that allows everything, where no groups are configured; it is looked for by its id first, where pods have
 //! it already, and by its name and tags: a second one would make another class of every port, and a Neutron server that
-//! had just been started was seen to list nothing.
+//! had just been started was seen to list nothing. Where there are two all the same, as a call that makes it came late, the
+//! one that is not used is deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use kuryr_openstack::{
     Client, Credentials, Error, Options, Ownership,
     neutron::{
         network::Network,
-        security_group::{Direction, EtherType, OwnedSecurityGroup, RuleSpec},
+        security_group::{Direction, EtherType, OwnedSecurityGroup, RuleSpec, SecurityGroup},
         subnet::Subnet,
     },
 };
@@ -273,7 +274,40 @@ impl Facts {
         if !missing.is_empty() {
             client.create_security_group_rules(&group, &missing).await?;
         }
+        // Pods need not wait for it.
+        if let Err(error) = self.delete_doubles(access, &group).await {
+            tracing::warn!(%error, "could not delete security groups that were made twice");
+        }
         Ok(group)
+    }
+
+    /// Deletes groups that were made like `group`, by calls of ours that came late. Neutron keeps those that a port has.
+    async fn delete_doubles(&self, access: &Access, group: &OwnedSecurityGroup) -> Result<(), Error> {
+        let client = &access.client;
+        let named = client.security_groups_named(access.owner.project(), &group.name).await?;
+        let description = self.description();
+        let known = Arc::clone(&self.known.borrow());
+        let of_class: BTreeSet<_> =
+            known.class.iter().flat_map(|class| &class.entry.security_groups).chain(&self.former).collect();
+        let is_double = |found: &SecurityGroup| {
+            found.id != group.id && found.description == description && !of_class.contains(&found.id)
+        };
+        for double in named.into_iter().filter(is_double) {
+            let double = client.adopt_security_group(&access.ownership, double).await?;
+            match client.delete_security_group(&double).await {
+                Ok(()) => tracing::info!(group = %double.id, "deleted a security group that was made twice"),
+                Err(Error::Conflict { .. }) => {
+                    tracing::debug!(group = %double.id, "a security group that was made twice is in use");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// By which our group is told from those of other clusters.
+    fn description(&self) -> String {
+        format!("Allows everything; for pods of the Kubernetes cluster {}", self.cluster)
     }
 
     async fn present_group(&self, access: &Access, name: &str) -> Result<Option<OwnedSecurityGroup>, Error> {
@@ -293,7 +327,7 @@ impl Facts {
 
     /// The name has room for a part of the cluster's id only, so the description decides.
     async fn adopt_or_make(&self, access: &Access, name: &str) -> Result<OwnedSecurityGroup, Error> {
-        let description = format!("Allows everything; for pods of the Kubernetes cluster {}", self.cluster);
+        let description = self.description();
         let named = access.client.security_groups_named(access.owner.project(), name).await?;
         match named.into_iter().find(|group| group.description == description) {
             Some(group) => access.client.adopt_security_group(&access.ownership, group).await,
@@ -420,6 +454,38 @@ mod tests {
             assert_eq!(reasons(&facts(&cloud, &["s4"])).await, Vec::<String>::new());
         }
         assert_eq!(cloud.count("POST /v2.0/security-groups"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_was_made_twice_is_deleted() {
+        let cloud = Arc::new(FakeCloud::default());
+        fake::lock(&cloud.subnets).push(fake::subnet("s4", "n"));
+        let first = facts(&cloud, &["s4"]);
+        assert_eq!(reasons(&first).await, Vec::<String>::new());
+        let made = fake::lock(&cloud.groups)[0].clone();
+        let like = |id: &str, of: &str| {
+            let mut group = made.clone();
+            (group["id"], group["tags"]) = (id.into(), serde_json::json!([]));
+            group["description"] =
+                format!("Allows everything; for pods of the Kubernetes cluster {of}").into();
+            group
+        };
+        let ids = || -> Vec<String> {
+            let groups = fake::lock(&cloud.groups);
+            groups.iter().filter_map(|group| group["id"].as_str().map(str::to_owned)).collect()
+        };
+        fake::lock(&cloud.groups).extend([like("late", "c1"), like("of-another", "c2")]);
+        fake::lock(&cloud.failing).push("DELETE /v2.0/security-groups/late".to_owned());
+        assert_eq!(reasons(&first).await, Vec::<String>::new(), "pods are served all the same");
+        assert_eq!(ids(), ["g1", "late", "of-another"]);
+        fake::lock(&cloud.failing).clear();
+        assert_eq!(reasons(&first).await, Vec::<String>::new());
+        assert_eq!(ids(), ["g1", "of-another"]);
+        // Pods may have it, as a record says.
+        fake::lock(&cloud.groups).push(like("late", "c1"));
+        let next = Facts { former: [SecurityGroupId::from("late")].into(), ..facts(&cloud, &["s4"]) };
+        assert_eq!(reasons(&next).await, Vec::<String>::new());
+        assert!(ids().contains(&"late".to_owned()));
     }
 
     #[tokio::test]

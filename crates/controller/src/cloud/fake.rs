@@ -96,6 +96,10 @@ impl FakeCloud {
                 || missing("SecurityGroupNotFound"),
                 |group| (200, json!({"security_group": group})),
             ),
+            ("DELETE", ["v2.0", "security-groups", id]) => {
+                lock(&self.groups).retain(|group| group["id"] != *id);
+                (204, Value::Null)
+            }
             ("GET", ["v2.0", "security-group-rules"]) => (200, json!({"security_group_rules": []})),
             ("POST", ["v2.0", "security-group-rules"]) => (201, rules(body)),
             ("GET", ["v2.0", "trunks"]) => lock(&self.trunks)
