@@ -53,7 +53,7 @@ pub(crate) struct Cloud {
     /// Hosts that ports can be bound to.
     hosts: BTreeSet<String>,
     pub(crate) groups: Vec<Value>,
-    rules: Vec<Value>,
+    pub(crate) rules: Vec<Value>,
     groups_made: u32,
     rules_made: u32,
     made: u32,

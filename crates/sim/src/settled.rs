@@ -10,9 +10,10 @@ use kuryr_types::PortId;
 use serde_json::Value;
 
 use crate::{
-    cloud,
+    cloud::{self, Cloud, TAG},
     kubelet::Wish,
-    rules::has_right_groups,
+    octavia::has_tag,
+    rules::{has_right_groups, is_our_group},
     world::{State, World},
 };
 
@@ -60,9 +61,32 @@ fn of_cloud(state: &State, records: &BTreeMap<String, KuryrNode>) -> Vec<String>
         .collect();
     let untagged = state.cloud.ours().filter(|(_, port)| port["tags"].as_array().is_none_or(Vec::is_empty));
     found.extend(untagged.map(|(id, _)| format!("port {id} has no tag")));
+    found.extend(of_groups(&state.cloud));
     let strangers = cloud::Cloud::new(BTreeSet::new()).ports;
     let changed = strangers.iter().filter(|(id, port)| state.cloud.ports.get(*id) != Some(port));
     found.extend(changed.map(|(id, _)| format!("the foreign port {id} is not as it was")));
+    found
+}
+
+/// The cluster has one security group of ours, which lets everything in and out.
+fn of_groups(cloud: &Cloud) -> Vec<String> {
+    let ours: Vec<&Value> = cloud.groups.iter().filter(|group| is_our_group(group)).collect();
+    let [group] = ours.as_slice() else { return vec![format!("{} groups are ours: {ours:?}", ours.len())] };
+    let mut found = Vec::new();
+    if !has_tag(group, TAG) {
+        found.push(format!("the group {group} has no tag"));
+    }
+    let rules = cloud.rules.iter().filter(|rule| rule["security_group_id"] == group["id"]);
+    let is_open = |rule: &&Value| {
+        let limits = ["protocol", "remote_ip_prefix", "remote_group_id", "remote_address_group_id"];
+        limits.iter().all(|limit| rule[*limit].is_null())
+    };
+    let reach = |rule: &Value| (rule["direction"].to_string(), rule["ethertype"].to_string());
+    let open: Vec<_> = rules.clone().filter(is_open).map(reach).collect();
+    let ways: BTreeSet<_> = open.iter().collect();
+    if (rules.count(), open.len(), ways.len()) != (4, 4, 4) {
+        found.push(format!("the group {group} lets through {open:?}"));
+    }
     found
 }
 
@@ -195,4 +219,43 @@ fn claimed<'a>(record: &'a KuryrNode, uid: &str) -> Option<(&'a PortId, &'a Port
     let claims = &record.status.as_ref()?.claims;
     let (id, _) = claims.iter().find(|(_, claim)| claim.identity.as_str() == uid)?;
     record.spec.ports.get_key_value(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn security_groups_that_are_left_or_not_whole_are_told() {
+        let group = |id: &str, tag: &str, of: &str| {
+            let description = format!("Allows everything; for pods of the Kubernetes cluster {of}");
+            json!({"id": id, "tags": [tag], "description": description})
+        };
+        let rules = |of: &str| {
+            let rule = |direction: &str, family: &str| json!({"security_group_id": of, "direction": direction, "ethertype": family});
+            ["ingress", "egress"]
+                .map(|direction| ["IPv4", "IPv6"].map(|family| rule(direction, family)))
+                .concat()
+        };
+        let (ours, others) = (group("g0", TAG, "c1"), group("g1", "kuryr-cluster:c2", "c2"));
+        let mut half = rules("g0");
+        half.truncate(3);
+        let mut narrow = rules("g0");
+        narrow[0]["remote_ip_prefix"] = json!("10.0.0.0/8");
+        for (groups, rules, expect) in [
+            (vec![ours.clone(), others.clone()], rules("g0"), 0),
+            (vec![others.clone()], rules("g1"), 1),
+            (vec![ours.clone(), group("g2", "", "c1")], rules("g0"), 1),
+            (vec![ours.clone(), group("g2", TAG, "")], rules("g0"), 1),
+            (vec![group("g0", "", "c1")], rules("g0"), 1),
+            (vec![ours.clone()], half, 1),
+            (vec![ours], narrow, 1),
+        ] {
+            let mut cloud = Cloud::new(BTreeSet::new());
+            (cloud.groups, cloud.rules) = (groups.clone(), rules);
+            assert_eq!(of_groups(&cloud).len(), expect, "{groups:?}");
+        }
+    }
 }
