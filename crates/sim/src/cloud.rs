@@ -430,6 +430,8 @@ fn gone() -> (u16, Value) {
 /// A call as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
+    /// Who asks.
+    pub(crate) by: String,
     pub(crate) method: String,
     pub(crate) path: String,
     query: Vec<(String, String)>,
@@ -452,6 +454,7 @@ impl Asked {
             request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let revision = request.headers().get("if-match").and_then(|value| value.to_str().ok());
         Self {
+            by: String::new(),
             method: request.method().to_string(),
             path: decode(request.uri().path()),
             query: pairs.map(|(key, value)| (decode(key), decode(value))).collect(),
@@ -471,7 +474,8 @@ pub(crate) struct Wire {
 impl Transport for Wire {
     fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         let (world, caller) = (Arc::clone(&self.world), self.caller.clone());
-        Box::pin(exchange(world, caller, Asked::of(&request)))
+        let asked = Asked { by: caller.name().to_owned(), ..Asked::of(&request) };
+        Box::pin(exchange(world, caller, asked))
     }
 }
 

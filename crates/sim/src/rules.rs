@@ -6,6 +6,8 @@
 //!   names it. Nothing is changed that is not ours. Nothing is made that could not be found again.
 //! - A record changes as [`kuryr_planning::pool::invariants`] allow; a generation is used once; only controllers write what
 //!   is offered, only the node's agent what it reports. What is offered is there, bound to the node's host, with its groups.
+//! - Whoever leads writes an epoch of its own into the Lease, greater than all before, and then into each record, before
+//!   anything else of that node is changed. A write holds only for what its author has looked at.
 //! - A port is not given back while a pod is connected by it.
 //! - A connected pod is never cut off ([`crate::machine`]).
 
@@ -14,7 +16,7 @@ use std::{
     net::IpAddr,
 };
 
-use kuryr_types::{Generation, MacAddr};
+use kuryr_types::{Epoch, Generation, MacAddr};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
@@ -42,6 +44,8 @@ pub(crate) struct Rules {
     /// When somebody last had it, by whom.
     former: BTreeMap<IpAddr, BTreeMap<String, Instant>>,
     generations: BTreeSet<Generation>,
+    /// Epochs under which a program has led.
+    epochs: BTreeMap<String, BTreeSet<Epoch>>,
     /// By which port somebody got an address.
     got_by: BTreeMap<(IpAddr, String), MacAddr>,
     /// Ports that somebody else deleted, by their identifiers. Neutron gives their addresses to others at once, while who had

@@ -5,6 +5,7 @@
 //! Nothing is changed of a port by which a pod of a living node is connected, but what it is called.
 
 use kuryr_api::kuryrnode::KuryrNode;
+use kuryr_planning::ownership::{own_port_name, pool_port_name};
 use serde_json::Value;
 
 use super::{connected, is_our_group, mac_of, objection};
@@ -22,6 +23,10 @@ impl World {
         let path: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
         match (asked.method.as_str(), path.as_slice()) {
             ("POST", ["v2.0", "ports"]) => {
+                self.judge_leader(asked, |node, _| {
+                    let state = self.state();
+                    asked.body["ports"][0]["binding:host_id"] == state.machines[node].host.as_str()
+                });
                 let made = asked.body["ports"].as_array().into_iter().flatten();
                 let lost = made.filter(|port| !is_findable(port)).count();
                 if lost > 0 {
@@ -32,7 +37,10 @@ impl World {
             ("GET", _) | ("POST", ["v3", "auth", "tokens"]) => {}
             // By `served`.
             (_, ["v2", "lbaas", ..] | ["v2.0", "floatingips", ..]) => {}
-            (_, ["v2.0", "security-groups" | "security-group-rules", ..]) => self.judge_groups(&path, asked),
+            (_, ["v2.0", "security-groups" | "security-group-rules", ..]) => {
+                self.judge_leader(asked, |_, _| false);
+                self.judge_groups(&path, asked);
+            }
             _ => self.broken(format!("{} {}: no rule knows such a call", asked.method, asked.path)),
         }
     }
@@ -60,8 +68,28 @@ impl World {
         }
     }
 
+    /// Whoever changes something of nodes leads, and has written an epoch of its own into their records.
+    fn judge_leader(&self, asked: &Asked, is_of: impl Fn(&str, &KuryrNode) -> bool) {
+        let first = self.state().rules.epochs.get(&asked.by).and_then(|all| all.first().copied());
+        let Some(first) = first else {
+            return self.broken(format!("{} {}: {} has never led", asked.method, asked.path, asked.by));
+        };
+        for (node, record) in self.records() {
+            let record: KuryrNode = serde_json::from_value(record).unwrap();
+            if record.spec.epoch < first && is_of(&node, &record) {
+                let what = format!("{} {} by {}", asked.method, asked.path, asked.by);
+                self.broken(format!("{what}: the epoch of {node} is {}, its own {first}", record.spec.epoch));
+            }
+        }
+    }
+
     fn judge_change(&self, id: &str, asked: &Asked) {
         let Some(port) = self.state().cloud.ports.get(id).cloned() else { return };
+        self.judge_leader(asked, |node, record| {
+            let own = record.spec.own_port.as_ref();
+            let is_named = record.spec.ports.contains_key(id) || own.is_some_and(|own| own.id.as_str() == id);
+            is_named || port["name"] == pool_port_name(node) || port["name"] == own_port_name(node)
+        });
         let what = format!("{} {} ({})", asked.method, asked.path, asked.body);
         if !is_ours(&port) {
             return self.broken(format!("{what}: a port that is not ours"));
@@ -124,15 +152,22 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::pods::tests::{NETNS, PORT, world_with_pod},
+        super::pods::tests::{LEADER, NETNS, PORT, world_with_pod},
         *,
     };
+    use crate::world::RECORDS;
 
     /// A call with this body.
     fn asked(method: &str, path: &str, body: &Value) -> Asked {
         let uri = format!("http://cloud.test/v2.0/{path}");
         let request = Request::builder().method(method).uri(uri).body(Bytes::from(body.to_string()));
-        Asked::of(&request.unwrap())
+        by(LEADER, Asked::of(&request.unwrap()))
+    }
+
+    /// The same call by another.
+    fn by(caller: &str, mut asked: Asked) -> Asked {
+        caller.clone_into(&mut asked.by);
+        asked
     }
 
     /// A change of the port.
@@ -143,6 +178,39 @@ mod tests {
     /// How often a pod would have noticed something.
     fn noticed(world: &World) -> usize {
         world.violations().iter().filter(|what| what.contains("is connected by it")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_by_one_that_does_not_lead_there_is_told() {
+        let world = world_with_pod().await;
+        let host = |host: &str| {
+            json!({"ports": [{"name": "kuryr-pool/n1", "description": TAG, "tags": [TAG],
+            "binding:host_id": host}]})
+        };
+        let record = |epoch: u64| {
+            let record = json!({"metadata": {"name": "n1"}, "spec": {"epoch": epoch}});
+            world.api.put(&format!("{RECORDS}/n1"), record);
+        };
+        let calls = [change(&json!({"name": "another"})), asked("POST", "ports", &host("host-of-n1"))];
+        let judged = |caller: &str| {
+            let before = world.violations().len();
+            calls.iter().for_each(|call| world.judge_call(&by(caller, call.clone())));
+            world.violations().len() - before
+        };
+        record(1);
+        assert_eq!((judged(LEADER), judged("controller-2.1")), (0, 2), "the other has never led");
+        world.state().rules.epochs.insert("controller-2.1".to_owned(), [2].into());
+        assert_eq!(judged("controller-2.1"), 2, "it has not told the node");
+        record(2);
+        assert_eq!(
+            (judged(LEADER), judged("controller-2.1")),
+            (0, 0),
+            "it may come late, of which others tell"
+        );
+        let elsewhere = asked("POST", "ports", &host("host-of-n2"));
+        record(0);
+        world.judge_call(&elsewhere);
+        assert_eq!(world.violations().len(), 4, "another node");
     }
 
     #[tokio::test(start_paused = true)]

@@ -99,6 +99,8 @@ pub(super) mod tests {
     };
 
     pub(crate) const PORT: &str = "00000001-0000-4000-8000-000000000000";
+    /// Who leads, under epoch 1.
+    pub(crate) const LEADER: &str = "controller-1.1";
     pub(crate) const NETNS: &str = "/run/netns/web-0";
 
     /// A node, and nobody who looks after it.
@@ -107,6 +109,7 @@ pub(super) mod tests {
         let world =
             World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false });
         world.state().cloud.groups.push(json!({"id": "g0", "project_id": PROJECT, "tags": [TAG]}));
+        world.state().rules.epochs.insert(LEADER.to_owned(), [1].into());
         world
     }
 

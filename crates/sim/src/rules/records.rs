@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeStatus, PortEntry};
+use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeSpec, KuryrNodeStatus, PortEntry};
+use kuryr_kubernetes::lease::EPOCH_ANNOTATION;
 use kuryr_planning::pool::invariants::violations;
-use kuryr_types::PortId;
+use kuryr_types::{Epoch, PortId};
 use serde_json::Value;
 
 use super::{connected, has_right_groups, mac_of, objection};
@@ -24,6 +25,9 @@ impl World {
         before: Option<&Value>,
         after: Option<&Value>,
     ) {
+        if path.contains("/leases/") {
+            return self.judge_lease(caller, before, after);
+        }
         let Some(node) = path.strip_prefix(RECORDS).map(|rest| rest.trim_matches('/')) else { return };
         let read = |value: Option<&Value>| -> Option<KuryrNode> {
             value.map(|value| serde_json::from_value(value.clone()).unwrap())
@@ -45,6 +49,39 @@ impl World {
         }
     }
 
+    /// A leadership begins when its epoch is in the Lease.
+    fn judge_lease(&self, caller: &Caller, before: Option<&Value>, after: Option<&Value>) {
+        let epoch = |lease: Option<&Value>| -> Option<Epoch> {
+            lease?["metadata"]["annotations"][EPOCH_ANNOTATION].as_str()?.parse().ok()
+        };
+        // 0 is none.
+        let begun = epoch(after).filter(|after| *after != epoch(before).unwrap_or_default());
+        let Some(begun) = begun else { return };
+        let records = self.records().into_values();
+        let records = records.map(|record| serde_json::from_value::<KuryrNode>(record).unwrap());
+        let seen = records.flat_map(|of| [of.spec.epoch, of.status.map_or(0, |status| status.epoch_seen)]);
+        let greatest = seen.chain(epoch(before)).max().unwrap_or_default();
+        if begun <= greatest {
+            self.broken(format!("{} leads under epoch {begun}, and there was {greatest}", caller.name()));
+        }
+        self.state().rules.epochs.entry(caller.name().to_owned()).or_default().insert(begun);
+    }
+
+    /// What speaks against the epoch of a write.
+    fn objection_to_epoch(&self, caller: &Caller, old: &KuryrNode, new: &KuryrNode) -> Option<String> {
+        let (before, now) = (old.spec.epoch, new.spec.epoch);
+        let is_its_own = self.state().rules.epochs.get(caller.name()).is_some_and(|all| all.contains(&now));
+        let alone = KuryrNodeSpec { epoch: now, ..old.spec.clone() };
+        let is_new = old.metadata.name.is_none();
+        match () {
+            () if !is_its_own => Some(format!("it has not led under epoch {now}")),
+            () if now != before && !is_new && new.spec != alone => {
+                Some(format!("more changes than the epoch, from {before} to {now}"))
+            }
+            () => None,
+        }
+    }
+
     fn judge_offers(&self, caller: &Caller, node: &str, old: &KuryrNode, new: &KuryrNode) {
         self.follow_members();
         let is_gone = self.node_uid(node).is_none_or(|uid| uid != old.spec.node_uid);
@@ -52,9 +89,7 @@ impl World {
             .into_iter()
             .map(|violation| format!("{violation:?}"))
             .collect();
-        if !caller.name().starts_with("controller") {
-            found.push("its author is no controller".to_owned());
-        }
+        found.extend(self.objection_to_epoch(caller, old, new));
         {
             let state = &mut *self.state();
             let is_new = |id: &PortId, entry: &PortEntry| {
@@ -142,7 +177,7 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::pods::tests::{PORT, port, world, world_with_pod},
+        super::pods::tests::{LEADER, PORT, port, world, world_with_pod},
         *,
     };
     use crate::{
@@ -172,7 +207,41 @@ mod tests {
         let spec =
             |ports: Value| record(&json!({"nodeUid": "n1-life-1", "epoch": 1, "ports": ports}), &status);
         let (before, after) = (spec(json!({})), spec(json!({PORT: entry})));
-        world.note_write((&Caller::new("controller-1.1"), false), RECORD, Some(&before), Some(&after));
+        write(world, LEADER, &before, &after);
+    }
+
+    fn write(world: &World, by: &str, before: &Value, after: &Value) {
+        world.note_write((&Caller::new(by), false), RECORD, Some(before), Some(after));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_does_not_tell_its_epoch_first_is_told() {
+        let world = world();
+        let of =
+            |epoch: u64, class: &str| record(&json!({"epoch": epoch, "defaultClass": class}), &json!({}));
+        let judged = |by: &str, before: Value, after: Value| {
+            let count = world.violations().len();
+            write(&world, by, &before, &after);
+            world.violations().len() - count
+        };
+        assert_eq!(judged(LEADER, of(1, "a"), of(1, "b")), 0);
+        assert_eq!(judged("controller-2.1", of(1, "a"), of(1, "b")), 1, "it does not lead");
+        assert_eq!(judged("agent-n1.1", of(1, "a"), of(1, "b")), 1, "it never will");
+        let lease = |epoch: u64| json!({"metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}}});
+        let lead = |by: &str, before: u64, after: u64| {
+            let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kuryr-controller";
+            world.note_write((&Caller::new(by), false), path, Some(&lease(before)), Some(&lease(after)));
+            world.violations().len()
+        };
+        assert_eq!(lead("controller-2.1", 1, 2), 2);
+        assert_eq!(judged("controller-2.1", of(1, "a"), of(2, "b")), 1, "not together");
+        assert_eq!(judged("controller-2.1", of(1, "a"), of(1, "b")), 1, "not before");
+        assert_eq!(judged("controller-2.1", of(1, "a"), of(2, "a")), 0);
+        assert_eq!(judged("controller-2.1", of(2, "a"), of(2, "b")), 0);
+        assert_eq!(judged(LEADER, of(2, "a"), of(2, "b")), 1, "the former leader");
+        world.api.put(RECORD, record(&json!({"epoch": 2}), &json!({"epochSeen": 5})));
+        assert_eq!(lead("controller-1.2", 2, 5), 6, "an agent has seen it");
+        assert_eq!(lead("controller-1.3", 5, 6), 6);
     }
 
     #[tokio::test(start_paused = true)]
