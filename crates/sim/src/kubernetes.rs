@@ -178,6 +178,9 @@ fn carry_out(world: &World, caller: (&Caller, bool), parts: &Parts, body: &Bytes
     let before = world.api.get(&path);
     let answer = world.api.answer(parts, body);
     let after = world.api.get(&path);
+    if parts.method == Method::PATCH {
+        world.judge_patch(caller.0, &path, before.as_ref(), body);
+    }
     if before != after {
         if !path.contains("/leases/") {
             world.state().changed = Instant::now();

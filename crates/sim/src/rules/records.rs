@@ -82,6 +82,24 @@ impl World {
         }
     }
 
+    /// A controller patches a record: the patch must not hold for another record than the one that was looked at.
+    pub(crate) fn judge_patch(&self, caller: &Caller, path: &str, before: Option<&Value>, body: &[u8]) {
+        if !path.starts_with(RECORDS) || !caller.name().starts_with("controller") {
+            return;
+        }
+        let steps: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
+        let (tests, changes): (Vec<&Value>, Vec<&Value>) =
+            steps.iter().partition(|step| step["op"] == "test");
+        let tests: BTreeSet<&str> = tests.into_iter().filter_map(|step| step["path"].as_str()).collect();
+        let changes = changes.into_iter().filter_map(|step| step["path"].as_str());
+        let untested: BTreeSet<String> = changes
+            .filter_map(|at| Some(format!("{at} without {}", untested(at, &tests, before)?)))
+            .collect();
+        if !untested.is_empty() {
+            self.broken(format!("{} patches {path}: {untested:?}", caller.name()));
+        }
+    }
+
     fn judge_offers(&self, caller: &Caller, node: &str, old: &KuryrNode, new: &KuryrNode) {
         self.follow_members();
         let is_gone = self.node_uid(node).is_none_or(|uid| uid != old.spec.node_uid);
@@ -141,6 +159,22 @@ impl World {
         }
         found.into_iter().for_each(|why| self.broken(format!("{} reports: {why}", caller.name())));
     }
+}
+
+/// What a patch has to test, and does not, before it changes what is there.
+fn untested(at: &str, tests: &BTreeSet<&str>, before: Option<&Value>) -> Option<String> {
+    let lacks = |path: &str| !tests.contains(path);
+    if lacks("/spec/epoch") {
+        return Some("a test of the epoch".to_owned());
+    }
+    if at != "/spec/epoch" && lacks("/metadata/generation") {
+        return Some("a test of what was looked at".to_owned());
+    }
+    let id = at.strip_prefix("/spec/ports/")?.split('/').next()?;
+    let is_there = before.is_some_and(|record| !record["spec"]["ports"][id].is_null());
+    let entry = format!("/spec/ports/{id}");
+    (is_there && lacks(&entry) && lacks(&format!("{entry}/generation")))
+        .then(|| "a test of the offer".to_owned())
 }
 
 /// What speaks against an offer to a node.
@@ -242,6 +276,36 @@ mod tests {
         world.api.put(RECORD, record(&json!({"epoch": 2}), &json!({"epochSeen": 5})));
         assert_eq!(lead("controller-1.2", 2, 5), 6, "an agent has seen it");
         assert_eq!(lead("controller-1.3", 5, 6), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_patch_that_may_hold_for_another_record_is_told() {
+        let world = world();
+        let before = record(&json!({"ports": {"there": {}}}), &json!({}));
+        let of = |epoch: bool, looked_at: bool, offer: &str, change: &str| {
+            let test = |path: &str| json!({"op": "test", "path": path, "value": 1});
+            let tests =
+                [(epoch, "/spec/epoch"), (looked_at, "/metadata/generation"), (!offer.is_empty(), offer)];
+            let tests = tests.into_iter().filter(|(is_made, _)| *is_made).map(|(_, path)| test(path));
+            let change = json!({"op": "add", "path": change, "value": 1});
+            Value::from(tests.chain([change]).collect::<Vec<_>>()).to_string()
+        };
+        for (patch, is_right) in [
+            (of(true, false, "", "/spec/epoch"), true),
+            (of(false, true, "", "/spec/epoch"), false),
+            (of(true, true, "", "/spec/mode"), true),
+            (of(true, false, "", "/spec/mode"), false),
+            (of(false, true, "", "/spec/mode"), false),
+            (of(true, true, "", "/spec/ports/new"), true),
+            (of(true, true, "/spec/ports/there", "/spec/ports/there"), true),
+            (of(true, true, "", "/spec/ports/there"), false),
+            (of(true, true, "/spec/ports/there/generation", "/spec/ports/there/doomed"), true),
+            (of(true, true, "/spec/ports/new/generation", "/spec/ports/there/doomed"), false),
+        ] {
+            let count = world.violations().len();
+            world.judge_patch(&Caller::new(LEADER), RECORD, Some(&before), patch.as_bytes());
+            assert_eq!(world.violations().len() == count, is_right, "{patch}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
