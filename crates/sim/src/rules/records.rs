@@ -1,6 +1,6 @@
 //! Records: what controllers offer to nodes, and what agents report.
 //!
-//! No port is told to be ready whose flows were not installed since the node started.
+//! Before an agent has reported nothing is changed of its node. No port is told to be ready whose flows were not installed since the node started.
 
 use std::collections::BTreeSet;
 
@@ -67,6 +67,15 @@ impl World {
         self.state().rules.epochs.entry(caller.name().to_owned()).or_default().insert(begun);
     }
 
+    /// Before the agent of a Node has reported for it nothing but the epoch is changed of what the Node has.
+    fn objection_before_report(&self, node: &str, old: &KuryrNode, new: &KuryrNode) -> Option<String> {
+        let uid = self.node_uid(node).filter(|uid| *uid == old.spec.node_uid)?;
+        let reported =
+            old.status.as_ref().is_some_and(|of| of.node_uid == uid && !of.checkpoint.id.is_empty());
+        let alone = KuryrNodeSpec { epoch: new.spec.epoch, ..old.spec.clone() };
+        (!reported && new.spec != alone).then(|| "its agent has not reported yet".to_owned())
+    }
+
     /// What speaks against the epoch of a write.
     fn objection_to_epoch(&self, caller: &Caller, old: &KuryrNode, new: &KuryrNode) -> Option<String> {
         let (before, now) = (old.spec.epoch, new.spec.epoch);
@@ -108,6 +117,7 @@ impl World {
             .map(|violation| format!("{violation:?}"))
             .collect();
         found.extend(self.objection_to_epoch(caller, old, new));
+        found.extend(self.objection_before_report(node, old, new));
         {
             let state = &mut *self.state();
             let is_new = |id: &PortId, entry: &PortEntry| {
@@ -276,6 +286,29 @@ mod tests {
         world.api.put(RECORD, record(&json!({"epoch": 2}), &json!({"epochSeen": 5})));
         assert_eq!(lead("controller-1.2", 2, 5), 6, "an agent has seen it");
         assert_eq!(lead("controller-1.3", 5, 6), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_before_the_first_report_is_told() {
+        let world = world();
+        let spec = |uid: &str, class: &str| json!({"epoch": 1, "nodeUid": uid, "defaultClass": class});
+        let status = |uid: &str, id: &str| json!({"nodeUid": uid, "checkpoint": {"id": id, "sequence": 1}});
+        for (served, reported, is_right) in [
+            ("n1-life-1", status("n1-life-1", "c"), true),
+            ("n1-life-1", status("n1-life-1", ""), false),
+            ("n1-life-1", status("n1-life-0", "c"), false),
+            ("n1-life-1", json!({}), false),
+            ("n1-life-0", status("n1-life-0", "c"), true),
+        ] {
+            let count = world.violations().len();
+            write(
+                &world,
+                LEADER,
+                &record(&spec(served, "a"), &reported),
+                &record(&spec(served, "b"), &reported),
+            );
+            assert_eq!(world.violations().len() == count, is_right, "{served} {reported}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
