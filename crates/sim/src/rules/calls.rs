@@ -2,10 +2,14 @@
 //!
 //! Nothing is changed that is not ours, and no call is made that no rule knows.
 //!
+//! A port is cut off or deleted only when the record that names it says that it is doomed, or its name that it is condemned; it is
+//! deleted only when its agent has given it back or it is cut off.
+//!
 //! Nothing is changed of a port by which a pod of a living node is connected, but what it is called.
 
-use kuryr_api::kuryrnode::KuryrNode;
-use kuryr_planning::ownership::{own_port_name, pool_port_name};
+use kuryr_api::kuryrnode::{KuryrNode, PortEntry};
+use kuryr_planning::ownership::{is_condemned, own_port_name, pool_port_name};
+use kuryr_types::PortId;
 use serde_json::Value;
 
 use super::{connected, is_our_group, mac_of, objection};
@@ -116,10 +120,19 @@ impl World {
                 found.extend(held.filter_map(|address| objection(&state, address, "")));
             }
         }
+        let takes_away = deletes || unbinds;
+        let is_bound = port["binding:host_id"].as_str().is_some_and(|host| !host.is_empty());
+        let mut is_named = false;
         for (node, record) in self.records() {
             let record: KuryrNode = serde_json::from_value(record).unwrap();
-            if record.spec.ports.get(id).is_some_and(|entry| !entry.doomed) && deletes {
-                found.push(format!("the record of {node} names it and does not say that it is doomed"));
+            if let Some(entry) = record.spec.ports.get(id) {
+                is_named = true;
+                if takes_away && !entry.doomed {
+                    found.push(format!("the record of {node} names it and does not say that it is doomed"));
+                }
+                if deletes && is_bound && !is_given_back(id, entry, &record) {
+                    found.push(format!("{node} has not given it back, and it is not cut off"));
+                }
             }
             let is_own = record.spec.own_port.is_some_and(|own| own.id.as_str() == id);
             let lives = self.node_uid(&node).is_some_and(|uid| uid == record.spec.node_uid);
@@ -127,8 +140,19 @@ impl World {
                 found.push(format!("it is {node}'s own"));
             }
         }
+        if takes_away && !is_named && !port["name"].as_str().is_some_and(is_condemned) {
+            found.push("no record says that it is doomed, and it is not condemned".to_owned());
+        }
         found.into_iter().for_each(|why| self.broken(format!("{what}: {why}")));
     }
+}
+
+/// Whether the agent of the node will not touch the port again.
+fn is_given_back(id: &str, entry: &PortEntry, record: &KuryrNode) -> bool {
+    let id = PortId::from(id);
+    record.status.as_ref().is_some_and(|status| {
+        status.returned.get(&id) == Some(&entry.generation) && !status.claims.contains_key(&id)
+    })
 }
 
 /// What a call changes of a port that whoever talks by it would notice.
@@ -152,7 +176,7 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::pods::tests::{LEADER, NETNS, PORT, world_with_pod},
+        super::pods::tests::{LEADER, NETNS, PORT, port, world, world_with_pod},
         *,
     };
     use crate::world::RECORDS;
@@ -178,6 +202,43 @@ mod tests {
     /// How often a pod would have noticed something.
     fn noticed(world: &World) -> usize {
         world.violations().iter().filter(|what| what.contains("is connected by it")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_taken_away_before_it_is_given_up_is_told() {
+        let entry = |doomed: bool| {
+            json!({"generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": "n",
+                "addresses": [{"subnet": "s4", "address": "10.0.0.11"}], "withdrawn": doomed, "doomed": doomed})
+        };
+        let record = |ports: Value, returned: bool| {
+            let returned = if returned { json!({PORT: "1.1"}) } else { json!({}) };
+            json!({"metadata": {"name": "n1"}, "spec": {"epoch": 1, "ports": ports}, "status": {"returned": returned}})
+        };
+        let (named, condemned) = ("kuryr-pool/n1", "kuryr-condemned/kuryr-pool/n1");
+        let (cut, deletes) = ("PUT", "DELETE");
+        for (method, ports, returned, host, name, is_right) in [
+            (cut, json!({PORT: entry(true)}), false, "host-of-n1", named, true),
+            (cut, json!({PORT: entry(false)}), false, "host-of-n1", named, false),
+            (cut, json!({}), false, "host-of-n1", condemned, true),
+            (cut, json!({}), false, "host-of-n1", named, false),
+            (deletes, json!({PORT: entry(true)}), false, "", named, true),
+            (deletes, json!({PORT: entry(true)}), true, "host-of-n1", named, true),
+            (deletes, json!({PORT: entry(true)}), false, "host-of-n1", named, false),
+            (deletes, json!({PORT: entry(false)}), true, "", named, false),
+            (deletes, json!({}), false, "", condemned, true),
+            (deletes, json!({}), false, "", named, false),
+        ] {
+            let world = world();
+            let mut port = port();
+            (port["binding:host_id"], port["name"]) = (json!(host), json!(name));
+            world.state().cloud.ports.insert(PORT.to_owned(), port);
+            world.api.put(&format!("{RECORDS}/n1"), record(ports.clone(), returned));
+            let body = json!({"port": {"binding:host_id": ""}});
+            let body = if method == cut { body } else { Value::Null };
+            world.judge_call(&asked(method, &format!("ports/{PORT}"), &body));
+            let what = world.violations();
+            assert_eq!(what.is_empty(), is_right, "{method} {ports} {returned} {host} {name}: {what:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

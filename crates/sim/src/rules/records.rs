@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeSpec, KuryrNodeStatus, PortEntry};
 use kuryr_kubernetes::lease::EPOCH_ANNOTATION;
-use kuryr_planning::pool::invariants::violations;
+use kuryr_planning::{ownership::is_condemned, pool::invariants::violations};
 use kuryr_types::{Epoch, PortId};
 use serde_json::Value;
 
@@ -196,6 +196,9 @@ fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> V
         // Somebody may have deleted it since it was looked at.
         return found;
     };
+    if port["name"].as_str().is_some_and(is_condemned) {
+        found.push(format!("{id} is offered and called {}", port["name"]));
+    }
     let host = state.machines[node].host.as_str();
     if port["binding:host_id"] != host {
         found.push(format!("{id} is offered and bound to {}", port["binding:host_id"]));
@@ -286,6 +289,16 @@ mod tests {
         world.api.put(RECORD, record(&json!({"epoch": 2}), &json!({"epochSeen": 5})));
         assert_eq!(lead("controller-1.2", 2, 5), 6, "an agent has seen it");
         assert_eq!(lead("controller-1.3", 5, 6), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_of_a_condemned_port_is_told() {
+        let world = world();
+        let mut condemned = port();
+        condemned["name"] = json!("kuryr-condemned/kuryr-pool/n1");
+        world.state().cloud.ports.insert(PORT.to_owned(), condemned);
+        offer(&world, "1.1");
+        assert_eq!(world.violations().len(), 1, "{:?}", world.violations());
     }
 
     #[tokio::test(start_paused = true)]
