@@ -340,14 +340,20 @@ pub(crate) fn has_finalizer(service: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use bytes::Bytes;
     use http::Request;
+    use kuryr_agent::Forwarder;
+    use kuryr_planning::service::{self, Backend, Place};
     use tokio::time::sleep;
 
     use super::*;
-    use crate::{faults::Plan, world::Setup};
+    use crate::{
+        faults::{Caller, Plan},
+        machine::Reach,
+        world::Setup,
+    };
 
     const WEB: &str = "/api/v1/namespaces/d/services/web";
 
@@ -365,6 +371,34 @@ mod tests {
         service["metadata"]["finalizers"] = finalizers.clone();
         world.api.put(WEB, service);
         world.follow_service(WEB, Some(&before));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_find_what_never_was_are_told() {
+        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
+        let world =
+            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let http = ("http", "TCP", 80, 8080, 0);
+        world.make_service("web", "ClusterIP", &[http]);
+        world.set_endpoints("web", &[http], &[201, 202], &[]);
+        let services = world.services();
+        let (at, whole) = frontends(&services["web"], &world.slices_of("web")).pop_first().unwrap();
+        let reach =
+            Reach { world: Arc::clone(&world), caller: Caller::new("agent-n1.1"), node: "n1".to_owned() };
+        let lead_to = |count: u32| {
+            let value = service::Value { id: 1, generation: 1, count, affinity_seconds: 0 };
+            Forwarder::write(&reach, &[service::Step::PutValue(at, value)]).unwrap();
+            world.violations().len()
+        };
+        for (slot, target) in (0..).zip(whole) {
+            let (place, backend) =
+                (Place { id: 1, generation: 1, slot }, Backend { target, endpoint: slot + 1 });
+            Forwarder::write(&reach, &[service::Step::PutBackend(place, backend)]).unwrap();
+        }
+        assert_eq!(lead_to(2), 0, "as it is");
+        assert_eq!(lead_to(0), 0, "as it began");
+        assert_eq!(lead_to(1), 1, "one of two");
+        assert_eq!(lead_to(3), 2, "one is not there");
     }
 
     #[tokio::test(start_paused = true)]

@@ -226,6 +226,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{cloud::PROJECT, faults::Plan, world::Setup};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_changed_or_not_done_is_told() {
+        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
+        let world =
+            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let tells = |what: &str| differences(&world).iter().any(|found| found.contains(what));
+        assert!(tells("nobody leads") && tells("n1 has no record"));
+        let port = json!({"name": "kuryr-pool/n1", "project_id": PROJECT, "tags": [TAG], "fixed_ips": []});
+        assert!(!tells("port left"));
+        world.state().cloud.ports.insert("left".to_owned(), port.clone());
+        assert!(tells("port left") && !tells("foreign port"));
+        world.state().cloud.ports.insert("foreign-2".to_owned(), port);
+        assert!(tells("foreign port foreign-2"));
+        let floating = json!({"id": "f", "tags": [TAG], "port_id": null, "description": ""});
+        assert!(!tells("floating IP"));
+        world.state().cloud.floating.all.insert("f".to_owned(), floating);
+        assert!(tells("floating IP"));
+        assert!(!tells("load balancer"));
+        world.make_service("web", "LoadBalancer", &[]);
+        assert!(tells("Service web has 0 load balancers"));
+        {
+            let state = &mut *world.state();
+            let mut left = state.octavia.balancers["foreign-1"].clone();
+            (left.shown["name"], left.shown["project_id"]) = (json!("d/gone"), json!(PROJECT));
+            state.octavia.balancers.insert("left".to_owned(), left);
+        }
+        assert!(tells("load balancer {") && !tells("foreign load balancer"));
+        world.state().octavia.balancers.remove("foreign-2");
+        assert!(tells("foreign load balancer foreign-2"));
+    }
 
     #[test]
     fn security_groups_that_are_left_or_not_whole_are_told() {

@@ -242,6 +242,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_port_that_nobody_could_find_again_is_told() {
+        let world = world();
+        for (without, is_right) in [("", true), ("tags", false), ("description", false), ("name", false)] {
+            let mut port = json!({"name": "kuryr-pool/n1", "description": TAG, "tags": [TAG]});
+            port.as_object_mut().unwrap().remove(without);
+            let count = world.violations().len();
+            world.judge_call(&asked("POST", "ports", &json!({"ports": [port]})));
+            assert_eq!(world.violations().len() == count, is_right, "without {without}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_of_whose_address_somebody_tells_is_not_to_be_deleted() {
+        let world = world();
+        let mut port = port();
+        (port["binding:host_id"], port["name"]) = (json!(""), json!("kuryr-condemned/kuryr-pool/n1"));
+        world.state().cloud.ports.insert(PORT.to_owned(), port);
+        let deletes = || {
+            world.judge_call(&asked("DELETE", &format!("ports/{PORT}"), &Value::Null));
+            world.violations().len()
+        };
+        assert_eq!(deletes(), 0);
+        let pod = json!({"metadata": {"name": "web-0", "uid": "uid-1"}, "status": {"podIP": "10.0.0.11"}});
+        world.put("/api/v1/namespaces/d/pods/web-0", pod);
+        assert_eq!(deletes(), 1, "a pod tells it");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_change_by_one_that_does_not_lead_there_is_told() {
         let world = world_with_pod().await;
         let host = |host: &str| {

@@ -81,7 +81,7 @@ fn unready(state: &State, node: &str, joint: &Joint) -> Option<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
     use kuryr_agent::{Datapath, SwitchDatabase};
     use kuryr_api::names;
@@ -94,6 +94,7 @@ pub(super) mod tests {
         cloud::{NETWORK, PROJECT, SUBNET, TAG},
         faults::{Caller, Plan},
         machine::Reach,
+        programs::COOL_DOWN,
         scenario::reboot,
         world::Setup,
     };
@@ -101,6 +102,7 @@ pub(super) mod tests {
     pub(crate) const PORT: &str = "00000001-0000-4000-8000-000000000000";
     /// Who leads, under epoch 1.
     pub(crate) const LEADER: &str = "controller-1.1";
+    const WEB_1: &str = "/api/v1/namespaces/d/pods/web-1";
     pub(crate) const NETNS: &str = "/run/netns/web-0";
 
     /// A node, and nobody who looks after it.
@@ -172,6 +174,71 @@ pub(super) mod tests {
         };
         of_node(&mut world.state());
         world
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_or_a_port_of_another_is_told() {
+        let pod = |uid: &str, phase: &str| json!({"metadata": {"name": "web-1", "uid": uid}, "status": {"phase": phase, "podIP": "10.0.0.11"}});
+        let slice = json!({"metadata": {"name": "s-1"},
+            "endpoints": [{"addresses": ["10.0.0.11"], "targetRef": {"uid": "uid-2"}}]});
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/d/endpointslices/s-1";
+        for (path, object, is_right) in [
+            (WEB_1, pod("uid-1", "Running"), true),
+            (WEB_1, pod("uid-2", "Running"), false),
+            (WEB_1, pod("uid-2", "Succeeded"), true),
+            (slices, slice.clone(), false),
+        ] {
+            let world = world();
+            world.put(path, object.clone());
+            let by_port = || {
+                let about = world.violations().into_iter().filter(|what| what.contains("held by"));
+                about.count()
+            };
+            let uplink = prepare(&reach(&world));
+            attach(&reach(&world), uplink);
+            assert_eq!(by_port() == 0, is_right, "{object}: {:?}", world.violations());
+            world.remove(path);
+            attach(&reach(&world), uplink);
+            let resting = by_port();
+            assert_eq!(resting == 0, is_right, "it has just been removed: {object}");
+            sleep(Duration::from_secs(COOL_DOWN)).await;
+            attach(&reach(&world), uplink);
+            assert_eq!(by_port(), resting, "it has rested: {object}");
+        }
+        let world = world_with_pod().await;
+        let machine = |world: &World| {
+            let state = &mut *world.state();
+            state.machines.get_mut("n1").unwrap().make_sandbox("/run/netns/web-1", "uid-2");
+            let machine = &state.machines["n1"];
+            (machine.joints.values().next().unwrap().clone(), machine.sandboxes["/run/netns/web-1"].clone())
+        };
+        let (joint, sandbox) = machine(&world);
+        world.judge_attachment("n1", &joint, &sandbox);
+        assert_eq!(world.violations().len(), 1, "{:?}", world.violations());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connected_pod_that_is_cut_off_is_told() {
+        let tap = names::tap_name(PORT);
+        for wanted in [true, false] {
+            for way in ["cut", "sweep", "unplug", "remove"] {
+                let world = world_with_pod().await;
+                let reach = reach(&world);
+                if wanted {
+                    world.put(WEB_1, json!({"metadata": {"name": "web-1", "uid": "uid-1"}}));
+                } else {
+                    world.state().machines.get_mut("n1").unwrap().remove_sandbox(NETNS);
+                }
+                let index = *world.state().machines["n1"].joints.keys().next().unwrap();
+                match way {
+                    "cut" => reach.cut(index).unwrap(),
+                    "sweep" => assert_eq!(reach.sweep(&BTreeSet::new()).unwrap().entries, 1),
+                    "unplug" => reach.del_ports(std::slice::from_ref(&tap)).await.unwrap(),
+                    _ => reach.remove(&tap).unwrap(),
+                }
+                assert_eq!(world.violations().len(), usize::from(wanted), "{way}, {wanted}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -262,6 +262,64 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_generation_that_is_used_twice_and_a_record_that_goes_with_ports_are_told() {
+        let world = world();
+        world.state().cloud.ports.insert(PORT.to_owned(), port());
+        offer(&world, "1.1");
+        offer(&world, "1.2");
+        assert_eq!(world.violations(), Vec::<String>::new());
+        offer(&world, "1.1");
+        assert_eq!(world.violations().len(), 1, "of the offer before");
+        let entry = json!({"generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": NETWORK,
+            "addresses": []});
+        let before = record(&json!({"ports": {PORT: entry}}), &json!({}));
+        world.note_write((&Caller::new(LEADER), false), RECORD, Some(&before), None);
+        assert_eq!(world.violations().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_that_is_not_what_neutron_has_is_told() {
+        for (field, value) in [
+            ("binding:host_id", json!("host-of-n2")),
+            ("binding:host_id", json!("")),
+            ("mac_address", json!("fa:16:3e:00:00:02")),
+        ] {
+            let world = world();
+            let mut port = port();
+            port[field] = value.clone();
+            world.state().cloud.ports.insert(PORT.to_owned(), port);
+            offer(&world, "1.1");
+            assert_eq!(world.violations().len(), 1, "{field} {value}");
+        }
+        let world = world_with_pod().await;
+        offer(&world, "1.1");
+        assert_eq!(world.violations().len(), 1, "a pod is connected by it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reports_that_are_not_true_are_told() {
+        let world = world_with_pod().await;
+        let judged = |by: &str, before: &Value, after: &Value, ports: &Value| {
+            let count = world.violations().len();
+            let spec = json!({"ports": ports});
+            write(&world, by, &record(&spec, before), &record(&spec, after));
+            world.violations().len() - count
+        };
+        let at = |id: &str, sequence: u64| json!({"checkpoint": {"id": id, "sequence": sequence}});
+        assert_eq!(judged("agent-n1.1", &at("c", 1), &at("c", 2), &json!({})), 0);
+        assert_eq!(judged("agent-n1.1", &at("c", 2), &at("c", 1), &json!({})), 1, "the checkpoint goes back");
+        assert_eq!(judged("agent-n1.1", &at("c", 2), &at("d", 1), &json!({})), 0, "it is another");
+        assert_eq!(judged("agent-n2.1", &at("c", 1), &at("c", 2), &json!({})), 1, "it is not its node");
+        assert_eq!(judged(LEADER, &at("c", 1), &at("c", 2), &json!({})), 1, "it is no agent");
+        let entry = json!({"generation": "1.1", "class": "c", "mac": "fa:16:3e:00:00:01", "network": NETWORK,
+            "addresses": []});
+        let returned = |generation: &str| json!({"returned": {PORT: generation}});
+        let ports = json!({PORT: entry});
+        assert_eq!(judged("agent-n1.1", &at("", 0), &returned("1.1"), &ports), 1, "a pod is connected by it");
+        assert_eq!(judged("agent-n1.1", &at("", 0), &returned("1.0"), &ports), 0, "a former offer");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_leader_that_does_not_tell_its_epoch_first_is_told() {
         let world = world();
         let of =
