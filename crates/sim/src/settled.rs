@@ -226,7 +226,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{cloud::PROJECT, faults::Plan, world::Setup};
+    use crate::{cloud::PROJECT, faults::Plan, scenario::finish, world::Setup};
 
     #[tokio::test(start_paused = true)]
     async fn what_is_left_changed_or_not_done_is_told() {
@@ -257,6 +257,15 @@ mod tests {
         assert!(tells("load balancer {") && !tells("foreign load balancer"));
         world.state().octavia.balancers.remove("foreign-2");
         assert!(tells("foreign load balancer foreign-2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_world_that_does_not_become_as_it_should_be_is_told() {
+        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
+        let world =
+            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false });
+        let broken = finish(&world).await.broken;
+        assert!(broken.iter().any(|what| what.contains("nobody leads")), "{broken:?}");
     }
 
     #[test]
