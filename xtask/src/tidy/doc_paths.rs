@@ -5,7 +5,7 @@
 //! folder before it. Fenced blocks are commands or pictures and not looked at.
 //!
 //! A test is named behind its path: `crates/a/src/b.rs::name_of_the_test`, `e2e/scenario::words of a step`. Each row of the
-//! table of outcomes names one.
+//! tables of invariants and of outcomes names one.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ const RULE: &str = "doc-paths";
 /// Folders at the root, whether or not they exist yet: a document may not promise one.
 const ROOMS: &[&str] = &["crates", "xtask", "docs", "lab", "e2e", "demo", "deploy", "test", ".ci", ".cargo"];
 
-/// The document in which every row of a table has to name a test.
-const OUTCOMES: &str = "docs/outcomes.md";
+/// The documents in which every row of a table has to name a test.
+const TABLES_OF_TESTS: [&str; 2] = ["docs/invariants.md", "docs/outcomes.md"];
 
 /// What stands between the path of a test and its name.
 const SIGN: &str = "::";
@@ -39,7 +39,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
                 }
             }
         }
-        if path == OUTCOMES {
+        if TABLES_OF_TESTS.contains(&path) {
             let rows = rows_without_test(text).map(|line| {
                 Finding::new(path, line, RULE, "this row names no test: write one, and its name here")
             });
@@ -171,13 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_outcomes_names_a_test() {
+    fn every_row_of_a_table_of_tests_names_one() {
         let code = ("crates/a/src/link.rs", "#[test]\nfn it_holds() {}");
         let head = "| case | tests |\n|---|---|\n";
-        for (row, expect) in
-            [("| a | `crates/a/src/link.rs::it_holds` |", &[][..]), ("| a | none |", &["docs/outcomes.md:3"])]
-        {
-            check_rule(check, &[code, (OUTCOMES, &format!("{head}{row}\n"))], expect);
+        for (path, row, expect) in [
+            ("docs/outcomes.md", "| a | `crates/a/src/link.rs::it_holds` |", &[][..]),
+            ("docs/outcomes.md", "| a | none |", &["docs/outcomes.md:3"]),
+            ("docs/invariants.md", "| a | none |", &["docs/invariants.md:3"]),
+        ] {
+            check_rule(check, &[code, (path, &format!("{head}{row}\n"))], expect);
         }
         check_rule(check, &[("docs/other.md", &format!("{head}| a | b |\n"))], &[]);
     }
