@@ -435,7 +435,7 @@ pub(crate) struct Asked {
     pub(crate) method: String,
     pub(crate) path: String,
     query: Vec<(String, String)>,
-    if_revision: Option<u64>,
+    pub(crate) if_revision: Option<u64>,
     pub(crate) body: Value,
 }
 

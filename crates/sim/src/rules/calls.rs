@@ -5,6 +5,8 @@
 //! A port is cut off or deleted only when the record that names it says that it is doomed, or its name that it is condemned; it is
 //! deleted only when its agent has given it back or it is cut off.
 //!
+//! A change of a port holds only for the revision that was looked at: what comes late does nothing.
+//!
 //! Nothing is changed of a port by which a pod of a living node is connected, but what it is called.
 
 use kuryr_api::kuryrnode::{KuryrNode, PortEntry};
@@ -98,6 +100,9 @@ impl World {
         if !is_ours(&port) {
             return self.broken(format!("{what}: a port that is not ours"));
         }
+        if asked.method == "PUT" && asked.body["port"].is_object() && asked.if_revision.is_none() {
+            self.broken(format!("{what}: it holds for whatever the port has become"));
+        }
         let deletes = asked.method == "DELETE";
         let unbinds = asked.body["port"]["binding:host_id"] == "";
         let disturbing = disturbing(&port, asked);
@@ -184,13 +189,20 @@ mod tests {
     /// A call with this body.
     fn asked(method: &str, path: &str, body: &Value) -> Asked {
         let uri = format!("http://cloud.test/v2.0/{path}");
-        let request = Request::builder().method(method).uri(uri).body(Bytes::from(body.to_string()));
+        let request = Request::builder().method(method).uri(uri).header("if-match", "revision_number=1");
+        let request = request.body(Bytes::from(body.to_string()));
         by(LEADER, Asked::of(&request.unwrap()))
     }
 
     /// The same call by another.
     fn by(caller: &str, mut asked: Asked) -> Asked {
         caller.clone_into(&mut asked.by);
+        asked
+    }
+
+    /// The same call, whatever the port has become.
+    fn unconditional(mut asked: Asked) -> Asked {
+        asked.if_revision = None;
         asked
     }
 
@@ -239,6 +251,16 @@ mod tests {
             let what = world.violations();
             assert_eq!(what.is_empty(), is_right, "{method} {ports} {returned} {host} {name}: {what:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_a_port_that_was_not_looked_at_is_told() {
+        let world = world_with_pod().await;
+        let change = change(&json!({"name": "another"}));
+        world.judge_call(&change);
+        assert_eq!(world.violations(), Vec::<String>::new());
+        world.judge_call(&unconditional(change));
+        assert_eq!(world.violations().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
