@@ -148,6 +148,13 @@ impl World {
         if same_record && now.checkpoint.sequence < before.checkpoint.sequence && !is_late {
             found.push(format!("the checkpoint goes back to {}", now.checkpoint.sequence));
         }
+        let is_offered_to = new.spec.checkpoint.as_deref().unwrap_or_default();
+        if is_offered_to != now.checkpoint.id && !now.ready.is_empty() && !is_late {
+            let (id, ready) = (&now.checkpoint.id, now.ready.keys());
+            found.push(format!(
+                "{ready:?} is ready under the checkpoint {id}, and offered to {is_offered_to}"
+            ));
+        }
         {
             let state = self.state();
             // Whether it still is: it may be unplugged while the report is on its way.
@@ -242,7 +249,8 @@ mod tests {
 
     /// The agent's report of this.
     fn report(world: &World, status: &Value, is_late: bool) {
-        let (before, after) = (record(&json!({}), &json!({})), record(&json!({}), status));
+        let spec = json!({"checkpoint": "c"});
+        let (before, after) = (record(&spec, &json!({})), record(&spec, status));
         world.note_write((&Caller::new("agent-n1.1"), is_late), RECORD, Some(&before), Some(&after));
     }
 
@@ -317,6 +325,20 @@ mod tests {
         let ports = json!({PORT: entry});
         assert_eq!(judged("agent-n1.1", &at("", 0), &returned("1.1"), &ports), 1, "a pod is connected by it");
         assert_eq!(judged("agent-n1.1", &at("", 0), &returned("1.0"), &ports), 0, "a former offer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_was_offered_to_another_checkpoint_is_not_to_be_ready() {
+        let world = world_with_pod().await;
+        let told = |id: &str, ports: Value, is_late: bool| {
+            let status = json!({"checkpoint": {"id": id, "sequence": 1}, "ready": ports});
+            report(&world, &status, is_late);
+            world.violations().len()
+        };
+        assert_eq!(told("c", json!({PORT: "1.1"}), false), 0);
+        assert_eq!(told("d", json!({}), false), 0);
+        assert_eq!(told("d", json!({PORT: "1.1"}), true), 0, "it is old");
+        assert_eq!(told("d", json!({PORT: "1.1"}), false), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -428,7 +450,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_port_that_is_told_to_be_ready_and_is_not_is_told() {
-        let ready = json!({"ready": {PORT: "1.1"}});
+        let ready = json!({"checkpoint": {"id": "c", "sequence": 1}, "ready": {PORT: "1.1"}});
         let without: Arc<World> = world();
         report(&without, &ready, false);
         assert_eq!(without.violations().len(), 1, "it is not on the switch");
