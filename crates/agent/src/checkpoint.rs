@@ -12,6 +12,9 @@
 //! The folder is locked for the life of the process: a successor reads the record only when its predecessor can no
 //! longer change it.
 //!
+//! A record that was read counts only up to its sequence of then until the start has judged it ([`Checkpoint::judged`]), also
+//! for the next start: a disk that was restored must not become newer by what a start changes.
+//!
 //! What nobody waits for ([`Checkpoint::change_later`]) is written with the next change, and at the latest after half a
 //! second.
 //!
@@ -80,6 +83,8 @@ pub(crate) struct Durable {
     tried: u64,
     /// Why the last try failed.
     pub(crate) failure: Option<Arc<str>>,
+    /// Ticket of the last change that is in it.
+    sequence: u64,
 }
 
 /// A change that can be waited for.
@@ -94,6 +99,9 @@ struct Record {
     sequence: u64,
     node_uid: String,
     replaces: String,
+    /// Sequence up to which it counts, as long as a start has changed it and has not judged it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unjudged_from: Option<u64>,
     ledger: Ledger,
 }
 
@@ -164,8 +172,9 @@ impl Checkpoint {
 
     fn with_writer<S>(folder: &Path, found: Option<(usize, Record)>, storage: S) -> (Self, Writer<S>) {
         let exists = found.is_some();
-        let (slot, record) = found.unwrap_or_default();
+        let (slot, mut record) = found.unwrap_or_default();
         let changes = record.sequence;
+        record.unjudged_from.get_or_insert(changes);
         let tell = Sender::new(Arc::new(Durable::of(&record, exists)));
         let durable = tell.subscribe();
         let contents = Mutex::new(Contents { record, exists, changes, soon: changes, stop: false });
@@ -230,6 +239,7 @@ impl Checkpoint {
             sequence: contents.changes,
             node_uid: node_uid.to_owned(),
             replaces: replaces.to_owned(),
+            unjudged_from: None,
             ledger,
         };
         contents.exists = true;
@@ -238,6 +248,20 @@ impl Checkpoint {
         drop(contents);
         self.shared.wake.wake();
         ticket
+    }
+
+    /// The record counts, with what was changed of it since it was read.
+    pub(crate) fn judged(&self) {
+        let mut contents = self.shared.lock();
+        let from = contents.record.unjudged_from.take();
+        if from.is_none_or(|from| from == contents.record.sequence) {
+            return;
+        }
+        contents.changes += 1;
+        contents.record.sequence = contents.changes;
+        contents.soon = contents.changes;
+        drop(contents);
+        self.shared.wake.wake();
     }
 
     /// Waits until a change is durable.
@@ -249,10 +273,10 @@ impl Checkpoint {
         self.hurry(ticket);
         let mut durable = self.durable.clone();
         let ended = |durable: &Arc<Durable>| {
-            durable.sequence() >= ticket.0 || (durable.tried >= ticket.0 && durable.failure.is_some())
+            durable.sequence >= ticket.0 || (durable.tried >= ticket.0 && durable.failure.is_some())
         };
         let failure = match timeout(WRITE_WITHIN, durable.wait_for(ended)).await {
-            Ok(Ok(durable)) if durable.sequence() >= ticket.0 => return Ok(()),
+            Ok(Ok(durable)) if durable.sequence >= ticket.0 => return Ok(()),
             Ok(Ok(durable)) => durable.failure.as_deref().unwrap_or_default().to_owned(),
             Ok(Err(_)) => "the agent is stopping".to_owned(),
             Err(_) => format!("the disk has not answered within {} s", WRITE_WITHIN.as_secs()),
@@ -295,11 +319,8 @@ impl Durable {
             ledger: Arc::new(record.ledger.clone()),
             tried: record.sequence,
             failure: None,
+            sequence: record.sequence,
         }
-    }
-
-    fn sequence(&self) -> u64 {
-        self.facts.as_ref().map_or(0, |facts| facts.sequence)
     }
 }
 
@@ -307,7 +328,7 @@ impl Record {
     fn facts(&self) -> RecordFacts {
         RecordFacts {
             id: self.id.clone(),
-            sequence: self.sequence,
+            sequence: self.unjudged_from.unwrap_or(self.sequence),
             node_uid: self.node_uid.clone(),
             replaces: self.replaces.clone(),
         }
@@ -598,6 +619,13 @@ pub(crate) mod tests {
         checkpoint
     }
 
+    /// What a successor finds.
+    pub(crate) fn reopened(checkpoint: &Checkpoint) -> Checkpoint {
+        let disk = Disk::default();
+        disk.slots.lock().unwrap()[0] = checkpoint.shared.lock().record.encode().unwrap();
+        disk.open()
+    }
+
     fn know(checkpoint: &Checkpoint, port: &str) -> Ticket {
         let port = PortId::from(port);
         checkpoint.change(|ledger| (ledger.known.insert(port, "1.1".parse().unwrap()).is_none(), ())).1
@@ -623,6 +651,28 @@ pub(crate) mod tests {
         let again = Checkpoint::open(folder.path()).await.unwrap();
         assert_eq!(again.look(|facts, _| facts).unwrap(), facts);
         assert_eq!(known(&again), ["p1", "p2", "p3"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_changed_before_the_record_is_judged_makes_it_no_newer() {
+        let checkpoint = in_memory();
+        know(&checkpoint, "p1");
+        let facts = |checkpoint: &Checkpoint| checkpoint.look(|facts, _| facts).unwrap();
+        let read = facts(&checkpoint);
+        let again = reopened(&checkpoint);
+        let ticket = know(&again, "p2");
+        again.durable(ticket).await.unwrap();
+        assert_eq!(facts(&again), read);
+        let again = reopened(&again);
+        assert_eq!((facts(&again), known(&again).len()), (read.clone(), 2));
+        again.judged();
+        let judged = facts(&again);
+        assert!(judged.sequence > read.sequence + 1, "another write, without the mark");
+        assert_eq!(facts(&reopened(&again)), judged);
+        // Without a change there is nothing to write.
+        let again = reopened(&again);
+        again.judged();
+        assert_eq!(facts(&again), judged);
     }
 
     #[tokio::test]

@@ -111,6 +111,7 @@ async fn judge_checkpoint(
         let ticket = world.checkpoint.renew(node_uid, &status.checkpoint.id, ledger);
         world.checkpoint.durable(ticket).await?;
     }
+    world.checkpoint.judged();
     let strangers = look(world).await?.strangers;
     for index in &strangers {
         let index = *index;
@@ -227,7 +228,10 @@ fn find(
 mod tests {
     use super::*;
     use crate::{
-        checkpoint::{Checkpoint, tests::in_memory},
+        checkpoint::{
+            Checkpoint,
+            tests::{in_memory, reopened},
+        },
         kernel::fake::FakeKernel,
         pods::fake::pod_json,
         wiring::fake::FakeWorld,
@@ -380,6 +384,27 @@ mod tests {
             assert_ne!(id_of(&world), id);
             assert_eq!(world.world.state.get().own.as_ref().unwrap().checkpoint, id_of(&world));
         }
+    }
+
+    #[tokio::test]
+    async fn what_starts_change_makes_a_restored_checkpoint_no_newer() {
+        let restored = with_claim("4:before-the-reboot");
+        let facts = restored.look(|facts, _| facts).unwrap();
+        // It cuts the claim, which is a change, and ends before it has judged.
+        let broken_off = world(reopened(&restored));
+        broken_off.nodes.reset(vec![], BTreeMap::new());
+        start(&broken_off).await;
+        for checkpoint in [reopened(&restored), reopened(&broken_off.world.checkpoint)] {
+            let world = world(checkpoint);
+            world.records.reset(vec![record(&facts.id, facts.sequence + 1)], BTreeMap::new());
+            start(&world).await;
+            assert_ne!(id_of(&world), facts.id);
+        }
+        // The same on a disk that was not restored.
+        let world = world(reopened(&broken_off.world.checkpoint));
+        world.records.reset(vec![record(&facts.id, facts.sequence)], BTreeMap::new());
+        start(&world).await;
+        assert_eq!(id_of(&world), facts.id);
     }
 
     #[tokio::test]
