@@ -38,6 +38,8 @@ pub(crate) const NETWORK: &str = "n";
 pub(crate) const VIP_OWNERS: [&str; 2] = ["ovn-lb:vip", "Octavia"];
 /// The project's default group, which what does not name groups has.
 const DEFAULT_GROUP: &str = "default-group";
+/// Milliseconds for which a token counts.
+const TOKEN_LIVES: u128 = 3_600_000;
 /// Last bytes of the addresses of the subnet that Neutron gives to ports.
 const FREE: RangeInclusive<u8> = 10..=200;
 
@@ -50,6 +52,8 @@ pub(crate) struct Cloud {
     pub(crate) free: RangeInclusive<u8>,
     /// So many ports the project may have.
     pub(crate) port_quota: Option<u32>,
+    /// Ports that never become ACTIVE.
+    pub(crate) stuck: BTreeSet<String>,
     /// Hosts that ports can be bound to.
     hosts: BTreeSet<String>,
     pub(crate) groups: Vec<Value>,
@@ -82,6 +86,7 @@ impl Cloud {
             ports: strangers.into(),
             free: FREE,
             port_quota: None,
+            stuck: BTreeSet::new(),
             hosts,
             groups,
             rules,
@@ -94,6 +99,16 @@ impl Cloud {
     /// Ports of the cluster, tagged or about to be.
     pub(crate) fn ours(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.ports.iter().filter(|(_, port)| is_ours(port))
+    }
+
+    /// Allows so many ports more.
+    pub(crate) fn limit_ports(&mut self, more: u32) {
+        self.port_quota = Some(u32::try_from(self.used()).unwrap() + more);
+    }
+
+    /// There are as many addresses and ports as anybody wants.
+    pub(crate) fn lift_limits(&mut self) {
+        (self.free, self.port_quota) = (FREE, None);
     }
 
     fn answer(&mut self, asked: &Asked) -> (u16, Value) {
@@ -403,7 +418,7 @@ fn subnet() -> Value {
 
 fn token() -> Value {
     let endpoint = json!({"interface": "public", "region": "R", "region_id": "R", "url": "http://cloud.test", "id": "e"});
-    json!({"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2100-01-01T00:00:00.000000Z",
+    json!({"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2026-01-01T01:00:00.000000Z",
                      "project": {"id": PROJECT},
                      "catalog": [{"type": "network", "name": "neutron", "id": "n", "endpoints": [endpoint.clone()]},
                                  {"type": "load-balancer", "name": "octavia", "id": "o", "endpoints": [endpoint]}]}})
@@ -436,10 +451,17 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     query: Vec<(String, String)>,
     pub(crate) if_revision: Option<u64>,
+    /// When the token was issued that it came with, in milliseconds since the start.
+    issued: Option<u128>,
     pub(crate) body: Value,
 }
 
 impl Asked {
+    /// Whether its token counts no more.
+    fn is_expired(&self, now: u128) -> bool {
+        self.issued.is_some_and(|issued| now.saturating_sub(issued) >= TOKEN_LIVES)
+    }
+
     /// What is asked for of a field.
     pub(crate) fn all(&self, field: &str) -> impl Iterator<Item = &str> {
         self.query.iter().filter(move |(key, _)| key == field).map(|(_, value)| value.as_str())
@@ -452,13 +474,16 @@ impl Asked {
         };
         let pairs =
             request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        let revision = request.headers().get("if-match").and_then(|value| value.to_str().ok());
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let revision = header("if-match");
+        let issued = header("x-auth-token").and_then(|token| token.strip_prefix("issued-"));
         Self {
             by: String::new(),
             method: request.method().to_string(),
             path: decode(request.uri().path()),
             query: pairs.map(|(key, value)| (decode(key), decode(value))).collect(),
             if_revision: revision.and_then(|value| value.rsplit('=').next()?.parse().ok()),
+            issued: issued.and_then(|at| at.parse().ok()),
             body: serde_json::from_slice(request.body()).unwrap_or_default(),
         }
     }
@@ -493,6 +518,7 @@ async fn exchange(
     let (status, body) = match world.faults.meet(&caller, side, &line, changes) {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => (503, Value::Null),
+        _ if asked.is_expired(world.faults.elapsed()) => fault(401, "Unauthorized"),
         Meets::Nothing => carry_out(&world, &asked, false),
         Meets::Fault(Fault::KillAfter) => {
             carry_out(&world, &asked, false);
@@ -509,6 +535,10 @@ async fn exchange(
             carry_out(&world, &asked, false);
             sleep(takes).await;
             return Err(TransportError::lost("injected"));
+        }
+        Meets::Fault(Fault::Late(0)) => {
+            carry_out(&world, &asked, false);
+            return hang().await;
         }
         Meets::Fault(Fault::Late(seconds)) => {
             let of = Arc::clone(&world);
@@ -529,15 +559,27 @@ async fn exchange(
             });
             told.await.map_err(|_| TransportError::lost("injected"))?
         }
-        Meets::Fault(Fault::Stalled(_) | Fault::Lagging(_) | Fault::Mute) => carry_out(&world, &asked, false),
+        // A proxy before the cloud answers in its own words.
+        Meets::Fault(Fault::Refused(502)) => (502, Value::Null),
         Meets::Fault(Fault::Refused(status)) => fault(status, "Injected"),
+        // None of this side.
+        Meets::Fault(_) => carry_out(&world, &asked, false),
     };
     sleep(takes / 2).await;
-    let mut answer = Response::builder().status(status).header("x-subject-token", "t");
+    Ok(answer(&world, status, &body))
+}
+
+fn answer(world: &World, status: u16, body: &Value) -> Response<Bytes> {
+    let issued = format!("issued-{}", world.faults.elapsed());
+    let mut answer = Response::builder().status(status).header("x-subject-token", issued);
     if status == 429 {
         answer = answer.header("retry-after", "2");
     }
-    Ok(answer.header("content-type", "application/json").body(Bytes::from(body.to_string())).unwrap())
+    let (kind, body) = match status {
+        502 => ("text/html", "<html><body><h1>502 Bad Gateway</h1></body></html>".to_owned()),
+        _ => ("application/json", body.to_string()),
+    };
+    answer.header("content-type", kind).body(Bytes::from(body)).unwrap()
 }
 
 async fn hang() -> Result<Response<Bytes>, TransportError> {

@@ -31,7 +31,7 @@ pub enum Fault {
     Lost,
     /// The call has no effect and is never answered.
     Unanswered,
-    /// The call has its effect after so many seconds, and is never answered.
+    /// The call has its effect after so many seconds, or at once, and is never answered.
     Late(u16),
     /// The caller's network stands still for so many seconds: this call and all that follow have their effects then, one after
     /// the other, and are answered then, if anybody still waits. A leader is one no more by then.
@@ -40,20 +40,28 @@ pub enum Fault {
     Lagging(u16),
     /// Of a watch: after its list nothing comes any more, and nobody says so.
     Mute,
-    /// The call is refused with this status: 401 of the cloud, 409, 410 of a watch, 429 with `Retry-After`, 500, 503. A kernel
-    /// or switch refuses with whatever error, a disk is full.
+    /// The call is refused with this status: 401, 409, 410 of a watch, 429 with `Retry-After`, 500, 502 of a proxy before the
+    /// cloud, 503. A kernel or switch refuses with whatever error, a disk is full.
     Refused(u16),
     /// The call is accepted, and what it began ends in `ERROR`.
     Fails,
+    /// Of a disk: half is written, then the caller is killed.
+    Torn,
+    /// Of ports that are plugged: they become ACTIVE after so many seconds.
+    Slow(u16),
+    /// Of ports that are plugged together: the first of them stays DOWN, wherever it is plugged again. In what is the same each
+    /// time for good.
+    Stuck,
 }
 
 /// How much may go wrong in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Single calls, but none that looks at the kernel: runs with Services.
-    Calls,
-    /// These too, what watches tell, and whole networks.
-    All,
+pub(crate) struct Scope {
+    /// Only single calls do, and none that looks at the kernel: runs with Services. In others what watches tell, too, and whole
+    /// networks.
+    pub(crate) is_calls: bool,
+    /// What came later to [`FAULTS`], too.
+    pub(crate) is_harsh: bool,
 }
 
 /// Which calls meet faults.
@@ -82,6 +90,8 @@ pub enum Side {
     Kernel,
     /// The switch there.
     Switch,
+    /// The same, asked to plug ports.
+    Plug,
     /// The disk there.
     Disk,
 }
@@ -113,7 +123,7 @@ impl Made {
 }
 
 /// Everything that can go wrong with calls.
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 21] = [
     Fault::KillBefore,
     Fault::KillAfter,
     Fault::Lost,
@@ -130,13 +140,44 @@ const FAULTS: [Fault; 16] = [
     Fault::Refused(429),
     Fault::Refused(500),
     Fault::Refused(503),
+    Fault::Torn,
+    Fault::Late(0),
+    Fault::Refused(502),
+    Fault::Slow(60),
+    Fault::Stuck,
 ];
 
 impl Side {
     /// What can go wrong with a call of this side.
     fn faults(self, changes: bool, scope: Scope) -> Vec<Fault> {
-        let is_in = |fault: &Fault| scope == Scope::All || !matches!(fault, Fault::Stalled(_));
-        FAULTS.into_iter().filter(|fault| self.meets(*fault, changes) && is_in(fault)).collect()
+        let later = if scope.is_harsh { self.later_faults(changes, scope) } else { Vec::new() };
+        self.first_faults(changes, scope).into_iter().chain(later).collect()
+    }
+
+    /// What could go wrong from the begin, by which a seed is the run that it was then.
+    fn first_faults(self, changes: bool, scope: Scope) -> Vec<Fault> {
+        self.some_faults(changes, scope, false)
+    }
+
+    /// What came later.
+    fn later_faults(self, changes: bool, scope: Scope) -> Vec<Fault> {
+        self.some_faults(changes, scope, true)
+    }
+
+    fn some_faults(self, changes: bool, scope: Scope, later: bool) -> Vec<Fault> {
+        let is_in = |fault: &Fault| !(scope.is_calls && matches!(fault, Fault::Stalled(_)));
+        let is_some = |fault: &Fault| {
+            self.meets(*fault, changes) && is_in(fault) && self.came_later(*fault, changes) == later
+        };
+        FAULTS.into_iter().filter(is_some).collect()
+    }
+
+    fn came_later(self, fault: Fault, changes: bool) -> bool {
+        match fault {
+            Fault::Refused(401) => !changes || matches!(self, Self::Kubernetes | Self::Watch),
+            Fault::Torn | Fault::Late(0) | Fault::Slow(_) | Fault::Stuck | Fault::Refused(502) => true,
+            _ => false,
+        }
     }
 
     fn meets(self, fault: Fault, changes: bool) -> bool {
@@ -145,14 +186,16 @@ impl Side {
             Fault::KillBefore => true,
             // Whoever is killed after a look at the kernel is killed before what comes next.
             Fault::KillAfter => self != Self::Kernel || changes,
-            Fault::Lost => self.is_remote() || self == Self::Switch,
+            Fault::Lost => self.is_remote() || matches!(self, Self::Switch | Self::Plug),
             Fault::Unanswered => self.is_remote(),
             Fault::Late(_) | Fault::Refused(409) => is_servers,
             Fault::Stalled(_) => is_servers && self != Self::Octavia,
             Fault::Fails => self == Self::Octavia,
             Fault::Lagging(_) | Fault::Mute | Fault::Refused(410) => self == Self::Watch,
+            Fault::Torn => self == Self::Disk,
+            Fault::Slow(_) | Fault::Stuck => self == Self::Plug,
             Fault::Refused(0) => !self.is_remote(),
-            Fault::Refused(401) => is_servers && self != Self::Kubernetes,
+            Fault::Refused(502) => matches!(self, Self::Cloud | Self::Octavia),
             Fault::Refused(_) => self.is_remote(),
         }
     }
@@ -247,12 +290,17 @@ pub(crate) struct Faults {
 struct State {
     plan: Plan,
     chance: Chance,
+    /// Chance of what came later; apart, so that a seed of a run without it is the run that it was.
+    later: Chance,
     made: Vec<Made>,
 }
 
+/// One fault of so many is one that came later.
+const LATER_ONE_IN: u64 = 3;
+
 impl Faults {
-    pub(crate) fn new(plan: Plan, chance: Chance, scope: Scope) -> Self {
-        let state = Mutex::new(State { plan, chance, made: Vec::new() });
+    pub(crate) fn new(plan: Plan, (chance, later): (Chance, Chance), scope: Scope) -> Self {
+        let state = Mutex::new(State { plan, chance, later, made: Vec::new() });
         Self { state, scope, start: Instant::now(), killed: Notify::new() }
     }
 
@@ -266,11 +314,16 @@ impl Faults {
             return stalled.map_or(Meets::Nothing, Meets::Stalled);
         }
         let mut state = self.lock();
-        let State { plan, chance, made } = &mut *state;
+        let State { plan, chance, later, made } = &mut *state;
         let fault = match *plan {
             _ if stalled.is_some() => None,
             Plan::At(number, fault) if number == made.len() => Some(fault),
-            Plan::OneIn(of) if chance.one_in(of) => chance.pick(&side.faults(changes, self.scope)).copied(),
+            Plan::OneIn(of) if chance.one_in(of) => {
+                let first = chance.pick(&side.first_faults(changes, self.scope)).copied();
+                let is_later = self.scope.is_harsh && later.one_in(LATER_ONE_IN);
+                let later = is_later.then(|| later.pick(&side.later_faults(changes, self.scope)).copied());
+                later.flatten().or(first)
+            }
             _ => None,
         };
         let (caller_name, line) = (caller.name().to_owned(), line.to_owned());
@@ -293,19 +346,16 @@ impl Faults {
 
     /// What the next look at the kernel meets.
     pub(crate) fn meet_look(&self, caller: &Caller, line: &str) -> Meets {
-        match self.scope {
-            Scope::All => self.meet(caller, Side::Kernel, line, false),
-            Scope::Calls if caller.is_alive() => Meets::Nothing,
-            Scope::Calls => Meets::Dead,
+        match self.scope.is_calls {
+            false => self.meet(caller, Side::Kernel, line, false),
+            true if caller.is_alive() => Meets::Nothing,
+            true => Meets::Dead,
         }
     }
 
     /// The side that is asked for a watch.
     pub(crate) fn watch_side(&self) -> Side {
-        match self.scope {
-            Scope::All => Side::Watch,
-            Scope::Calls => Side::Kubernetes,
-        }
+        if self.scope.is_calls { Side::Kubernetes } else { Side::Watch }
     }
 
     pub(crate) fn kill(&self, caller: &Caller) {

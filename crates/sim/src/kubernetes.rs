@@ -63,6 +63,10 @@ async fn exchange(
             sleep(BREAKS_AFTER).await;
             return Err(broken());
         }
+        Meets::Fault(Fault::Late(0)) => {
+            drop(carry_out(&world, (&caller, false), &parts, &body));
+            return hang().await;
+        }
         Meets::Fault(Fault::Late(seconds)) => {
             let of = Arc::clone(&world);
             world.spawn(async move {
@@ -94,8 +98,8 @@ async fn exchange(
             carry_out(&world, (&caller, false), &parts, &body)
         }
         Meets::Fault(Fault::Refused(status)) => refused(status),
-        // Not one of this side.
-        Meets::Fault(Fault::Fails) => refused(500),
+        // None of this side.
+        Meets::Fault(Fault::Fails | Fault::Torn | Fault::Slow(_) | Fault::Stuck) => refused(500),
     };
     sleep(back).await;
     Ok(answer)
@@ -157,6 +161,7 @@ fn broken() -> BoxError {
 
 fn refused(code: u16) -> Response<Answer> {
     let reason = match code {
+        401 => "Unauthorized",
         409 => "Conflict",
         410 => "Expired",
         429 => "TooManyRequests",

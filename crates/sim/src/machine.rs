@@ -5,7 +5,7 @@
 //! were installed. A tap whose row is older than itself is taken by the switch at once, which takes it down by mistake.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::IpAddr,
     path::Path,
@@ -15,6 +15,7 @@ use std::{
 
 use ipnet::IpNet;
 use kuryr_agent::{Answering, Datapath, Storage, SwitchDatabase};
+use kuryr_api::kuryrnode::CheckpointRef;
 use kuryr_datapath::{
     Announcement, Attached, Entry, Error, FoundUplinks, MacvlanSpec, NodeInterface, NodeRoute, ObservedLinks,
     Owed, OwnPortSpec, PodLinks, PortSpec, Result, Side as Way, Swept, Uplink, UplinkSpec,
@@ -54,6 +55,10 @@ pub(crate) struct Machine {
     switch: watch::Sender<Arc<SwitchState>>,
     pub(crate) tables: Tables,
     pub(crate) slots: [Vec<u8>; 2],
+    /// What was in them before, the latest last.
+    backups: VecDeque<[Vec<u8>; 2]>,
+    /// Nothing can be written before then.
+    pub(crate) disk_full_until: Instant,
     next_index: u32,
     next_netns: u64,
     rows_made: u64,
@@ -68,6 +73,8 @@ pub(crate) struct Sandbox {
     pub(crate) pod: String,
     /// Its ADD was answered with success, and nobody has asked for its end.
     pub(crate) established: bool,
+    /// When it was made or, if that was so, answered.
+    pub(crate) since: Instant,
 }
 
 /// A pod's connection.
@@ -85,6 +92,10 @@ pub(crate) struct Joint {
 
 const FIRST_INDEX: u32 = 10;
 const FIRST_NETNS: u64 = 4_026_532_000;
+/// States of a disk that can be restored.
+const BACKUPS: usize = 60;
+/// Pods that were connected since then may not be proven: what a watch tells of them may be late.
+const UNPROVEN: Duration = Duration::from_secs(15);
 
 impl Machine {
     pub(crate) fn new(name: &str, number: usize) -> Self {
@@ -102,6 +113,8 @@ impl Machine {
             switch: watch::Sender::default(),
             tables: Tables::default(),
             slots: [Vec::new(), Vec::new()],
+            backups: VecDeque::new(),
+            disk_full_until: Instant::now(),
             next_index: FIRST_INDEX,
             next_netns: FIRST_NETNS,
             rows_made: 0,
@@ -151,7 +164,36 @@ impl Machine {
     pub(crate) fn make_sandbox(&mut self, path: &str, pod: &str) {
         let id = format!("4:{}", self.next_netns);
         self.next_netns += 1;
-        self.sandboxes.insert(path.to_owned(), Sandbox { id, pod: pod.to_owned(), established: false });
+        let (pod, since) = (pod.to_owned(), Instant::now());
+        self.sandboxes.insert(path.to_owned(), Sandbox { id, pod, established: false, since });
+    }
+
+    /// The pod of a sandbox begins.
+    pub(crate) fn establish(&mut self, path: &str) {
+        let sandbox = self.sandboxes.get_mut(path).unwrap();
+        (sandbox.established, sandbox.since) = (true, Instant::now());
+    }
+
+    /// Whether the kernel and the API server prove all pods that are connected, also to who hears of them late.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.sandboxes.values().all(|sandbox| !sandbox.established || sandbox.since.elapsed() > UNPROVEN)
+    }
+
+    /// Its disk is a new one.
+    pub(crate) fn reimage(&mut self) {
+        self.slots = [Vec::new(), Vec::new()];
+    }
+
+    /// Its disk is as it was before, with a checkpoint that is older than the one that was told; tells whether there was one.
+    pub(crate) fn restore(&mut self, told: &CheckpointRef) -> bool {
+        let is_older = |slots: &[Vec<u8>; 2]| {
+            let newest = slots.iter().filter_map(|slot| written(slot)).max_by_key(|record| record.sequence);
+            newest.is_some_and(|record| record.id == told.id && record.sequence < told.sequence)
+        };
+        let older = self.backups.iter().rev().find(|slots| is_older(slots)).cloned();
+        let is_there = older.is_some();
+        self.slots = older.unwrap_or_else(|| self.slots.clone());
+        is_there
     }
 
     /// Deletes a namespace, and its interfaces with it; what was noted of them stays.
@@ -527,7 +569,8 @@ impl SwitchDatabase for Reach {
     fn add_ports<'a>(&'a self, ports: &'a [PortSpec]) -> Answering<'a> {
         Box::pin(async move {
             let taps: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
-            self.transact(&format!("plug {}", taps.join(" ")), |machine| plug(machine, ports)).await
+            let line = format!("plug {}", taps.join(" "));
+            self.transact(Side::Plug, &line, |machine| plug(machine, ports)).await
         })
     }
 
@@ -535,7 +578,7 @@ impl SwitchDatabase for Reach {
         Box::pin(async move {
             let mut lost = Vec::new();
             let line = format!("unplug {}", names.join(" "));
-            let result = self.transact(&line, |machine| {
+            let result = self.transact(Side::Switch, &line, |machine| {
                 let users = names.iter().flat_map(|name| machine.users(name));
                 lost = users.cloned().collect::<Vec<_>>();
                 let rows: Vec<_> = names.iter().filter_map(|name| machine.rows.remove(name)).collect();
@@ -587,11 +630,19 @@ fn plug(machine: &mut Machine, ports: &[PortSpec]) -> Vec<Changed> {
 }
 
 impl Reach {
-    async fn transact(&self, line: &str, change: impl FnOnce(&mut Machine) -> Vec<Changed>) -> Result<()> {
+    async fn transact(
+        &self,
+        side: Side,
+        line: &str,
+        change: impl FnOnce(&mut Machine) -> Vec<Changed>,
+    ) -> Result<()> {
         let takes = self.world.state().chance.millis(1, 5);
         sleep(takes).await;
-        let met = self.world.faults.meet(&self.caller, Side::Switch, line, true);
-        if !matches!(met, Meets::Nothing | Meets::Fault(Fault::KillAfter | Fault::Lost)) {
+        let met = self.world.faults.meet(&self.caller, side, line, true);
+        if !matches!(
+            met,
+            Meets::Nothing | Meets::Fault(Fault::KillAfter | Fault::Lost | Fault::Slow(_) | Fault::Stuck)
+        ) {
             return Err(Error::OvsdbDisconnected { socket: "memory".into() });
         }
         let changed = {
@@ -608,9 +659,13 @@ impl Reach {
             }
             changed
         };
+        if met == Meets::Fault(Fault::Stuck) {
+            self.stick(&changed);
+        }
+        let slow = if let Meets::Fault(Fault::Slow(seconds)) = met { seconds.into() } else { 0 };
         for one in changed {
             if let Changed::Plugged(tap, row) = one {
-                self.wire(tap, row);
+                self.wire_after(Duration::from_secs(slow), tap, row);
             }
         }
         match met {
@@ -623,8 +678,27 @@ impl Reach {
         }
     }
 
-    /// Has the switch give a row a number, and OVN install its flows and call its port ACTIVE, as long as it is that row.
+    /// Has the first of the ports that were plugged stay DOWN for good. Of one that is plugged alone nobody could tell whether it
+    /// is the port or the node that fails.
+    fn stick(&self, changed: &[Changed]) {
+        let state = &mut *self.world.state();
+        let rows = &state.machines[&self.node].rows;
+        let plugged = changed.iter().filter_map(|one| match one {
+            Changed::Plugged(tap, _) => rows.get(tap)?.iface_id.as_ref(),
+            Changed::Unplugged(_) => None,
+        });
+        let plugged: Vec<_> = plugged.collect();
+        if let [first, _, ..] = plugged.as_slice() {
+            state.cloud.stuck.insert(first.to_string());
+        }
+    }
+
     fn wire(&self, tap: String, row: String) {
+        self.wire_after(Duration::ZERO, tap, row);
+    }
+
+    /// Has the switch give a row a number, and OVN install its flows and call its port ACTIVE, as long as it is that row.
+    fn wire_after(&self, slow: Duration, tap: String, row: String) {
         let (world, node) = (Arc::clone(&self.world), self.node.clone());
         let (number, flows) = {
             let state = &mut *world.state();
@@ -635,7 +709,7 @@ impl Reach {
         self.world.spawn(async move {
             sleep(number).await;
             change_row(&world, &node, &tap, &row, |row| (row.ofport, row.error) = (Some(1), None));
-            let due = Instant::now() + flows;
+            let due = Instant::now() + flows + slow;
             while Instant::now() < due && !world.state().is_quiet {
                 sleep((due - Instant::now()).min(Duration::from_secs(1))).await;
             }
@@ -663,8 +737,9 @@ fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
     let there = machine.has_interface(tap);
     let Some(row) = machine.rows.get_mut(tap).filter(|row| row.uuid == uuid && there) else { return true };
     let Some(port) = row.iface_id.as_ref().map(ToString::to_string) else { return true };
-    let bound =
-        state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
+    let is_stuck = state.cloud.stuck.contains(&port);
+    let bound = !is_stuck
+        && state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
     if bound {
         row.ovn_installed = true;
         machine.installed.insert(uuid.to_owned(), port.clone());
@@ -672,6 +747,19 @@ fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
         state.cloud.set_status(&port, "ACTIVE");
     }
     bound
+}
+
+/// What a slot tells of its record.
+#[derive(Debug, serde::Deserialize)]
+struct Written {
+    id: String,
+    sequence: u64,
+}
+
+/// The record of a slot, if it is whole: a line, and then JSON.
+fn written(slot: &[u8]) -> Option<Written> {
+    let end = slot.iter().position(|byte| *byte == b'\n')?;
+    serde_json::from_slice(&slot[end + 1..]).ok()
 }
 
 /// The disk of an agent.
@@ -682,23 +770,26 @@ impl Storage for Disk {
     fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
         let Reach { world, caller, node } = &self.0;
         let met = world.faults.meet(caller, Side::Disk, "write", true);
-        let was_alive = met != Meets::Dead;
         let state = &mut *world.state();
         let machine = state.machines.get_mut(node).unwrap();
+        let is_full = machine.disk_full_until > Instant::now();
         match met {
-            Meets::Nothing | Meets::Fault(Fault::KillAfter) => machine.slots[slot] = bytes.to_vec(),
-            // Half of it is there.
-            Meets::Fault(_) => machine.slots[slot] = bytes[..bytes.len() / 2].to_vec(),
-            Meets::Dead | Meets::Stalled(_) => {}
-        }
-        match met {
-            Meets::Nothing => Ok(()),
-            Meets::Fault(Fault::KillAfter) => {
-                world.faults.kill(caller);
-                Ok(())
+            Meets::Dead | Meets::Stalled(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Meets::Nothing | Meets::Fault(Fault::KillAfter) if !is_full => {
+                machine.backups.push_back(machine.slots.clone());
+                if machine.backups.len() > BACKUPS {
+                    machine.backups.pop_front();
+                }
+                machine.slots[slot] = bytes.to_vec();
             }
-            _ if was_alive => Err(io::ErrorKind::StorageFull.into()),
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
+            // Half of it is there.
+            _ => machine.slots[slot] = bytes[..bytes.len() / 2].to_vec(),
         }
+        match met {
+            Meets::Fault(Fault::KillAfter | Fault::Torn) => world.faults.kill(caller),
+            Meets::Nothing if !is_full => {}
+            _ => return Err(io::ErrorKind::StorageFull.into()),
+        }
+        Ok(())
     }
 }

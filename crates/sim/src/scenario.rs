@@ -1,11 +1,12 @@
 //! What happens in a run.
 //!
-//! [`coming`], [`restarts`] and [`thefts`] are short and the same each time, for faults at every call. [`random`] draws everything from its
-//! seed. All end in quiet: faults stop, and the world has to become as it should be, with its pods and, in the end, without any.
+//! [`coming`], [`restarts`], [`thefts`], [`losses`] and [`scarce`] are short and the same each time, for faults at every call.
+//! [`random`] draws everything from its seed. All end in quiet: faults stop, and the world has to become as it should be, with its pods and, in the end, without any.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use kuryr_api::kuryrnode::{KuryrNode, KuryrNodeStatus};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     chance::Chance,
@@ -46,7 +47,7 @@ pub struct Outcome {
 
 /// A node, three pods that come, one that goes and one that comes after it, with this plan of faults.
 pub async fn coming(plan: Plan) -> Outcome {
-    let world = one_node(plan, 1);
+    let world = one_node(plan, 1, true);
     sleep(Duration::from_secs(8)).await;
     ["web-0", "web-1", "web-2"].into_iter().for_each(|name| world.make_pod(name, "n1"));
     sleep(Duration::from_secs(6)).await;
@@ -60,7 +61,7 @@ pub async fn coming(plan: Plan) -> Outcome {
 /// A node that restarts with pods on it, a leader that ends, and a Node that is deleted for good and comes again, with this
 /// plan of faults.
 pub async fn restarts(plan: Plan) -> Outcome {
-    let world = one_node(plan, 2);
+    let world = one_node(plan, 2, false);
     sleep(Duration::from_secs(8)).await;
     ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
     sleep(Duration::from_secs(4)).await;
@@ -84,7 +85,7 @@ pub async fn restarts(plan: Plan) -> Outcome {
 /// Ports of pods that somebody deletes in Neutron, before the node restarts and while its pod runs on, with this plan of
 /// faults.
 pub async fn thefts(plan: Plan) -> Outcome {
-    let world = one_node(plan, 1);
+    let world = one_node(plan, 1, false);
     sleep(Duration::from_secs(8)).await;
     ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
     sleep(Duration::from_secs(4)).await;
@@ -98,19 +99,61 @@ pub async fn thefts(plan: Plan) -> Outcome {
     finish(&world).await
 }
 
+/// Checkpoints that are lost: the disk of a node is as it was before, while its pods run on, and then it is a new one, with this
+/// plan of faults.
+pub async fn losses(plan: Plan) -> Outcome {
+    let world = one_node(plan, 1, false);
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(17)).await;
+    lose_checkpoint(&world, "n1", Disk::Restored);
+    sleep(Duration::from_secs(5)).await;
+    world.tell_pod("web-0", Wish::Delete);
+    world.make_pod("web-2", "n1");
+    sleep(Duration::from_secs(17)).await;
+    lose_checkpoint(&world, "n1", Disk::New);
+    sleep(Duration::from_secs(6)).await;
+    reboot(&world, "n1");
+    lose_checkpoint(&world, "n1", Disk::New);
+    sleep(Duration::from_secs(10)).await;
+    finish(&world).await
+}
+
+/// More pods than there are addresses: as some go or end others come, with this plan of faults.
+pub async fn scarce(plan: Plan) -> Outcome {
+    let world = one_node(plan, 1, false);
+    // The node's own and those of three pods; between them are others'.
+    world.state().cloud.free = 10..=16;
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1", "web-2", "web-3", "web-4"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(8)).await;
+    world.running().iter().take(2).for_each(|name| world.tell_pod(name, Wish::Delete));
+    sleep(Duration::from_secs(25)).await;
+    world.tell_pod("web-2", Wish::End);
+    sleep(Duration::from_secs(25)).await;
+    finish(&world).await
+}
+
 /// A world of one node, with its programs.
-fn one_node(plan: Plan, controllers: usize) -> Arc<World> {
+fn one_node(plan: Plan, controllers: usize, is_harsh: bool) -> Arc<World> {
     let pool = "ports_pool_min = 2\nports_pool_batch = 2\nports_pool_max = 4\n".to_owned();
-    let world =
-        World::new(Setup { seed: 1, plan, nodes: vec!["n1".to_owned()], controllers, pool, services: false });
+    let world = World::new(Setup {
+        seed: 1,
+        plan,
+        nodes: vec!["n1".to_owned()],
+        controllers,
+        pool,
+        services: false,
+        is_harsh,
+    });
     (1..=controllers).for_each(|number| world.start_controller(number));
     world.start_agent("n1");
     world
 }
 
-/// A run that is drawn from `seed`.
-pub async fn random(seed: u64) -> Outcome {
-    let mut chance = Chance::of(seed);
+/// A run that is drawn from `seed`; if it is not harsh, without what came later to the simulation.
+pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
+    let (mut chance, mut later) = (Chance::of(seed), Chance::of(seed ^ 0x6a12));
     let nodes = (1..=1 + chance.below(3)).map(|number| format!("n{number}")).collect();
     let pools = [
         "ports_pool_min = 2\nports_pool_batch = 2\n",
@@ -124,10 +167,14 @@ pub async fn random(seed: u64) -> Outcome {
         controllers: 1 + usize::from(chance.one_in(2)),
         pool: (*chance.pick(&pools).unwrap_or(&"")).to_owned(),
         services: false,
+        is_harsh,
     };
     let world = World::new(setup.clone());
     if chance.one_in(3) {
         world.state().wiring_most = 15_000;
+    }
+    if is_harsh && later.one_in(3) {
+        limit(&world, &setup, &mut later);
     }
     (1..=setup.controllers).for_each(|number| world.start_controller(number));
     setup.nodes.iter().for_each(|node| world.start_agent(node));
@@ -139,7 +186,16 @@ pub async fn random(seed: u64) -> Outcome {
         happen(&world, &setup, &mut chance);
         let pause = chance.millis(10, 4000);
         sleep(pause).await;
+        if is_harsh && later.one_in(8) {
+            let node = later.pick(&setup.nodes).cloned().unwrap_or_default();
+            happen_later(&world, &node, &mut later);
+        }
     }
+    if is_harsh && later.one_in(16) {
+        long_outage(&world).await;
+    }
+    // One of which none beside becomes ready any more is nobody's to replace: it may be the node that fails.
+    world.state().cloud.stuck.clear();
     finish(&world).await
 }
 
@@ -172,6 +228,88 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
         22 => recreate(world, number, chance),
         _ => steal(world, chance),
     }
+}
+
+/// One thing that came later to the simulation.
+fn happen_later(world: &Arc<World>, node: &str, chance: &mut Chance) {
+    match chance.below(5) {
+        0 => lose_checkpoint(world, node, Disk::New),
+        1 => {
+            reboot(world, node);
+            lose_checkpoint(world, node, Disk::New);
+        }
+        2 => lose_checkpoint(world, node, Disk::Restored),
+        3 => {
+            reboot(world, node);
+            lose_checkpoint(world, node, Disk::Restored);
+        }
+        _ => disk_full(world, node, chance),
+    }
+}
+
+/// How a checkpoint is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    /// The disk is a new one.
+    New,
+    /// The disk is as it was before.
+    Restored,
+}
+
+/// The agent ends, its checkpoint is another, and it starts anew. A loss that nothing on the node or of what was told could give
+/// away does not happen: pods that were connected just before it, and backups that are not older than what was told.
+fn lose_checkpoint(world: &World, node: &str, disk: Disk) {
+    let told = status_of(world, node);
+    let is_lost = {
+        let mut state = world.state();
+        let machine = state.machines.get_mut(node).unwrap();
+        match (disk, told) {
+            (_, None) => false,
+            (Disk::New, Some(_)) if machine.is_proven() => {
+                machine.reimage();
+                true
+            }
+            (Disk::Restored, Some(told)) if machine.is_proven() => machine.restore(&told.checkpoint),
+            _ => false,
+        }
+    };
+    if is_lost {
+        world.note(format!("the disk of {node}: {disk:?}"));
+        world.kill(&format!("agent-{node}"));
+    }
+}
+
+/// What the agent of a node has told of the Node as it is now.
+fn status_of(world: &World, node: &str) -> Option<KuryrNodeStatus> {
+    let record: KuryrNode = serde_json::from_value(world.records().remove(node)?).unwrap();
+    record.status.filter(|status| world.node_uid(node).is_some_and(|uid| uid == status.node_uid))
+}
+
+/// Nothing can be written on a node for a while.
+fn disk_full(world: &World, node: &str, chance: &mut Chance) {
+    let full = chance.millis(500, 20_000);
+    world.note(format!("the disk of {node} is full for {full:?}"));
+    world.state().machines.get_mut(node).unwrap().disk_full_until = Instant::now() + full;
+}
+
+/// There are few addresses, or few ports.
+fn limit(world: &World, setup: &Setup, chance: &mut Chance) {
+    let few = u8::try_from(setup.nodes.len() as u64 + chance.below(6)).unwrap_or_default();
+    let cloud = &mut world.state().cloud;
+    if chance.one_in(2) {
+        // Three are others'.
+        cloud.free = *cloud.free.start()..=*cloud.free.start() + 3 + few;
+    } else {
+        cloud.limit_ports(few.into());
+    }
+}
+
+/// The cloud answers nobody for longer than a token lives.
+async fn long_outage(world: &World) {
+    world.note("the cloud is down for two hours");
+    let until = Instant::now() + Duration::from_secs(7200);
+    world.state().cloud_down_until = until;
+    sleep_until(until).await;
 }
 
 /// Watches end, and cannot go on where they were.
@@ -282,6 +420,8 @@ pub(crate) async fn finish(world: &Arc<World>) -> Outcome {
         (state.api_down_until, state.cloud_down_until) = (Instant::now(), Instant::now());
         (state.wiring_most, state.is_quiet) = (300, true);
         state.octavia.calm_down();
+        state.cloud.lift_limits();
+        state.machines.values_mut().for_each(|machine| machine.disk_full_until = Instant::now());
     }
     let (pods_run_after, with_pods) = settle(world).await;
     world.note("all pods go");

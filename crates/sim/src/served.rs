@@ -404,8 +404,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_comes_before_the_finalizer_or_stays_behind_it_is_told() {
         let (nodes, pool) = (vec![], String::new());
-        let world =
-            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let world = World::new(Setup {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool,
+            services: true,
+            is_harsh: false,
+        });
         let count = || world.violations().len();
         world.make_service("web", "LoadBalancer", &[]);
         world.judge_balancing(&new_balancer(), true);

@@ -279,14 +279,15 @@ pub async fn services(plan: Plan) -> Outcome {
     finish(&world).await
 }
 
-/// A run that is drawn from `seed`.
-pub async fn random(seed: u64) -> Outcome {
+/// A run that is drawn from `seed`; if it is not harsh, without what came later to the simulation.
+pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
     let mut chance = Chance::of(seed ^ 0x5e41);
     let nodes: Vec<String> = (1..=1 + chance.below(2)).map(|number| format!("n{number}")).collect();
     let monitors = if chance.one_in(3) { HAS_MONITORS } else { "" };
     let pool = format!("ports_pool_min = 1\nports_pool_batch = 1\nports_pool_max = 2\n{monitors}");
     let controllers = 1 + usize::from(chance.one_in(2));
-    let setup = Setup { seed, plan: Plan::OneIn(1_000_000), nodes, controllers, pool, services: true };
+    let setup =
+        Setup { seed, plan: Plan::OneIn(1_000_000), nodes, controllers, pool, services: true, is_harsh };
     let world = World::new(setup.clone());
     {
         let octavia = &mut world.state().octavia;
@@ -354,7 +355,8 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
 fn one_node(seed: u64, plan: Plan) -> Arc<World> {
     let pool = "ports_pool_min = 1\nports_pool_batch = 1\nports_pool_max = 2\n".to_owned();
     let nodes = vec!["n1".to_owned()];
-    let world = World::new(Setup { seed, plan, nodes, controllers: 1, pool, services: true });
+    let world =
+        World::new(Setup { seed, plan, nodes, controllers: 1, pool, services: true, is_harsh: false });
     world.start_controller(1);
     world.start_agent("n1");
     world

@@ -45,6 +45,8 @@ pub struct Setup {
     pub pool: String,
     /// Whether agents serve Services.
     pub services: bool,
+    /// Whether also happens what came later to the simulation: a seed that found something before is the same run without it.
+    pub is_harsh: bool,
 }
 
 /// The outside; clones of the [`Arc`] share it.
@@ -122,8 +124,8 @@ impl World {
             api: ApiServer::new(Streaming::Allowed),
             faults: Faults::new(
                 setup.plan,
-                Chance::of(seed ^ 0xfa17),
-                if setup.services { Scope::Calls } else { Scope::All },
+                (Chance::of(seed ^ 0xfa17), Chance::of(seed ^ 0x1a7e)),
+                Scope { is_calls: setup.services, is_harsh: setup.is_harsh },
             ),
             state: Mutex::new(state),
             programs: Mutex::default(),

@@ -23,6 +23,7 @@ pub async fn record_fakes() -> Value {
         controllers: 0,
         pool: String::new(),
         services: false,
+        is_harsh: false,
     };
     let world = World::new(setup);
     {
