@@ -57,8 +57,8 @@ pub enum Fault {
 /// How much may go wrong in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scope {
-    /// Only single calls do, and none that looks at the kernel: runs with Services. In others what watches tell, too, and whole
-    /// networks.
+    /// Only single calls do, and none that looks at the kernel: runs with Services that are not harsh. In others what watches tell,
+    /// too, and whole networks.
     pub(crate) is_calls: bool,
     /// What came later to [`FAULTS`], too.
     pub(crate) is_harsh: bool,

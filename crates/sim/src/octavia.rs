@@ -69,6 +69,14 @@ pub(crate) struct Below {
     is_failed: bool,
 }
 
+/// Something below a load balancer that somebody deletes.
+#[derive(Debug, Clone)]
+enum Part {
+    Listener(String),
+    Pool(String),
+    Member(String, (IpAddr, u64)),
+}
+
 /// A pool.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pool {
@@ -114,6 +122,13 @@ impl Balancer {
             Some(change) if change.then.is_none() && is_ovn && change.is_between_parts() => "ACTIVE",
             _ => stored,
         }
+    }
+
+    /// Takes a pool away, and whatever leads to it leads nowhere.
+    fn remove_pool(&mut self, pool: &str) {
+        self.pools.remove(pool);
+        let led = self.listeners.values_mut().filter(|listener| listener.shown["default_pool_id"] == pool);
+        led.for_each(|listener| listener.shown["default_pool_id"] = Value::Null);
     }
 
     fn is_deletable(&self) -> bool {
@@ -554,6 +569,46 @@ impl Octavia {
     /// Somebody else deletes a load balancer, if it takes that; tells whether it did.
     pub(crate) fn delete_by_hand(&mut self, id: &str) -> bool {
         self.delete_balancer(id).0 == 204
+    }
+
+    /// Somebody else deletes a listener, a pool or a member of a load balancer, if it takes that; tells which.
+    pub(crate) fn delete_part_by_hand(&mut self, id: &str) -> Option<String> {
+        let balancer = self.balancers.get(id)?;
+        let listeners = balancer.listeners.keys().map(|listener| Part::Listener(listener.clone()));
+        let pools = balancer.pools.keys().map(|pool| Part::Pool(pool.clone()));
+        let members = balancer
+            .pools
+            .iter()
+            .flat_map(|(pool, found)| found.members.keys().map(|member| Part::Member(pool.clone(), *member)));
+        let of_kinds: [Vec<Part>; 3] = [listeners.collect(), pools.collect(), members.collect()];
+        let part = self.chance.pick(&of_kinds).and_then(|parts| parts.first()).cloned()?;
+        let done = self.changed(id, 204, |octavia, _| {
+            let balancer = octavia.balancers.get_mut(id).unwrap();
+            match &part {
+                Part::Listener(listener) => drop(balancer.listeners.remove(listener)),
+                Part::Pool(pool) => balancer.remove_pool(pool),
+                Part::Member(pool, member) => {
+                    balancer.pools.get_mut(pool).unwrap().members.remove(member);
+                }
+            }
+        });
+        (done.0 == 204).then(|| format!("{part:?}"))
+    }
+
+    /// All load balancers are being changed for so long, by whatever goes on inside of Octavia.
+    pub(crate) fn stand_still(&mut self, lasts: Duration) {
+        let (since, until) = (Instant::now(), Instant::now() + lasts);
+        for balancer in self.balancers.values_mut().filter(|balancer| balancer.is_ours()) {
+            match &mut balancer.under_way {
+                Some(change) if change.then.is_some() => change.until = until,
+                None if balancer.shown["provisioning_status"] == "ACTIVE" => {
+                    balancer.shown["provisioning_status"] = json!("PENDING_UPDATE");
+                    balancer.under_way = Some(UnderWay { since, until, then: Some("ACTIVE") });
+                }
+                // What is being deleted goes.
+                _ => {}
+            }
+        }
     }
 
     /// Nothing takes long any more, and nothing fails.

@@ -18,6 +18,7 @@ use crate::{
     chance::Chance,
     cloud::Asked,
     faults::Plan,
+    octavia::Octavia,
     scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, reboot},
     served::{frontends, has_finalizer},
     world::{Setup, World},
@@ -44,25 +45,25 @@ const BEHIND: Duration = Duration::from_secs(60);
 impl Services {
     /// Notes how a Service and its slices are now.
     fn note(&mut self, name: &str, service: Option<Value>, slices: Vec<Value>) {
-        let states = self.slices.entry(name.to_owned()).or_insert_with(|| vec![Vec::new()]);
-        if !states.contains(&slices) {
-            states.push(slices);
-        }
         if service.as_ref().is_some_and(has_finalizer) {
             self.finalized.insert(name.to_owned(), None);
         } else if let Some(until) = self.finalized.get_mut(name) {
             until.get_or_insert_with(Instant::now);
         }
+        let states = self.slices.entry(name.to_owned()).or_insert_with(|| vec![Vec::new()]);
         let services = self.services.entry(name.to_owned()).or_default();
-        if let Some(service) = service.filter(|service| !services.contains(service)) {
-            services.push(service);
-        }
-        for service in services.iter() {
-            for slices in states.iter() {
-                for (at, targets) in frontends(service, slices) {
-                    self.may_be.entry(at).or_default().insert(targets);
-                }
+        let mut may_be = |service: &Value, slices: &[Value]| {
+            for (at, targets) in frontends(service, slices) {
+                self.may_be.entry(at).or_default().insert(targets);
             }
+        };
+        if !states.contains(&slices) {
+            services.iter().for_each(|service| may_be(service, &slices));
+            states.push(slices);
+        }
+        if let Some(service) = service.filter(|service| !services.contains(service)) {
+            states.iter().for_each(|slices| may_be(&service, slices));
+            services.push(service);
         }
     }
 }
@@ -88,6 +89,9 @@ impl Services {
         id.as_str().is_some_and(|id| self.late.contains(id))
     }
 }
+
+/// How long load balancers are pending, when all are.
+const STANDS_STILL: Duration = Duration::from_secs(600);
 
 const SERVICES: &str = "/api/v1/namespaces/d/services/";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/d/endpointslices/";
@@ -148,17 +152,15 @@ impl World {
 
     /// Sets the endpoints of a Service, by the last byte of their addresses; those that are not ready terminate and serve.
     pub(crate) fn set_endpoints(&self, name: &str, ports: &[Port], ready: &[u8], leaving: &[u8]) {
-        let endpoint = |last: &u8, is_ready: bool| {
-            json!({"addresses": [format!("10.0.0.{last}")], "nodeName": "n1",
-                   "conditions": {"ready": is_ready, "serving": true, "terminating": !is_ready},
-                   "targetRef": {"kind": "Pod", "name": format!("p-{last}"), "uid": format!("endpoint-{last}")}})
-        };
-        let endpoints = ready.iter().map(|last| endpoint(last, true));
-        let endpoints: Vec<Value> =
-            endpoints.chain(leaving.iter().map(|last| endpoint(last, false))).collect();
+        self.note(format!("endpoints of {name}: {ready:?}, leaving {leaving:?}"));
+        let ready = ready.iter().map(|last| endpoint(*last, true));
+        let endpoints = ready.chain(leaving.iter().map(|last| endpoint(*last, false))).collect();
+        self.put_slice(name, ports, endpoints);
+    }
+
+    fn put_slice(&self, name: &str, ports: &[Port], endpoints: Vec<Value>) {
         let port = |(name, protocol, _, target, _): &Port| json!({"name": name, "protocol": protocol, "port": target});
         let ports: Vec<Value> = ports.iter().map(port).collect();
-        self.note(format!("endpoints of {name}: {ready:?}, leaving {leaving:?}"));
         let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"labels": {SERVICE_LABEL: name}}, "endpoints": endpoints, "ports": ports});
         self.put(&format!("{SLICES}{name}-1"), slice);
@@ -225,15 +227,53 @@ impl World {
     fn steal_balancer(&self, name: &str) {
         let told = {
             let octavia = &mut self.state().octavia;
-            let wanted = format!("d/{name}");
-            let of = octavia.balancers.iter().find(|(_, one)| one.is_ours() && one.name() == wanted);
-            let id = of.map(|(id, _)| id.clone());
-            id.filter(|id| octavia.delete_by_hand(id))
+            balancer_of(octavia, name).filter(|id| octavia.delete_by_hand(id))
         };
         if let Some(id) = told {
             self.note(format!("somebody deletes load balancer {id}"));
         }
     }
+
+    /// Somebody deletes something below the load balancer of a Service.
+    fn steal_part(&self, name: &str) {
+        let told = {
+            let octavia = &mut self.state().octavia;
+            balancer_of(octavia, name).and_then(|id| octavia.delete_part_by_hand(&id))
+        };
+        if let Some(part) = told {
+            self.note(format!("somebody deletes {part} of {name}"));
+        }
+    }
+
+    /// All load balancers are pending for ten minutes.
+    fn stand_still(&self) {
+        self.note("all load balancers are pending for ten minutes");
+        self.state().octavia.stand_still(STANDS_STILL);
+    }
+
+    /// Endpoints of a Service come and go in two seconds: there are a hundred, and with each write one comes and one goes.
+    async fn storm(&self, name: &str, ports: &[Port]) {
+        self.note(format!("a storm of endpoints of {name}"));
+        for number in 0..200 {
+            let ring = (number..number + 100).filter_map(|at| u8::try_from(101 + at % 150).ok());
+            self.put_slice(name, ports, ring.map(|last| endpoint(last, true)).collect());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The identifier of the load balancer of a Service.
+fn balancer_of(octavia: &Octavia, name: &str) -> Option<String> {
+    let wanted = format!("d/{name}");
+    let of = octavia.balancers.iter().find(|(_, one)| one.is_ours() && one.name() == wanted);
+    of.map(|(id, _)| id.clone())
+}
+
+/// An endpoint, by the last byte of its address.
+fn endpoint(last: u8, is_ready: bool) -> Value {
+    json!({"addresses": [format!("10.0.0.{last}")], "nodeName": "n1",
+           "conditions": {"ready": is_ready, "serving": true, "terminating": !is_ready},
+           "targetRef": {"kind": "Pod", "name": format!("p-{last}"), "uid": format!("endpoint-{last}")}})
 }
 
 /// A Service that becomes a load balancer, changes in every way, loses it, is deleted and comes again, with this plan of
@@ -281,7 +321,7 @@ pub async fn services(plan: Plan) -> Outcome {
 
 /// A run that is drawn from `seed`; if it is not harsh, without what came later to the simulation.
 pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
-    let mut chance = Chance::of(seed ^ 0x5e41);
+    let (mut chance, mut later) = (Chance::of(seed ^ 0x5e41), Chance::of(seed ^ 0x2c39));
     let nodes: Vec<String> = (1..=1 + chance.below(2)).map(|number| format!("n{number}")).collect();
     let monitors = if chance.one_in(3) { HAS_MONITORS } else { "" };
     let pool = format!("ports_pool_min = 1\nports_pool_batch = 1\nports_pool_max = 2\n{monitors}");
@@ -305,8 +345,32 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
         happen(&world, &setup, &mut chance);
         let pause = chance.millis(10, 4000);
         sleep(pause).await;
+        if is_harsh && later.one_in(8) {
+            happen_later(&world, &mut later);
+        }
+    }
+    match later.below(24) {
+        0 if is_harsh => {
+            world.stand_still();
+            sleep(STANDS_STILL).await;
+        }
+        1..=2 if is_harsh => storm(&world, &mut later).await,
+        _ => {}
     }
     finish(&world).await
+}
+
+/// One thing that came later to the simulation.
+fn happen_later(world: &World, chance: &mut Chance) {
+    let name = *chance.pick(&NAMES).unwrap_or(&"web");
+    if chance.one_in(4) { world.stand_still() } else { world.steal_part(name) }
+}
+
+/// Endpoints of a load balancer come and go, faster than anybody follows.
+async fn storm(world: &World, chance: &mut Chance) {
+    let ports = chance.pick(&PORTS).copied().unwrap_or_default();
+    world.make_service(NAMES[0], "LoadBalancer", ports);
+    world.storm(NAMES[0], ports).await;
 }
 
 const NAMES: [&str; 3] = ["web", "api", "dns"];
@@ -351,13 +415,13 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
     }
 }
 
-/// A world of one node whose agent serves Services, with its programs.
+/// A world of one node whose agent serves Services, with its programs: two controllers, so that another leads when one ends.
 fn one_node(seed: u64, plan: Plan) -> Arc<World> {
     let pool = "ports_pool_min = 1\nports_pool_batch = 1\nports_pool_max = 2\n".to_owned();
     let nodes = vec!["n1".to_owned()];
-    let world =
-        World::new(Setup { seed, plan, nodes, controllers: 1, pool, services: true, is_harsh: false });
-    world.start_controller(1);
+    let setup = Setup { seed, plan, nodes, controllers: 2, pool, services: true, is_harsh: false };
+    let world = World::new(setup);
+    [1, 2].into_iter().for_each(|number| world.start_controller(number));
     world.start_agent("n1");
     world
 }

@@ -125,7 +125,7 @@ impl World {
             faults: Faults::new(
                 setup.plan,
                 (Chance::of(seed ^ 0xfa17), Chance::of(seed ^ 0x1a7e)),
-                Scope { is_calls: setup.services, is_harsh: setup.is_harsh },
+                Scope { is_calls: setup.services && !setup.is_harsh, is_harsh: setup.is_harsh },
             ),
             state: Mutex::new(state),
             programs: Mutex::default(),
