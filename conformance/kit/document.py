@@ -19,7 +19,9 @@ def into(document: str, text: str) -> str:
 
 def markdown(run: dict, wanted: list[str], left_out: list[specs.LeftOut], policies: int, outcomes: dict[str, Outcome]) -> str:
     """Return the tables: the run, what is left out and why, each spec."""
-    parts = [facts(run, outcomes), counts(wanted, left_out, policies, outcomes), exceptions(left_out), each(run, wanted, left_out, outcomes)]
+    excepted = {one for entry in left_out for one in entry.specs}
+    told = {name: one for name, one in outcomes.items() if name not in excepted}
+    parts = [facts(run, told), counts(wanted, left_out, policies, outcomes), exceptions(left_out), each(run, wanted, left_out, outcomes)]
     return "\n\n".join(part for part in parts if part)
 
 
