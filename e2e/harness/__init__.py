@@ -7,6 +7,8 @@
 - `pods`: pods of a scenario, their namespaces and ports;
 - `groups`: security groups that pods get by configuration;
 - `traffic`: connections between places, with every loss counted;
+- `clients`: clients of Services, and endpoints that answer with their names;
+- `services`: who answers at a Service;
 - `scenario`: steps, clean-up, counts;
 - `logs`: keeping them when something failed.
 """
