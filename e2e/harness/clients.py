@@ -56,6 +56,12 @@ def word(name, seconds=None):
     kept[name].sendall(b"x\n")
     return [kept[name].getpeername()[0], kept[name].recv(100).decode().strip()]
 
+def stream(address, port, seconds=3):
+    with new(address, socket.SOCK_STREAM, seconds) as client:
+        client.connect((address, port))
+        client.sendall(b"x\n")
+        return [client.getpeername()[0], client.recv(100).decode().strip()]
+
 def connected(address, port, seconds=2):
     with new(address, socket.SOCK_DGRAM, seconds) as client:
         client.connect((address, port))
@@ -285,10 +291,10 @@ def cgroup_of_pod(pod: Pod) -> Path:
 
 
 class Echo:
-    """Answers words by TCP and datagrams with a name, inside a pod, until closed."""
+    """Answers words by TCP and datagrams with a name, the pod's unless another is given, inside the pod, until closed."""
 
-    def __init__(self, pod: Pod, port: int = ECHO_PORT):
-        self.name, self.stopping = pod.name.encode() + b"\n", threading.Event()
+    def __init__(self, pod: Pod, port: int = ECHO_PORT, name: str | None = None):
+        self.name, self.stopping = (name or pod.name).encode() + b"\n", threading.Event()
 
         def make(kind: int) -> socket.socket:
             made = new_socket("::", kind)

@@ -26,8 +26,12 @@ def asked_twice(client: Client, verb: str, **arguments):
 
 
 def names(client: Client, verb: str, at: str, times: int = TIMES, port: int = ECHO_SERVICE_PORT) -> set:
-    """Return who answered at a Service; every answer has to come from the Service's address."""
-    found = [asked_twice(client, verb, address=at, port=port) for _ in range(times)]
+    """Return who answered at a Service; every answer has to come from the Service's address.
+
+    Verbs are `connected` and `send` for datagrams, by sockets that are connected or not, and `stream` for TCP.
+    """
+    ask = client.ask if verb == "stream" else lambda verb, **arguments: asked_twice(client, verb, **arguments)
+    found = [ask(verb, address=at, port=port) for _ in range(times)]
     expect_equal({peer for peer, _ in found}, {at}, f"address from which {verb} was answered")
     return {name for _, name in found}
 
