@@ -74,10 +74,10 @@ def connect_all(attempts: dict[str, tuple[str, str, int]], seconds: float = 3) -
     return {name: attempt.result() for name, attempt in begun.items()}
 
 
-def http_get(netns: str, address: str, port: int = 8080, path: str = "/", seconds: float = 5) -> str:
-    """Ask an HTTP server and return the body of its answer.
+def http_answer(netns: str, address: str, port: int = 8080, path: str = "/", seconds: float = 5) -> tuple[str, str]:
+    """Ask an HTTP server and return the line with the status, empty if there is none, and the body.
 
-    Raises OSError when nobody answers, Unmet for another status than 200.
+    Raises OSError when nobody answers.
     """
     def ask() -> bytes:
         with new_socket(address, socket.SOCK_STREAM) as client:
@@ -89,7 +89,15 @@ def http_get(netns: str, address: str, port: int = 8080, path: str = "/", second
                 parts.append(part)
             return b"".join(parts)
     head, _, body = inside(netns, ask).decode(errors="replace").partition("\r\n\r\n")
-    status = head.partition("\r\n")[0]
+    return head.partition("\r\n")[0], body
+
+
+def http_get(netns: str, address: str, port: int = 8080, path: str = "/", seconds: float = 5) -> str:
+    """Ask an HTTP server and return the body of its answer.
+
+    Raises OSError when nobody answers, Unmet for another status than 200.
+    """
+    status, body = http_answer(netns, address, port, path, seconds)
     if " 200 " not in status + " ":
         raise Unmet(f"http://{address}:{port}{path}: {status or 'an empty answer'}")
     return body
