@@ -26,7 +26,7 @@ ANSWER_SECONDS = 60
 
 # Reads a line with a verb and its arguments, does it, and writes a line with what came of it.
 PROGRAM = r"""
-import errno, json, random, socket, ssl, struct, sys, time
+import errno, json, random, resource, socket, ssl, struct, sys, time
 
 kept = {}
 
@@ -169,6 +169,52 @@ def resolve(server, name, kind="A", tcp=False, seconds=3):
     if answer[:2] != asked[:2]:
         raise OSError("an answer to something else")
     return read_answers(answer)
+
+asked, flooding = {}, []
+
+def question(name, server, about, kind="A", seconds=3):
+    # By a socket that is not connected and stays; the answer is left in it.
+    if name not in kept:
+        kept[name] = new(server, socket.SOCK_DGRAM, seconds)
+    asked[name] = query(random.randrange(1 << 16), about, kind)
+    kept[name].sendto(asked[name], (server, 53))
+
+def heard(name):
+    # From whom, and what; of what was asked last.
+    while True:
+        answer, peer = kept[name].recvfrom(4096)
+        if answer[:2] == asked[name][:2]:
+            return [*peer[:2], *read_answers(answer)]
+
+def resolve_again(name, server, about, kind="A"):
+    question(name, server, about, kind)
+    return heard(name)
+
+def flood_by_sockets(servers, name, rate, sockets):
+    # A socket for each question; all of them stay until the next flood, and the answers in them.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    while flooding:
+        flooding.pop()[0].close()
+    due, last = 0, time.monotonic()
+    while len(flooding) < sockets:
+        now = time.monotonic()
+        due, last = min(due + rate * (now - last), rate / 50), now
+        while due >= 1 and len(flooding) < sockets:
+            server = servers[len(flooding) % len(servers)]
+            flooding.append((new(server, socket.SOCK_DGRAM, 0), server))
+            flooding[-1][0].sendto(query(len(flooding) & 0xffff, f"q{len(flooding)}.{name}", "A"), (server, 53))
+            due -= 1
+        time.sleep(0.002)
+
+def flood_heard():
+    # How many of its sockets have heard from whom they have asked, how many from somebody else.
+    found = [0, 0]
+    for client, server in flooding:
+        try:
+            found[client.recvfrom(4096)[1][0] != server] += 1
+        except BlockingIOError:
+            pass
+    return found
 
 def flood(server, name, rate, seconds):
     # Over one socket, whether answers come or not. What a machine that is busy has kept it from sending comes later, not all at once.
