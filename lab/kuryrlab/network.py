@@ -149,10 +149,11 @@ class Network:
         )
 
     def address(self, m: Chassis) -> None:
-        """Give a machine its addresses on the LAN and its routes."""
+        """Give a machine its addresses on the LAN and its routes. Its hardware address is the same after each boot."""
         self.ip(
             m.name,
             [
+                f"link set {m.uplink} address {m.mac}",
                 f"addr add {m.lan4}/24 dev {m.uplink}",
                 f"addr add {m.lan6}/64 dev {m.uplink} nodad",
                 f"link set {m.uplink} up",

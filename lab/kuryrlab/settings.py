@@ -89,6 +89,17 @@ class Machine:
         """
         return self.name + HOSTNAME_SUFFIX
 
+    @property
+    def lan4(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def mac(self) -> str:
+        """Hardware address on the LAN. With another one after a boot, routers would go on for a while to send to the one of before:
+        with IPv6 nothing tells them.
+        """
+        return "02:00:" + ":".join(f"{int(part):02x}" for part in self.lan4.split("."))
+
 
 @dataclass(frozen=True)
 class Node(Machine):
