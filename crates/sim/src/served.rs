@@ -376,8 +376,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn clients_that_find_what_never_was_are_told() {
         let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world =
-            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let world = World::new(Setup {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool,
+            services: true,
+            is_harsh: false,
+        });
         let http = ("http", "TCP", 80, 8080, 0);
         world.make_service("web", "ClusterIP", &[http]);
         world.set_endpoints("web", &[http], &[201, 202], &[]);

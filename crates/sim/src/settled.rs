@@ -231,8 +231,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_changed_or_not_done_is_told() {
         let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world =
-            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: true });
+        let world = World::new(Setup {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool,
+            services: true,
+            is_harsh: false,
+        });
         let tells = |what: &str| differences(&world).iter().any(|found| found.contains(what));
         assert!(tells("nobody leads") && tells("n1 has no record"));
         let port = json!({"name": "kuryr-pool/n1", "project_id": PROJECT, "tags": [TAG], "fixed_ips": []});
@@ -262,8 +269,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_world_that_does_not_become_as_it_should_be_is_told() {
         let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world =
-            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false });
+        let world = World::new(Setup {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool,
+            services: false,
+            is_harsh: false,
+        });
         let broken = finish(&world).await.broken;
         assert!(broken.iter().any(|what| what.contains("nobody leads")), "{broken:?}");
     }

@@ -108,8 +108,15 @@ pub(super) mod tests {
     /// A node, and nobody who looks after it.
     pub(crate) fn world() -> Arc<World> {
         let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world =
-            World::new(Setup { seed: 1, plan: Plan::Never, nodes, controllers: 0, pool, services: false });
+        let world = World::new(Setup {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool,
+            services: false,
+            is_harsh: false,
+        });
         world.state().cloud.groups.push(json!({"id": "g0", "project_id": PROJECT, "tags": [TAG]}));
         world.state().rules.epochs.insert(LEADER.to_owned(), [1].into());
         world
