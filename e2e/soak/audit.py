@@ -1,4 +1,6 @@
 """What has to be true at the end: nothing leaked, nothing doubled, nothing lost."""
+import subprocess
+
 from harness.expect import expect, expect_equal
 from harness.kuryr import POOL
 from harness.openstack import POD_OWNER
@@ -34,11 +36,17 @@ def each_pod_has_its_port(world: World, pods: list[str], ports: dict[str, dict])
 
 
 def pods_reach_each_other(world: World, pods: list[str]) -> bool:
-    """Check that each pod is reached by the next one, in both families."""
+    """Check that each pod is reached by the next one, in both families; fail with the pairs that are not, and what is known of them."""
     here = [Pod(world.lab, world.kube, world.namespace, name) for name in pods]
+    failures = []
     for source, target in zip(here, here[1:] + here[:1]):
         for address in target.addresses:
-            source.get(address)
+            try:
+                source.get(address)
+            except OSError as error:
+                neighbours = subprocess.run(["nsenter", f"--net={source.netns}", "ip", "neigh"], capture_output=True, text=True, timeout=10, check=False).stdout.split("\n")
+                failures.append(f"{source.name} ({source.node}) -> {target.name} ({target.node}) at {address}: {error}; its port is {target.port(world.cloud)['status']}; {'; '.join(neighbours)}")
+    expect(not failures, f"{len(failures)} of {2 * len(here)}: " + "\n".join(failures[:6]))
     return True
 
 
