@@ -224,7 +224,8 @@ impl World {
     }
 
     /// Those of `addresses` that a live pod or an `EndpointSlice` has, or a member of a load balancer, or may have. A Service that
-    /// was not looked at yet may have the members that its view tells: they were told when it was last settled.
+    /// was not looked at yet may have the members that its view tells: they were told when it was last settled. One that has
+    /// no view either, and for which a load balancer may have been made, may have any.
     pub(crate) fn held(
         &self,
         addresses: impl Iterator<Item = IpAddr>,
@@ -235,7 +236,19 @@ impl World {
             let service = self.services.get(&key).filter(|_| !balancers.has_looked_at(&key));
             service.is_some_and(|service| loadbalancer::concerns_us(&service, self))
         };
+        let is_unseen = |service: &Arc<slim::Service>| {
+            let key = ObjectKey::of(service.as_ref());
+            loadbalancer::has_finalizer(service)
+                && loadbalancer::concerns_us(service, self)
+                && !balancers.has_looked_at(&key)
+                && self.views.get(&key).is_none()
+        };
+        let may_be_any =
+            balancers.may_have_unseen(self.services.synced(), || self.services.list().iter().any(is_unseen));
         let held = |address: &IpAddr| {
+            if may_be_any {
+                return true;
+            }
             let pods = self.pods_by_address.get(address);
             pods.iter().any(|pod| !pod.has_ended())
                 || !self.slices_by_address.get(address).is_empty()

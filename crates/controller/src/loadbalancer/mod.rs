@@ -24,7 +24,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use kuryr_api::names::{SERVICE_FINALIZER, SERVICE_MODE_ANNOTATION};
@@ -58,6 +61,8 @@ pub(crate) struct Balancers {
     views: Mutex<Views>,
     /// Addresses of members.
     members: Mutex<Members<ObjectKey>>,
+    /// There was a moment since this leadership began at which the members of all Services were known.
+    all_seen: AtomicBool,
 }
 
 impl Balancers {
@@ -92,6 +97,17 @@ impl Balancers {
         self.with_members(|members| members.knows(service))
     }
 
+    /// Whether some Service may have members of which nobody has told this leadership, by `unseen`. None has once none had and all
+    /// Services were known: what is made since then is made by this leadership.
+    pub(crate) fn may_have_unseen(&self, services_are_known: bool, unseen: impl FnOnce() -> bool) -> bool {
+        if self.all_seen.load(Ordering::Relaxed) {
+            return false;
+        }
+        let may_have = unseen();
+        self.all_seen.store(services_are_known && !may_have, Ordering::Relaxed);
+        may_have
+    }
+
     /// Notes floating IPs that are nobody's; returns those that are to be deleted.
     fn note_strays(&self, now: BTreeSet<FloatingIpId>) -> BTreeSet<FloatingIpId> {
         self.strays.lock().unwrap_or_else(PoisonError::into_inner).note(now)
@@ -121,7 +137,7 @@ pub(crate) fn concerns_us(service: &slim::Service, world: &World) -> bool {
     })
 }
 
-fn has_finalizer(service: &slim::Service) -> bool {
+pub(crate) fn has_finalizer(service: &slim::Service) -> bool {
     service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == SERVICE_FINALIZER)
 }
 

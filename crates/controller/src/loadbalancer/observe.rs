@@ -167,9 +167,11 @@ async fn carriers(
         true => access.client.untagged_load_balancers(&access.ownership, &name).await?,
         false => vec![],
     };
+    let is_seen = term.balancers.has_looked_at(key);
     let mut found = Vec::with_capacity(balancers.len());
     for balancer in &balancers {
-        found.push(read(balancer, &name, true, access).await?);
+        let facts = read(balancer, &name, true, access).await?;
+        found.push(with_hidden(facts, balancer, is_seen, access).await?);
     }
     let shared = shared(key, service, &balancers, access, term).await?;
     Ok(Carriers { own: balancers.into_iter().zip(found).collect(), shared, strangers })
@@ -269,6 +271,7 @@ async fn shared(
         let carrier = Carrier::lent(&access.ownership, found, GUEST_TAG)?;
         let name = load_balancer_name(&key.namespace, &key.name);
         let facts = read(&carrier, &name, false, access).await?;
+        let facts = with_hidden(facts, &carrier, term.balancers.has_looked_at(key), access).await?;
         let matters = named.as_ref() == Some(id) || facts.carries_something();
         guests.note(key, id, matters);
         shared.extend(matters.then_some((carrier, facts)));
@@ -465,6 +468,7 @@ async fn read(balancer: &Carrier, name: &str, is_its_own: bool, access: &Access)
         more_vips: more_vips(balancer),
         listeners: vec![],
         pools: vec![],
+        hidden: None,
         others: Others::default(),
     };
     if is_its_own && !matches!(state, State::Active | State::Error) {
@@ -495,6 +499,26 @@ async fn read(balancer: &Carrier, name: &str, is_its_own: bool, access: &Access)
     for pool in pools {
         found.pools.extend(read_pool(pool, found.state, access).await?);
     }
+    Ok(found)
+}
+
+/// With the addresses of all members, if it is not active and no look of this leadership has shown them (`is_seen`): who led before may
+/// have had it made and told nobody.
+async fn with_hidden(
+    mut found: Balancer,
+    balancer: &Carrier,
+    is_seen: bool,
+    access: &Access,
+) -> Result<Balancer> {
+    if is_seen || found.state == State::Active {
+        return Ok(found);
+    }
+    let mut hidden = BTreeSet::new();
+    for pool in access.client.lb_pools(balancer).await? {
+        let members = unless_missing(access.client.members(&pool.id).await)?;
+        hidden.extend(members.into_iter().flatten().map(|member| member.address));
+    }
+    found.hidden = Some(hidden);
     Ok(found)
 }
 

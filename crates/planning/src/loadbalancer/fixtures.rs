@@ -95,6 +95,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
             leaving: BTreeSet::new(),
             monitor: None,
         }],
+        hidden: None,
         others: Others::default(),
     }
 }

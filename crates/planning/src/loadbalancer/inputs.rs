@@ -277,6 +277,8 @@ pub struct Balancer {
     pub listeners: Vec<FoundListener>,
     /// Pools of the Service; not read unless it is active.
     pub pools: Vec<FoundPool>,
+    /// Addresses of members of one that is not active, which are no facts to plan by; read where no look has shown them.
+    pub hidden: Option<BTreeSet<IpAddr>>,
     /// What others have on it; not read unless it is active or in state `ERROR`.
     pub others: Others,
 }

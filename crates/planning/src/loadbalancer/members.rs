@@ -7,9 +7,10 @@
 //! 2. One that is not shows none, and may have those that were known before.
 //! 3. What is asked for may be there from then on, whether the answer arrives or not, until an active one does not show it.
 //! 4. What is gone has no members.
+//! 5. What no look has shown yet, as its load balancer was never active since this leadership began, is read for this alone: what Octavia has of
+//!    members of one that is being made or changed says who may have an address, though not what it will be.
 //!
-//! Nothing is known here of a Service that was not looked at yet, nor of one whose load balancers have never been active in such
-//! a look: they may have members that nobody has seen.
+//! Nothing is known here of a Service that was not looked at yet: it may have members that nobody has seen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use std::{
 
 use super::{
     desired::PoolSpec,
-    inputs::{Actual, State},
+    inputs::{Actual, Balancer, State},
     step::Step,
 };
 
@@ -48,7 +49,8 @@ impl<K: Ord + Clone> Members<K> {
             *self.by_address.entry(*address).or_default() += 1;
         }
         self.by_service.insert(service.clone(), now);
-        if actual.balancers.iter().chain(&actual.shared).all(|found| found.state == State::Active) {
+        let is_seen = |found: &Balancer| found.state == State::Active || found.hidden.is_some();
+        if actual.balancers.iter().chain(&actual.shared).all(is_seen) {
             self.seen.insert(service.clone());
         }
     }
@@ -93,6 +95,7 @@ fn after(before: &BTreeSet<IpAddr>, actual: &Actual, steps: &[Step]) -> BTreeSet
     for found in actual.balancers.iter().chain(&actual.shared) {
         if found.state != State::Active {
             now.extend(before);
+            now.extend(found.hidden.iter().flatten());
         }
         for pool in &found.pools {
             now.extend(pool.members.iter().map(|member| member.address));
@@ -119,7 +122,7 @@ mod tests {
     use super::super::{
         Inputs, Memory,
         fixtures::{balancer, endpoint, service, settings},
-        inputs::{Balancer, EndpointFacts, Settings},
+        inputs::{EndpointFacts, Settings},
         plan,
     };
     use super::*;
@@ -217,6 +220,22 @@ mod tests {
         look.found().state = State::Pending;
         look.look();
         assert!(look.members.knows(&"web"), "it has shown them before");
+    }
+
+    /// A leader was killed after it had a load balancer made and before its view told of it.
+    #[test]
+    fn members_of_one_that_is_being_made_are_known_when_they_were_read() {
+        let mut look = Look::new();
+        look.found().state = State::Pending;
+        look.found().pools.clear();
+        look.pods.clear();
+        look.found().hidden = Some(["10.1.0.8".parse().unwrap()].into());
+        assert_eq!(look.look(), ["10.1.0.8"]);
+        assert!(look.members.knows(&"web"));
+        look.found().hidden = None;
+        assert_eq!(look.look(), ["10.1.0.8"], "until an active one does not show it");
+        look = Look { members: look.members, ..Look::new() };
+        assert_eq!(look.look(), ["10.1.0.7"]);
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Cloud {
             name: spec.name.clone(),
             listeners: vec![],
             pools: vec![],
+            hidden: None,
             others: Others::default(),
         };
         for ((protocol, port), listener) in &spec.listeners {
@@ -197,6 +198,7 @@ impl Cloud {
             more_vips: vec![],
             listeners: vec![],
             pools: vec![],
+            hidden: None,
             others: Others::default(),
         });
     }
