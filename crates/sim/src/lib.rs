@@ -8,6 +8,7 @@
 //! - [`kubernetes`], [`cloud`], [`octavia`], [`machine`]: the sides that are called;
 //! - [`kubelet`]: pods that come and go, and the runtime's requests;
 //! - [`services`]: Services and endpoints that come and go; [`served`]: what must come of them;
+//! - [`members`]: pods behind a load balancer;
 //! - [`scenario`]: what happens in a run;
 //! - [`contract`]: that those who are called answer as the real ones do.
 //!
@@ -16,6 +17,7 @@
 #![expect(clippy::unwrap_used, reason = "a world that is misused should fail its run")]
 
 // What happens.
+pub mod members;
 pub mod scenario;
 pub mod services;
 // Where it happens.

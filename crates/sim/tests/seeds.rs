@@ -9,6 +9,7 @@ use std::{env, fs, future::Future, path::Path, time::Duration};
 
 use kuryr_sim::{
     Fault, Plan,
+    members::members,
     scenario::{Outcome, coming, losses, random, restarts, scarce, thefts},
     services::{self, services},
 };
@@ -65,8 +66,15 @@ fn seeds(scenario: Option<&str>, first: u64, count: u64) {
 }
 
 /// Those that are the same each time, with the millisecond from which on their calls meet faults: up to then others are like them.
-const SCENARIOS: [(&str, u128); 6] =
-    [("coming", 0), ("restarts", 0), ("thefts", 0), ("losses", 25_000), ("scarce", 8_000), ("services", 0)];
+const SCENARIOS: [(&str, u128); 7] = [
+    ("coming", 0),
+    ("restarts", 0),
+    ("thefts", 0),
+    ("losses", 25_000),
+    ("scarce", 8_000),
+    ("services", 0),
+    ("members", 0),
+];
 
 fn scenario(name: &str, plan: Plan) -> Outcome {
     match name {
@@ -76,6 +84,7 @@ fn scenario(name: &str, plan: Plan) -> Outcome {
         "losses" => run(losses(plan)),
         "scarce" => run(scarce(plan)),
         "services" => run(services(plan)),
+        "members" => run(members(plan)),
         other => panic!("no scenario {other}; there are {SCENARIOS:?}"),
     }
 }
@@ -151,6 +160,7 @@ fn some_faults_at_some_calls() {
     every("losses", 181, 5);
     every("scarce", 167, 9);
     every("services", 211, 13);
+    every("members", 211, 17);
 }
 
 #[test]
