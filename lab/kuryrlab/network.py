@@ -118,6 +118,8 @@ class Network:
         if nested:
             return m.name
         self.leg(m, "lan", "lan", m.uplink)
+        # The same after each boot. That of a virtual machine is its Neutron port's.
+        self.ip(m.name, [f"link set {m.uplink} address {m.mac}"])
         self.chassis_legs(m)
         self.address(m)
         self.wired(m.name).touch()
@@ -149,11 +151,10 @@ class Network:
         )
 
     def address(self, m: Chassis) -> None:
-        """Give a machine its addresses on the LAN and its routes. Its hardware address is the same after each boot."""
+        """Give a machine its addresses on the LAN and its routes."""
         self.ip(
             m.name,
             [
-                f"link set {m.uplink} address {m.mac}",
                 f"addr add {m.lan4}/24 dev {m.uplink}",
                 f"addr add {m.lan6}/64 dev {m.uplink} nodad",
                 f"link set {m.uplink} up",
