@@ -143,9 +143,7 @@ class Services:
         """Return the ids of the project's load balancers, of listeners and pools of load balancers that exist, and of floating IPs."""
         if not self.octavia:
             return set()
-        balancers, *parts = (self.octavia.call("GET", f"/{kind}")[kind] for kind in ("loadbalancers", "listeners", "pools"))
-        there = {balancer["id"] for balancer in balancers}
-        below = [part for kind in parts for part in kind if there.intersection(of["id"] for of in part["loadbalancers"])]
+        balancers, below, _ = self.parts()
         return {part["id"] for part in balancers + below + self.world.cloud.floating_ips()}
 
     def rows_without_balancer(self) -> int:
@@ -154,11 +152,16 @@ class Services:
         While Neutron is away provider ovn gives up a load balancer half made, and when that is deleted forgets what was below it: Octavia answers every call about these
         rows with 409, as their load balancer has been deleted.
         """
-        if not self.octavia:
-            return 0
-        balancers, *parts = (self.octavia.call("GET", f"/{kind}")[kind] for kind in ("loadbalancers", "listeners", "pools"))
+        return len(self.parts()[2]) if self.octavia else 0
+
+    def parts(self) -> tuple[list[dict], list[dict], list[dict]]:
+        """Return load balancers, the listeners and pools that they have, and those that Octavia shows of load balancers that are gone."""
+        balancers, *kinds = (self.octavia.call("GET", f"/{kind}")[kind] for kind in ("loadbalancers", "listeners", "pools"))
         there = {balancer["id"] for balancer in balancers}
-        return sum(not there.intersection(of["id"] for of in part["loadbalancers"]) for kind in parts for part in kind)
+        below, rest = [], []
+        for part in (part for kind in kinds for part in kind):
+            (below if there.intersection(of["id"] for of in part["loadbalancers"]) else rest).append(part)
+        return balancers, below, rest
 
 
 def ingress(service: dict) -> list[str]:

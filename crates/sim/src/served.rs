@@ -349,11 +349,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::{
-        faults::{Caller, Plan},
-        machine::Reach,
-        world::Setup,
-    };
+    use crate::{faults::Caller, machine::Reach, world::Setup};
 
     const WEB: &str = "/api/v1/namespaces/d/services/web";
 
@@ -375,16 +371,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_that_find_what_never_was_are_told() {
-        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world = World::new(Setup {
-            seed: 1,
-            plan: Plan::Never,
-            nodes,
-            controllers: 0,
-            pool,
-            services: true,
-            is_harsh: false,
-        });
+        let world = World::new(Setup::without_programs(&["n1"], true));
         let http = ("http", "TCP", 80, 8080, 0);
         world.make_service("web", "ClusterIP", &[http]);
         world.set_endpoints("web", &[http], &[201, 202], &[]);
@@ -410,16 +397,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_before_the_finalizer_or_stays_behind_it_is_told() {
-        let (nodes, pool) = (vec![], String::new());
-        let world = World::new(Setup {
-            seed: 1,
-            plan: Plan::Never,
-            nodes,
-            controllers: 0,
-            pool,
-            services: true,
-            is_harsh: false,
-        });
+        let world = World::new(Setup::without_programs(&[], true));
         let count = || world.violations().len();
         world.make_service("web", "LoadBalancer", &[]);
         world.judge_balancing(&new_balancer(), true);

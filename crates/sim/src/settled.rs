@@ -226,20 +226,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{cloud::PROJECT, faults::Plan, scenario::finish, world::Setup};
+    use crate::{cloud::PROJECT, scenario::finish, world::Setup};
 
     #[tokio::test(start_paused = true)]
     async fn what_is_left_changed_or_not_done_is_told() {
-        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world = World::new(Setup {
-            seed: 1,
-            plan: Plan::Never,
-            nodes,
-            controllers: 0,
-            pool,
-            services: true,
-            is_harsh: false,
-        });
+        let world = World::new(Setup::without_programs(&["n1"], true));
         let tells = |what: &str| differences(&world).iter().any(|found| found.contains(what));
         assert!(tells("nobody leads") && tells("n1 has no record"));
         let port = json!({"name": "kuryr-pool/n1", "project_id": PROJECT, "tags": [TAG], "fixed_ips": []});
@@ -268,16 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_world_that_does_not_become_as_it_should_be_is_told() {
-        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world = World::new(Setup {
-            seed: 1,
-            plan: Plan::Never,
-            nodes,
-            controllers: 0,
-            pool,
-            services: false,
-            is_harsh: false,
-        });
+        let world = World::new(Setup::without_programs(&["n1"], false));
         let broken = finish(&world).await.broken;
         assert!(broken.iter().any(|what| what.contains("nobody leads")), "{broken:?}");
     }

@@ -49,6 +49,23 @@ pub struct Setup {
     pub is_harsh: bool,
 }
 
+#[cfg(test)]
+impl Setup {
+    /// A quiet world of these nodes, with nobody who looks after them.
+    pub(crate) fn without_programs(nodes: &[&str], services: bool) -> Self {
+        let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        Self {
+            seed: 1,
+            plan: Plan::Never,
+            nodes,
+            controllers: 0,
+            pool: String::new(),
+            services,
+            is_harsh: false,
+        }
+    }
+}
+
 /// The outside; clones of the [`Arc`] share it.
 pub struct World {
     pub(crate) setup: Setup,

@@ -92,7 +92,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         cloud::{NETWORK, PROJECT, SUBNET, TAG},
-        faults::{Caller, Plan},
+        faults::Caller,
         machine::Reach,
         programs::COOL_DOWN,
         scenario::reboot,
@@ -107,16 +107,7 @@ pub(super) mod tests {
 
     /// A node, and nobody who looks after it.
     pub(crate) fn world() -> Arc<World> {
-        let (nodes, pool) = (vec!["n1".to_owned()], String::new());
-        let world = World::new(Setup {
-            seed: 1,
-            plan: Plan::Never,
-            nodes,
-            controllers: 0,
-            pool,
-            services: false,
-            is_harsh: false,
-        });
+        let world = World::new(Setup::without_programs(&["n1"], false));
         world.state().cloud.groups.push(json!({"id": "g0", "project_id": PROJECT, "tags": [TAG]}));
         world.state().rules.epochs.insert(LEADER.to_owned(), [1].into());
         world
