@@ -211,6 +211,8 @@ pub enum PortCondition {
     Active,
     /// Usable, on no switch yet.
     Down,
+    /// It is to be bound to a host, and no driver has bound it.
+    Unbound,
     /// Binding failed or Neutron gave up.
     Broken,
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use kuryr_api::kuryrnode::Problem;
-use kuryr_openstack::neutron::port::{OwnedPort, PortStatus};
+use kuryr_openstack::neutron::port::{OwnedPort, Port, PortStatus};
 use kuryr_planning::{
     ownership::{self, ListedPort, OurPort, Owner, PortCondition},
     pool::{Millis, trunk::HeldUp},
@@ -265,13 +265,18 @@ fn listed(port: &OwnedPort) -> ListedPort {
     }
 }
 
-fn condition(port: &OwnedPort) -> PortCondition {
+fn condition(port: &Port) -> PortCondition {
     match port.status {
         _ if port.vif_type.as_deref() == Some("binding_failed") => PortCondition::Broken,
         PortStatus::Error => PortCondition::Broken,
         PortStatus::Active => PortCondition::Active,
+        _ if port.vif_type.as_deref() == Some("unbound") && is_to_be_bound(port) => PortCondition::Unbound,
         _ => PortCondition::Down,
     }
+}
+
+fn is_to_be_bound(port: &Port) -> bool {
+    port.host.as_ref().is_some_and(|host| !host.is_empty())
 }
 
 #[cfg(test)]
@@ -323,6 +328,27 @@ mod tests {
         let (listing, listed) = (index.begin(), list(&access).await);
         index.end(listing, &access.owner, listed);
         assert_eq!(ids(&index, "w1").unwrap(), ["p0", "p1", "p2"]);
+    }
+
+    #[tokio::test]
+    async fn a_port_is_unbound_if_it_has_a_host_and_no_driver_has_bound_it() {
+        let access = Arc::new(FakeCloud::default()).access();
+        let port = make(&access, &["kuryr-pool/w1"]).await.remove(0);
+        for (host, vif_type, status, expect) in [
+            ("h", "unbound", PortStatus::Down, PortCondition::Unbound),
+            ("h", "ovs", PortStatus::Down, PortCondition::Down),
+            ("", "unbound", PortStatus::Down, PortCondition::Down),
+            ("h", "binding_failed", PortStatus::Down, PortCondition::Broken),
+            ("h", "unbound", PortStatus::Active, PortCondition::Active),
+        ] {
+            let shown = Port {
+                host: Some(host.to_owned()),
+                vif_type: Some(vif_type.to_owned()),
+                status: status.clone(),
+                ..Port::clone(&port)
+            };
+            assert_eq!(condition(&shown), expect, "{host} {vif_type} {status:?}");
+        }
     }
 
     #[tokio::test]

@@ -21,7 +21,8 @@
 //!
 //! Faulty: not in Neutron, broken, bound to another host or not on the node's trunk, of another class than
 //! ordinary pods get now, or stuck according to the agent. What is special about trunks is in `nested`, about address
-//! pairs in `pairs`, about security groups in `open`, about ports of pods that somebody deleted in `lost`.
+//! pairs in `pairs`, about security groups in `open`, about ports of pods that somebody deleted in `lost`, about those that were
+//! found in `half_made`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -262,6 +263,8 @@ impl<'a> Draft<'a> {
                 || self.inputs.limits.levels.is_full(*supply, self.expected)
             {
                 self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
+            } else if self.may_be_half_made(port) {
+                self.condemn_half_made(port);
             } else {
                 let is_free = self.is_free_of_others(port);
                 match self.make_ready(port) {
@@ -346,8 +349,11 @@ impl<'a> Draft<'a> {
         let named = self.record.spec.own_port.as_ref();
         let mut found = named.and_then(|own| self.ports.get(&own.id).copied()).filter(|port| fits(port));
         for port in self.unpublished(Purpose::Node) {
-            if named.is_none() && found.is_none() && fits(port) {
+            let may_be_half_made = self.may_be_half_made(port);
+            if named.is_none() && found.is_none() && fits(port) && !may_be_half_made {
                 found = Some(port);
+            } else if named.is_none() && may_be_half_made {
+                self.condemn_half_made(port);
             } else {
                 self.out.cloud.push(CloudStep::Condemn { id: port.id.clone() });
             }

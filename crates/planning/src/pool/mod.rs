@@ -13,7 +13,8 @@
 //!    member of a load balancer) and a cool-down is over.
 //! 5. Of a node whose agent has not reported completely, nothing is changed. A node that is gone is cut off
 //!    in Neutron first; its addresses become free later. That it is gone, no watch is believed alone.
-//! 6. What was made is found again by name and tags, and offered or deleted.
+//! 6. What was made is found again by name and tags, and offered or deleted. It is not offered where nobody knows whether the
+//!    network was told of it.
 //! 7. A node's mode changes only while its record has no entries. On a trunk, a port is offered once it is ACTIVE, with
 //!    its VLAN id, which no other entry has. Otherwise on a server, a port is offered once its addresses are allowed
 //!    address pairs of the server's port.
@@ -55,6 +56,8 @@ mod pairs;
 mod naming;
 // Whose security groups let everything in.
 mod open;
+// What Neutron may have made only half.
+mod half_made;
 // What somebody deleted while a pod has it.
 mod lost;
 // Of a node that nobody hears of.

@@ -40,6 +40,8 @@ pub(super) enum Fault {
     AnswerLost,
     /// Not done yet, nobody hears of it, and it will be done later.
     Late,
+    /// Neutron ended in the middle, and nobody heard of it: ports are written down, and the network was not told of them.
+    HalfDone,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(super) struct World {
     /// With the revision of the server's port that the caller knew.
     late: Vec<(CloudStep, Option<usize>)>,
     created: u32,
+    /// Ports that Neutron has and no switch will know: it ended after it had written them down. On a trunk they look good.
+    half_made: BTreeSet<PortId>,
     /// Addresses of ports that somebody else deleted. A real Neutron hands them out again while a pod may have
     /// them; that is nobody's fault here.
     lost: BTreeSet<IpAddr>,
@@ -141,6 +145,7 @@ impl World {
             label: None,
             late: vec![],
             created: 0,
+            half_made: BTreeSet::new(),
             lost: BTreeSet::new(),
             group: fixtures::GROUP,
             node: None,
@@ -558,6 +563,9 @@ impl World {
                 after.mode == Mode::NestedVlan,
                 "{id} has a VLAN id on a trunk only"
             );
+            // Of others the agent tells that they do not come up.
+            let shows_it = entry.vlan.is_none();
+            assert!(shows_it || !self.half_made.contains(id), "{id} is offered, and no switch knows it");
             if after.mode == Mode::NestedMacvlan {
                 assert_eq!(after.server_port, Some(server()), "{id} is offered and nobody knows where it is");
             }
@@ -575,6 +583,16 @@ impl World {
             Fault::Late => {
                 let revision = self.leader.pairs.as_ref().map(|pairs| pairs.revision);
                 self.late.push((step.clone(), revision));
+                self.leader.forgets();
+                return;
+            }
+            Fault::HalfDone => {
+                let before: BTreeSet<PortId> = self.neutron.keys().cloned().collect();
+                if let CloudStep::CreatePorts { .. } = step {
+                    self.carry_out(step, None);
+                }
+                let made = self.neutron.keys().filter(|id| !before.contains(*id)).cloned();
+                self.half_made.extend(made);
                 self.leader.forgets();
                 return;
             }

@@ -475,6 +475,24 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_was_found_is_not_offered_as_neutron_may_have_made_it_half() {
+        let mut node = Node::new(&[(100, "a")]);
+        node.port("a", PortCondition::Active);
+        node.port("b", PortCondition::Down);
+        node.cloud.fresh.clear();
+        // An answer is on the way.
+        node.cloud.making = Some((Purpose::Pool, 1));
+        let plan = node.plan();
+        assert_eq!(plan.cloud, [], "{plan:?}");
+        node.cloud.making = None;
+        let plan = node.plan();
+        for id in ["a", "b"] {
+            assert!(plan.cloud.contains(&CloudStep::Condemn { id: id.into() }), "{plan:?}");
+        }
+        assert!(plan.spec.iter().all(|step| !matches!(step, SpecStep::Offer { .. })));
+    }
+
+    #[test]
     fn what_stands_on_another_trunk_is_not_offered() {
         let mut node = Node::new(&[]);
         node.port("a", PortCondition::Active);

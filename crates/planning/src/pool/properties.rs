@@ -59,6 +59,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Fault::Refused),
         1 => Just(Fault::AnswerLost),
         1 => Just(Fault::Late),
+        1 => Just(Fault::HalfDone),
     ];
     prop_oneof![
         6 => (1..40u64).prop_map(Event::TimePasses),
