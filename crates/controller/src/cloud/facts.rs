@@ -25,7 +25,7 @@ use kuryr_openstack::{
 };
 use kuryr_planning::{
     ownership::{self, Owner},
-    pool::{DefaultClass, class},
+    pool::{DefaultClass, class, doubles::Named},
 };
 use kuryr_types::{NetworkId, SecurityGroupId, SubnetId};
 use tokio::{sync::watch, time::Instant};
@@ -289,8 +289,9 @@ impl Facts {
         let known = Arc::clone(&self.known.borrow());
         let of_class: BTreeSet<_> =
             known.class.iter().flat_map(|class| &class.entry.security_groups).chain(&self.former).collect();
+        let ours = Named { id: &group.id, description: &description };
         let is_double = |found: &SecurityGroup| {
-            found.id != group.id && found.description == description && !of_class.contains(&found.id)
+            Named { id: &found.id, description: &found.description }.is_double(&ours, &of_class)
         };
         for double in named.into_iter().filter(is_double) {
             let double = client.adopt_security_group(&access.ownership, double).await?;

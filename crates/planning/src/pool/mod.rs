@@ -30,6 +30,8 @@ pub mod inputs;
 pub mod memory;
 // What makes ports interchangeable.
 pub mod class;
+// Security groups that were made twice.
+pub mod doubles;
 // The record and the pods, read: on which footing the node is, who owns which port.
 pub mod from_kubernetes;
 // How many ports there should be.
