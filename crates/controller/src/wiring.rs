@@ -24,13 +24,13 @@ use kuryr_kubernetes::{
     watch::{Change, Watch, WatchConfig, watch},
 };
 use kuryr_openstack::Client as CloudClient;
-use kuryr_planning::{demand::Coming, pool::Millis};
+use kuryr_planning::{demand::Coming, ownership::OurPort, pool::Millis};
 use kuryr_telemetry::{
     health::{self, Check, Health, Purpose},
     metrics::Metrics,
     server,
 };
-use kuryr_types::PodRef;
+use kuryr_types::{PodRef, PortId};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, watch as state},
@@ -223,12 +223,13 @@ impl World {
         Some(millis(since.saturating_duration_since(self.start)))
     }
 
-    /// Those of `addresses` that a live pod or an `EndpointSlice` has, or a member of a load balancer, or may have. A Service that
-    /// was not looked at yet may have the members that its view tells: they were told when it was last settled. One that has
-    /// no view either, and for which a load balancer may have been made, may have any.
+    /// Those addresses of `ports` that a live pod or an `EndpointSlice` has, or a member of a load balancer, or may have. A Service that
+    /// was not looked at yet may have the members that its view tells: they were told when it was last settled. While there may be
+    /// others, of which nobody has told, they may have any but those of ports that this leadership made (`fresh`).
     pub(crate) fn held(
         &self,
-        addresses: impl Iterator<Item = IpAddr>,
+        ports: &[OurPort],
+        fresh: &BTreeSet<PortId>,
         balancers: &Balancers,
     ) -> BTreeSet<IpAddr> {
         let is_told = |view: &Arc<KuryrLoadBalancer>| {
@@ -236,17 +237,9 @@ impl World {
             let service = self.services.get(&key).filter(|_| !balancers.has_looked_at(&key));
             service.is_some_and(|service| loadbalancer::concerns_us(&service, self))
         };
-        let is_unseen = |service: &Arc<slim::Service>| {
-            let key = ObjectKey::of(service.as_ref());
-            loadbalancer::has_finalizer(service)
-                && loadbalancer::concerns_us(service, self)
-                && !balancers.has_looked_at(&key)
-                && self.views.get(&key).is_none()
-        };
-        let may_be_any =
-            balancers.may_have_unseen(self.services.synced(), || self.services.list().iter().any(is_unseen));
-        let held = |address: &IpAddr| {
-            if may_be_any {
+        let may_be_any = balancers.unseen(self.now(), self).may_be();
+        let held = |port: &OurPort, address: &IpAddr| {
+            if may_be_any && !fresh.contains(&port.id) {
                 return true;
             }
             let pods = self.pods_by_address.get(address);
@@ -255,7 +248,8 @@ impl World {
                 || balancers.may_be_members(address)
                 || self.views_by_member.get(address).iter().any(is_told)
         };
-        addresses.filter(held).collect()
+        let addresses = ports.iter().flat_map(|port| port.ips().map(move |address| (port, address)));
+        addresses.filter(|(port, address)| held(port, address)).map(|(_, address)| address).collect()
     }
 
     /// The slices of a Service, if all of them are known.

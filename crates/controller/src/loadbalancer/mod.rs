@@ -24,16 +24,16 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
 };
 
 use kuryr_api::names::{SERVICE_FINALIZER, SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{slim, store::ObjectKey};
 use kuryr_openstack::neutron::Subnet;
-use kuryr_planning::loadbalancer::{self as planning, Concern, Members, Memory, strays::Strays};
+use kuryr_planning::{
+    loadbalancer::{self as planning, Concern, Members, Memory, Unseen, strays::Strays, unseen::Sight},
+    pool::Millis,
+};
 use kuryr_types::{FloatingIpId, SubnetId};
 use tokio::sync::OnceCell;
 
@@ -61,8 +61,8 @@ pub(crate) struct Balancers {
     views: Mutex<Views>,
     /// Addresses of members.
     members: Mutex<Members<ObjectKey>>,
-    /// There was a moment since this leadership began at which the members of all Services were known.
-    all_seen: AtomicBool,
+    /// Services whose members nobody has told yet.
+    unseen: Mutex<Unseen<ObjectKey>>,
 }
 
 impl Balancers {
@@ -97,15 +97,25 @@ impl Balancers {
         self.with_members(|members| members.knows(service))
     }
 
-    /// Whether some Service may have members of which nobody has told this leadership, by `unseen`. None has once none had and all
-    /// Services were known: what is made since then is made by this leadership.
-    pub(crate) fn may_have_unseen(&self, services_are_known: bool, unseen: impl FnOnce() -> bool) -> bool {
-        if self.all_seen.load(Ordering::Relaxed) {
-            return false;
+    /// Looks, if need be, for a Service whose members nobody has told this leadership.
+    pub(crate) fn unseen(&self, now: Millis, world: &World) -> Unseen<ObjectKey> {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        unseen.note(now, world.services.synced(), || {
+            let services = world.services.list();
+            let found = services.iter().find(|service| self.sight(service, world).may_have_any());
+            found.map(|service| ObjectKey::of(service.as_ref()))
+        });
+        unseen.clone()
+    }
+
+    fn sight(&self, service: &slim::Service, world: &World) -> Sight {
+        let key = ObjectKey::of(service);
+        Sight {
+            concerns_us: concerns_us(service, world),
+            has_finalizer: has_finalizer(service),
+            is_seen: self.has_looked_at(&key),
+            has_view: world.views.get(&key).is_some(),
         }
-        let may_have = unseen();
-        self.all_seen.store(services_are_known && !may_have, Ordering::Relaxed);
-        may_have
     }
 
     /// Notes floating IPs that are nobody's; returns those that are to be deleted.

@@ -540,18 +540,3 @@ async fn a_load_balancer_goes_with_the_last_guest() {
     }
     assert_eq!(changes(&outdoors).last().unwrap(), "DELETE /v2/lbaas/loadbalancers/b1");
 }
-
-#[test]
-fn a_leadership_that_has_seen_the_members_of_all_services_has_seen_them() {
-    let balancers = super::Balancers::default();
-    // Whether the Services are known, whether one of them is unseen, and so whether any address may be a member's.
-    for (known, unseen, expect) in [
-        (false, false, false),
-        (false, true, true),
-        (true, true, true),
-        (true, false, false),
-        (true, true, false),
-    ] {
-        assert_eq!(balancers.may_have_unseen(known, || unseen), expect, "{known} {unseen}");
-    }
-}

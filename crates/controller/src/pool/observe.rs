@@ -118,8 +118,7 @@ fn look(node: &str, found: Found, world: &World, term: &Term) -> Look {
         found.node.as_deref().map_or(Presence::Absent, |node| Presence::Present { uid: uid(node) });
     let of_node = trunks::facts(found.node.as_deref());
     let cloud = cloud(node, found.record.as_deref(), &of_node, world, term);
-    let addresses = cloud.ports.iter().flatten().flat_map(|port| port.ips().collect::<Vec<_>>());
-    let mut held = world.held(addresses, &term.balancers);
+    let mut held = world.held(cloud.ports.as_deref().unwrap_or_default(), &cloud.fresh, &term.balancers);
     // The index of addresses is of the watch.
     held.extend(found.pods.iter().filter(|pod| !pod.ended).flat_map(|pod| &pod.addresses));
     Look {
@@ -163,6 +162,7 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
     let servers = known.access.as_ref().and_then(|access| {
         servers::of_node(record, facts, ports.as_deref().unwrap_or_default(), access, world, term)
     });
+    let unseen = term.balancers.unseen(world.now(), world);
     Cloud {
         fresh: term.ports.fresh(node),
         held_up: term.ports.held_up(ports.as_deref().unwrap_or_default()),
@@ -173,7 +173,7 @@ fn cloud(node: &str, record: Option<&KuryrNode>, facts: &NodeFacts, world: &Worl
         making,
         trunks,
         servers,
-        problems: known.problems.clone(),
+        problems: known.problems.iter().cloned().chain(unseen.problem(world.now())).collect(),
     }
 }
 

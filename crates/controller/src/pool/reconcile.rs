@@ -1,6 +1,6 @@
 //! The story of one node, on one screen.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kuryr_kubernetes::Outcome;
 use kuryr_planning::pool::{self, Held, Millis, Plan, garbage, orphans::Carriers};
@@ -77,8 +77,7 @@ async fn reconcile_orphans(world: &World, term: &Term) -> Result<Outcome> {
     let nodes = world.nodes.keys();
     let nodes = nodes.iter().map(|node| node.name.as_str()).collect();
     world.figures.found_garbage(&garbage::find(&ports, &specs, &nodes));
-    let addresses = ports.iter().flat_map(|port| port.ips().collect::<Vec<_>>());
-    let held = &world.held(addresses, &term.balancers);
+    let held = &world.held(&ports, &BTreeSet::new(), &term.balancers);
     let held = Held { addresses: held, told_since: world.told_since() };
     let limits = &world.config.limits;
     let trunks = trunks::of_orphans(&ports, world, term);

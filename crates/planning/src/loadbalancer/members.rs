@@ -10,7 +10,7 @@
 //! 5. What no look has shown yet, as its load balancer was never active since this leadership began, is read for this alone: what Octavia has of
 //!    members of one that is being made or changed says who may have an address, though not what it will be.
 //!
-//! Nothing is known here of a Service that was not looked at yet: it may have members that nobody has seen.
+//! Nothing is known here of a Service that was not looked at yet: it may have members that nobody has seen ([`super::unseen`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -61,6 +61,8 @@ pub mod strays;
 pub mod step;
 // Which addresses its members have.
 pub mod members;
+// Of which Services nobody has told them.
+pub mod unseen;
 // What people and upstream's tools are told of it.
 pub mod view;
 // What must hold whatever happens.
@@ -89,6 +91,7 @@ pub use memory::Memory;
 pub use provider::MemberMode;
 pub use sharing::Place;
 pub use step::Step;
+pub use unseen::Unseen;
 pub use view::{View, view};
 
 use crate::pool::Millis;
