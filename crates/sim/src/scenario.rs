@@ -194,7 +194,7 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
     if is_harsh && later.one_in(16) {
         long_outage(&world).await;
     }
-    // One of which none beside becomes ready any more is nobody's to replace: it may be the node that fails.
+    // One beside which none becomes ready any more is replaced later than a run waits: it may be the node that fails.
     world.state().cloud.stuck.clear();
     finish(&world).await
 }

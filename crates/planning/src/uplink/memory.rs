@@ -17,6 +17,10 @@ pub struct Memory {
     pub down_since: BTreeMap<PortId, Duration>,
     /// When a port last became ready.
     pub last_ready: Option<Duration>,
+    /// Since when an offered port is not ready while others are.
+    pub late_since: BTreeMap<PortId, Duration>,
+    /// The port that was last told to be stuck without another that became ready to show it, and since when.
+    pub probed: Option<(PortId, Duration)>,
 }
 
 /// Readiness that was earned.

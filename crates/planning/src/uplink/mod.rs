@@ -17,7 +17,7 @@
 //! - What is on the switch is removed only if this agent plugged it (its ports are known durably) and the record wants
 //!   it no more: the entry is gone or doomed, and no pod claims it.
 //! - A port that alone does not become ready is *stuck*: another one became ready since it was plugged, and 30 s have
-//!   passed. If none does, the fault is the node's, and nothing is replaced.
+//!   passed. If none does, the fault may be the node's: where others are ready one port in five minutes is replaced, otherwise none.
 //! - A port of which an interface is down and cannot be brought up is not ready, and its row stays as it is. It is stuck when
 //!   that has lasted for 30 s and another one is ready.
 //!

@@ -6,7 +6,7 @@ use std::{
 };
 
 use kuryr_api::{
-    kuryrnode::{KuryrNodeSpec, PlugId, StuckEntry},
+    kuryrnode::{KuryrNodeSpec, PlugId, PortEntry, StuckEntry},
     names,
 };
 use kuryr_types::{Generation, MacAddr, PortId};
@@ -22,6 +22,10 @@ use crate::{
 
 /// A port that is not ready after this long, while another became ready, is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// A port that is not ready after this long is stuck also if no other one became ready since; one at a time, and so long after the one
+/// before.
+pub const PROBE_AFTER: Duration = Duration::from_secs(300);
 
 /// What the plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +112,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &Memory) -> Plan {
         plan.memory.ready.clear();
     }
     plan.stuck = stuck(inputs, &plan);
+    probe(inputs, &mut plan);
     plan
 }
 
@@ -351,23 +356,57 @@ fn leftovers(
 fn stuck(inputs: &Inputs<'_>, plan: &Plan) -> BTreeMap<PortId, StuckEntry> {
     let Some(last_ready) = plan.memory.last_ready else { return BTreeMap::new() };
     let mut stuck = BTreeMap::new();
-    for (port, entry) in inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger)) {
+    for (port, entry) in waiting(inputs, &plan.ready) {
         let Some((_, seen)) = plan.memory.first_seen.get(port) else { continue };
-        let waiting = !plan.ready.contains_key(port) && !inputs.ledger.claims.contains_key(port);
         let (since, others_are_ready) = match plan.memory.down_since.get(port) {
             // It may have been ready before.
             Some(since) => (since, !plan.ready.is_empty()),
             None => (seen, last_ready > *seen),
         };
-        if waiting && others_are_ready && inputs.now.saturating_sub(*since) >= STUCK_AFTER {
-            let reason = match down_on_the_way(port, inputs) {
-                Some((ifname, why)) => format!("{ifname} is down and cannot be brought up: {why}"),
-                None => reason(port, inputs.switch, plan.plugged.contains_key(port)),
-            };
-            stuck.insert(port.clone(), StuckEntry { generation: entry.generation, reason });
+        if others_are_ready && inputs.now.saturating_sub(*since) >= STUCK_AFTER {
+            stuck.insert(port.clone(), told(port, entry, inputs, plan));
         }
     }
     stuck
+}
+
+/// Ports that a pod could take, if they were ready.
+fn waiting<'a>(
+    inputs: &'a Inputs<'_>,
+    ready: &'a BTreeMap<PortId, Ready>,
+) -> impl Iterator<Item = (&'a PortId, &'a PortEntry)> {
+    let usable = inputs.offer.iter().flat_map(|offer| offer.usable(inputs.ledger));
+    usable.filter(|(port, _)| !ready.contains_key(*port) && !inputs.ledger.claims.contains_key(*port))
+}
+
+fn told(port: &PortId, entry: &PortEntry, inputs: &Inputs<'_>, plan: &Plan) -> StuckEntry {
+    let reason = match down_on_the_way(port, inputs) {
+        Some((ifname, why)) => format!("{ifname} is down and cannot be brought up: {why}"),
+        None => reason(port, inputs.switch, plan.plugged.contains_key(port)),
+    };
+    StuckEntry { generation: entry.generation, reason }
+}
+
+/// Where nothing shows whether it is the port or the node, has one port replaced, while others are ready: when its successor becomes ready, that
+/// shows it of all that wait, and if it does not, the node makes one port in this time and no more.
+fn probe(inputs: &Inputs<'_>, plan: &mut Plan) {
+    let now = inputs.now;
+    let Memory { late_since, probed, .. } = &mut plan.memory;
+    let late: BTreeMap<&PortId, &PortEntry> =
+        waiting(inputs, &plan.ready).filter(|_| !plan.ready.is_empty()).collect();
+    late_since.retain(|port, _| late.contains_key(port));
+    for port in late.keys() {
+        late_since.entry((*port).clone()).or_insert(now);
+    }
+    let is_long = |since: &Duration| now.saturating_sub(*since) >= PROBE_AFTER;
+    let last = probed.take().filter(|(port, at)| late_since.contains_key(port) || !is_long(at));
+    let oldest = || late_since.iter().filter(|(_, since)| is_long(since)).min_by_key(|(_, since)| **since);
+    *probed = last.or_else(|| oldest().map(|(port, _)| (port.clone(), now)));
+    let told_of = probed.as_ref().and_then(|(port, _)| late.get_key_value(port));
+    if let (Some((port, entry)), true) = (told_of, plan.stuck.is_empty()) {
+        let told = ((*port).clone(), told(port, entry, inputs, plan));
+        plan.stuck.extend([told]);
+    }
 }
 
 /// Why a port is not ready, as far as the node can tell.
@@ -858,7 +897,36 @@ pub(crate) mod tests {
         node.now += Duration::from_secs(600);
         node.spec.ports.extend(offered(&[("p2", "1.2")]).ports);
         node.apply(&node.plan());
-        node.now += Duration::from_secs(600);
+        node.now += PROBE_AFTER - Duration::from_secs(1);
         assert!(node.plan().stuck.is_empty(), "nothing became ready since");
+    }
+
+    #[test]
+    fn where_nothing_shows_whose_fault_it_is_one_port_at_a_time_is_replaced() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        node.settle(2000);
+        let look = |node: &mut Node| {
+            let plan = node.plan();
+            node.apply(&plan);
+            plan.stuck.into_keys().map(|port| port.to_string()).collect::<Vec<_>>()
+        };
+        for (port, generation) in [("p2", "1.2"), ("p3", "1.3")] {
+            node.spec.ports.extend(offered(&[(port, generation)]).ports);
+            assert_eq!(look(&mut node), [""; 0]);
+            node.now += Duration::from_secs(10);
+        }
+        node.now += PROBE_AFTER;
+        assert_eq!(look(&mut node), ["p2"], "the oldest");
+        node.now += Duration::from_secs(100);
+        assert_eq!(look(&mut node), ["p2"], "until it is taken back");
+        node.spec.ports.remove("p2");
+        node.spec.ports.extend(offered(&[("p4", "1.4")]).ports);
+        assert_eq!(look(&mut node), [""; 0], "its successor has its time");
+        node.now += PROBE_AFTER - Duration::from_secs(100);
+        assert_eq!(look(&mut node), ["p3"]);
+        // The successor of a port becomes ready: the others are stuck.
+        node.switch.rows.get_mut("tapp4").unwrap().installed = true;
+        node.switch.rows.get_mut("tapp4").unwrap().installed_at_ms = Some(2000);
+        assert_eq!(look(&mut node), ["p3"]);
     }
 }
