@@ -263,19 +263,16 @@ section!(kubernetes, "kubernetes", "How to reach the Kubernetes API, and what th
     KUBECONFIG: Option<PathBuf> = "kubeconfig", "", new_here(),
         help("A kubeconfig file to use instead of the options of this section.");
     SSL_CA_CRT_FILE: Option<PathBuf> = "ssl_ca_crt_file", "",
-        help("Certificate authority of the API server. Empty: the system's where `api_root` is given, else that of the service \
-              account (or what the kubeconfig says)."),
-        why("Upstream's default is the service account's, with `api_root`, too; for that write \
-             `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`.");
+        help("Certificate authority of the API server. Not written: that of the service account, where there is one (or what the \
+              kubeconfig says). Empty: the system's.");
     SSL_VERIFY_SERVER_CRT: bool = "ssl_verify_server_crt", "true",
         help("Whether the API server's certificate is verified."),
         why("Upstream does not verify by default; a token sent to an unverified server is given away.");
     TOKEN_FILE: Option<PathBuf> = "token_file", "",
-        help("File with the bearer token; read again when it changes. Empty: no token where `api_root` is given, else that of \
-              the service account (or what the kubeconfig says)."),
-        why("Upstream's default is the service account's, with `api_root`, too; for that write \
-             `/var/run/secrets/kubernetes.io/serviceaccount/token`. `token_file = \"\"` switches tokens off there; here it is \
-             the same as the default.");
+        help("File with the bearer token; read again when it changes. Not written: that of the service account, where there is one (or \
+              what the kubeconfig says). Empty, with `api_root`: no token."),
+        why("Where `api_root` is reached over plain HTTP, upstream sends the service account's token, too; here only one that is \
+             written is.");
     SSL_CLIENT_CRT_FILE: Option<PathBuf> = "ssl_client_crt_file", "",
         help("Client certificate, instead of a token.");
     SSL_CLIENT_KEY_FILE: Option<PathBuf> = "ssl_client_key_file", "",
