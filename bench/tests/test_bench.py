@@ -1,4 +1,5 @@
 """What becomes of samples: nothing here needs root or a lab."""
+import ipaddress
 import statistics
 import sys
 import unittest
@@ -125,6 +126,11 @@ class FollowingTest(unittest.TestCase):
     def test_endpoints_of_the_crowd_differ(self):
         seen = [address for number in range(3000) for addresses in many.background(number, 10).values() for address in addresses]
         self.assertEqual(len(set(seen)), len(seen))
+
+    def test_ten_endpoints_of_ten_thousand_services_have_addresses(self):
+        for number in (0, 6553, 9999):
+            for addresses in many.background(number, 10).values():
+                self.assertEqual([str(ipaddress.ip_address(address)) for address in addresses], addresses)
 
 
 if __name__ == "__main__":
