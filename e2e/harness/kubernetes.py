@@ -17,10 +17,12 @@ KINDS = {
     "Pod": ("/api/v1", "pods", True), "Namespace": ("/api/v1", "namespaces", False), "Node": ("/api/v1", "nodes", False),
     "Service": ("/api/v1", "services", True), "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True),
     "Event": ("/api/v1", "events", True), "ServiceAccount": ("/api/v1", "serviceaccounts", True), "Lease": ("/apis/coordination.k8s.io/v1", "leases", True),
+    "ConfigMap": ("/api/v1", "configmaps", True),
     "Deployment": ("/apis/apps/v1", "deployments", True), "ReplicaSet": ("/apis/apps/v1", "replicasets", True),
     "KuryrNode": ("/apis/kuryr.openstack.org/v1alpha1", "kuryrnodes", False), "KuryrPort": ("/apis/openstack.org/v1", "kuryrports", True),
     "KuryrLoadBalancer": ("/apis/openstack.org/v1", "kuryrloadbalancers", True),
     "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies", False),
+    "ValidatingWebhookConfiguration": ("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations", False),
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
 }
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"

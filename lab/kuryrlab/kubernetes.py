@@ -1,8 +1,8 @@
 """The control plane of Kubernetes: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 The API server listens on the LAN, so that a pod reaches it by that address through its router. Service addresses of
-both families are allocated; there is no kube-proxy, Kuryr's agents serve them. Every finished request leaves a line in
-the audit log.
+both families are allocated; there is no kube-proxy, Kuryr's agents serve them. The API server is on no node, so nobody
+serves them to it: it asks the endpoints of webhooks itself. Every finished request leaves a line in the audit log.
 """
 
 import json
@@ -100,6 +100,7 @@ class Kubernetes:
                 f"--service-cluster-ip-range={s.SERVICES4_CIDR},{s.SERVICES6_CIDR}",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
+                "--enable-aggregator-routing=true",
                 "--allow-privileged=true",
                 f"--kubelet-client-certificate={key('apiserver-kubelet.crt')}",
                 f"--kubelet-client-key={key('apiserver-kubelet.key')}",
