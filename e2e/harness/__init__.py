@@ -9,6 +9,7 @@
 - `traffic`: connections between places, with every loss counted;
 - `clients`: clients of Services, and endpoints that answer with their names;
 - `services`: who answers at a Service;
+- `kernel`: what a node's kernel has of Services;
 - `scenario`: steps, clean-up, counts;
 - `logs`: keeping them when something failed.
 """
