@@ -8,7 +8,7 @@
 - `groups`: security groups that pods get by configuration;
 - `traffic`: connections between places, with every loss counted;
 - `clients`: clients of Services, and endpoints that answer with their names;
-- `services`: who answers at a Service;
+- `services`: who answers at a Service, and the network of ClusterIPs;
 - `kernel`: what a node's kernel has of Services;
 - `scenario`: steps, clean-up, counts;
 - `logs`: keeping them when something failed.

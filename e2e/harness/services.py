@@ -1,4 +1,6 @@
-"""Who answers at a Service: asked again and again, each answer held against the address that was asked."""
+"""Who answers at a Service: asked again and again, each answer held against the address that was asked. And the network of ClusterIPs, where Octavia serves them."""
+from kuryrlab import settings
+
 from .clients import Client, Failed
 from .expect import expect_equal, until
 from .lab import Lab
@@ -8,6 +10,8 @@ ECHO_SERVICE_PORT = 7
 TIMES = 20
 # Generous: what the agent needs is measured elsewhere.
 FOLLOWED_SECONDS = 45
+# Several times what load balancers take to go.
+GONE_SECONDS = 240
 
 
 def address(spec: dict, family: int) -> str:
@@ -62,3 +66,31 @@ def from_outside(lab: Lab, node: str, at: str) -> list:
     else:
         places = () if lab.nested(node) else ("ext", "server")
     return [lab.netns(place) for place in places]
+
+
+def service_network(world) -> dict[int, str]:
+    """Make the network of ClusterIPs, on the pods' router, until the scenario ends; return the subnets' ids by family."""
+    cloud, router, subnets = world.cloud, world.lab.facts["router"], {}
+    network = cloud.call("POST", "/networks", {"network": {"name": "e2e-services"}})["network"]["id"]
+    world.finally_do(lambda: remove_service_network(world, network, subnets))
+    for family, prefix in ((4, settings.SERVICES4_CIDR), (6, settings.SERVICES6_CIDR)):
+        subnet = {"network_id": network, "ip_version": family, "cidr": prefix, "enable_dhcp": False}
+        # Kubernetes gives the first addresses away; the router takes the last one.
+        subnet["gateway_ip"] = {4: prefix.replace(".0.0/16", ".255.254"), 6: prefix.replace("/112", "fffe")}[family]
+        subnets[family] = cloud.call("POST", "/subnets", {"subnet": subnet})["subnet"]["id"]
+        cloud.call("PUT", f"/routers/{router}/add_router_interface", {"subnet_id": subnets[family]})
+    return subnets
+
+
+def remove_service_network(world, network: str, subnets: dict[int, str]) -> None:
+    """Delete the scenario's Services, whose load balancers have addresses there, and then the network."""
+    for found in world.kube.objects("Service", world.namespace):
+        world.kube.delete("Service", found["metadata"]["name"], world.namespace)
+
+    def is_gone() -> bool:
+        # Refused as long as anything has an address there.
+        for subnet in subnets.values():
+            world.cloud.call("PUT", f"/routers/{world.lab.facts['router']}/remove_router_interface", {"subnet_id": subnet}, accept=(404,))
+        world.cloud.call("DELETE", f"/networks/{network}", accept=(404,))
+        return True
+    until("the network of ClusterIPs is gone", is_gone, GONE_SECONDS, 1)
