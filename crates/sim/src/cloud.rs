@@ -54,6 +54,8 @@ pub(crate) struct Cloud {
     pub(crate) port_quota: Option<u32>,
     /// Ports that never become ACTIVE.
     pub(crate) stuck: BTreeSet<String>,
+    /// Ports that no driver has bound and no network knows: Neutron ended while it made them.
+    pub(crate) half_made: BTreeSet<String>,
     /// Hosts that ports can be bound to.
     hosts: BTreeSet<String>,
     pub(crate) groups: Vec<Value>,
@@ -87,6 +89,7 @@ impl Cloud {
             free: FREE,
             port_quota: None,
             stuck: BTreeSet::new(),
+            half_made: BTreeSet::new(),
             hosts,
             groups,
             rules,
@@ -237,6 +240,16 @@ impl Cloud {
             }
         }
         (201, json!({"ports": made}))
+    }
+
+    /// Nobody tells the network of these ports, which were just made.
+    fn leave_half_made(&mut self, answer: &Value) {
+        for id in answer["ports"].as_array().into_iter().flatten().filter_map(|port| port["id"].as_str()) {
+            self.half_made.insert(id.to_owned());
+            if let Some(port) = self.ports.get_mut(id) {
+                port["binding:vif_type"] = json!("unbound");
+            }
+        }
     }
 
     fn make_port(&mut self, wanted: Value) -> Result<Value, (u16, Value)> {
@@ -514,7 +527,7 @@ async fn exchange(
     sleep(takes / 2).await;
     let line = format!("{} {}", asked.method, asked.path);
     let is_down = world.state().cloud_down_until > Instant::now();
-    let side = if changes && asked.path.contains("/lbaas/") { Side::Octavia } else { Side::Cloud };
+    let side = side(&asked, changes);
     let (status, body) = match world.faults.meet(&caller, side, &line, changes) {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => (503, Value::Null),
@@ -538,6 +551,11 @@ async fn exchange(
         }
         Meets::Fault(Fault::Late(0)) => {
             carry_out(&world, &asked, false);
+            return hang().await;
+        }
+        Meets::Fault(Fault::HalfMade) => {
+            let (_, made) = carry_out(&world, &asked, false);
+            world.state().cloud.leave_half_made(&made);
             return hang().await;
         }
         Meets::Fault(Fault::Late(seconds)) => {
@@ -567,6 +585,14 @@ async fn exchange(
     };
     sleep(takes / 2).await;
     Ok(answer(&world, status, &body))
+}
+
+fn side(asked: &Asked, changes: bool) -> Side {
+    match asked.path.as_str() {
+        path if changes && path.contains("/lbaas/") => Side::Octavia,
+        "/v2.0/ports" if changes => Side::Ports,
+        _ => Side::Cloud,
+    }
 }
 
 fn answer(world: &World, status: u16, body: &Value) -> Response<Bytes> {

@@ -52,6 +52,9 @@ pub enum Fault {
     /// Of ports that are plugged together: the first of them stays DOWN, wherever it is plugged again. In what is the same each
     /// time for good.
     Stuck,
+    /// Of ports that are made: Neutron ends when it has written them down and before it tells the network of them. No driver binds
+    /// them, no switch ever knows them, and the call is never answered.
+    HalfMade,
 }
 
 /// How much may go wrong in a run.
@@ -84,6 +87,8 @@ pub enum Side {
     Watch,
     /// Keystone and Neutron.
     Cloud,
+    /// Neutron, asked to make ports.
+    Ports,
     /// Octavia, where it is asked for a change.
     Octavia,
     /// The kernel of the caller's node.
@@ -123,7 +128,7 @@ impl Made {
 }
 
 /// Everything that can go wrong with calls.
-const FAULTS: [Fault; 21] = [
+const FAULTS: [Fault; 22] = [
     Fault::KillBefore,
     Fault::KillAfter,
     Fault::Lost,
@@ -145,6 +150,7 @@ const FAULTS: [Fault; 21] = [
     Fault::Refused(502),
     Fault::Slow(60),
     Fault::Stuck,
+    Fault::HalfMade,
 ];
 
 impl Side {
@@ -175,13 +181,15 @@ impl Side {
     fn came_later(self, fault: Fault, changes: bool) -> bool {
         match fault {
             Fault::Refused(401) => !changes || matches!(self, Self::Kubernetes | Self::Watch),
-            Fault::Torn | Fault::Late(0) | Fault::Slow(_) | Fault::Stuck | Fault::Refused(502) => true,
+            Fault::Torn | Fault::Late(0) | Fault::Slow(_) | Fault::Stuck | Fault::HalfMade => true,
+            Fault::Refused(502) => true,
             _ => false,
         }
     }
 
     fn meets(self, fault: Fault, changes: bool) -> bool {
-        let is_servers = changes && matches!(self, Self::Kubernetes | Self::Cloud | Self::Octavia);
+        let is_servers =
+            changes && matches!(self, Self::Kubernetes | Self::Cloud | Self::Ports | Self::Octavia);
         match fault {
             Fault::KillBefore => true,
             // Whoever is killed after a look at the kernel is killed before what comes next.
@@ -194,15 +202,16 @@ impl Side {
             Fault::Lagging(_) | Fault::Mute | Fault::Refused(410) => self == Self::Watch,
             Fault::Torn => self == Self::Disk,
             Fault::Slow(_) | Fault::Stuck => self == Self::Plug,
+            Fault::HalfMade => self == Self::Ports,
             Fault::Refused(0) => !self.is_remote(),
-            Fault::Refused(502) => matches!(self, Self::Cloud | Self::Octavia),
+            Fault::Refused(502) => matches!(self, Self::Cloud | Self::Ports | Self::Octavia),
             Fault::Refused(_) => self.is_remote(),
         }
     }
 
     /// Whether calls of this side leave the caller's machine.
     fn is_remote(self) -> bool {
-        matches!(self, Self::Kubernetes | Self::Watch | Self::Cloud | Self::Octavia)
+        matches!(self, Self::Kubernetes | Self::Watch | Self::Cloud | Self::Ports | Self::Octavia)
     }
 }
 

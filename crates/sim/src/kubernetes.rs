@@ -99,7 +99,9 @@ async fn exchange(
         }
         Meets::Fault(Fault::Refused(status)) => refused(status),
         // None of this side.
-        Meets::Fault(Fault::Fails | Fault::Torn | Fault::Slow(_) | Fault::Stuck) => refused(500),
+        Meets::Fault(Fault::Fails | Fault::Torn | Fault::Slow(_) | Fault::Stuck | Fault::HalfMade) => {
+            refused(500)
+        }
     };
     sleep(back).await;
     Ok(answer)

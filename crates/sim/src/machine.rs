@@ -737,7 +737,7 @@ fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
     let there = machine.has_interface(tap);
     let Some(row) = machine.rows.get_mut(tap).filter(|row| row.uuid == uuid && there) else { return true };
     let Some(port) = row.iface_id.as_ref().map(ToString::to_string) else { return true };
-    let is_stuck = state.cloud.stuck.contains(&port);
+    let is_stuck = state.cloud.stuck.contains(&port) || state.cloud.half_made.contains(&port);
     let bound = !is_stuck
         && state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
     if bound {

@@ -134,6 +134,17 @@ fn faults_that_found_something_in_pods() {
 }
 
 #[test]
+fn ports_that_neutron_made_half_go_and_others_come() {
+    let (name, fault) = ("coming", Fault::HalfMade);
+    let found: Vec<(usize, Fault)> = cases(name).into_iter().filter(|(_, one)| *one == fault).collect();
+    assert!(!found.is_empty());
+    for (number, fault) in found {
+        let outcome = scenario(name, Plan::At(number, fault));
+        assert!(passes(&format!("SCENARIO={name} CALL={number} FAULT='{fault:?}'"), &outcome));
+    }
+}
+
+#[test]
 fn seeds_that_found_something_in_services() {
     // A floating IP without Service and load balancer; another Service of the name; views that nobody took away.
     [70, 91, 199, 408].into_iter().for_each(|seed| seeds(Some("services-before"), seed, 1));

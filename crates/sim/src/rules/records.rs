@@ -1,6 +1,7 @@
 //! Records: what controllers offer to nodes, and what agents report.
 //!
 //! Before an agent has reported nothing is changed of its node. No port is told to be ready whose flows were not installed since the node started.
+//! None is offered, nor is a node's own, of which Neutron has not told the network.
 
 use std::collections::BTreeSet;
 
@@ -129,6 +130,9 @@ impl World {
                 }
                 found.extend(offer_objections(state, node, id.as_str(), entry));
             }
+            let own = new.spec.own_port.iter().filter(|_| new.spec.own_port != old.spec.own_port);
+            let half_made = own.filter(|own| state.cloud.half_made.contains(own.id.as_str()));
+            found.extend(half_made.map(|own| format!("{} is the node's own and half made", own.id)));
         }
         found
             .into_iter()
@@ -205,6 +209,9 @@ fn offer_objections(state: &State, node: &str, id: &str, entry: &PortEntry) -> V
     };
     if port["name"].as_str().is_some_and(is_condemned) {
         found.push(format!("{id} is offered and called {}", port["name"]));
+    }
+    if state.cloud.half_made.contains(id) {
+        found.push(format!("{id} is offered and half made"));
     }
     let host = state.machines[node].host.as_str();
     if port["binding:host_id"] != host {
@@ -302,6 +309,23 @@ mod tests {
         let world = world_with_pod().await;
         offer(&world, "1.1");
         assert_eq!(world.violations().len(), 1, "a pod is connected by it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_made_port_that_is_offered_is_told() {
+        for (is_half_made, expect) in [(false, 0), (true, 1)] {
+            let world = world();
+            world.state().cloud.ports.insert(PORT.to_owned(), port());
+            world.state().cloud.half_made.extend(is_half_made.then(|| PORT.to_owned()));
+            offer(&world, "1.1");
+            assert_eq!(world.violations().len(), expect, "{is_half_made}");
+            let own = json!({"id": PORT, "mac": "fa:16:3e:00:00:01", "network": NETWORK, "addresses": []});
+            let status = json!({"nodeUid": "n1-life-1", "checkpoint": {"id": "c", "sequence": 1}});
+            let of =
+                |own: Value| record(&json!({"nodeUid": "n1-life-1", "epoch": 1, "ownPort": own}), &status);
+            write(&world, LEADER, &of(Value::Null), &of(own));
+            assert_eq!(world.violations().len(), 2 * expect, "its own: {is_half_made}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
