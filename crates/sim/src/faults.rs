@@ -2,8 +2,8 @@
 //!
 //! Every call of a program that goes to a server, to the disk, the kernel or the switch passes [`Faults::meet`]. Calls are
 //! counted from 0, so that a run
-//! without faults tells how many there are, and another one can have a certain fault at each of them. Renewals of the
-//! Lease are counted only until a program leads: one every two seconds says nothing more than the first.
+//! without faults tells how many there are, and another one can have a certain fault at each of them. Of looks at the Lease and of
+//! its renewals, one every two seconds, some are counted; in what is not harsh only the first calls about it.
 //!
 //! A program that is killed makes no call any more: what it had not begun has no effect, also if its tasks go on for a
 //! moment.
@@ -225,13 +225,17 @@ pub(crate) struct Caller {
 struct Life {
     name: String,
     alive: AtomicBool,
+    /// Calls about the Lease, and those of them that are made every two seconds.
     leases: AtomicUsize,
+    routine: AtomicUsize,
     /// Its calls have no effect before then.
     stalled: Mutex<Option<Instant>>,
 }
 
-/// Calls about the Lease that are counted.
+/// Calls about the Lease that are counted in any run.
 const LEASES_COUNTED: usize = 4;
+/// Of looks at the Lease and renewals one of so many is counted, if the run is harsh.
+const ROUTINE_COUNTED: usize = 5;
 
 impl Caller {
     pub(crate) fn new(name: &str) -> Self {
@@ -239,6 +243,7 @@ impl Caller {
             name: name.to_owned(),
             alive: AtomicBool::new(true),
             leases: AtomicUsize::new(0),
+            routine: AtomicUsize::new(0),
             stalled: Mutex::default(),
         };
         Self { life: Arc::new(life) }
@@ -267,8 +272,14 @@ impl Caller {
         self.life.stalled.lock().unwrap().filter(|until| Instant::now() < *until)
     }
 
-    fn is_counted(&self, line: &str) -> bool {
-        !line.contains("/leases") || self.life.leases.fetch_add(1, Ordering::Relaxed) < LEASES_COUNTED
+    /// Whether a call about the Lease is counted: one of the first or, if the run is harsh, one that is not made every two
+    /// seconds, or one of many that are.
+    fn counts_lease(&self, is_harsh: bool, is_routine: bool) -> bool {
+        let count = |of: &AtomicUsize| of.fetch_add(1, Ordering::Relaxed);
+        if count(&self.life.leases) < LEASES_COUNTED {
+            return true;
+        }
+        is_harsh && (!is_routine || count(&self.life.routine) % ROUTINE_COUNTED == 0)
     }
 }
 
@@ -313,15 +324,29 @@ impl Faults {
         Self { state, scope, start: Instant::now(), killed: Notify::new() }
     }
 
+    /// What the next call about the Lease meets, which may be one that is made every two seconds.
+    pub(crate) fn meet_about_lease(
+        &self,
+        caller: &Caller,
+        line: &str,
+        changes: bool,
+        is_routine: bool,
+    ) -> Meets {
+        if !caller.is_alive() {
+            return Meets::Dead;
+        }
+        if caller.counts_lease(self.scope.is_harsh, is_routine) {
+            return self.meet(caller, Side::Kubernetes, line, changes);
+        }
+        caller.stalled().map_or(Meets::Nothing, Meets::Stalled)
+    }
+
     /// What the next call meets. A caller that is to be killed before is dead at once.
     pub(crate) fn meet(&self, caller: &Caller, side: Side, line: &str, changes: bool) -> Meets {
         if !caller.is_alive() {
             return Meets::Dead;
         }
         let stalled = caller.stalled().filter(|_| side.is_remote());
-        if !caller.is_counted(line) {
-            return stalled.map_or(Meets::Nothing, Meets::Stalled);
-        }
         let mut state = self.lock();
         let State { plan, chance, later, made } = &mut *state;
         let fault = match *plan {

@@ -49,7 +49,12 @@ async fn exchange(
     let line = format!("{} {}", if is_watch { "WATCH" } else { parts.method.as_str() }, parts.uri.path());
     let side = if is_watch { world.faults.watch_side() } else { Side::Kubernetes };
     let is_down = is_down_now(&world);
-    let answer = match world.faults.meet(&caller, side, &line, changes) {
+    let met = if is_about_lease(&parts) {
+        world.faults.meet_about_lease(&caller, &line, changes, is_routine(&world, &caller, &parts, &body))
+    } else {
+        world.faults.meet(&caller, side, &line, changes)
+    };
+    let answer = match met {
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => return Err(broken()),
         Meets::Nothing => carry_out(&world, (&caller, false), &parts, &body),
@@ -105,6 +110,23 @@ async fn exchange(
     };
     sleep(back).await;
     Ok(answer)
+}
+
+fn is_about_lease(parts: &Parts) -> bool {
+    parts.uri.path().contains("/leases")
+}
+
+/// Whether a call is one that is made every two seconds: who leads renews, who does not looks. To take the Lease, to give it back and
+/// to record an epoch there is none.
+fn is_routine(world: &World, caller: &Caller, parts: &Parts, body: &Bytes) -> bool {
+    let there = world.api.get(parts.uri.path()).unwrap_or_default();
+    let (mine, epoch) = (json!(caller.name()), |lease: &Value| lease["metadata"]["annotations"].clone());
+    let leads = there["spec"]["holderIdentity"] == mine;
+    if parts.method == Method::GET {
+        return !leads;
+    }
+    let wanted: Value = serde_json::from_slice(body).unwrap_or_default();
+    leads && wanted["spec"]["holderIdentity"] == mine && epoch(&wanted) == epoch(&there)
 }
 
 fn is_down_now(world: &World) -> bool {
