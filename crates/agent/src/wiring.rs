@@ -28,6 +28,7 @@ use kuryr_kubernetes::{
     Outcome,
     backoff::{Backoff, Jitter},
     client,
+    clock::Clock,
     event::{self, EventConfig, Recorder},
     queue::{Queue, QueueConfig},
     slim,
@@ -114,6 +115,8 @@ pub(crate) struct World {
     pub(crate) queue: Queue<Work>,
     pub(crate) metrics: Metrics,
     pub(crate) client: Client,
+    /// What time of day it is, for people.
+    pub(crate) clock: Clock,
     memory: Arc<Mutex<Remembered>>,
 }
 
@@ -196,6 +199,8 @@ pub struct Outside {
     pub events: Recorder,
     /// Where figures go.
     pub registry: Registry,
+    /// What time of day it is.
+    pub clock: Clock,
     /// For a simulation that has to repeat itself.
     pub seed: Option<u64>,
 }
@@ -354,8 +359,17 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         ..OvsdbConfig::new(config.ovsdb_socket.clone())
     }));
     let socket = config.socket.clone();
-    let outside =
-        Outside { client, checkpoint, kernel, forwarder: None, switch, events, registry, seed: None };
+    let outside = Outside {
+        client,
+        checkpoint,
+        kernel,
+        forwarder: None,
+        switch,
+        events,
+        registry,
+        clock: Clock::of_machine(),
+        seed: None,
+    };
     let mut agent = Agent::start_until(stop.clone(), config, outside);
     let sandboxes = agent.world.sandboxes.clone();
 
@@ -398,7 +412,7 @@ fn assemble(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> World {
-    let Outside { client, checkpoint, kernel, switch, events, registry, seed, .. } = outside;
+    let Outside { client, checkpoint, kernel, switch, events, registry, clock, seed, .. } = outside;
     let metrics = registry.register(Metrics::new);
     let name = &config.node_name;
     let all = || WatchConfig { seed, ..WatchConfig::default() };
@@ -446,6 +460,7 @@ fn assemble(
         queue,
         metrics,
         client,
+        clock,
         memory: Arc::default(),
     };
     let of_record = world.clone();
@@ -704,6 +719,7 @@ pub(crate) mod fake {
                 queue,
                 metrics,
                 client,
+                clock: Clock::of_machine(),
                 memory: Arc::default(),
             };
             let fake = Self { world, kernel, records, nodes, server };

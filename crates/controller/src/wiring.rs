@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use kuryr_api::{kuryrloadbalancer::KuryrLoadBalancer, kuryrnode::KuryrNode, names::SERVICE_MODE_ANNOTATION};
 use kuryr_kubernetes::{
     client::{connect, install_crypto},
+    clock::Clock,
     event::{EventConfig, Recorder, recorder},
     index::Index,
     lease::{Leadership, LeaseConfig, elector, unique_identity},
@@ -63,6 +64,8 @@ pub struct Outside {
     pub events: Recorder,
     /// Where figures go.
     pub registry: Metrics,
+    /// What time of day it is.
+    pub clock: Clock,
     /// For a simulation that has to repeat itself.
     pub seed: Option<u64>,
 }
@@ -93,6 +96,8 @@ pub(crate) struct World {
     views_by_member: Index<IpAddr, KuryrLoadBalancer>,
     pub(crate) events: Recorder,
     pub(crate) figures: Figures,
+    /// What time of day it is, for what others have written.
+    pub(crate) clock: Clock,
     /// Asks for a full list of our ports.
     pub(crate) list_soon: Notify,
     /// Asks for a look at trunks.
@@ -120,7 +125,7 @@ impl World {
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) -> Arc<Self> {
-        let Outside { client, connect, events, registry, seed } = outside;
+        let Outside { client, connect, events, registry, clock, seed } = outside;
         let figures = Figures::new(&registry);
         let all = || WatchConfig { seed, ..WatchConfig::default() };
         let (nodes, node_watch) = watch::<slim::Node>(Api::all(client.clone()), all());
@@ -163,6 +168,7 @@ impl World {
             views,
             events,
             figures,
+            clock,
         });
 
         let of = Arc::clone(&world);
@@ -372,6 +378,7 @@ impl Controller {
         let world = World::watching(config, outside, &mut tasks, &stop);
         let lease = LeaseConfig::new(&world.config.lease_namespace, COMPONENT, identity);
         let (candidate, leadership) = elector(client, lease)?;
+        let candidate = candidate.by(world.clock.clone());
         // The elector outlives the work: the Lease is released after the last write.
         let election = AbortOnDropHandle::new(tokio::spawn(candidate.run(release.clone())));
         let (of, with) = (Arc::clone(&world), leadership.clone());
@@ -448,6 +455,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         connect: Arc::new(CloudClient::new),
         events,
         registry: registry.clone(),
+        clock: Clock::of_machine(),
         seed: None,
     };
     let mut controller = Controller::start(config, outside, &unique_identity(&host))?;
@@ -603,6 +611,7 @@ mod tests {
                 connect: outdoors.cloud.connect(),
                 events: Recorder::disabled(),
                 registry: Metrics::new(),
+                clock: Clock::of_machine(),
                 seed: None,
             };
             let mut controller = Controller::start(fake::config(OPTIONS), outside, "a").unwrap();

@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Call, Error, Result};
+use crate::{Call, Error, Result, clock::Clock};
 
 /// Longest message in bytes, as `events.k8s.io` allows it.
 const MESSAGE_MAX: usize = 1024;
@@ -95,7 +95,11 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
 pub fn recorder(client: Client, config: EventConfig) -> (Recorder, EventWriter) {
     let (notes, waiting) = mpsc::channel(config.queue.max(1));
     let dropped = Arc::new(AtomicU64::new(0));
-    let recorder = Recorder { notes: config.enabled.then_some(notes), dropped: Arc::clone(&dropped) };
+    let recorder = Recorder {
+        notes: config.enabled.then_some(notes),
+        dropped: Arc::clone(&dropped),
+        clock: Clock::of_machine(),
+    };
     (recorder, EventWriter { client, config, waiting, dropped, series: BTreeMap::new(), last_name: 0 })
 }
 
@@ -104,13 +108,20 @@ pub fn recorder(client: Client, config: EventConfig) -> (Recorder, EventWriter) 
 pub struct Recorder {
     notes: Option<mpsc::Sender<Note>>,
     dropped: Arc<AtomicU64>,
+    clock: Clock,
 }
 
 impl Recorder {
     /// A recorder that records nothing.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { notes: None, dropped: Arc::default() }
+        Self { notes: None, dropped: Arc::default(), clock: Clock::of_machine() }
+    }
+
+    /// Records by this clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Records that something went as it should.
@@ -133,7 +144,7 @@ impl Recorder {
         let Some(notes) = &self.notes else { return };
         message.truncate(message.floor_char_boundary(MESSAGE_MAX));
         let series = SeriesKey { object: ObjectId::of(object), kind, reason: reason.to_owned(), message };
-        let note = Note { object: object.clone(), series, at: Timestamp::now() };
+        let note = Note { object: object.clone(), series, at: self.clock.now() };
         if notes.try_send(note).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

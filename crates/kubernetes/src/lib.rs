@@ -13,7 +13,8 @@
 //!   reconciler answers, [`backoff`] how long failing keys wait;
 //! - [`objects`] and [`patch`]: typed calls with a bound on time and errors that can be told apart;
 //! - [`event`]: what the user sees on the object;
-//! - [`lease`]: which replica may act.
+//! - [`lease`]: which replica may act;
+//! - [`clock`]: the time of day that both tell.
 //!
 //! Nothing here retries a call: a call reports, the queue tries again. The exceptions are the loops whose whole
 //! purpose is to stay connected (a watch, a lease), each with a bounded back-off.
@@ -41,6 +42,8 @@ pub mod objects;
 pub mod patch;
 // Who may act.
 pub mod lease;
+// When that was, for people.
+pub mod clock;
 // What can go wrong.
 pub mod error;
 

@@ -4,6 +4,7 @@
 //! at the moment it is made, and by [`settled`], which holds the whole world against what it should be once it is quiet.
 //!
 //! - [`world`]: everything that is outside of the programs, and the programs themselves, as they live and die;
+//! - [`clocks`]: what time of day it is there;
 //! - [`faults`]: every call that a program makes passes here, is counted, and may meet a fault;
 //! - [`kubernetes`], [`cloud`], [`octavia`], [`machine`]: the sides that are called;
 //! - [`kubelet`]: pods that come and go, and the runtime's requests;
@@ -22,6 +23,8 @@ pub mod scenario;
 pub mod services;
 // Where it happens.
 pub mod world;
+// When it happens, for people.
+mod clocks;
 // What goes wrong.
 mod faults;
 // Who is called.

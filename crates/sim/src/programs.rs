@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    clocks::machine_of,
     cloud::Wire,
     faults::Caller,
     kubernetes,
@@ -74,6 +75,7 @@ impl World {
             }),
             events: Recorder::disabled(),
             registry: Metrics::new(),
+            clock: self.clock_of(machine_of(&caller)),
             seed: Some(seed(self, caller.name())),
         };
         self.note(format!("{} starts", caller.name()));
@@ -104,6 +106,7 @@ impl World {
             switch: Arc::new(reach),
             events: Recorder::disabled(),
             registry: Metrics::new(),
+            clock: self.clock_of(machine_of(&caller)),
             seed: Some(seed(self, caller.name())),
         };
         self.note(format!("{} starts", caller.name()));

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     chance::Chance,
+    clocks::Skews,
     cloud::Cloud,
     faults::{Faults, Made, Plan, Scope},
     kubelet::{Pod, collect_garbage},
@@ -72,6 +73,8 @@ pub struct World {
     pub(crate) api: ApiServer,
     pub(crate) faults: Faults,
     state: Mutex<State>,
+    /// Apart, so that programs can ask for the time whatever is held.
+    skews: Mutex<Skews>,
     programs: Mutex<BTreeMap<String, Program>>,
     tasks: Mutex<JoinSet<()>>,
     folder: TempDir,
@@ -145,6 +148,7 @@ impl World {
                 Scope { is_calls: setup.services && !setup.is_harsh, is_harsh: setup.is_harsh },
             ),
             state: Mutex::new(state),
+            skews: Mutex::default(),
             programs: Mutex::default(),
             tasks: Mutex::default(),
             folder: tempfile::tempdir().unwrap(),
@@ -195,6 +199,11 @@ impl World {
     /// What changes. Not to be held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// By how much clocks are wrong.
+    pub(crate) fn skews(&self) -> MutexGuard<'_, Skews> {
+        self.skews.lock().unwrap()
     }
 
     pub(crate) fn programs(&self) -> MutexGuard<'_, BTreeMap<String, Program>> {

@@ -135,7 +135,7 @@ fn due_status(world: &World, written: Option<&Written>) -> Option<(KuryrNodeStat
         fallback: world.kernel.fallback(),
         waiting: world.sandboxes.waiting(),
         before,
-        now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        now: world.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     };
     let status = compose(&facts)?;
     if status == stored {

@@ -35,7 +35,7 @@ pub(crate) async fn reconcile(pod: PodRef, world: &World) -> Result<Outcome> {
     if !found.has_ended() {
         return Ok(Outcome::Done);
     }
-    if is_going(&found, Timestamp::now()) {
+    if is_going(&found, world.clock.now()) {
         return Ok(Outcome::again(DELETED_WITHIN, "the pod to be gone, and its view with it"));
     }
     let api = kube::Api::<KuryrPort>::namespaced(world.client.clone(), &pod.namespace);

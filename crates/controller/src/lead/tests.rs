@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kube::Client;
 use kuryr_api::kuryrnode::{CheckpointRef, KuryrNode, KuryrNodeSpec, KuryrNodeStatus};
 use kuryr_kubernetes::{
+    clock::Clock,
     event::{EventConfig, Recorder, recorder},
     lease::{EPOCH_ANNOTATION, LeaseConfig, elector},
     patch::JsonPatch,
@@ -50,6 +51,7 @@ impl Replica {
             connect: cloud.connect(),
             events,
             registry: Metrics::new(),
+            clock: Clock::of_machine(),
             seed: None,
         };
         let (mut tasks, never) = (JoinSet::new(), CancellationToken::new());

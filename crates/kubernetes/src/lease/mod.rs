@@ -31,7 +31,6 @@ use std::{
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
 };
 use kube::{
     Api, Client,
@@ -45,7 +44,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Call, Error, Result, backoff::Jitter};
+use crate::{Call, Error, Result, backoff::Jitter, clock::Clock};
 
 mod state;
 
@@ -129,6 +128,7 @@ pub fn elector(client: Client, config: LeaseConfig) -> Result<(Elector, Leadersh
         until: Arc::clone(&until),
         requests,
         waiting: None,
+        clock: Clock::of_machine(),
     };
     Ok((elector, Leadership { terms, until, ask }))
 }
@@ -195,9 +195,16 @@ pub struct Elector {
     until: Arc<RwLock<Option<(Term, Instant)>>>,
     requests: mpsc::Receiver<Request>,
     waiting: Option<Request>,
+    clock: Clock,
 }
 
 impl Elector {
+    /// Takes part by this clock: what it tells is written and never compared.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// Acquires, renews, and tries again after a loss, until `stop`; then gives the lease back, so that the
     /// next leader need not wait. Cancel `stop` after the work has stopped.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -237,8 +244,8 @@ impl Elector {
         if self.state.must_read(Instant::now()) {
             self.read().await?;
         }
-        let step =
-            self.state.step(Instant::now(), Timestamp::now(), self.waiting.as_ref().map(|ask| ask.epoch));
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let step = self.state.step(now, wall, self.waiting.as_ref().map(|ask| ask.epoch));
         if step == Step::Nothing {
             return Ok(());
         }
@@ -352,7 +359,7 @@ impl Elector {
         if self.state.must_read(Instant::now()) {
             self.read().await?;
         }
-        match self.state.release(Instant::now(), Timestamp::now()) {
+        match self.state.release(Instant::now(), self.clock.now()) {
             Step::Update { record, version } => self.update(&record, &version).await.map(drop),
             _ => Ok(()),
         }
