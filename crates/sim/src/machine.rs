@@ -243,7 +243,7 @@ impl Reach {
     }
 
     /// The same, where it may fail.
-    fn look_at<T>(&self, line: &str, look: impl FnOnce(&Machine) -> T) -> Result<T> {
+    pub(crate) fn look_at<T>(&self, line: &str, look: impl FnOnce(&Machine) -> T) -> Result<T> {
         if self.world.faults.meet_look(&self.caller, line) != Meets::Nothing {
             return Err(refused());
         }
@@ -268,6 +268,21 @@ impl Reach {
             self.world.faults.kill(&self.caller);
         }
         result
+    }
+
+    /// A change that nothing here shows; it may fail where a run is harsh.
+    fn change_unseen(&self, line: &str) -> Result<()> {
+        if !self.world.setup.is_harsh {
+            return Ok(());
+        }
+        match self.world.faults.meet(&self.caller, Side::Kernel, line, true) {
+            Meets::Nothing => Ok(()),
+            Meets::Fault(Fault::KillAfter) => {
+                self.world.faults.kill(&self.caller);
+                Ok(())
+            }
+            _ => Err(refused()),
+        }
     }
 
     fn broken(&self, what: String) {
@@ -472,7 +487,7 @@ impl Datapath for Reach {
     }
 
     fn abandon(&self, _: Option<u32>) -> Result<()> {
-        Ok(())
+        self.change_unseen("give interfaces back")
     }
 
     fn prepare_macvlan(&self, _: &MacvlanSpec) -> Result<()> {
@@ -510,15 +525,15 @@ impl Datapath for Reach {
     }
 
     fn set_ways(&self, _: Way, _: &[NodeRoute], _: &[IpAddr]) -> Result<()> {
-        Ok(())
+        self.change_unseen("set ways")
     }
 
     fn set_node_addresses(&self, _: &[IpAddr]) -> Result<()> {
-        Ok(())
+        self.change_unseen("set addresses of the node")
     }
 
     fn set_straight(&self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) -> Result<()> {
-        Ok(())
+        self.change_unseen("set straight ways")
     }
 
     fn restore_local_path(&self, _: &[IpAddr]) -> Result<usize> {
@@ -548,7 +563,7 @@ impl Datapath for Reach {
     }
 
     fn ensure_guard(&self) -> Result<()> {
-        Ok(())
+        self.change_unseen("install the guard")
     }
 }
 

@@ -6,7 +6,7 @@ use kuryr_agent::{Agent, Checkpoint, Forwarder, Kernel};
 use kuryr_api::{cni::Attachment, node::CniRequest};
 use kuryr_conf::Conf;
 use kuryr_controller::Controller;
-use kuryr_kubernetes::event::Recorder;
+use kuryr_kubernetes::event::{EventConfig, EventWriter, Recorder, recorder};
 use kuryr_openstack::Client;
 use kuryr_telemetry::metrics::Metrics;
 use tokio::{
@@ -39,9 +39,22 @@ const RUNTIME_WAITS: Duration = Duration::from_secs(120);
 
 /// A program that runs.
 pub(crate) enum Program {
-    Controller { caller: Caller, program: Controller },
-    Agent { caller: Caller, program: Box<Agent>, requests: JoinSet<()>, _disk: AbortOnDropHandle<()> },
+    Controller {
+        caller: Caller,
+        program: Controller,
+        _events: Option<Writing>,
+    },
+    Agent {
+        caller: Caller,
+        program: Box<Agent>,
+        requests: JoinSet<()>,
+        _disk: Writing,
+        _events: Option<Writing>,
+    },
 }
+
+/// What writes for a program as long as it lives.
+type Writing = AbortOnDropHandle<()>;
 
 impl Program {
     fn caller(&self) -> &Caller {
@@ -51,12 +64,31 @@ impl Program {
     }
 }
 
+fn write(events: EventWriter) -> Writing {
+    AbortOnDropHandle::new(tokio::spawn(events.run(CancellationToken::new())))
+}
+
 fn seed(world: &World, name: &str) -> u64 {
     let of_name = name.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     world.setup.seed ^ of_name
 }
 
 impl World {
+    /// Takes the Events of a program, which are written where a run is harsh.
+    fn recorder(
+        self: &Arc<Self>,
+        component: &'static str,
+        caller: &Caller,
+    ) -> (Recorder, Option<EventWriter>) {
+        if !self.setup.is_harsh {
+            return (Recorder::disabled(), None);
+        }
+        let machine = machine_of(caller);
+        let config = EventConfig::new(component, machine);
+        let (events, writer) = recorder(kubernetes::client(self, caller), config);
+        (events.by(self.clock_of(machine)), Some(writer))
+    }
+
     /// Starts a controller.
     pub(crate) fn start_controller(self: &Arc<Self>, number: usize) {
         let lives = self.made_of(&format!("controller-{number}"));
@@ -67,20 +99,22 @@ impl World {
         let conf = Conf::from_texts(&[("first", CONTROLLER), ("pool", &text)]).unwrap();
         let config = kuryr_controller::Config::resolve(&conf).unwrap();
         let (world, of) = (Arc::clone(self), caller.clone());
+        let (events, writer) = self.recorder("kuryr-controller", &caller);
         let outside = kuryr_controller::Outside {
             client: kubernetes::client(self, &caller),
             connect: Arc::new(move |credentials, options| {
                 let wire = Wire { world: Arc::clone(&world), caller: of.clone() };
                 Ok(Client::with_transport(credentials, options, Arc::new(wire)))
             }),
-            events: Recorder::disabled(),
+            events,
             registry: Metrics::new(),
             clock: self.clock_of(machine_of(&caller)),
             seed: Some(seed(self, caller.name())),
         };
         self.note(format!("{} starts", caller.name()));
         let program = Controller::start(config, outside, caller.name()).unwrap();
-        self.programs().insert(key, Program::Controller { caller, program });
+        let _events = writer.map(write);
+        self.programs().insert(key, Program::Controller { caller, program, _events });
     }
 
     /// Starts the agent of a node.
@@ -96,6 +130,7 @@ impl World {
         let conf = Conf::from_texts(&[("kuryr.conf", &text)]).unwrap();
         let config = kuryr_agent::Config::resolve(&conf).unwrap();
         let reach = Reach { world: Arc::clone(self), caller: caller.clone(), node: node.to_owned() };
+        let (events, writer) = self.recorder("kuryr-daemon", &caller);
         let slots = self.state().machines[node].slots.clone();
         let (checkpoint, writing) = Checkpoint::in_memory(&slots, Disk(reach.clone()));
         let outside = kuryr_agent::Outside {
@@ -104,7 +139,7 @@ impl World {
             kernel: Kernel::in_place(Arc::new(reach.clone())),
             forwarder: self.setup.services.then(|| Arc::new(reach.clone()) as Arc<dyn Forwarder>),
             switch: Arc::new(reach),
-            events: Recorder::disabled(),
+            events,
             registry: Metrics::new(),
             clock: self.clock_of(machine_of(&caller)),
             seed: Some(seed(self, caller.name())),
@@ -112,7 +147,8 @@ impl World {
         self.note(format!("{} starts", caller.name()));
         let _disk = AbortOnDropHandle::new(tokio::spawn(writing));
         let program = Box::new(Agent::start(config, outside));
-        self.programs().insert(key, Program::Agent { caller, program, requests: JoinSet::new(), _disk });
+        let (requests, _events) = (JoinSet::new(), writer.map(write));
+        self.programs().insert(key, Program::Agent { caller, program, requests, _disk, _events });
     }
 
     /// Counts a start.

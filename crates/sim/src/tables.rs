@@ -72,7 +72,7 @@ impl Tables {
 
 impl Forwarder for Reach {
     fn read(&self) -> Result<Contents> {
-        self.look(|machine| machine.tables.contents.clone())
+        self.look_at("tables", |machine| machine.tables.contents.clone())
     }
 
     fn write(&self, steps: &[Step]) -> Result<()> {
