@@ -89,12 +89,14 @@ impl Row {
         }
     }
 
-    /// Tells whether that was under this start, as far as the row shows it: it was plugged under it, or the flag is
-    /// younger.
+    /// Tells whether that was under this start, as far as the row shows it: it was plugged under it or, where a row does not
+    /// tell, the flag is younger. Where it tells no time counts: the clock may have gone back since the flag was set.
     #[must_use]
     pub fn is_of(&self, start: &Start) -> bool {
-        self.start.as_ref() == Some(&start.id)
-            || (self.installed && self.installed_at_ms.is_some_and(|at| at >= start.at_ms))
+        match &self.start {
+            Some(plugged_under) => *plugged_under == start.id,
+            None => self.installed && self.installed_at_ms.is_some_and(|at| at >= start.at_ms),
+        }
     }
 }
 
@@ -128,12 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_of_the_start_it_was_plugged_under_or_younger() {
+    fn a_flag_is_of_the_start_it_was_plugged_under_or_younger_where_nobody_told() {
         let start = Start { id: "s2".into(), at_ms: 1000 };
         for (plugged_under, installed_at_ms, expect) in [
             (Some("s2"), None, true),
             (Some("s1"), None, false),
-            (Some("s1"), Some(1000), true),
+            (Some("s1"), Some(1000), false),
+            (None, Some(1000), true),
             (None, Some(999), false),
             (None, None, false),
         ] {

@@ -7,8 +7,9 @@
 //!
 //! Rules:
 //! - Readiness holds for one row and one start of ovs-vswitchd. The flag `ovn-installed` outlives a restart of the
-//!   switch in the database, so a flag that is older than the start proves nothing: the port is plugged anew, unless a
-//!   pod talks over it, and earns its readiness again. Each port is plugged anew at most once per start.
+//!   switch in the database, so that of a row that was plugged under another start proves nothing: the port is plugged anew, unless a
+//!   pod talks over it, and earns its readiness again. Each port is plugged anew at most once per start. Of a row that does not tell
+//!   under which start it was plugged (by older agents, by upstream's) the time of the flag counts, by a clock that may have jumped.
 //! - Where only Neutron tells: a row that its agent has dealt with is *plugged*, which is reported. The controller looks
 //!   at the port after that, and names the row in the record (`wired`) when it sees the port ACTIVE. Only then is the port
 //!   ready. ACTIVE of an earlier plug does not count: the agent had Neutron call the port BUILD before it dealt with

@@ -708,6 +708,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_clock_that_went_back_makes_no_port_ready() {
+        let mut node = Node::new(&[("p1", "1.1")]);
+        let at_ms = 9_000_000;
+        assert_eq!(node.settle(at_ms).ready.len(), 1);
+        node.switch.start = Some(Start { id: "s2".into(), at_ms: 5_000_000 });
+        for memory in [node.memory.clone(), Memory::default()] {
+            node.memory = memory;
+            let plan = node.plan();
+            let anew = vec!["unplug tapp1".to_owned(), "plug tapp1".into()];
+            assert_eq!((plan.ready.len(), names_of(&plan)), (0, anew));
+        }
+    }
+
+    #[test]
     fn after_a_restart_of_the_agent_the_time_of_the_flag_counts() {
         let mut node = Node::new(&[("p1", "1.1")]);
         node.settle(2000);
