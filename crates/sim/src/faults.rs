@@ -55,6 +55,8 @@ pub enum Fault {
     /// Of ports that are made: Neutron ends when it has written them down and before it tells the network of them. No driver binds
     /// them, no switch ever knows them, and the call is never answered.
     HalfMade,
+    /// The clock of the caller's machine jumps by so many hours, and the call is made.
+    Jumps(i16),
 }
 
 /// How much may go wrong in a run.
@@ -128,7 +130,7 @@ impl Made {
 }
 
 /// Everything that can go wrong with calls.
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 24] = [
     Fault::KillBefore,
     Fault::KillAfter,
     Fault::Lost,
@@ -151,6 +153,8 @@ const FAULTS: [Fault; 22] = [
     Fault::Slow(60),
     Fault::Stuck,
     Fault::HalfMade,
+    Fault::Jumps(5),
+    Fault::Jumps(-5),
 ];
 
 impl Side {
@@ -182,7 +186,7 @@ impl Side {
         match fault {
             Fault::Refused(401) => !changes || matches!(self, Self::Kubernetes | Self::Watch),
             Fault::Torn | Fault::Late(0) | Fault::Slow(_) | Fault::Stuck | Fault::HalfMade => true,
-            Fault::Refused(502) => true,
+            Fault::Refused(502) | Fault::Jumps(_) => true,
             _ => false,
         }
     }
@@ -203,6 +207,8 @@ impl Side {
             Fault::Torn => self == Self::Disk,
             Fault::Slow(_) | Fault::Stuck => self == Self::Plug,
             Fault::HalfMade => self == Self::Ports,
+            // Nobody else is told what time it is.
+            Fault::Jumps(_) => changes && self == Self::Kubernetes,
             Fault::Refused(0) => !self.is_remote(),
             Fault::Refused(502) => matches!(self, Self::Cloud | Self::Ports | Self::Octavia),
             Fault::Refused(_) => self.is_remote(),

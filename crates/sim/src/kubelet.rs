@@ -9,7 +9,7 @@ use kuryr_api::node::CniRequest;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 
-use crate::world::World;
+use crate::{clocks::API_SERVER, world::World};
 
 /// Between looks of the collector of garbage.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
@@ -312,12 +312,27 @@ fn end(world: &World, name: &str, uid: &str) {
     }
 }
 
+/// The deletion of a pod that has ended takes a while: its node, or a finalizer, has something to do.
+async fn linger(world: &World, name: &str, uid: &str) {
+    if !world.setup.is_harsh {
+        return;
+    }
+    let path = pod_path(name);
+    let Some(mut pod) = world.api.get(&path).filter(|pod| pod["metadata"]["uid"] == uid) else { return };
+    let now = world.time_of(API_SERVER).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    pod["metadata"]["deletionTimestamp"] = json!(now);
+    world.put(&path, pod);
+    let takes = world.state().chance.millis(0, 25_000);
+    sleep(takes).await;
+}
+
 /// What is left of a pod that ended goes when it is told to.
 async fn go(world: &Arc<World>, name: &str, uid: &str, wish: Wish) {
     if wish == Wish::End {
         end(world, name, uid);
         let mut wishes = world.state().pods[name].wish.subscribe();
         let _ = wishes.wait_for(|wish| *wish > Wish::End).await;
+        linger(world, name, uid).await;
     }
     let of_this_life = |path: &str| {
         let found = world.api.get(path);

@@ -15,6 +15,7 @@ use tokio::{
 use tower::BoxError;
 
 use crate::{
+    clocks::machine_of,
     faults::{Caller, Fault, Meets, Side},
     world::World,
 };
@@ -58,6 +59,10 @@ async fn exchange(
         Meets::Dead | Meets::Fault(Fault::KillBefore | Fault::Unanswered) => return hang().await,
         _ if is_down => return Err(broken()),
         Meets::Nothing => carry_out(&world, (&caller, false), &parts, &body),
+        Meets::Fault(Fault::Jumps(hours)) => {
+            world.jump(machine_of(&caller), hours);
+            carry_out(&world, (&caller, false), &parts, &body)
+        }
         Meets::Fault(Fault::KillAfter) => {
             drop(carry_out(&world, (&caller, false), &parts, &body));
             world.faults.kill(&caller);

@@ -40,8 +40,12 @@ pub(crate) struct Machine {
     /// What the switch names it.
     pub(crate) host: String,
     pub(crate) address: IpAddr,
-    /// Counts its starts.
+    /// Counts its starts, and those of its switch.
     boots: u64,
+    /// When the switch last started, by the machine's clock, in nanoseconds since 1970.
+    started_ns: i128,
+    /// When the switch last started while the machine went on.
+    switch_restarted: Option<Instant>,
     pub(crate) sandboxes: BTreeMap<String, Sandbox>,
     /// Connected pods, by the index of the host end.
     pub(crate) joints: BTreeMap<u32, Joint>,
@@ -90,8 +94,11 @@ pub(crate) struct Joint {
     vlan: Option<u16>,
 }
 
+const SECOND_NS: i128 = 1_000_000_000;
 const FIRST_INDEX: u32 = 10;
 const FIRST_NETNS: u64 = 4_026_532_000;
+/// An agent knows after this long that its switch started anew, also if a look at the kernel fails and is repeated.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// States of a disk that can be restored.
 const BACKUPS: usize = 60;
 /// Pods that were connected since then may not be proven: what a watch tells of them may be late.
@@ -103,6 +110,8 @@ impl Machine {
             host: format!("host-of-{name}"),
             address: format!("192.0.2.{}", number + 1).parse().unwrap(),
             boots: 1,
+            started_ns: SECOND_NS,
+            switch_restarted: None,
             sandboxes: BTreeMap::new(),
             joints: BTreeMap::new(),
             uplinks: BTreeMap::new(),
@@ -123,8 +132,8 @@ impl Machine {
         machine
     }
 
-    /// Loses what a kernel loses.
-    pub(crate) fn reboot(&mut self) {
+    /// Loses what a kernel loses. What time it is then is known where a run is harsh.
+    pub(crate) fn reboot(&mut self, now_ns: Option<i128>) {
         self.sandboxes.clear();
         self.joints.clear();
         self.uplinks.clear();
@@ -137,8 +146,33 @@ impl Machine {
             row.ofport = None;
             row.error = Some("could not open network device".to_owned());
         }
+        self.start_switch(now_ns);
+    }
+
+    /// The switch starts anew, while pods go on: it has no flows any more, and its rows keep the sign that they had. Returns the names of
+    /// the rows that it has to deal with again, with their identifiers.
+    pub(crate) fn restart_switch(&mut self, now_ns: Option<i128>) -> Vec<(String, String)> {
+        self.installed.clear();
+        self.switch_restarted = Some(Instant::now());
+        self.start_switch(now_ns);
+        let rows = self.rows.iter().filter(|(tap, _)| self.has_interface(tap));
+        rows.map(|(tap, row)| (tap.clone(), row.uuid.clone())).collect()
+    }
+
+    fn start_switch(&mut self, now_ns: Option<i128>) {
         self.boots += 1;
+        self.started_ns = now_ns.unwrap_or(i128::from(self.boots) * SECOND_NS);
         self.publish();
+    }
+
+    /// Whether the switch lost the flows of a sandbox that was there already, or so recently that its agent need not know.
+    pub(crate) fn lost_flows_of(&self, sandbox: &Sandbox) -> bool {
+        self.has_just_lost_flows() || self.switch_restarted.is_some_and(|at| sandbox.since <= at)
+    }
+
+    /// Whether its agent need not know yet that the switch has lost its flows.
+    pub(crate) fn has_just_lost_flows(&self) -> bool {
+        self.switch_restarted.is_some_and(|at| at.elapsed() < KNOWN_WITHIN)
     }
 
     fn publish(&self) {
@@ -154,8 +188,7 @@ impl Machine {
             cur_cfg: 1,
             next_cfg: 1,
         });
-        let boot = self.boots;
-        state.start = Some(SwitchStart { pid: 1, inode: boot, changed_ns: i128::from(boot) * 1_000_000_000 });
+        state.start = Some(SwitchStart { pid: 1, inode: self.boots, changed_ns: self.started_ns });
         state.interfaces = self.rows.clone();
         self.switch.send_replace(Arc::new(state));
     }
@@ -712,6 +745,15 @@ impl Reach {
         self.wire_after(Duration::ZERO, tap, row);
     }
 
+    /// The switch of the node starts anew, and OVN deals with it.
+    pub(crate) fn restart_switch(world: &Arc<World>, node: &str) {
+        world.note(format!("the switch of {node} starts anew"));
+        let now = world.now_ns(node);
+        let rows = world.state().machines.get_mut(node).unwrap().restart_switch(now);
+        let reach = Self { world: Arc::clone(world), caller: Caller::new("nobody"), node: node.to_owned() };
+        rows.into_iter().for_each(|(tap, row)| reach.wire(tap, row));
+    }
+
     /// Has the switch give a row a number, and OVN install its flows and call its port ACTIVE, as long as it is that row.
     fn wire_after(&self, slow: Duration, tap: String, row: String) {
         let (world, node) = (Arc::clone(&self.world), self.node.clone());
@@ -747,6 +789,7 @@ fn change_row(world: &World, node: &str, tap: &str, uuid: &str, change: impl FnO
 
 /// Installs the flows of a row whose port is bound here; tells whether there is nothing more to do.
 fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
+    let now = world.setup.is_harsh.then(|| world.time_of(node).as_millisecond());
     let state = &mut *world.state();
     let Some(machine) = state.machines.get_mut(node) else { return true };
     let there = machine.has_interface(tap);
@@ -756,7 +799,7 @@ fn install(world: &World, node: &str, tap: &str, uuid: &str) -> bool {
     let bound = !is_stuck
         && state.cloud.ports.get(&port).is_some_and(|port| port["binding:host_id"] == machine.host.as_str());
     if bound {
-        row.ovn_installed = true;
+        (row.ovn_installed, row.ovn_installed_ts) = (true, now.and_then(|now| u64::try_from(now).ok()));
         machine.installed.insert(uuid.to_owned(), port.clone());
         machine.publish();
         state.cloud.set_status(&port, "ACTIVE");

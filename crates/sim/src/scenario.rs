@@ -13,6 +13,7 @@ use crate::{
     cloud::addresses,
     faults::{Made, Plan},
     kubelet::Wish,
+    machine::Reach,
     rules::mac_of,
     settled::differences,
     world::{Setup, World},
@@ -188,7 +189,7 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
         sleep(pause).await;
         if is_harsh && later.one_in(8) {
             let node = later.pick(&setup.nodes).cloned().unwrap_or_default();
-            happen_later(&world, &node, &mut later);
+            happen_later(&world, &setup, &node, &mut later);
         }
     }
     if is_harsh && later.one_in(16) {
@@ -231,8 +232,8 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
 }
 
 /// One thing that came later to the simulation.
-fn happen_later(world: &Arc<World>, node: &str, chance: &mut Chance) {
-    match chance.below(5) {
+fn happen_later(world: &Arc<World>, setup: &Setup, node: &str, chance: &mut Chance) {
+    match chance.below(7) {
         0 => lose_checkpoint(world, node, Disk::New),
         1 => {
             reboot(world, node);
@@ -243,8 +244,19 @@ fn happen_later(world: &Arc<World>, node: &str, chance: &mut Chance) {
             reboot(world, node);
             lose_checkpoint(world, node, Disk::Restored);
         }
+        4 => jump(world, setup, chance),
+        5 => Reach::restart_switch(world, node),
         _ => disk_full(world, node, chance),
     }
+}
+
+/// The clock of some machine jumps by some hours.
+pub(crate) fn jump(world: &World, setup: &Setup, chance: &mut Chance) {
+    let controllers = (1..=setup.controllers).map(|number| format!("controller-{number}"));
+    let machines: Vec<String> = setup.nodes.iter().cloned().chain(controllers).collect();
+    let machine = chance.pick(&machines).cloned().unwrap_or_default();
+    let hours = [-7, -5, -1, 1, 5, 7];
+    world.jump(&machine, *chance.pick(&hours).unwrap_or(&1));
 }
 
 /// How a checkpoint is lost.
@@ -338,8 +350,9 @@ pub(crate) fn cloud_down(world: &World, chance: &mut Chance) {
 pub(crate) fn reboot(world: &Arc<World>, node: &str) {
     world.note(format!("{node} reboots"));
     world.kill(&format!("agent-{node}"));
+    let now = world.now_ns(node);
     let mut state = world.state();
-    state.machines.get_mut(node).unwrap().reboot();
+    state.machines.get_mut(node).unwrap().reboot(now);
     let pods = state.pods.values().filter(|pod| pod.node == node);
     pods.for_each(|pod| pod.boots.send_modify(|boots| *boots += 1));
 }
@@ -470,5 +483,24 @@ async fn settle(world: &Arc<World>) -> (Duration, Duration) {
             let keys = world.unsettled();
             world.broken(format!("after {waited:?} of quiet: {missing:?}, {keys} keys"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_switch_that_starts_anew_after_its_clock_went_back_has_no_ready_ports() {
+        let world = one_node(Plan::Never, 1, true);
+        sleep(Duration::from_secs(8)).await;
+        world.jump("n1", -5);
+        world.state().wiring_most = 20_000;
+        Reach::restart_switch(&world, "n1");
+        // The signs that its rows have are from the future.
+        sleep(Duration::from_secs(3)).await;
+        world.make_pod("web-0", "n1");
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(finish(&world).await.broken, Vec::<String>::new());
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     cloud::Asked,
     faults::Plan,
     octavia::Octavia,
-    scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, reboot},
+    scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, jump, reboot},
     served::{frontends, has_finalizer},
     world::{Setup, World},
 };
@@ -346,7 +346,7 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
         let pause = chance.millis(10, 4000);
         sleep(pause).await;
         if is_harsh && later.one_in(8) {
-            happen_later(&world, &mut later);
+            happen_later(&world, &setup, &mut later);
         }
     }
     match later.below(24) {
@@ -361,9 +361,13 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
 }
 
 /// One thing that came later to the simulation.
-fn happen_later(world: &World, chance: &mut Chance) {
+fn happen_later(world: &World, setup: &Setup, chance: &mut Chance) {
     let name = *chance.pick(&NAMES).unwrap_or(&"web");
-    if chance.one_in(4) { world.stand_still() } else { world.steal_part(name) }
+    match chance.below(8) {
+        0..=1 => world.stand_still(),
+        2 => jump(world, setup, chance),
+        _ => world.steal_part(name),
+    }
 }
 
 /// Endpoints of a load balancer come and go, faster than anybody follows.

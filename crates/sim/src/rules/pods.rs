@@ -1,16 +1,21 @@
 //! Pods: each is connected by an address and a port that are its own, and by no port that is not ready: its row in the switch
 //! has a number, and its flows were installed since the node started. The sign of that outlives a restart.
 //!
-//! When its containers start its port is ACTIVE, with its addresses and the groups that are configured.
+//! When its containers start its port is ACTIVE, with its addresses and the groups that are configured. Its view stays as long as it
+//! has not ended.
 
 use serde_json::Value;
 
 use super::{connected, has_right_groups, mac_of, objection};
 use crate::{
     cloud,
+    faults::Caller,
     machine::{Joint, Sandbox},
     world::{State, World},
 };
+
+/// Where views of pods are.
+pub(super) const VIEWS: &str = "/apis/openstack.org/v1/namespaces/d/kuryrports/";
 
 impl World {
     /// A pod was connected.
@@ -54,6 +59,19 @@ impl World {
     }
 }
 
+impl World {
+    /// A program took a view away.
+    pub(crate) fn judge_end_of_view(&self, caller: &Caller, path: &str, view: &Value) {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let pod = self.api.get(&format!("/api/v1/namespaces/d/pods/{name}")).unwrap_or_default();
+        let is_its = pod["metadata"]["uid"] == view["spec"]["podUid"];
+        let has_ended = ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase);
+        if is_its && !has_ended {
+            self.broken(format!("{} deletes the view of pod {name}, which runs", caller.name()));
+        }
+    }
+}
+
 /// Why a pod may not run with the port that Neutron has.
 fn unfit(state: &State, node: &str, joint: &Joint) -> Option<String> {
     if state.rules.is_stolen_mac(joint.mac) {
@@ -76,7 +94,8 @@ fn unready(state: &State, node: &str, joint: &Joint) -> Option<String> {
     let machine = &state.machines[node];
     let Some(row) = machine.row_of(joint) else { return Some("its uplink is not on the switch".to_owned()) };
     let is_ready = row.ofport.is_some() && machine.installed.contains_key(&row.uuid);
-    (!is_ready).then(|| format!("{} is not ready since the node started", row.name))
+    let cannot_know = machine.behind(joint).is_some_and(|sandbox| machine.lost_flows_of(sandbox));
+    (!is_ready && !cannot_know).then(|| format!("{} is not ready since the node started", row.name))
 }
 
 #[cfg(test)]
@@ -92,7 +111,6 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         cloud::{NETWORK, PROJECT, SUBNET, TAG},
-        faults::Caller,
         machine::Reach,
         programs::COOL_DOWN,
         scenario::reboot,
@@ -280,5 +298,40 @@ pub(super) mod tests {
         let world = world_with_pod().await;
         world.judge_start("n1", "/run/netns/web-1");
         assert_eq!(world.violations().len(), 1, "it is not connected");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_at_a_port_that_its_switch_has_forgotten_is_told() {
+        let world = world_with_pod().await;
+        let reach = reach(&world);
+        let judged = || {
+            world.judge_start("n1", NETNS);
+            world.violations().len()
+        };
+        world.state().wiring_most = 1_000_000;
+        Reach::restart_switch(&world, "n1");
+        let uplink = prepare(&reach);
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(judged(), 0, "it was there before");
+        attach(&reach, uplink);
+        assert_eq!(world.violations().len(), 1, "it comes after that");
+        world.state().is_quiet = true;
+        sleep(Duration::from_secs(2)).await;
+        attach(&reach, uplink);
+        assert_eq!(judged(), 1, "the switch has dealt with it again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_of_a_pod_that_runs_and_is_taken_away_is_told() {
+        let path = format!("{VIEWS}web-1");
+        for (uid, phase, expect) in
+            [("uid-1", "Running", 1), ("uid-1", "Succeeded", 0), ("uid-2", "Running", 0)]
+        {
+            let world = world();
+            world.put(WEB_1, json!({"metadata": {"name": "web-1", "uid": uid}, "status": {"phase": phase}}));
+            let view = json!({"spec": {"podUid": "uid-1"}});
+            world.note_write((&Caller::new(LEADER), false), &path, Some(&view), None);
+            assert_eq!(world.violations().len(), expect, "{uid} {phase}");
+        }
     }
 }

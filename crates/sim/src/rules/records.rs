@@ -11,7 +11,7 @@ use kuryr_planning::{ownership::is_condemned, pool::invariants::violations};
 use kuryr_types::{Epoch, PortId};
 use serde_json::Value;
 
-use super::{connected, has_right_groups, mac_of, objection};
+use super::{connected, has_right_groups, mac_of, objection, pods::VIEWS};
 use crate::{
     faults::Caller,
     world::{RECORDS, State, World},
@@ -28,6 +28,9 @@ impl World {
     ) {
         if path.contains("/leases/") {
             return self.judge_lease(caller, before, after);
+        }
+        if let (true, Some(view), None) = (path.starts_with(VIEWS), before, after) {
+            return self.judge_end_of_view(caller, path, view);
         }
         let Some(node) = path.strip_prefix(RECORDS).map(|rest| rest.trim_matches('/')) else { return };
         let read = |value: Option<&Value>| -> Option<KuryrNode> {
@@ -164,7 +167,8 @@ impl World {
             // Whether it still is: it may be unplugged while the report is on its way.
             let installed: BTreeSet<&str> =
                 state.machines[node].installed.values().map(String::as_str).collect();
-            let early = now.ready.keys().filter(|id| !is_late && !installed.contains(id.as_str()));
+            let is_old = is_late || state.machines[node].has_just_lost_flows();
+            let early = now.ready.keys().filter(|id| !is_old && !installed.contains(id.as_str()));
             found.extend(early.map(|id| format!("{id} is ready, and has not been since the node started")));
             for (id, generation) in &now.returned {
                 let entry = new.spec.ports.get(id).filter(|entry| entry.generation == *generation);
