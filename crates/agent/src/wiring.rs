@@ -314,8 +314,13 @@ impl Agent {
         }
     }
 
+    /// Gives up ADDs that wait for a port, because the agent is about to stop: their runtimes ask the next one.
+    pub fn give_up(&self) {
+        self.world.sandboxes.give_up();
+    }
+
     /// Stops all parts, and breaks off what does not end in time: the next start finds out what holds.
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
         let orderly = async { while self.orderly.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_WITHIN, orderly).await.is_err() {
@@ -375,7 +380,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
 
     let listener = server::bind(&socket)?;
     let accepting = CancellationToken::new();
-    agent.orderly.spawn(server::serve(listener, sandboxes.clone(), accepting.clone()));
+    agent.orderly.spawn(server::serve(listener, sandboxes, accepting.clone()));
     tracing::info!(socket = %socket.display(), "serving the CNI plugin");
     agent.orderly.spawn(event_writer.run(stop.clone()));
     agent.until_stop(open_kernel);
@@ -399,7 +404,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     }
     tracing::info!("stopping");
     accepting.cancel();
-    sandboxes.give_up();
+    agent.give_up();
     agent.stop().await;
     tasks.shutdown().await;
     ended

@@ -409,8 +409,8 @@ impl Controller {
         }
     }
 
-    /// Stops all parts and gives the Lease back after the last write.
-    async fn stop(mut self) {
+    /// Stops all parts and gives the Lease back after the last write, as when the process is told to end.
+    pub async fn stop(mut self) {
         self.leading.abort();
         // One that has ended may not be waited for again.
         if !self.leading.is_finished() {

@@ -11,12 +11,13 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
 
@@ -230,7 +231,7 @@ pub(crate) struct Caller {
 #[derive(Debug)]
 struct Life {
     name: String,
-    alive: AtomicBool,
+    end: CancellationToken,
     /// Calls about the Lease, and those of them that are made every two seconds.
     leases: AtomicUsize,
     routine: AtomicUsize,
@@ -247,7 +248,7 @@ impl Caller {
     pub(crate) fn new(name: &str) -> Self {
         let life = Life {
             name: name.to_owned(),
-            alive: AtomicBool::new(true),
+            end: CancellationToken::new(),
             leases: AtomicUsize::new(0),
             routine: AtomicUsize::new(0),
             stalled: Mutex::default(),
@@ -260,11 +261,16 @@ impl Caller {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.life.alive.load(Ordering::Relaxed)
+        !self.life.end.is_cancelled()
     }
 
     pub(crate) fn kill(&self) {
-        self.life.alive.store(false, Ordering::Relaxed);
+        self.life.end.cancel();
+    }
+
+    /// Ends when it does.
+    pub(crate) async fn dead(&self) {
+        self.life.end.cancelled().await;
     }
 
     /// Holds back its calls; tells until when.

@@ -1,4 +1,4 @@
-//! The programs, as they live and die: who is killed is started again some seconds later, with nothing but its disk.
+//! The programs, as they live and die: who is killed or told to stop is started again some seconds later, with nothing but its disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +34,8 @@ pub(crate) const COOL_DOWN: u64 = 8;
 /// Where floating IPs are from.
 const EXTERNAL: &str = "\n[neutron_defaults]\nexternal_svc_net = ext\n";
 const POOL: &str = "[vif_pool]\nports_pool_cool_down = 8\nports_pool_shrink_delay = 5\n";
+/// How long an agent that is told to end waits for requests under way.
+const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 /// What a runtime waits for a plugin.
 const RUNTIME_WAITS: Duration = Duration::from_secs(120);
 
@@ -42,19 +44,39 @@ pub(crate) enum Program {
     Controller {
         caller: Caller,
         program: Controller,
-        _events: Option<Writing>,
+        events: Events,
     },
     Agent {
         caller: Caller,
         program: Box<Agent>,
         requests: JoinSet<()>,
-        _disk: Writing,
-        _events: Option<Writing>,
+        _disk: AbortOnDropHandle<()>,
+        events: Events,
     },
 }
 
-/// What writes for a program as long as it lives.
-type Writing = AbortOnDropHandle<()>;
+/// What writes a program's Events, if they are written.
+pub(crate) struct Events {
+    stop: CancellationToken,
+    writing: Option<AbortOnDropHandle<()>>,
+}
+
+impl Events {
+    fn begin(writer: Option<EventWriter>) -> Self {
+        let stop = CancellationToken::new();
+        let write = |writer: EventWriter| AbortOnDropHandle::new(tokio::spawn(writer.run(stop.clone())));
+        let writing = writer.map(write);
+        Self { stop, writing }
+    }
+
+    /// Writes what is left.
+    async fn stop(self) {
+        self.stop.cancel();
+        if let Some(writing) = self.writing {
+            let _ = writing.await;
+        }
+    }
+}
 
 impl Program {
     fn caller(&self) -> &Caller {
@@ -62,10 +84,21 @@ impl Program {
             Self::Controller { caller, .. } | Self::Agent { caller, .. } => caller,
         }
     }
-}
 
-fn write(events: EventWriter) -> Writing {
-    AbortOnDropHandle::new(tokio::spawn(events.run(CancellationToken::new())))
+    /// What a program does when it is told to end.
+    async fn stop(self) {
+        match self {
+            Self::Controller { program, events, .. } => {
+                tokio::join!(program.stop(), events.stop());
+            }
+            Self::Agent { program, mut requests, events, _disk, .. } => {
+                program.give_up();
+                let answered = async { while requests.join_next().await.is_some() {} };
+                let _ = timeout(REQUESTS_END_WITHIN, answered).await;
+                tokio::join!(program.stop(), events.stop());
+            }
+        }
+    }
 }
 
 fn seed(world: &World, name: &str) -> u64 {
@@ -113,8 +146,7 @@ impl World {
         };
         self.note(format!("{} starts", caller.name()));
         let program = Controller::start(config, outside, caller.name()).unwrap();
-        let _events = writer.map(write);
-        self.programs().insert(key, Program::Controller { caller, program, _events });
+        self.programs().insert(key, Program::Controller { caller, program, events: Events::begin(writer) });
     }
 
     /// Starts the agent of a node.
@@ -147,8 +179,8 @@ impl World {
         self.note(format!("{} starts", caller.name()));
         let _disk = AbortOnDropHandle::new(tokio::spawn(writing));
         let program = Box::new(Agent::start(config, outside));
-        let (requests, _events) = (JoinSet::new(), writer.map(write));
-        self.programs().insert(key, Program::Agent { caller, program, requests, _disk, _events });
+        let (requests, events) = (JoinSet::new(), Events::begin(writer));
+        self.programs().insert(key, Program::Agent { caller, program, requests, _disk, events });
     }
 
     /// Counts a start.
@@ -176,13 +208,36 @@ impl World {
             let world = Arc::clone(self);
             self.spawn(async move {
                 sleep(pause).await;
-                match key.split_once('-') {
-                    Some(("agent", node)) => world.start_agent(node),
-                    Some((_, number)) => world.start_controller(number.parse().unwrap()),
-                    None => {}
-                }
+                world.start(&key);
             });
         }
+    }
+
+    fn start(self: &Arc<Self>, key: &str) {
+        match key.split_once('-') {
+            Some(("agent", node)) => self.start_agent(node),
+            Some((_, number)) => self.start_controller(number.parse().unwrap()),
+            None => {}
+        }
+    }
+
+    /// Tells a program to end, as for an upgrade, and starts it again some time after it has; it may be killed meanwhile.
+    pub(crate) fn restart(self: &Arc<Self>, key: &str) {
+        let Some(program) = self.programs().remove(key) else { return };
+        self.note(format!("told to end: {key}"));
+        let (world, key, caller) = (Arc::clone(self), key.to_owned(), program.caller().clone());
+        self.spawn(async move {
+            let how = tokio::select! {
+                biased;
+                () = caller.dead() => "killed",
+                () = program.stop() => "has ended",
+            };
+            caller.kill();
+            world.note(format!("{how}: {key}"));
+            let pause = world.state().chance.millis(500, 4000);
+            sleep(pause).await;
+            world.start(&key);
+        });
     }
 
     /// ADD, as the runtime asks for it.

@@ -1,6 +1,6 @@
 //! What happens in a run.
 //!
-//! [`coming`], [`restarts`], [`thefts`], [`losses`] and [`scarce`] are short and the same each time, for faults at every call.
+//! [`coming`], [`restarts`], [`thefts`], [`losses`], [`scarce`] and [`upgrades`] are short and the same each time, for faults at every call.
 //! [`random`] draws everything from its seed. All end in quiet: faults stop, and the world has to become as it should be, with its pods and, in the end, without any.
 
 use std::{sync::Arc, time::Duration};
@@ -135,6 +135,38 @@ pub async fn scarce(plan: Plan) -> Outcome {
     finish(&world).await
 }
 
+/// Everything is upgraded while pods come and go: the agent, both controllers one after the other, and the switch, just after the clock of
+/// the node was set back. There are too few ports for a while. With this plan of faults.
+pub async fn upgrades(plan: Plan) -> Outcome {
+    let world = one_node(plan, 2, true);
+    sleep(Duration::from_secs(8)).await;
+    ["web-0", "web-1"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    sleep(Duration::from_secs(4)).await;
+    world.restart("agent-n1");
+    world.make_pod("web-2", "n1");
+    world.tell_pod("web-0", Wish::Delete);
+    sleep(Duration::from_secs(6)).await;
+    world.state().cloud.limit_ports(0);
+    ["web-3", "web-4", "web-5"].into_iter().for_each(|name| world.make_pod(name, "n1"));
+    world.restart("controller-1");
+    sleep(Duration::from_secs(3)).await;
+    world.tell_pod("web-1", Wish::End);
+    sleep(Duration::from_secs(5)).await;
+    world.state().cloud.lift_limits();
+    world.restart("controller-2");
+    sleep(Duration::from_secs(8)).await;
+    world.jump("n1", -5);
+    world.state().wiring_most = 20_000;
+    Reach::restart_switch(&world, "n1");
+    sleep(Duration::from_secs(3)).await;
+    world.make_pod("web-0", "n1");
+    world.tell_pod("web-1", Wish::Delete);
+    sleep(Duration::from_millis(500)).await;
+    world.restart("agent-n1");
+    sleep(Duration::from_secs(20)).await;
+    finish(&world).await
+}
+
 /// A world of one node, with its programs.
 fn one_node(plan: Plan, controllers: usize, is_harsh: bool) -> Arc<World> {
     let pool = "ports_pool_min = 2\nports_pool_batch = 2\nports_pool_max = 4\n".to_owned();
@@ -233,7 +265,7 @@ fn happen(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
 
 /// One thing that came later to the simulation.
 fn happen_later(world: &Arc<World>, setup: &Setup, node: &str, chance: &mut Chance) {
-    match chance.below(7) {
+    match chance.below(8) {
         0 => lose_checkpoint(world, node, Disk::New),
         1 => {
             reboot(world, node);
@@ -246,7 +278,17 @@ fn happen_later(world: &Arc<World>, setup: &Setup, node: &str, chance: &mut Chan
         }
         4 => jump(world, setup, chance),
         5 => Reach::restart_switch(world, node),
+        6 => upgrade(world, setup, node, chance),
         _ => disk_full(world, node, chance),
+    }
+}
+
+/// A program is told to end, and starts again.
+pub(crate) fn upgrade(world: &Arc<World>, setup: &Setup, node: &str, chance: &mut Chance) {
+    if chance.one_in(2) {
+        world.restart(&format!("agent-{node}"));
+    } else {
+        world.restart(&format!("controller-{}", 1 + chance.below(setup.controllers as u64)));
     }
 }
 

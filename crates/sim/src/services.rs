@@ -19,7 +19,7 @@ use crate::{
     cloud::Asked,
     faults::Plan,
     octavia::Octavia,
-    scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, jump, reboot},
+    scenario::{Outcome, api_server_down, cloud_down, finish, forget_history, jump, reboot, upgrade},
     served::{frontends, has_finalizer},
     world::{Setup, World},
 };
@@ -361,11 +361,15 @@ pub async fn random(seed: u64, is_harsh: bool) -> Outcome {
 }
 
 /// One thing that came later to the simulation.
-fn happen_later(world: &World, setup: &Setup, chance: &mut Chance) {
+fn happen_later(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
     let name = *chance.pick(&NAMES).unwrap_or(&"web");
     match chance.below(8) {
         0..=1 => world.stand_still(),
         2 => jump(world, setup, chance),
+        3 => {
+            let node = chance.pick(&setup.nodes).cloned().unwrap_or_default();
+            upgrade(world, setup, &node, chance);
+        }
         _ => world.steal_part(name),
     }
 }

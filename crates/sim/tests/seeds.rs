@@ -10,7 +10,7 @@ use std::{env, fs, future::Future, path::Path, time::Duration};
 use kuryr_sim::{
     Fault, Plan,
     members::members,
-    scenario::{Outcome, coming, losses, random, restarts, scarce, thefts},
+    scenario::{Outcome, coming, losses, random, restarts, scarce, thefts, upgrades},
     services::{self, services},
 };
 use rayon::prelude::*;
@@ -66,12 +66,13 @@ fn seeds(scenario: Option<&str>, first: u64, count: u64) {
 }
 
 /// Those that are the same each time, with the millisecond from which on their calls meet faults: up to then others are like them.
-const SCENARIOS: [(&str, u128); 7] = [
+const SCENARIOS: [(&str, u128); 8] = [
     ("coming", 0),
     ("restarts", 0),
     ("thefts", 0),
     ("losses", 25_000),
     ("scarce", 8_000),
+    ("upgrades", 12_000),
     ("services", 0),
     ("members", 0),
 ];
@@ -83,6 +84,7 @@ fn scenario(name: &str, plan: Plan) -> Outcome {
         "thefts" => run(thefts(plan)),
         "losses" => run(losses(plan)),
         "scarce" => run(scarce(plan)),
+        "upgrades" => run(upgrades(plan)),
         "services" => run(services(plan)),
         "members" => run(members(plan)),
         other => panic!("no scenario {other}; there are {SCENARIOS:?}"),
@@ -170,6 +172,7 @@ fn some_faults_at_some_calls() {
     every("thefts", 149, 3);
     every("losses", 181, 5);
     every("scarce", 167, 9);
+    every("upgrades", 241, 15);
     every("services", 211, 13);
     every("members", 211, 17);
 }
