@@ -18,6 +18,10 @@
 //!    and to host ends, and nothing else does.
 //! 5. Arrivals without an endpoint are in `without`: refused or dropped. Those that only some clients may reach are in
 //!    `restricted`, and who may in `admitted`.
+//! 6. What processes of the node begin with an address that the own port has not ([`Departures`]), `departing` marks with
+//!    [`DEPARTURE_MARK`]: by the mark it goes as what has no address yet ([`Node::set_ways`](crate::Node::set_ways)), and
+//!    where that is by the own port, `leaving` gives it the port's address. What the node answers is left alone, and so is a
+//!    connection of TCP whose beginning nobody saw, and what carries a mark of somebody else's.
 //!
 //! What comes from pods of this node is left alone: their sockets have got an endpoint already.
 //!
@@ -41,7 +45,7 @@ use ipnet::IpNet;
 use crate::{
     conntrack::{self, Flow},
     error::{Error, Result},
-    guard::POD_GROUP,
+    guard::{OWN_PORT_GROUP, POD_GROUP},
     netlink::Socket,
     nft,
 };
@@ -52,6 +56,8 @@ pub use kuryr_ebpf_maps::joint::STRAIGHT_MARK;
 pub const MARK: u32 = 0x6b75_0002;
 /// Mark of packets of such connections back to the client.
 pub const ANSWER_MARK: u32 = 0x6b75_0003;
+/// Mark of connections that the node began with an address which its own port has not, and of their packets.
+pub const DEPARTURE_MARK: u32 = 0x6b75_0005;
 
 /// The table, as errors name it.
 const WHAT: &str = "the tables for clients outside the node";
@@ -119,12 +125,21 @@ pub struct Affinity {
     pub service: u32,
 }
 
+/// What of the node's own leaves by its own port with the port's address, whatever address it was begun with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Departures {
+    /// Addresses of the node that its own port has not.
+    pub from: BTreeSet<IpAddr>,
+    /// Networks. None contains another.
+    pub to: BTreeSet<IpNet>,
+}
+
 /// The tables of this node.
 #[derive(Debug)]
 pub struct Inbound {
     nft: PathBuf,
     /// What they hold; none before the first call, and after one that failed.
-    held: Option<BTreeMap<Arrival, Entry>>,
+    held: Option<(BTreeMap<Arrival, Entry>, Departures)>,
     /// The chains that they have, in each family.
     chains: BTreeSet<(Family, Chain)>,
 }
@@ -141,17 +156,18 @@ impl Inbound {
     /// # Errors
     ///
     /// `NftTool`, `NftRefused`, `NftSilent`.
-    pub fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) -> Result<bool> {
-        if let Some(held) = self.held.take() {
-            let (commands, chains) = changes(&held, wanted, &self.chains);
+    pub fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>, departures: &Departures) -> Result<bool> {
+        let next = || Some((wanted.clone(), departures.clone()));
+        if let Some((held, departed)) = self.held.take() {
+            let (commands, chains) = changes((&held, &departed), (wanted, departures), &self.chains);
             if commands.is_empty() || nft::run(&self.nft, WHAT, &commands).is_ok() {
                 self.chains.extend(chains);
-                self.held = Some(wanted.clone());
+                self.held = next();
                 return Ok(!commands.is_empty());
             }
             // They are not as they were left; written anew, they are right again, or it is told why not.
         }
-        let (commands, chains) = whole(wanted);
+        let (commands, chains) = whole(wanted, departures);
         match nft::run(&self.nft, WHAT, &commands) {
             // Maps of another version of ours may have another form.
             Err(Error::NftRefused { .. }) => {
@@ -160,7 +176,7 @@ impl Inbound {
             done => done?,
         }
         self.chains = chains;
-        self.held = Some(wanted.clone());
+        self.held = next();
         Ok(true)
     }
 
@@ -219,8 +235,8 @@ enum Family {
 impl Family {
     const BOTH: [Self; 2] = [Self::Ip, Self::Ip6];
 
-    fn of(arrival: &Arrival) -> Self {
-        if arrival.address.is_ipv4() { Self::Ip } else { Self::Ip6 }
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ip } else { Self::Ip6 }
     }
 
     fn address_type(self) -> &'static str {
@@ -350,7 +366,7 @@ fn deletion() -> String {
 }
 
 /// The commands that make the tables whatever they held before, and the chains that they have then.
-fn whole(wanted: &BTreeMap<Arrival, Entry>) -> (String, BTreeSet<(Family, Chain)>) {
+fn whole(wanted: &BTreeMap<Arrival, Entry>, departures: &Departures) -> (String, BTreeSet<(Family, Chain)>) {
     let mut text = String::new();
     for family in Family::BOTH {
         // Rules only; what was remembered stays.
@@ -358,7 +374,8 @@ fn whole(wanted: &BTreeMap<Arrival, Entry>) -> (String, BTreeSet<(Family, Chain)
         maps(family, &mut text);
         fixed_chains(family, &mut text);
     }
-    let (commands, chains) = changes(&BTreeMap::new(), wanted, &BTreeSet::new());
+    let nothing = (BTreeMap::new(), Departures::default());
+    let (commands, chains) = changes((&nothing.0, &nothing.1), (wanted, departures), &BTreeSet::new());
     (text + &commands, chains)
 }
 
@@ -375,6 +392,8 @@ fn maps(family: Family, to: &mut String) {
         ("map", "without", format!("{arrival} : verdict")),
         ("set", "restricted", arrival.clone()),
         ("set", "admitted", format!("{arrival} . {address}; flags interval")),
+        ("set", "departing_from", address.to_owned()),
+        ("set", "departing_to", format!("{address}; flags interval")),
     ] {
         let _ = writeln!(to, "add {kind} {family} {TABLE} {name} {{ type {form}; }}");
         let _ = writeln!(to, "flush {kind} {family} {TABLE} {name}");
@@ -419,8 +438,27 @@ fn fixed_chains(family: Family, to: &mut String) {
         &[&straight[..], &refuse[..]].concat(),
         to,
     );
-    let leave = [format!("ct mark {MARK:#x} masquerade fully-random")];
+    base_chain(family, ("departing", "route hook output priority -90"), &departing(family), to);
+    let leave = [
+        format!("ct mark {MARK:#x} masquerade fully-random"),
+        // With the port that the process has, if no other has it there.
+        format!("oifgroup {OWN_PORT_GROUP} ct mark {DEPARTURE_MARK:#x} masquerade"),
+    ];
     base_chain(family, ("leaving", "nat hook postrouting priority 100"), &leave, to);
+}
+
+/// After translations of others, as what arrives.
+fn departing(family: Family) -> [String; 4] {
+    let between =
+        format!("ct state new meta mark 0 {family} saddr @departing_from {family} daddr @departing_to");
+    let ours = format!("ct mark set {DEPARTURE_MARK:#x}");
+    [
+        format!("oifgroup {POD_GROUP} return"),
+        // An answer in a connection that the kernel has not kept track of looks new as well.
+        format!("tcp flags & (fin | syn | rst | ack) == syn {between} {ours}"),
+        format!("meta l4proto != tcp {between} {ours}"),
+        format!("ct mark {DEPARTURE_MARK:#x} ct direction original meta mark set {DEPARTURE_MARK:#x}"),
+    ]
 }
 
 /// An element of a map, or of a set.
@@ -434,17 +472,19 @@ type Elements = BTreeMap<(Family, &'static str), BTreeSet<Element>>;
 
 /// The commands that make of what is held what is wanted, and the chains that come with it.
 fn changes(
-    held: &BTreeMap<Arrival, Entry>,
-    wanted: &BTreeMap<Arrival, Entry>,
+    (held, departed): (&BTreeMap<Arrival, Entry>, &Departures),
+    (wanted, departures): (&BTreeMap<Arrival, Entry>, &Departures),
     chains: &BTreeSet<(Family, Chain)>,
 ) -> (String, BTreeSet<(Family, Chain)>) {
     let (mut before, mut after, mut needed) = (Elements::new(), Elements::new(), BTreeSet::new());
+    departed.elements(&mut before);
+    departures.elements(&mut after);
     for (arrival, entry) in held.iter().filter(|(arrival, entry)| wanted.get(arrival) != Some(entry)) {
         elements(arrival, entry, &mut before);
     }
     for (arrival, entry) in wanted.iter().filter(|(arrival, entry)| held.get(arrival) != Some(entry)) {
         elements(arrival, entry, &mut after);
-        needed.extend(Chain::of(entry).map(|chain| (Family::of(arrival), chain)));
+        needed.extend(Chain::of(entry).map(|chain| (Family::of(arrival.address), chain)));
     }
     let missing: BTreeSet<_> = needed.difference(chains).copied().collect();
     let mut text = String::new();
@@ -479,8 +519,18 @@ fn command<'a>(
     }
 }
 
+impl Departures {
+    fn elements(&self, to: &mut Elements) {
+        let mut put = |set, of, key: String| {
+            to.entry((Family::of(of), set)).or_default().insert(Element { key, value: None });
+        };
+        self.from.iter().for_each(|from| put("departing_from", *from, from.to_string()));
+        self.to.iter().for_each(|network| put("departing_to", network.addr(), network.to_string()));
+    }
+}
+
 fn elements(arrival: &Arrival, entry: &Entry, to: &mut Elements) {
-    let family = Family::of(arrival);
+    let family = Family::of(arrival.address);
     let mut put = |map, key: String, value: Option<String>| {
         to.entry((family, map)).or_default().insert(Element { key, value });
     };
@@ -625,24 +675,35 @@ mod tests {
             states.push([(a, one.clone())].into());
             states.push([(a, one.clone()), (b, entries[1].clone()), (c, six.clone())].into());
         }
-        let told = |state: &BTreeMap<Arrival, Entry>| {
+        let departures = [departures(&[], &[]), departures(&["192.0.2.1"], &["10.1.0.0/16", "fd00::/8"])];
+        let states: Vec<(BTreeMap<Arrival, Entry>, Departures)> =
+            states.into_iter().zip(departures.into_iter().cycle()).collect();
+        let all = |(wanted, departures): &(BTreeMap<Arrival, Entry>, Departures)| whole(wanted, departures);
+        let told = |state| {
             let mut kernel = Kernel::default();
-            kernel.run(&whole(state).0);
+            kernel.run(&all(state).0);
             kernel.elements
         };
         for before in &states {
             for after in &states {
                 let mut kernel = Kernel::default();
-                let (commands, chains) = whole(before);
+                let (commands, chains) = all(before);
                 kernel.run(&commands);
-                let (commands, _) = changes(before, after, &chains);
+                let (commands, _) = changes((&before.0, &before.1), (&after.0, &after.1), &chains);
                 assert_eq!(commands.is_empty(), before == after);
                 kernel.run(&commands);
                 assert_eq!(kernel.elements, told(after), "{before:?} -> {after:?}");
                 // And whatever was there.
-                kernel.run(&whole(before).0);
+                kernel.run(&all(before).0);
                 assert_eq!(kernel.elements, told(before));
             }
+        }
+    }
+
+    fn departures(from: &[&str], to: &[&str]) -> Departures {
+        Departures {
+            from: from.iter().map(|text| text.parse().unwrap()).collect(),
+            to: to.iter().map(|text| text.parse().unwrap()).collect(),
         }
     }
 
@@ -652,9 +713,10 @@ mod tests {
         let state = |endpoints: &[&str]| BTreeMap::from([(at, led(endpoints, 0, &[]))]);
         let (before, after) =
             (state(&["10.1.0.4:80", "10.1.0.5:80"]), state(&["10.1.0.4:80", "10.1.0.6:80"]));
-        let (_, chains) = whole(&before);
+        let none = Departures::default();
+        let (_, chains) = whole(&before, &none);
         assert_eq!(
-            changes(&before, &after, &chains).0,
+            changes((&before, &none), (&after, &none), &chains).0,
             "delete element ip kuryr-services endpoints { 192.0.2.1 . tcp . 30080 . 1 : 10.1.0.5 . 80 }\n\
              add element ip kuryr-services endpoints { 192.0.2.1 . tcp . 30080 . 1 : 10.1.0.6 . 80 }\n"
         );
@@ -676,7 +738,8 @@ mod tests {
                     lines.iter().all(|line| line.contains("straight_") == entry.is_straight),
                     "{commands}"
                 );
-                let elements = changes(&BTreeMap::new(), &[(at, entry)].into(), &BTreeSet::new()).0;
+                let (held, wanted, none) = (BTreeMap::new(), [(at, entry)].into(), Departures::default());
+                let elements = changes((&held, &none), (&wanted, &none), &BTreeSet::new()).0;
                 assert!(elements.contains(&format!("goto {chain} }}")), "{elements}");
             }
         }
@@ -686,7 +749,8 @@ mod tests {
     fn where_there_can_be_no_tables_there_are_none_to_take_away() {
         for tool in ["/nonexistent/nft", "/bin/false"] {
             Inbound::new(tool).remove().unwrap();
-            assert!(Inbound::new(tool).set(&BTreeMap::new()).is_err(), "{tool}");
+            let (wanted, departures) = (BTreeMap::new(), Departures::default());
+            assert!(Inbound::new(tool).set(&wanted, &departures).is_err(), "{tool}");
         }
     }
 

@@ -60,7 +60,7 @@ pub mod error;
 pub use announce::Announcement;
 pub use conntrack::Flow;
 pub use error::{Error, Result};
-pub use inbound::{Affinity, Arrival, Entry as InboundEntry, Inbound, Lead, Transport};
+pub use inbound::{Affinity, Arrival, Departures, Entry as InboundEntry, Inbound, Lead, Transport};
 pub use joint::{Entry, Owed};
 pub use kuryr_ebpf_maps::PodCounters;
 pub use netns::{Netns, NetnsId};

@@ -1,6 +1,6 @@
 //! Rules that choose the table of routes for some packets, both families.
 //!
-//! Two priorities are ours, and tables that no other program uses: what stands there is what we have set. Rules of others
+//! Three priorities are ours, and tables that no other program uses: what stands there is what we have set. Rules of others
 //! before them count first.
 //!
 //! Sources: rtnetlink(7), ip-rule(8); kernel `net/core/fib_rules.c`.
@@ -18,12 +18,15 @@ use crate::{
     address::family,
     error::{Result, Step, Subject},
     netlink::{Request, Socket},
+    route::MAIN,
 };
 
 /// Priority of our rules, before that of the main table (32766).
 const PRIORITY: u32 = 27_509;
 /// Priority of those that leave some routes out: what they do lead is led before the others are asked.
 const SELECTIVE_PRIORITY: u32 = 27_508;
+/// Priority of those that lead past all of them, by everybody's routes.
+const PASSING_PRIORITY: u32 = 27_507;
 
 /// A rule: these packets go by this table, and by the next one if it has no route for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +97,11 @@ impl Rule {
     }
 
     const fn priority(self) -> u32 {
-        if self.but_over_group.is_some() { SELECTIVE_PRIORITY } else { PRIORITY }
+        match self.but_over_group {
+            Some(_) => SELECTIVE_PRIORITY,
+            None if self.table == MAIN => PASSING_PRIORITY,
+            None => PRIORITY,
+        }
     }
 
     fn subject(self) -> Subject {

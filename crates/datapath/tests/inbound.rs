@@ -19,10 +19,11 @@ use std::{
 };
 
 use kuryr_datapath::{
-    Affinity, Arrival, Inbound, InboundEntry as Entry, Lead, Node, NodeRoute, Offloads, OwnPortSpec,
-    PodLinks, Route, Side, Transport,
+    Affinity, Arrival, Departures, Inbound, InboundEntry as Entry, Lead, Node, NodeRoute, Offloads,
+    OwnPortSpec, PodLinks, Route, Side, Transport,
     inbound::{MARK, STRAIGHT_MARK},
 };
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use world::{
     NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6, Space, TestNode, TestPod, mac, node_addresses, pod_links, until,
 };
@@ -47,6 +48,7 @@ const STRICT: &str =
 /// and a machine elsewhere, which answer with their name and the address that they see.
 struct Site {
     tables: Inbound,
+    departures: Departures,
     _answers: Vec<Answers>,
     here: TestPod,
     elsewhere: Space,
@@ -67,12 +69,13 @@ impl Site {
         node.within(|node| node.prepare_own_port(&own_port())).unwrap();
         node.space.sh("ip link set tapown master br-test");
         let answers = vec![Answers::of("here", &here.space), Answers::of("elsewhere", &elsewhere)];
-        Self { tables: Inbound::new("nft"), _answers: answers, here, elsewhere, node }
+        let (tables, departures) = (Inbound::new("nft"), Departures::default());
+        Self { tables, departures, _answers: answers, here, elsewhere, node }
     }
 
     fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) -> bool {
-        let (space, tables) = (&self.node.space, &mut self.tables);
-        space.within(|| tables.set(wanted)).unwrap()
+        let (space, tables, departures) = (&self.node.space, &mut self.tables, &self.departures);
+        space.within(|| tables.set(wanted, departures)).unwrap()
     }
 
     /// Has the router of the pods' network be the machine elsewhere, to whom pods send what is for clients outside.
@@ -180,6 +183,43 @@ fn connect(space: &Space, to: SocketAddr, patience: Duration) -> io::Result<(Str
     let mut line = String::new();
     BufReader::with_capacity(1, &stream).read_line(&mut line)?;
     Ok((line.trim_end().to_owned(), stream))
+}
+
+/// A connection of a process that is bound to an address, and who answers.
+fn connect_from(
+    space: &Space,
+    from: &str,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<(String, TcpStream)> {
+    let stream = space.within(|| -> io::Result<TcpStream> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = net::socket(family, SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddr::new(from.parse().unwrap(), 0))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+        net::connect(&socket, &to)?;
+        Ok(socket.into())
+    })?;
+    stream.set_read_timeout(Some(world::SOON))?;
+    let mut line = String::new();
+    BufReader::with_capacity(1, &stream).read_line(&mut line)?;
+    Ok((line.trim_end().to_owned(), stream))
+}
+
+fn ask_from(
+    space: &Space,
+    from: &str,
+    transport: Transport,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<String> {
+    if transport == Transport::Tcp {
+        return connect_from(space, from, to, patience).map(|(who, _)| who);
+    }
+    let socket = space.within(|| UdpSocket::bind((from, fresh_port())).unwrap());
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(patience))?;
+    say(&socket)
 }
 
 fn ask(space: &Space, transport: Transport, to: SocketAddr, patience: Duration) -> io::Result<String> {
@@ -664,6 +704,12 @@ fn routed() -> Site {
     site
 }
 
+/// All that the node says to the pods' network with an address of its own.
+fn departures() -> Departures {
+    let to = ["10.1.0.0/24", "fd00:1::/64"].map(|text| text.parse().unwrap());
+    Departures { from: node_addresses().into_iter().collect(), to: to.into() }
+}
+
 fn set_ways_past_own_port(site: &Site) {
     let lan = site.node.within(|node| node.interface_named("lan0")).unwrap().unwrap().index;
     let ways = [("10.1.0.0/24", OUTSIDE_V4), ("fd00:1::/64", OUTSIDE_V6)].map(|(dst, via)| NodeRoute {
@@ -693,7 +739,9 @@ fn what_the_node_answers_with_its_address_does_not_leave_by_its_port() {
     for (node, _, _) in FAMILIES {
         assert!(ask(&site.elsewhere, Transport::Tcp, at(node), SHORT).is_err(), "{node}");
     }
-    for _ in 0..2 {
+    for departures in [Departures::default(), departures()] {
+        site.departures = departures;
+        site.set(&wanted);
         set_ways_past_own_port(&site);
         for (node, _, [_, client]) in FAMILIES {
             for transport in TRANSPORTS {
@@ -709,10 +757,96 @@ fn what_the_node_answers_with_its_address_does_not_leave_by_its_port() {
     }
     site.node.within(|node| node.remove_own_port("own0")).unwrap();
     let left = site.node.space.sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
-    assert!(!left.contains("27508") && !left.contains("27509") && !left.contains("27510"), "{left}");
+    assert!(!["27507", "27508", "27509", "27510"].iter().any(|of| left.contains(of)), "{left}");
 }
 
-/// Who connects without an address of its own choice goes by the port as before, and who has bound one keeps it.
+/// Of what began before the kernel kept track of anything it does not see which side asked.
+#[test]
+fn what_the_node_answers_is_left_alone_also_where_the_question_was_not_seen() {
+    let mut site = routed();
+    set_ways_past_own_port(&site);
+    let mut connections = FAMILIES.map(|(node, _, _)| {
+        let listener = site.node.space.within(|| TcpListener::bind((node, 0)).unwrap());
+        let to = listener.local_addr().unwrap();
+        let asks = site.elsewhere.within(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        asks.set_read_timeout(Some(PATIENCE)).unwrap();
+        (asks, listener.accept().unwrap().0)
+    });
+    site.departures = departures();
+    site.set(&BTreeMap::new());
+    for (asks, answers) in &mut connections {
+        answers.write_all(b"a").unwrap();
+        asks.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// Kubernetes' own spec (e2e, "should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes") has
+/// a process for client that is bound to its node's address. Most routers lead nobody from the nodes' network to pods.
+#[test]
+fn what_the_node_begins_with_its_address_leaves_by_its_port_with_the_ports() {
+    let mut site = routed();
+    site.node.outside.sh("ip link set pods0 down");
+    set_ways_past_own_port(&site);
+    let endpoint = |text: &str| SocketAddr::new(text.parse().unwrap(), ENDPOINT_PORT);
+    let fails = |site: &Site| {
+        for (node, _, [_, elsewhere]) in FAMILIES {
+            for transport in TRANSPORTS {
+                let answer = ask_from(&site.node.space, node, transport, endpoint(elsewhere), SHORT);
+                assert!(answer.is_err(), "{transport:?} {answer:?}");
+            }
+        }
+    };
+    site.set(&BTreeMap::new());
+    fails(&site);
+    site.departures = departures();
+    assert!(site.set(&BTreeMap::new()));
+    assert!(!site.set(&BTreeMap::new()), "nothing to change");
+    let mut connections = Vec::new();
+    for (node, own, [here, elsewhere]) in FAMILIES {
+        let before = site.node.counters(&site.here);
+        for transport in TRANSPORTS {
+            for (to, expect) in [(elsewhere, format!("elsewhere {own}")), (here, format!("here {node}"))] {
+                let seen = ask_from(&site.node.space, node, transport, endpoint(to), PATIENCE).unwrap();
+                assert_eq!(seen, expect, "{transport:?}");
+            }
+        }
+        let after = site.node.counters(&site.here);
+        assert!(after.local_rx_packets > before.local_rx_packets, "the local path is as before");
+        let (_, stream) = connect_from(&site.node.space, node, endpoint(elsewhere), PATIENCE).unwrap();
+        assert!(carries(&stream), "{node}");
+        connections.push(stream);
+        // Bigger than the port takes, whose network takes less than the node's.
+        let socket = site.node.space.within(|| UdpSocket::bind((node, fresh_port())).unwrap());
+        socket.connect(endpoint(elsewhere)).unwrap();
+        socket.set_read_timeout(Some(SHORT)).unwrap();
+        until("it is answered", || {
+            let _ = socket.send(&[7; 5000]);
+            socket.recv(&mut [0; 64]).is_ok()
+        });
+    }
+    // The port is looked after, and the next agent sets all of it anew.
+    site.node.within(|node| node.prepare_own_port(&own_port())).unwrap();
+    set_ways_past_own_port(&site);
+    site.tables = Inbound::new("nft");
+    site.set(&BTreeMap::new());
+    assert!(connections.iter().all(carries));
+    let (node, own, [_, elsewhere]) = FAMILIES[0];
+    let seen = ask_from(&site.node.space, node, Transport::Tcp, endpoint(elsewhere), PATIENCE).unwrap();
+    assert_eq!(seen, format!("elsewhere {own}"));
+    // Who has a way of its own by a mark keeps it, and to other networks nothing is done.
+    site.node
+        .space
+        .sh("ip rule add pref 100 fwmark 7 lookup 100; ip route add 10.1.0.0/24 dev lan0 table 100");
+    let ping = |mark| format!("ping -n -q -c 1 -W 1 {mark} -I {node} {elsewhere}");
+    site.node.space.sh(&ping(""));
+    assert!(!site.node.space.try_sh(&ping("-m 7")).status.success());
+    site.departures.to.clear();
+    site.set(&BTreeMap::new());
+    fails(&site);
+}
+
+/// Who connects without an address of its own choice goes by the port as before, and who has bound one keeps it where there are no
+/// tables that translate.
 #[test]
 fn the_nodes_processes_go_by_its_port_unless_they_have_an_address_and_to_its_pods_by_the_local_path() {
     let site = routed();
@@ -869,7 +1003,7 @@ impl Server {
 
     fn set(&mut self, wanted: &BTreeMap<Arrival, Entry>) {
         let (space, tables) = (&self.node.space, &mut self.tables);
-        space.within(|| tables.set(wanted)).unwrap();
+        space.within(|| tables.set(wanted, &Departures::default())).unwrap();
         self.wanted.clone_from(wanted);
     }
 

@@ -6,7 +6,8 @@
 //!
 //! 1. Nothing is written before all lists are complete; what an earlier agent wrote goes on meanwhile.
 //! 2. Pods that may not be reached straight any more are not, from then on; those that are to be can be.
-//! 3. What has been noted by then is written as one transaction.
+//! 3. What has been noted by then is written as one transaction, and so is what of the node's own leaves with the address of
+//!    its port ([`kuryr_planning::uplink::ways::departures`]).
 //! 4. Flows of UDP to endpoints that are none any more are forgotten.
 //!
 //! On a node with a switch and without a port of its own there are no such tables: nothing would bring what pods answer back
@@ -22,13 +23,16 @@ use std::{
 
 use ipnet::IpNet;
 use kuryr_datapath::{
-    Affinity, Inbound as Tables, InboundEntry as Entry,
+    Affinity, Departures, Inbound as Tables, InboundEntry as Entry,
     inbound::{MARK, STRAIGHT_MARK},
 };
-use kuryr_planning::service::{
-    Family, Frontend, Owner, Plan, Problem, Protocol,
-    inbound::{Arrival, Arrivals, Flow, Found, Inbound, Lead, is_stale},
-    straight,
+use kuryr_planning::{
+    service::{
+        Family, Frontend, Owner, Plan, Problem, Protocol,
+        inbound::{Arrival, Arrivals, Flow, Found, Inbound, Lead, is_stale},
+        straight,
+    },
+    uplink::ways,
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -145,11 +149,22 @@ struct Site {
     leading: Leading,
     /// Addresses of pods whose ports are open.
     open: BTreeSet<IpAddr>,
+    /// What the node says with its own port's address.
+    departures: ways::Departures,
 }
 
 /// None: it is not known yet.
 fn site(world: &World) -> Option<Site> {
-    Some(Site { leading: leading(world)?, open: open(world) })
+    let departures = departures(world)?;
+    Some(Site { leading: leading(world)?, open: open(world), departures })
+}
+
+/// None: the node's addresses are not known yet, and what a former agent has set goes on.
+fn departures(world: &World) -> Option<ways::Departures> {
+    let state = world.state.get();
+    let spec = state.offer()?.spec();
+    let is_known = spec.own_port.is_none() || !state.node_addresses.is_empty();
+    is_known.then(|| ways::departures(spec, &state.node_addresses))
 }
 
 /// Addresses of pods that may be reached straight.
@@ -249,7 +264,8 @@ pub(super) fn remove() -> kuryr_datapath::Result<()> {
 }
 
 async fn write(world: &World, tables: &Arc<Mutex<Tables>>, site: Site) -> Result<InboundHealth> {
-    let (tables, Site { leading, open }) = (Arc::clone(tables), site);
+    let (tables, Site { leading, open, departures }) = (Arc::clone(tables), site);
+    let departures = Departures { from: departures.from, to: departures.to };
     if leading == Leading::NoOwnPort {
         let remove = move || lock(&tables).remove();
         return match world.kernel.blocking("take the tables for clients outside away", remove).await? {
@@ -263,7 +279,7 @@ async fn write(world: &World, tables: &Arc<Mutex<Tables>>, site: Site) -> Result
     };
     let (led, may) = (led_straight(&at), open.clone());
     world.kernel.urgent("lead clients outside straight", move |node| node.set_straight(&led, &may)).await?;
-    let set = move || set(&tables, &at, &open, look_after);
+    let set = move || set(&tables, &at, &departures, &open, look_after);
     let done = world.kernel.blocking("write the tables for clients outside", set);
     Ok(match done.await? {
         Ok(lacking) if lacking.is_empty() => match leading {
@@ -302,6 +318,7 @@ fn lacking_settings(lacking: &[&str]) -> String {
 fn set(
     tables: &Mutex<Tables>,
     at: &BTreeMap<Arrival, Found>,
+    departures: &Departures,
     open: &BTreeSet<IpAddr>,
     look_after: bool,
 ) -> kuryr_datapath::Result<Vec<&'static str>> {
@@ -313,7 +330,7 @@ fn set(
         if look_after {
             tables.look_after();
         }
-        tables.set(&wanted)?
+        tables.set(&wanted, departures)?
     };
     // Also when the tables stay: an endpoint that was only served to the end has ended.
     if changed || at.keys().any(|arrival| arrival.protocol == Protocol::Udp) {
@@ -420,10 +437,11 @@ mod tests {
     #[test]
     fn what_is_noted_is_written_once_it_is_known_how_to_lead() {
         let not_served = InboundHealth::NotServed { why: String::new() };
+        let site = |leading| Site { leading, open: BTreeSet::new(), departures: ways::Departures::default() };
         let mut since = Since::default();
         let mut check = |woken, leading: Option<Leading>, health: &InboundHealth, expect: bool| {
             let known = Known { complete: true, health: health.clone(), ..Known::default() };
-            let site = leading.clone().map(|leading| Site { leading, open: BTreeSet::new() });
+            let site = leading.clone().map(site);
             assert_eq!(since.due(woken, site, &known).is_some(), expect, "{woken} {leading:?} {health}");
         };
         let (found, served) = (|| Some(Leading::Found), InboundHealth::Served);
@@ -441,7 +459,7 @@ mod tests {
         check(false, found(), &InboundHealth::NoOwnPort, true);
         let open = |text: &str| {
             let open = text.parse().into_iter().collect();
-            Some(Site { leading: Leading::Found, open })
+            Some(Site { open, ..site(Leading::Found) })
         };
         let incomplete = Known { health: served.clone(), ..Known::default() };
         assert_eq!(since.due(true, open(""), &incomplete), None, "not all of it has been noted");
@@ -449,6 +467,33 @@ mod tests {
         for (text, expect) in [("10.1.0.4", true), ("10.1.0.4", false), ("", true)] {
             assert_eq!(since.due(false, open(text), &known).is_some(), expect, "{text}");
         }
+        let from = ["192.0.2.1".parse().unwrap()].into();
+        let departures = ways::Departures { from, to: BTreeSet::new() };
+        let moved = Site { departures, ..site(Leading::Found) };
+        assert!(since.due(false, Some(moved), &known).is_some(), "the node has another address");
+    }
+
+    #[tokio::test]
+    async fn what_leaves_with_the_ports_address_waits_for_the_nodes_own() {
+        let fake = FakeWorld::new(in_memory(), FakeKernel::default(), Vec::new());
+        let known = |addresses: &[&str]| {
+            let spec = json!({
+                "nodeUid": "node", "checkpoint": "point", "ports": {},
+                "ownPort": {
+                    "id": "p", "mac": "fa:16:3e:00:00:99", "network": "n",
+                    "addresses": [{"subnet": "s", "address": "10.0.0.200"}],
+                },
+                "subnets": {"s": {"cidr": "10.0.0.0/24", "gateway": "10.0.0.1"}},
+            });
+            fake.world.state.update(|state| {
+                state.own = Some(Own { node_uid: "node".into(), checkpoint: "point".into() });
+                state.spec = Some(Arc::new(serde_json::from_value(spec.clone()).unwrap()));
+                state.node_addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            });
+            site(&fake.world).map(|site| site.departures.from.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(known(&[]), None);
+        assert_eq!(known(&["192.0.2.1", "10.0.0.200"]), Some(vec!["192.0.2.1".parse().unwrap()]));
     }
 
     #[test]

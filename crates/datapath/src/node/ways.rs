@@ -7,7 +7,8 @@
 //! What the node says with an address that its own port has not goes back to clients the same way. Rules ask for the address,
 //! which a packet has that answers, and one of a socket that was bound to it; who connects and leaves the choice to the kernel
 //! has none yet, goes by the own port, and gets its address. First the node's routes are asked without those of the own port: pods
-//! of the node are reached by the local path.
+//! of the node are reached by the local path. What such a socket begins carries a mark of its own where there are tables of
+//! netfilter ([`Departures`](crate::Departures)), and by the mark it goes as who leaves the choice to the kernel.
 //!
 //! Which routes there are to be is the caller's to say.
 
@@ -80,6 +81,16 @@ impl Side {
         })
     }
 
+    /// The rules by which what the node begins with one of these addresses goes as what has no address yet.
+    fn rules_of_departures(addresses: &[IpAddr], networks: &[IpNet]) -> impl Iterator<Item = Rule> {
+        [true, false].into_iter().filter_map(|ipv4| {
+            let has = addresses.iter().any(|from| from.is_ipv4() == ipv4)
+                && networks.iter().any(|to| to.addr().is_ipv4() == ipv4);
+            let of = Packets::Marked { mark: inbound::DEPARTURE_MARK, ipv4 };
+            has.then_some(Rule::new(of, MAIN))
+        })
+    }
+
     fn has(self, rule: &Rule) -> bool {
         rule.table == self.table() || self == Self::ToClients && rule.table == MAIN
     }
@@ -119,7 +130,7 @@ impl Node {
             route::set(&setting)
         }));
         let networks: Vec<IpNet> = wanted.iter().map(|one| one.dst.trunc()).collect();
-        let of_node = side.rules_from(from, &networks);
+        let of_node = side.rules_from(from, &networks).chain(Side::rules_of_departures(from, &networks));
         let rules: Vec<Rule> =
             side.rules(networks.iter().map(IpNet::addr)).into_iter().chain(of_node).collect();
         requests.extend(rule_requests(&mut socket, side, &rules)?);

@@ -7,14 +7,17 @@
 //!    not come back by that interface otherwise.
 //! 3. With a port of its own the node sends them by it, and answers to clients that are on such a network themselves not
 //!    by it: that is no address of the port. They go by the longest of the node's other routes.
-//! 4. So does what the node says with another address than the port's: it answers a pod of another node that asked at the
-//!    node's address, or a process was bound to it. To its own pods it speaks by the local path with any address.
-//! 5. A network that no route holds has no way, which is told.
+//! 4. So does what the node answers with another address than the port's: a pod of another node asked at the node's
+//!    address. To its own pods it speaks by the local path with any address.
+//! 5. What it begins goes by the port and has the port's address, whatever address the process is bound to: the way of 4 is
+//!    one back only, by which most routers do not lead anybody to pods. But to a network that the node is on with that
+//!    address, and only where something translates ([`Departures`]).
+//! 6. A network that no route holds has no way, which is told.
 //!
 //! Example: the node has `default via 192.0.2.254 dev 2` and `10.1.0.7 dev 9`, its own pod, and the record the subnet
 //! `10.1.0.0/24`: the way is `10.1.0.0/24 via 192.0.2.254 dev 2`.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use kuryr_api::kuryrnode::{KuryrNodeSpec, OwnPort};
@@ -37,6 +40,15 @@ pub struct Ways {
     pub ways: Vec<NodeRoute>,
     /// Networks that have none.
     pub missing: Vec<IpNet>,
+}
+
+/// What the node begins from one of these addresses to one of these networks, and says with its own port's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Departures {
+    /// Addresses of the node that its own port has not, of families that the port has.
+    pub from: BTreeSet<IpAddr>,
+    /// Networks. None contains another.
+    pub to: BTreeSet<IpNet>,
 }
 
 /// Ways of a server of the cloud to the networks of the record.
@@ -71,6 +83,22 @@ pub fn to_clients(spec: &KuryrNodeSpec, routes: &[NodeRoute], own: u32) -> Vec<N
 pub fn past_own_port(port: &OwnPort, addresses: &[IpAddr]) -> Vec<IpAddr> {
     let is_ports = |address: &&IpAddr| port.addresses.iter().any(|one| one.address == **address);
     addresses.iter().filter(|address| !is_ports(address)).copied().collect()
+}
+
+/// Tells what is to have the own port's address; on a node without one, nothing.
+#[must_use]
+pub fn departures(spec: &KuryrNodeSpec, addresses: &[IpAddr]) -> Departures {
+    let Some(port) = spec.own_port.as_ref().filter(|_| !spec.mode.is_nested()) else {
+        return Departures::default();
+    };
+    let has_family =
+        |address: &IpAddr| port.addresses.iter().any(|one| one.address.is_ipv4() == address.is_ipv4());
+    let mut from = past_own_port(port, addresses);
+    from.retain(has_family);
+    let networks = spec.subnets.values().map(|subnet| subnet.cidr.trunc());
+    let is_on = |network: &IpNet| from.iter().any(|address| network.contains(address));
+    let to: Vec<IpNet> = networks.filter(|network| !is_on(network)).collect();
+    Departures { to: IpNet::aggregate(&to).into_iter().collect(), from: from.into_iter().collect() }
 }
 
 /// The longest route that holds all of a network, the first of those.
@@ -154,5 +182,37 @@ mod tests {
         let addresses = ["192.0.2.1", "10.1.0.200", "2001:db8::1"].map(|text| text.parse().unwrap());
         let past = past_own_port(&serde_json::from_value(port).unwrap(), &addresses);
         assert_eq!(past, [addresses[0], addresses[2]]);
+    }
+
+    #[test]
+    fn what_the_node_begins_has_the_ports_address_but_where_the_node_is_itself() {
+        let of = |own: &[(&str, &str)], mode: &str, addresses: &[&str]| {
+            let own: Vec<_> =
+                own.iter().map(|(subnet, address)| json!({"subnet": subnet, "address": address})).collect();
+            let port = json!({"id": "p", "mac": "fa:16:3e:00:00:01", "network": "n", "addresses": own});
+            let mut spec = spec();
+            spec.own_port =
+                Some(port).filter(|_| !own.is_empty()).map(|port| serde_json::from_value(port).unwrap());
+            spec.mode = serde_json::from_value(json!(mode)).unwrap();
+            let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let Departures { from, to } = departures(&spec, &addresses);
+            let from = from.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            format!("{from} to {}", to.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let (four, six) = (("a", "10.1.0.200"), ("b", "fd00:1::c8"));
+        let all = ["192.0.2.1", "10.1.0.200", "2001:db8::1"];
+        assert_eq!(
+            of(&[four, six], "ovs", &all),
+            "192.0.2.1 2001:db8::1 to 10.1.0.0/24 10.2.0.0/16 fd00:1::/64"
+        );
+        assert_eq!(of(&[four], "ovs", &all), "192.0.2.1 to 10.1.0.0/24 10.2.0.0/16 fd00:1::/64");
+        // It has a leg there, by which it goes.
+        assert_eq!(
+            of(&[four], "ovs", &["192.0.2.1", "10.2.0.1"]),
+            "10.2.0.1 192.0.2.1 to 10.1.0.0/24 fd00:1::/64"
+        );
+        for (own, mode) in [(&[][..], "ovs"), (&[four], "nested-vlan")] {
+            assert_eq!(of(own, mode, &all), " to ", "{mode}");
+        }
     }
 }
