@@ -35,8 +35,10 @@ def new(address, kind, seconds):
     made.settimeout(seconds)
     return made
 
-def http(address, port, path="/", tls=False, seconds=3):
+def http(address, port, path="/", tls=False, seconds=3, source=None):
     with new(address, socket.SOCK_STREAM, seconds) as plain:
+        if source:
+            plain.bind((source, 0))
         plain.connect((address, port))
         client = ssl._create_unverified_context().wrap_socket(plain) if tls else plain
         client.sendall(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())

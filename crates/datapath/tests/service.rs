@@ -864,6 +864,36 @@ fn under_local_pods_are_brought_to_another_nodes_endpoints_and_the_nodes_process
     }
 }
 
+/// Kubernetes' own spec (e2e, "should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes"):
+/// at its own node's port, too, it is seen with the node's address by endpoints elsewhere, so it does not go where pods go.
+#[test]
+fn at_the_nodes_own_port_its_processes_may_find_something_else_than_pods() {
+    let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());
+    // The programs learn the node's namespace from whoever loads them.
+    let mut tables = net.client.within(|| Tables::attached(&pins, &cgroup));
+    tables.put_nodes();
+    let (mut node, mut pod) =
+        (Client::new(&net.client, &cgroup), Client::new(&net.endpoints[2]._space, &cgroup));
+    let own = [("192.0.2.1", v4 as Family), ("2001:db8::1", v6), ("::ffff:192.0.2.1", v4)];
+    for (number, (address, of)) in (0..).zip(own) {
+        for (protocol, hows) in [(TCP, &["tcp"][..]), (UDP, &["udp", "send"])] {
+            let id = 10 + 10 * number + 2 * u32::from(protocol == UDP);
+            let at = |scope| ServiceKey::of_nodes(scope, of(0).is_ipv4(), NODE_PORT, protocol);
+            tables.lead_one(at(Scope::OwnNode), id, Some(of(1)));
+            tables.lead_one(at(Scope::OwnNodeHost), id + 1, Some(of(0)));
+            for how in hows {
+                let line = format!("{how} {address} {NODE_PORT}");
+                let answers = [node.ask(&line), pod.ask(&line)];
+                assert_eq!(answers, [format!("{address} a"), format!("{address} b")], "{how}");
+            }
+            tables.services.delete_service(&at(Scope::OwnNodeHost)).unwrap();
+            let line = format!("{} {address} {NODE_PORT}", hows[0]);
+            assert_eq!(node.ask(&line), format!("{address} b"));
+            tables.services.delete_service(&at(Scope::OwnNode)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn addresses_of_a_service_share_its_endpoints_and_change_with_them() {
     let (net, cgroup, pins) = (Net::new(), Cgroup::new(), Pins::new());

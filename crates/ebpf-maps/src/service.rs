@@ -18,9 +18,9 @@
 //! have the same number and generation share them.
 //!
 //! A destination is looked for as it is. Where there is nothing, and its address is in `nodes`, it is looked for as a
-//! port of this node ([`Scope::OwnNode`], if it is one) or of that other one ([`Scope::OtherNode`]), and then of every node
-//! ([`Scope::Nodes`]): a port on every node costs one entry, however many nodes there are. Loopback addresses are there, too,
-//! with a scope of their own.
+//! port of this node (if it is one, [`Scope::OwnNodeHost`], then [`Scope::OwnNode`]) or of that other one
+//! ([`Scope::OtherNode`]), and then of every node ([`Scope::Nodes`]): a port on every node costs one entry, however many nodes
+//! there are. Loopback addresses are there, too, with a scope of their own.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -68,6 +68,8 @@ pub enum Scope {
     Loopback = 3,
     /// Itself, an address of another node, for all but processes in the node's network namespace: those go there.
     OtherNode = 4,
+    /// As [`Scope::OwnNode`], for processes in the node's network namespace only, for which it comes first.
+    OwnNodeHost = 5,
 }
 
 /// Whose an address in `nodes` is; the number is the value.
@@ -302,19 +304,25 @@ mod tests {
 
     #[test]
     fn ports_of_nodes_are_keys_of_their_own() {
-        let scopes = [Scope::Nodes, Scope::OwnNode, Scope::Loopback];
+        let scopes = [Scope::Nodes, Scope::OwnNode, Scope::Loopback, Scope::OwnNodeHost];
         let of_nodes =
             scopes.map(|scope| [true, false].map(|v4| ServiceKey::of_nodes(scope, v4, 30080, TCP)));
-        let [[nodes4, nodes6], [own4, own6], [loop4, _]] = of_nodes;
+        let [[nodes4, nodes6], [own4, own6], [loop4, _], [host4, host6]] = of_nodes;
         assert_eq!(
             (nodes4.address(), nodes6.address()),
             (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
         );
         // Whoever connects to the unspecified address itself means something else.
         let itself = ServiceKey::new(Ipv4Addr::UNSPECIFIED.into(), 30080, TCP);
-        for (one, other) in
-            [(nodes4, own4), (nodes6, own6), (nodes4, nodes6), (own4, loop4), (nodes4, itself)]
-        {
+        for (one, other) in [
+            (nodes4, own4),
+            (nodes6, own6),
+            (nodes4, nodes6),
+            (own4, loop4),
+            (nodes4, itself),
+            (host4, own4),
+            (host4, host6),
+        ] {
             assert_ne!(one, other);
         }
     }

@@ -105,7 +105,8 @@ static __always_inline int refuse(int error)
 /*
  * Finds where a destination is served: as it is, else as a port of this node or of that other one, else as a port of every
  * node; what is loopback, as a port of the node's own, for whoever is in its namespace: in a pod it is the pod itself. A port
- * of that other one is for whoever is not: the node's own processes go there. Makes the key the one under which it is.
+ * of that other one is for whoever is not: the node's own processes go there. One of this node may be another for them. Makes
+ * the key the one under which it is.
  */
 static __always_inline int find_service(struct bpf_sock_addr *ctx, struct service_key *key)
 {
@@ -128,6 +129,9 @@ static __always_inline int find_service(struct bpf_sock_addr *ctx, struct servic
 		return bpf_get_netns_cookie(ctx) == node_netns && bpf_map_lookup_elem(&services, key);
 	}
 	if (*kind == OWN_NODE) {
+		key->scope = SCOPE_OWN_NODE_HOST;
+		if (bpf_get_netns_cookie(ctx) == node_netns && bpf_map_lookup_elem(&services, key))
+			return 1;
 		key->scope = SCOPE_OWN_NODE;
 		if (bpf_map_lookup_elem(&services, key))
 			return 1;

@@ -32,6 +32,7 @@ enum scope {
 	SCOPE_OWN_NODE, /* the same of this node only */
 	SCOPE_LOOPBACK, /* the loopback address of the family, for the node's own processes only */
 	SCOPE_OTHER_NODE, /* itself, an address of another node, for all but the node's own processes */
+	SCOPE_OWN_NODE_HOST, /* as SCOPE_OWN_NODE, before it and for the node's own processes only */
 };
 
 /* Whose an address of a node is. */

@@ -42,6 +42,7 @@ fn service_key(frontend: &Frontend) -> ServiceKey {
         At::OwnNode(family) => of_nodes(Scope::OwnNode, family),
         At::Loopback(family) => of_nodes(Scope::Loopback, family),
         At::OtherNode(address) => ServiceKey::of_other_node(address, frontend.port, protocol),
+        At::OwnNodeHost(family) => of_nodes(Scope::OwnNodeHost, family),
     }
 }
 
@@ -113,6 +114,8 @@ fn frontend(key: &ServiceKey) -> Option<Frontend> {
         At::Loopback(Family::of(address))
     } else if key.scope == Scope::OtherNode as u8 {
         At::OtherNode(address)
+    } else if key.scope == Scope::OwnNodeHost as u8 {
+        At::OwnNodeHost(Family::of(address))
     } else {
         At::Address(address)
     };
@@ -146,6 +149,8 @@ mod tests {
             Frontend { at: At::Loopback(Family::V6), port: 30080, protocol: udp },
             Frontend { at: At::OtherNode("192.0.2.2".parse().unwrap()), port: 30080, protocol: tcp },
             Frontend { at: At::OtherNode("2001:db8::2".parse().unwrap()), port: 30080, protocol: udp },
+            Frontend { at: At::OwnNodeHost(Family::V4), port: 30080, protocol: tcp },
+            Frontend { at: At::OwnNodeHost(Family::V6), port: 30080, protocol: udp },
         ];
         let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other), ("::1", NodeKind::Loopback)]
             .map(|(address, kind)| (address.parse::<std::net::IpAddr>().unwrap(), kind));

@@ -563,9 +563,9 @@ mod tests {
         let the_pod = || Work::One(Subject::Pod(ObjectKey::namespaced("d", "p")));
         room.on_pod(&store.apply(pod("Running", "")));
         agent.reconcile(Work::All).await.unwrap();
-        let both =
-            ["8000/TCP at this node's IPv4 -> 10.1.0.4:80", "8000/TCP at loopback IPv4 -> 10.1.0.4:80"];
-        assert_eq!(agent.told(), both);
+        let all = ["at this node's IPv4", "at loopback IPv4", "at this node's IPv4 for its processes"]
+            .map(|at| format!("8000/TCP {at} -> 10.1.0.4:80"));
+        assert_eq!(agent.told(), all);
         store.apply(pod("Running", "192.0.2.2"));
         agent.reconcile(the_pod()).await.unwrap();
         assert_eq!((agent.told().len(), agent.health()), (0, "PartlyServed"), "the other node's address");

@@ -17,7 +17,7 @@ use std::{
 
 use kuryr_datapath::{Reached, TranslatedSocket, TranslatedSockets};
 use kuryr_kubernetes::store::ObjectKey;
-use kuryr_planning::service::{Change, Fate, OwnerKind, Socket, Tables, Target, fate};
+use kuryr_planning::service::{Change, Cluster, Fate, OwnerKind, Socket, Tables, Target, fate};
 use tokio::sync::Notify;
 
 use super::{Services, Work, observe};
@@ -119,7 +119,7 @@ async fn end_lost(world: &World, sockets: &Arc<Mutex<TranslatedSockets>>) -> Res
         let held = world.services.held.lock().await;
         // A look at all Services is under way, which has us look again.
         let Some(tables) = &held.tables else { return Ok(()) };
-        judge(&world.services, tables, found.iter().map(as_planned))
+        judge(&world.services, tables, &held.cluster, found.iter().map(as_planned))
     };
     let mut fates = fates.into_iter();
     found.retain(|_| fates.next() == Some(Fate::Ends));
@@ -153,14 +153,19 @@ fn as_planned(socket: &TranslatedSocket) -> Socket {
 }
 
 /// What becomes of sockets; notes whose linger.
-fn judge(room: &Services, tables: &Tables, sockets: impl Iterator<Item = Socket>) -> Vec<Fate> {
+fn judge(
+    room: &Services,
+    tables: &Tables,
+    cluster: &Cluster,
+    sockets: impl Iterator<Item = Socket>,
+) -> Vec<Fate> {
     let mut lingering = BTreeSet::new();
     let one = |socket: Socket| {
         let service = tables.owner(&socket).filter(|one| one.kind == OwnerKind::Service);
         let owner = service.map(|one| ObjectKey::namespaced(&one.namespace, &one.name));
         let look = owner.as_ref().map(|key| observe::look(room, key));
         let slices = look.as_ref().map(observe::Look::slices).unwrap_or_default();
-        let fate = fate(tables, &socket, &slices);
+        let fate = fate(tables, &socket, &slices, cluster);
         if let (Fate::Lingers, Some(key)) = (fate, owner) {
             lingering.insert(key);
         }
@@ -176,7 +181,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use kuryr_kubernetes::slim;
-    use kuryr_planning::service::{Cluster, NodeFacts, Owner, desired, diff};
+    use kuryr_planning::service::{NodeFacts, Owner, desired, diff};
     use serde_json::json;
 
     use super::*;
@@ -228,7 +233,9 @@ mod tests {
             let target = Target { address: to.parse().unwrap(), port: 5353 };
             Socket { asked: "10.96.0.10:53".parse().unwrap(), id: 1, target }
         };
-        let judged = |tables: &Tables| judge(room, tables, ["10.1.0.4", "10.1.0.5"].map(socket).into_iter());
+        let judged = |tables: &Tables| {
+            judge(room, tables, &Cluster::default(), ["10.1.0.4", "10.1.0.5"].map(socket).into_iter())
+        };
         let both = [("10.1.0.4", true, true), ("10.1.0.5", true, true)];
         assert!(!follow(room, &mut tables, vec![slice(&both)]).await, "nothing ends");
         assert_eq!(judged(&tables), [Fate::Stays, Fate::Stays]);

@@ -10,7 +10,8 @@
 //!    that node, and is refused where there are none.
 //! 4. Under that policy endpoints see the client's own address. Who is brought to them at its socket has it there: a pod,
 //!    and a process of a node that enters the pods' network with its own address. A process of a node with a port of its
-//!    own would have the port's: it is left to go to the other node, and enters there as who comes from outside.
+//!    own would have the port's: it is left to go to the other node, and enters there as who comes from outside. At the
+//!    port of its own node it is brought to the other node's, if the endpoint is there.
 //!
 //! Source: kube-proxy 1.36, `pkg/proxy/nftables/proxier.go` ("short-circuit pod traffic", "short-circuit local traffic").
 
@@ -98,6 +99,8 @@ pub enum At {
     Loopback(Family),
     /// This address of another node, for pods; processes of this node that are in no pod's network go there.
     OtherNode(IpAddr),
+    /// Every address of this node, for processes of this node that are in no pod's network; comes before [`At::OwnNode`].
+    OwnNodeHost(Family),
 }
 
 /// Where clients send to. Written as `10.96.0.1:443/TCP`.
@@ -120,6 +123,9 @@ impl fmt::Display for Frontend {
             At::OwnNode(family) => write!(f, "{port}/{protocol} at this node's {}", family.name()),
             At::Loopback(family) => write!(f, "{port}/{protocol} at loopback {}", family.name()),
             At::OtherNode(address) => write!(f, "{}/{protocol} for pods", SocketAddr::new(*address, *port)),
+            At::OwnNodeHost(family) => {
+                write!(f, "{port}/{protocol} at this node's {} for its processes", family.name())
+            }
         }
     }
 }
@@ -323,6 +329,17 @@ impl Look<'_> {
             }
         }
         let any = self.targets(family, port, self.node, false);
+        let own_port =
+            port.node_port.filter(|_| self.intent.external_local && self.enters_by_its_port(family));
+        if let Some(number) = own_port {
+            let of_processes = at(At::OwnNodeHost(family), number);
+            let led = self.by_other_nodes(family, number, port, &any);
+            if led == any {
+                external.insert(of_processes);
+            } else {
+                elsewhere.push(self.wanted([of_processes].into(), led));
+            }
+        }
         let mut sets = if self.intent.internal_local {
             let own = self.targets(family, port, self.node, true);
             vec![self.wanted(internal, own), self.wanted(external, any)]
@@ -337,16 +354,10 @@ impl Look<'_> {
     fn elsewhere(&self, family: Family, number: u16, port: &IntentPort<'_>) -> Vec<Wanted> {
         let at = |at| Frontend { at, port: number, protocol: port.protocol };
         let mut by_address: BTreeMap<IpAddr, BTreeSet<Target>> = BTreeMap::new();
-        let own = self.cluster.nodes.get(self.node.name);
         let by_node = targets_by_node(Port { family, protocol: port.protocol, name: port.name }, self.slices);
         for (name, there) in by_node {
-            let addresses =
-                self.cluster.nodes.get(name).filter(|_| name != self.node.name).into_iter().flatten();
-            let reached = addresses.filter(|address| {
-                Family::of(**address) == family && !own.is_some_and(|own| own.contains(address))
-            });
-            for address in reached.filter(|_| !there.is_empty()) {
-                by_address.entry(*address).or_default().extend(&there);
+            for address in self.reached(name, family).filter(|_| !there.is_empty()) {
+                by_address.entry(address).or_default().extend(&there);
             }
         }
         let scope = if self.enters_by_its_port(family) { At::OtherNode } else { At::Address };
@@ -355,6 +366,35 @@ impl Look<'_> {
             .map(|(address, targets)| self.wanted([at(scope(address))].into(), targets));
         // At all the others there is no endpoint.
         some.chain([self.wanted([at(At::Nodes(family))].into(), BTreeSet::new())]).collect()
+    }
+
+    /// The same targets for processes that have another address in the pods' network than outside, by a port of nodes: those of
+    /// another node are reached by that node's port. Which of several there, that node chooses.
+    fn by_other_nodes(
+        &self,
+        family: Family,
+        number: u16,
+        port: &IntentPort<'_>,
+        any: &BTreeSet<Target>,
+    ) -> BTreeSet<Target> {
+        let by_node = targets_by_node(Port { family, protocol: port.protocol, name: port.name }, self.slices);
+        let through = |target: &Target| {
+            let (name, _) = by_node.iter().find(|(_, there)| there.contains(target))?;
+            // An endpoint on the host network sees the node's address anyway.
+            let is_host = self.reached(name, family).any(|address| address == target.address);
+            let address = self.reached(name, family).next().filter(|_| !is_host)?;
+            Some(Target { address, port: number })
+        };
+        any.iter().map(|target| through(target).unwrap_or(*target)).collect()
+    }
+
+    /// Addresses of another node at which it is that node's.
+    fn reached(&self, name: &str, family: Family) -> impl Iterator<Item = IpAddr> {
+        let own = self.cluster.nodes.get(self.node.name);
+        let addresses = self.cluster.nodes.get(name).filter(|_| name != self.node.name);
+        addresses.into_iter().flatten().copied().filter(move |address| {
+            Family::of(*address) == family && !own.is_some_and(|own| own.contains(address))
+        })
     }
 
     /// Whether processes of the node have another address in the pods' network than outside.
@@ -707,6 +747,14 @@ mod tests {
                 .iter()
                 .filter(|set| set.ends_with("node's IPv4 -> ") || set.ends_with("node's IPv6 -> "));
             assert_eq!(refused.count(), 2, "{what}: {sets:?}");
+            // A pod is told from them also at the own node's port.
+            let at_own = |of: &str| {
+                sets.iter().find(|set| set.contains(&format!("this node's {of} for its processes")))
+            };
+            for (of, expect) in [("IPv4", &expect[0]), ("IPv6", &expect[1])] {
+                let is_for_pods = expect.ends_with("for pods");
+                assert_eq!(at_own(of).is_some(), is_for_pods, "{what}: {sets:?}");
+            }
             // Under Cluster any endpoint does, and its address is lost anyway.
             let anywhere = told(&desired(
                 Some(&Service { external_traffic_policy: "Cluster", ..local.clone() }),
@@ -715,6 +763,33 @@ mod tests {
                 &cluster,
             ));
             assert!(!anywhere.iter().any(|set| set.contains("for pods")), "{what}: {anywhere:?}");
+        }
+    }
+
+    /// Kubernetes' own spec (e2e, "should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes")
+    /// has such a process for client, which the endpoint has to see with its node's address.
+    #[test]
+    fn under_local_processes_reach_endpoints_elsewhere_through_their_own_nodes_port_by_the_other_nodes() {
+        let local = Service { external_traffic_policy: "Local", ..node_port() };
+        let cluster = Cluster { own_port: ["10.1.0.200".parse().unwrap()].into(), ..cluster() };
+        let leads = |endpoints: &[(&str, &str)]| {
+            let desired = desired(Some(&local), &[slice("IPv4", endpoints)], NODE, &cluster);
+            let is_it = |wanted: &&Wanted| {
+                wanted.frontends.iter().any(|frontend| frontend.at == At::OwnNodeHost(Family::V4))
+            };
+            let found = desired.sets.iter().find(is_it).unwrap();
+            let targets: Vec<String> = found.targets.iter().map(ToString::to_string).collect();
+            (found.frontends.len(), targets.join(", "))
+        };
+        for (what, endpoints, expect) in [
+            ("elsewhere", &[("10.1.0.5", "n2"), ("10.1.0.6", "n2")][..], (1, "192.0.2.2:30080")),
+            ("both", &[("10.1.0.4", "n1"), ("10.1.0.5", "n2")], (1, "10.1.0.4:8080, 192.0.2.2:30080")),
+            ("here: as everybody", &[("10.1.0.4", "n1")], (3, "10.1.0.4:8080")),
+            ("a node that nobody knows", &[("10.1.0.5", "n9")], (3, "10.1.0.5:8080")),
+            ("on the host network", &[("192.0.2.3", "n3")], (3, "192.0.2.3:8080")),
+            ("none", &[], (3, "")),
+        ] {
+            assert_eq!(leads(endpoints), (expect.0, expect.1.to_owned()), "{what}");
         }
     }
 

@@ -47,7 +47,8 @@ pub fn host_ports(pod: Option<&Pod<'_>>, own: &[IpAddr]) -> Desired {
             if !frontends.is_empty() {
                 let target = Target { address: *address, port: port.container_port };
                 let inbound = Inbound { lead: Lead::Targets([target].into()), ..Inbound::default() };
-                let from_outside = frontends.iter().filter(|one| !matches!(one.at, At::Loopback(_)));
+                let from_outside =
+                    frontends.iter().filter(|one| !matches!(one.at, At::Loopback(_) | At::OwnNodeHost(_)));
                 desired.inbound.extend(from_outside.map(|one| (*one, inbound.clone())));
                 desired.sets.push(Wanted { frontends, affinity_seconds: 0, targets: [target].into() });
             }
@@ -58,7 +59,9 @@ pub fn host_ports(pod: Option<&Pod<'_>>, own: &[IpAddr]) -> Desired {
 
 /// Where a port is reached; none if its address is not the node's.
 fn places(port: &HostPort<'_>, own: &[IpAddr]) -> Option<Vec<(Family, At)>> {
-    let everywhere = |family| [(family, At::OwnNode(family)), (family, At::Loopback(family))];
+    // Processes of the node find no other port there.
+    let everywhere =
+        |family| [At::OwnNode(family), At::OwnNodeHost(family), At::Loopback(family)].map(|at| (family, at));
     if port.host_ip.is_empty() {
         return Some([Family::V4, Family::V6].into_iter().flat_map(everywhere).collect());
     }
@@ -92,8 +95,10 @@ mod tests {
 
     #[test]
     fn a_port_is_at_every_address_of_the_node_and_at_loopback_or_at_one() {
-        let v4 = "8000/TCP at this node's IPv4, 8000/TCP at loopback IPv4 -> 10.1.0.4:80";
-        let v6 = "8000/TCP at this node's IPv6, 8000/TCP at loopback IPv6 -> [fd00::4]:80";
+        let v4 = "8000/TCP at this node's IPv4, 8000/TCP at loopback IPv4, 8000/TCP at this node's IPv4 for its processes \
+                  -> 10.1.0.4:80";
+        let v6 = "8000/TCP at this node's IPv6, 8000/TCP at loopback IPv6, 8000/TCP at this node's IPv6 for its processes \
+                  -> [fd00::4]:80";
         for (host_ip, expect) in [
             ("", vec![v4, v6]),
             ("0.0.0.0", vec![v4]),

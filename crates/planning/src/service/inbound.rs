@@ -245,7 +245,7 @@ fn reached(at: At, own: &[IpAddr]) -> (Rank, Vec<IpAddr>) {
         At::OwnNode(family) => (1, of(family)),
         At::Nodes(family) => (2, of(family)),
         // Nobody comes there from outside, or not to this node.
-        At::Loopback(_) | At::OtherNode(_) => (3, Vec::new()),
+        At::Loopback(_) | At::OtherNode(_) | At::OwnNodeHost(_) => (3, Vec::new()),
     }
 }
 

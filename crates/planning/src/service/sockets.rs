@@ -4,7 +4,8 @@
 //! 1. It stays as long as its frontend leads to its endpoint.
 //! 2. It stays, too, while its endpoint still serves: one that terminates and is given to nobody any more, or one that
 //!    hints now keep from this node. It is *lingering*: the end of that endpoint changes no table.
-//! 3. Else it is closed, also when the Service has gone: its endpoints have gone with it.
+//! 3. Brought to another node's port, it stays also while an endpoint of that node serves, to which that node leads it.
+//! 4. Else it is closed, also when the Service has gone: its endpoints have gone with it.
 //!
 //! Sources: kube-proxy 1.36, `pkg/proxy/conntrack/cleanup.go` (entries of UDP that lead to endpoints which serve are kept).
 
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use super::{
     desired::{At, Family, Frontend, Protocol, Target},
     diff::Change,
-    inputs::{Owner, Slice},
+    inputs::{Cluster, Endpoint, Owner, Slice},
     nodes::NodeKind,
     tables::{Entry, Member, Step, Tables},
 };
@@ -51,7 +52,7 @@ impl Tables {
     fn entries_at(&self, asked: SocketAddr) -> impl Iterator<Item = &Entry> {
         let family = Family::of(asked.ip());
         let of_nodes = match self.nodes().get(&asked.ip()) {
-            Some(NodeKind::Own) => vec![At::OwnNode(family), At::Nodes(family)],
+            Some(NodeKind::Own) => vec![At::OwnNodeHost(family), At::OwnNode(family), At::Nodes(family)],
             Some(NodeKind::Other) => vec![At::OtherNode(asked.ip()), At::Nodes(family)],
             Some(NodeKind::Loopback) => vec![At::Loopback(family)],
             None => vec![],
@@ -72,28 +73,39 @@ impl Tables {
 
 /// Tells what becomes of a socket. `slices` are those of the Service by which it came to its endpoint ([`Tables::owner`]).
 #[must_use]
-pub fn fate(tables: &Tables, socket: &Socket, slices: &[Slice<'_>]) -> Fate {
+pub fn fate(tables: &Tables, socket: &Socket, slices: &[Slice<'_>], cluster: &Cluster) -> Fate {
     if tables.leads_to(socket) {
         Fate::Stays
-    } else if serves(slices, Protocol::Udp, &socket.target) {
+    } else if serves(slices, &socket.target) || serves_by_node(slices, socket, cluster) {
         Fate::Lingers
     } else {
         Fate::Ends
     }
 }
 
-fn serves(slices: &[Slice<'_>], protocol: Protocol, target: &Target) -> bool {
+fn serves(slices: &[Slice<'_>], target: &Target) -> bool {
+    any_serves(slices, |port, endpoint| port == Some(target.port) && endpoint.address == Some(target.address))
+}
+
+/// Whether the target is a node's port, as the one that was asked for, and something serves there.
+fn serves_by_node(slices: &[Slice<'_>], socket: &Socket, cluster: &Cluster) -> bool {
+    let is_there = |endpoint: &Endpoint<'_>| {
+        let addresses = endpoint.node.and_then(|name| cluster.nodes.get(name));
+        addresses.is_some_and(|all| all.contains(&socket.target.address))
+    };
+    socket.asked.port() == socket.target.port && any_serves(slices, |_, endpoint| is_there(endpoint))
+}
+
+fn any_serves(slices: &[Slice<'_>], is_it: impl Fn(Option<u16>, &Endpoint<'_>) -> bool) -> bool {
     slices.iter().any(|slice| {
-        let has_port = slice
-            .ports
-            .iter()
-            .any(|port| port.port == Some(target.port) && Protocol::of(port.protocol) == Some(protocol));
-        let mut endpoints = slice.endpoints.iter().filter(|one| one.address == Some(target.address));
-        has_port
-            && endpoints.any(|one| {
+        let of_udp = slice.ports.iter().filter(|port| Protocol::of(port.protocol) == Some(Protocol::Udp));
+        let mut ports = of_udp.map(|port| port.port);
+        ports.any(|port| {
+            slice.endpoints.iter().filter(|one| is_it(port, one)).any(|one| {
                 let ready = one.ready.unwrap_or(true);
                 ready || one.serving.unwrap_or(ready)
             })
+        })
     })
 }
 
@@ -155,6 +167,11 @@ mod tests {
         Socket { asked: SocketAddr::new(asked.parse().unwrap(), 80), id, target: target(last) }
     }
 
+    /// What becomes of a socket where nothing is known of nodes.
+    fn alone(tables: &Tables, socket: &Socket, slices: &[Slice<'_>]) -> Fate {
+        fate(tables, socket, slices, &Cluster::default())
+    }
+
     #[test]
     fn a_socket_stays_with_its_endpoint_and_ends_with_it() {
         let at = [frontend(10, Protocol::Udp)];
@@ -168,7 +185,7 @@ mod tests {
             serving,
             ..Endpoint::default()
         };
-        assert_eq!(fate(&tables, &four, &[]), Fate::Stays, "what clients are given counts");
+        assert_eq!(alone(&tables, &four, &[]), Fate::Stays, "what clients are given counts");
         lead(&mut tables, &at, Some(&[5]));
         for (protocol, ready, serving, expect) in [
             ("UDP", None, None, Fate::Lingers),
@@ -179,11 +196,11 @@ mod tests {
             ("TCP", Some(true), Some(true), Fate::Ends),
         ] {
             let slices = [slice(protocol, endpoint(ready, serving))];
-            assert_eq!(fate(&tables, &four, &slices), expect, "{protocol} {ready:?} {serving:?}");
+            assert_eq!(alone(&tables, &four, &slices), expect, "{protocol} {ready:?} {serving:?}");
         }
-        assert_eq!(fate(&tables, &five, &[]), Fate::Stays);
+        assert_eq!(alone(&tables, &five, &[]), Fate::Stays);
         lead(&mut tables, &at, None);
-        assert_eq!((tables.owner(&five), fate(&tables, &five, &[])), (None, Fate::Ends));
+        assert_eq!((tables.owner(&five), alone(&tables, &five, &[])), (None, Fate::Ends));
     }
 
     #[test]
@@ -197,7 +214,7 @@ mod tests {
         for asked in ["10.9.0.1", "10.9.0.2"] {
             let (stays, ends) = (socket(asked, 77, 4), socket(asked, 77, 5));
             assert_eq!(tables.owner(&stays), Some(&*dns()), "{asked}");
-            assert_eq!((fate(&tables, &stays, &[]), fate(&tables, &ends, &[])), (Fate::Stays, Fate::Ends));
+            assert_eq!((alone(&tables, &stays, &[]), alone(&tables, &ends, &[])), (Fate::Stays, Fate::Ends));
         }
         // A port of that node alone.
         let there = [port(At::OtherNode("10.9.0.2".parse().unwrap()))];
@@ -206,11 +223,59 @@ mod tests {
         lead(&mut of_there, &there, Some(&[4]));
         let asked = |last| socket("10.9.0.2", 77, last);
         assert_eq!(of_there.owner(&asked(4)), Some(&*dns()));
-        assert_eq!([4, 5].map(|last| fate(&of_there, &asked(last), &[])), [Fate::Stays, Fate::Ends]);
+        assert_eq!([4, 5].map(|last| alone(&of_there, &asked(last), &[])), [Fate::Stays, Fate::Ends]);
         // The node has gone, the endpoint has not.
         tables.note_nodes([node("10.9.0.1", NodeKind::Own)].into());
-        assert_eq!(fate(&tables, &socket("10.9.0.2", 1, 4), &[]), Fate::Stays);
-        assert_eq!(fate(&tables, &socket("10.9.0.2", 1, 5), &[]), Fate::Ends);
+        assert_eq!(alone(&tables, &socket("10.9.0.2", 1, 4), &[]), Fate::Stays);
+        assert_eq!(alone(&tables, &socket("10.9.0.2", 1, 5), &[]), Fate::Ends);
+    }
+
+    #[test]
+    fn a_socket_that_was_brought_to_another_nodes_port_stays_while_something_serves_there() {
+        let mut tables = Tables::default();
+        let own: std::net::IpAddr = "10.9.0.1".parse().unwrap();
+        tables.note_nodes([(own, NodeKind::Own)].into());
+        let at = |at| Frontend { at, port: 80, protocol: Protocol::Udp };
+        let other = Target { address: "10.9.0.2".parse().unwrap(), port: 80 };
+        let mut lead_to = |targets: &[Target]| {
+            let wanted = |at, targets: &[Target]| Wanted {
+                frontends: [at].into(),
+                affinity_seconds: 0,
+                targets: targets.iter().copied().collect(),
+            };
+            let sets = vec![
+                wanted(at(At::OwnNodeHost(Family::V4)), targets),
+                wanted(at(At::OwnNode(Family::V4)), &[target(5)]),
+            ];
+            let plan = diff(&tables, &dns(), &Desired { sets, ..Desired::default() });
+            plan.changes.into_iter().for_each(|change| tables.note(change));
+            tables.clone()
+        };
+        let socket = Socket { asked: SocketAddr::new(own, 80), id: 77, target: other };
+        let cluster = Cluster { nodes: [("n2".into(), vec![other.address])].into(), ..Cluster::default() };
+        let on = |node, serving| {
+            let address = Some(target(5).address);
+            let endpoint =
+                Endpoint { address, node: Some(node), ready: Some(false), serving, ..Endpoint::default() };
+            [slice("UDP", endpoint)]
+        };
+        let led = lead_to(&[other]);
+        assert_eq!(led.owner(&socket), Some(&*dns()));
+        assert_eq!(fate(&led, &socket, &[], &cluster), Fate::Stays);
+        let led = lead_to(&[target(6)]);
+        for (slices, expect) in [
+            (on("n2", Some(true)), Fate::Lingers),
+            (on("n2", Some(false)), Fate::Ends),
+            (on("n3", Some(true)), Fate::Ends),
+        ] {
+            assert_eq!(fate(&led, &socket, &slices, &cluster), expect);
+        }
+        let elsewhere = Socket { asked: SocketAddr::new(own, 81), ..socket };
+        assert_eq!(
+            fate(&led, &elsewhere, &on("n2", Some(true)), &cluster),
+            Fate::Ends,
+            "an endpoint's own port"
+        );
     }
 
     #[test]
