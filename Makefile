@@ -1,7 +1,7 @@
 # The recipes of the repository; `make` lists them. Everything heavier is a script that can be called alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nested test-ml2 test-long sim check build soak bench bench-services conformance lab-up lab-down codegen
+.PHONY: help demo test test-nested test-ml2 test-amphora test-long sim check build soak bench bench-services conformance lab-up lab-down codegen
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,10 @@ test-nested: ## all scenarios on nodes that are virtual machines with trunks
 test-ml2: ## scenarios with ML2/OVS, where Neutron's own agents drive the switches
 	@test/prerequisites
 	@test/run --ml2
+
+test-amphora: ## scenarios about Octavia's amphora provider, on a lab with its API and worker on no-op compute
+	@test/prerequisites
+	@test/run --amphora
 
 test-long: ## the whole simulation, and scenarios that take longer than those of `make test` may (NODES: kinds, ovs,ovs if none)
 	@test/prerequisites
