@@ -155,11 +155,7 @@ pub async fn upgrades(plan: Plan) -> Outcome {
     world.state().cloud.lift_limits();
     world.restart("controller-2");
     sleep(Duration::from_secs(8)).await;
-    world.jump("n1", -5);
-    world.state().wiring_most = 20_000;
-    Reach::restart_switch(&world, "n1");
-    sleep(Duration::from_secs(3)).await;
-    world.make_pod("web-0", "n1");
+    restart_switch_behind_its_clock(&world).await;
     world.tell_pod("web-1", Wish::Delete);
     sleep(Duration::from_millis(500)).await;
     world.restart("agent-n1");
@@ -528,6 +524,15 @@ async fn settle(world: &Arc<World>) -> (Duration, Duration) {
     }
 }
 
+/// The switch of node 1 starts anew when the node's clock has gone back, so that the signs of its rows are from the future, and a pod comes.
+async fn restart_switch_behind_its_clock(world: &Arc<World>) {
+    world.jump("n1", -5);
+    world.state().wiring_most = 20_000;
+    Reach::restart_switch(world, "n1");
+    sleep(Duration::from_secs(3)).await;
+    world.make_pod("web-0", "n1");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -536,12 +541,7 @@ mod tests {
     async fn a_switch_that_starts_anew_after_its_clock_went_back_has_no_ready_ports() {
         let world = one_node(Plan::Never, 1, true);
         sleep(Duration::from_secs(8)).await;
-        world.jump("n1", -5);
-        world.state().wiring_most = 20_000;
-        Reach::restart_switch(&world, "n1");
-        // The signs that its rows have are from the future.
-        sleep(Duration::from_secs(3)).await;
-        world.make_pod("web-0", "n1");
+        restart_switch_behind_its_clock(&world).await;
         sleep(Duration::from_secs(30)).await;
         assert_eq!(finish(&world).await.broken, Vec::<String>::new());
     }
