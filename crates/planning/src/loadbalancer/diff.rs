@@ -461,6 +461,24 @@ fn lacks_family(found: &Balancer, prefix: &IpNet) -> Problem {
     Problem { reason: REASON.to_owned(), message }
 }
 
+/// Looks again as long as members are about to go: no pod gets their addresses before a look shows that they are gone.
+pub(super) fn follow_leaving(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut Memory) {
+    let Some((found, member)) = inputs.actual.leaving().next() else { return memory.lost_members() };
+    let (after, is_late) = memory.loses_members(inputs.now, inputs.settings.activation);
+    if is_late && plan.wake_after.is_none() {
+        plan.problems.push(Problem {
+            reason: STUCK.to_owned(),
+            message: format!(
+                "load balancer {} has been about to lose member {member} for more than {} s: see `openstack loadbalancer status \
+                 show`; as long as its provider shows the member, no pod gets that address",
+                found.id,
+                inputs.settings.activation / 1000
+            ),
+        });
+    }
+    plan.wake_after = plan.wake_after.into_iter().chain([after]).min();
+}
+
 /// Nothing is asked of what is being changed.
 fn wait(plan: Plan, busy: &Balancer, inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     let (after, is_stuck) = memory.pending(inputs.now, inputs.settings.activation);
@@ -841,6 +859,25 @@ mod tests {
         look.service.told =
             vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
         assert_eq!(planned(&look, 0, &mut Memory::default()), Plan::default());
+    }
+
+    #[test]
+    fn members_that_are_about_to_go_are_looked_at_until_they_are_gone_and_told_if_they_stay() {
+        let mut look = look();
+        look.service.told =
+            vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
+        look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        let mut memory = Memory::default();
+        let waits = [0, 250, 10_000, 20_000, 299_999];
+        let waits = waits.map(|now| planned(&look, now, &mut memory).wake_after);
+        assert_eq!(waits, [250, 250, 5000, 5000, 5000].map(Some));
+        let plan = planned(&look, 300_000, &mut memory);
+        assert!(plan.is_empty() && plan.wake_after == Some(60_000));
+        assert!(plan.problems[0].message.contains("10.1.0.9"), "{:?}", plan.problems);
+        look.actual.balancers[0].pools[0].leaving.clear();
+        assert_eq!(planned(&look, 400_000, &mut memory), Plan::default());
+        look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        assert_eq!(planned(&look, 500_000, &mut memory).wake_after, Some(250), "others");
     }
 
     #[test]

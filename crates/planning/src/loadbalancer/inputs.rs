@@ -239,6 +239,16 @@ pub struct Actual {
     pub floating: Vec<Floating>,
 }
 
+impl Actual {
+    /// Members that active load balancers are about to lose.
+    pub fn leaving(&self) -> impl Iterator<Item = (&Balancer, IpAddr)> {
+        let all = self.balancers.iter().chain(&self.shared);
+        let active = all.filter(|found| found.state == State::Active);
+        let pools = active.flat_map(|found| found.pools.iter().map(move |pool| (found, pool)));
+        pools.flat_map(|(found, pool)| pool.leaving.iter().map(move |(address, _)| (found, *address)))
+    }
+}
+
 /// A load balancer of our project without our tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {

@@ -13,8 +13,10 @@ use super::{
 /// # Panics
 /// If two steps change one load balancer, a step changes one that does not take changes, or what others have on it, a load
 /// balancer is made beside one that is there or deleted with what others have on it, or a floating IP that is not ours is
-/// deleted.
+/// deleted; or if members are about to go and nobody is going to look whether they are gone.
 pub fn check(plan: &Plan, actual: &Actual) {
+    let is_followed = !plan.is_empty() || plan.wake_after.is_some();
+    assert!(is_followed || actual.leaving().next().is_none(), "nobody looks whether members are gone");
     let mut changed = BTreeSet::new();
     for step in &plan.steps {
         if let Some(id) = step.balancer() {
@@ -67,6 +69,14 @@ fn is_ours(step: &Step, found: &Balancer) -> bool {
 mod tests {
     use super::super::fixtures::balancer;
     use super::*;
+
+    #[test]
+    #[should_panic(expected = "nobody looks")]
+    fn members_that_nobody_sees_go_are_noticed() {
+        let mut losing = balancer("b");
+        losing.pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        check(&Plan::default(), &Actual { balancers: vec![losing], ..Actual::default() });
+    }
 
     #[test]
     #[should_panic(expected = "is changed")]

@@ -38,6 +38,8 @@ const RELEASED_WITHIN: Millis = 300_000;
 pub struct Memory {
     /// Since when its load balancer has been pending.
     pending_since: Option<Millis>,
+    /// Since when an active one has been about to lose members.
+    losing_since: Option<Millis>,
     /// When members were last replaced.
     members_at: Option<Millis>,
     /// When it was last found in `ERROR`, and how often in a row.
@@ -60,12 +62,17 @@ impl Memory {
     /// Notes the state of a load balancer; tells when to look again if it is pending, and whether it has been for
     /// longer than `activation`.
     pub(super) fn pending(&mut self, now: Millis, activation: Millis) -> (Millis, bool) {
-        let since = *self.pending_since.get_or_insert(now);
-        let elapsed = now.saturating_sub(since);
-        if elapsed >= activation {
-            return (LOOK_STUCK, true);
-        }
-        ((elapsed / 2).clamp(LOOK_FIRST, LOOK_MOST), false)
+        next_look(now.saturating_sub(*self.pending_since.get_or_insert(now)), activation)
+    }
+
+    /// Notes that an active load balancer is about to lose members; tells the same of it.
+    pub(super) fn loses_members(&mut self, now: Millis, activation: Millis) -> (Millis, bool) {
+        next_look(now.saturating_sub(*self.losing_since.get_or_insert(now)), activation)
+    }
+
+    /// Notes that no look shows members that are about to go.
+    pub(super) fn lost_members(&mut self) {
+        self.losing_since = None;
     }
 
     /// Notes that nothing is pending.
@@ -157,6 +164,14 @@ impl Memory {
         let wait = RECREATE_FIRST.saturating_mul(1 << doublings.min(16)).min(RECREATE_MOST);
         (at + wait).saturating_sub(now)
     }
+}
+
+/// When to look again at what has been going on for so long, and whether that is longer than it should.
+fn next_look(elapsed: Millis, activation: Millis) -> (Millis, bool) {
+    if elapsed >= activation {
+        return (LOOK_STUCK, true);
+    }
+    ((elapsed / 2).clamp(LOOK_FIRST, LOOK_MOST), false)
 }
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ pub fn plan(inputs: &Inputs<'_>, memory: &mut Memory) -> Plan {
     plan.problems.extend(placed.problems);
     plan.wake_after = plan.wake_after.into_iter().chain(placed.wake_after).min();
     diff::delete_once(&mut plan, inputs, memory);
+    diff::follow_leaving(&mut plan, inputs, memory);
     invariants::check(&plan, inputs.actual);
     plan
 }
