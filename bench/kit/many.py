@@ -1,4 +1,5 @@
 """Thousands of Services and their EndpointSlices, written by hand: no pod is behind them but where it is asked for."""
+import http.client
 import ipaddress
 import json
 import random
@@ -13,6 +14,8 @@ NAMESPACE, NAME_LABEL = "bench-services", "kubernetes.io/service-name"
 PORT, TARGET = 80, 18080
 # Writers at the same time: more do not make the lab's API server faster.
 WRITERS = 6
+# The API server closes a connection that nothing was asked over for 90 s.
+IDLE_SECONDS = 60
 # Until all of it is deleted, of which the API server does a part in the time of one request.
 SECONDS = 600
 TIMED_OUT = 504
@@ -28,14 +31,22 @@ class Writer:
 
     def write(self, method: str, where: str, body: dict) -> tuple[dict, float]:
         """Send one request; return the answer and when it was there (seconds of the monotonic clock)."""
-        connection = getattr(self.local, "connection", None) or self.kube.connect()
-        self.local.connection = connection
+        connection = self.connection()
         connection.request(method, where, json.dumps(body), {"Content-Type": "application/json", "User-Agent": "bench"})
         answer = connection.getresponse()
         text, at = answer.read(), time.monotonic()
+        self.local.used = at
         if answer.status >= 300:
             raise Refused(answer.status, f"{method} {where}: {text[:300].decode(errors='replace')}")
         return json.loads(text), at
+
+    def connection(self) -> http.client.HTTPConnection:
+        """Return this thread's connection, a new one in place of one that was idle for long."""
+        if time.monotonic() - getattr(self.local, "used", float("-inf")) > IDLE_SECONDS:
+            if hasattr(self.local, "connection"):
+                self.local.connection.close()
+            self.local.connection = self.kube.connect()
+        return self.local.connection
 
 
 def service(name: str, address: str | None = None) -> dict:

@@ -1,9 +1,10 @@
 """What has to be true at the end: nothing leaked, nothing doubled, nothing lost."""
+import json
 import subprocess
 
-from harness.expect import expect, expect_equal
+from harness.expect import Unmet, expect, expect_equal
 from harness.kuryr import POOL
-from harness.openstack import POD_OWNER
+from harness.openstack import POD_OWNER, Octavia
 from harness.pods import Pod
 from harness.scenario import World
 
@@ -11,21 +12,41 @@ from harness.scenario import World
 def ports_are_pools_and_pods(world: World, pods: list[str]) -> bool:
     """Check that Neutron's ports are those of the pools and those of the running pods; fail with what differs."""
     neutron = {port["id"]: port for port in world.our_ports()}
-    offered = {node: set(world.kuryr.node(node)["spec"].get("ports") or {}) for node in world.lab.nodes}
+    offered = {node: world.kuryr.node(node)["spec"].get("ports") or {} for node in world.lab.nodes}
     claims = {node: world.kuryr.claims(node) for node in world.lab.nodes}
     known = [port for ports in offered.values() for port in ports]
     expect_equal(len(known), len(set(known)), "ports that are offered to one node only")
     expect(neutron.keys() == set(known), f"in Neutron and known to no node: {sorted(neutron.keys() - set(known))}; known and not in Neutron: {sorted(set(known) - neutron.keys())}")
     for node in world.lab.nodes:
-        expect(claims[node].keys() <= offered[node], f"claims of {node} on ports that are not offered: {sorted(claims[node].keys() - offered[node])}")
-        free = len(offered[node]) - len(claims[node])
-        expect(free <= POOL["ports_pool_max"], f"the pool of {node} has {free} ports")
+        expect(claims[node].keys() <= offered[node].keys(), f"claims of {node} on ports that are not offered: {sorted(claims[node].keys() - offered[node].keys())}")
+        free = offered[node].keys() - claims[node].keys()
+        if len(free) > POOL["ports_pool_max"]:
+            raise Unmet(f"the pool of {node} has {len(free)} ports; {who_names(world, [offered[node][port] for port in free])}")
     claimed = {port: f"{claim['namespace']}/{claim['name']}" for of_node in claims.values() for port, claim in of_node.items()}
     expect_equal(sorted(claimed.values()), sorted(f"{world.namespace}/{name}" for name in pods), "pods with a claim")
     free = len(known) - len(claimed)
     expect_equal(len(neutron), free + len(pods), "Neutron's ports against pools and running pods")
     each_pod_has_its_port(world, pods, {pod: neutron[port] for port, pod in claimed.items()})
     return True
+
+
+def who_names(world: World, ports: list[dict]) -> str:
+    """Return what names the addresses of ports, so that they are not given to other pods."""
+    there = [(kind, one) for kind in ("EndpointSlice", "KuryrLoadBalancer") for one in world.kube.objects(kind)]
+    there += [(f"member, {one['provisioning_status']}", one) for one in members(world)]
+    addresses = [one["address"] for port in ports for one in port["addresses"]]
+    # With its quotation marks: an address may be the beginning of another.
+    found = {address: [what for what, one in there if json.dumps(address) in json.dumps(one)] for address in addresses}
+    return f"of their addresses are named: {({address: who for address, who in found.items() if who}) or 'none'}"
+
+
+def members(world: World) -> list[dict]:
+    """Return Octavia's members, if there is an Octavia."""
+    if world.lab.settings.options.ml2 != "ovn":
+        return []
+    octavia = Octavia(world.lab)
+    pools = [pool["id"] for pool in octavia.call("GET", "/pools")["pools"]]
+    return [member for pool in pools for member in octavia.call("GET", f"/pools/{pool}/members")["members"]]
 
 
 def each_pod_has_its_port(world: World, pods: list[str], ports: dict[str, dict]) -> None:
