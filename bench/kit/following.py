@@ -163,5 +163,5 @@ def rows(result: dict) -> Iterator[tuple[str, str, list[float]]]:
 
 
 def scaled(values: list[float]) -> list[float]:
-    """Return milliseconds of seconds."""
-    return [1e3 * value for value in values]
+    """Return milliseconds of seconds, for a logarithmic scale: a client may be there before the API server's answer is."""
+    return [max(1e3 * value, 0.01) for value in values]
