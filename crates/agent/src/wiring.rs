@@ -33,7 +33,7 @@ use kuryr_kubernetes::{
     queue::{Queue, QueueConfig},
     slim,
     store::Store,
-    watch::{Change, WatchConfig, watch},
+    watch::{Change, WatchConfig, watch, watch_packed},
 };
 use kuryr_planning::{attachment::NodeLinks, uplink::Memory};
 use kuryr_telemetry::{health::Health, metrics::Metrics as Registry, server as http};
@@ -429,10 +429,10 @@ fn assemble(
     let of_node = all().labels(format!("{}={name}", names::NODE_NAME_LABEL));
     let (views, view_watch) = watch::<KuryrPort>(Api::all(client.clone()), of_node);
 
-    let (services, service_watch) = watch::<slim::Service>(Api::all(client.clone()), all());
+    let (services, service_watch) = watch_packed::<slim::Service>(Api::all(client.clone()), all());
     // Endpoints of headless Services are nobody's to be brought to.
     let with_addresses = all().labels(format!("!{HEADLESS_LABEL}"));
-    let (slices, slice_watch) = watch::<slim::EndpointSlice>(Api::all(client.clone()), with_addresses);
+    let (slices, slice_watch) = watch_packed::<slim::EndpointSlice>(Api::all(client.clone()), with_addresses);
 
     let queue = |name| QueueConfig { backoff: BACKOFF, parked: PARKED, seed, ..QueueConfig::new(name) };
     let (all_nodes, all_node_watch) = watch::<slim::Node>(Api::all(client.clone()), all());
@@ -715,8 +715,8 @@ pub(crate) mod fake {
                 views: Store::new(silence),
                 sandboxes,
                 services: Services::new(
-                    Store::new(silence),
-                    Store::new(silence),
+                    Store::packed(silence),
+                    Store::packed(silence),
                     Store::new(silence),
                     ExternalRanges::default(),
                     QueueConfig::new("test"),

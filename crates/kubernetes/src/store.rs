@@ -19,7 +19,7 @@ use kube::Resource;
 use kuryr_types::PodRef;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{latest::Sender, watch::Change};
+use crate::{latest::Sender, slim::Pack, watch::Change};
 
 /// A stream that is open again within this time continues the one before: what it has to tell is no later than what is on its
 /// way anyway. API servers and proxies end streams all the time.
@@ -54,6 +54,10 @@ impl<K> Store<K> {
     /// An empty store that is out of sync after `silence` without word from the API server.
     #[must_use]
     pub fn new(silence: Duration) -> Self {
+        Self::with(silence, None)
+    }
+
+    fn with(silence: Duration, packing: Option<Packing<K>>) -> Self {
         let contents = Contents {
             objects: BTreeMap::new(),
             undecodable: BTreeMap::new(),
@@ -65,19 +69,19 @@ impl<K> Store<K> {
             trouble: None,
         };
         let revision = Sender::new(Arc::new(0));
-        Self { shared: Arc::new(Shared { contents: RwLock::new(contents), revision, silence }) }
+        Self { shared: Arc::new(Shared { contents: RwLock::new(contents), revision, silence, packing }) }
     }
 
     /// The object as last heard.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        self.read().objects.get(key).and_then(|kept| self.shared.open(kept))
     }
 
     /// All objects in the order of their keys.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().cloned().collect()
+        self.read().objects.values().filter_map(|kept| self.shared.open(kept)).collect()
     }
 
     /// All keys in order.
@@ -103,7 +107,7 @@ impl<K> Store<K> {
     pub fn presence(&self, key: &ObjectKey) -> Presence<K> {
         let contents = self.read();
         match contents.objects.get(key) {
-            Some(object) => Presence::Present(Arc::clone(object)),
+            Some(kept) => self.shared.open(kept).map_or(Presence::Unknown, Presence::Present),
             None if contents.undecodable.contains_key(key) => Presence::Unknown,
             None if contents.in_sync(self.shared.silence) => Presence::Absent,
             None => Presence::Unknown,
@@ -183,6 +187,14 @@ impl<K> Store<K> {
     }
 }
 
+impl<K: Pack> Store<K> {
+    /// The same, which keeps its objects packed: each is unpacked when it is asked for.
+    #[must_use]
+    pub fn packed(silence: Duration) -> Self {
+        Self::with(silence, Some(Packing { pack: K::pack, unpack: K::unpack }))
+    }
+}
+
 /// What the watch does to the store; tests of other crates may stand in for it.
 impl<K: Resource> Store<K> {
     /// Takes over an object that was added or modified.
@@ -192,10 +204,10 @@ impl<K: Resource> Store<K> {
         let mut contents = self.write();
         contents.heard();
         contents.undecodable.remove(&key);
-        let old = contents.objects.insert(key, Arc::clone(&new));
+        let old = contents.objects.insert(key, self.shared.keep(&new));
         drop(contents);
         self.tell();
-        Change::Applied { new, old }
+        Change::Applied { new, old: old.and_then(|kept| self.shared.open(&kept)) }
     }
 
     /// Drops an object that was deleted or is no longer selected. Tells nothing of an object never seen.
@@ -206,7 +218,7 @@ impl<K: Resource> Store<K> {
         let old = contents.objects.remove(key)?;
         drop(contents);
         self.tell();
-        Some(Change::Deleted { old })
+        Some(Change::Deleted { old: self.shared.open(&old)? })
     }
 
     /// Replaces everything by a complete list and tells what differs.
@@ -218,7 +230,7 @@ impl<K: Resource> Store<K> {
         let (mut changed, mut removed) = (Vec::new(), Vec::new());
         for object in objects {
             let key = ObjectKey::of(&object);
-            let old = before.remove(&key);
+            let old = before.remove(&key).and_then(|kept| self.shared.open(&kept));
             let new = match old {
                 Some(old) if same_version(old.as_ref(), &object) => old,
                 Some(old) if same_life(old.as_ref(), &object) => {
@@ -233,13 +245,13 @@ impl<K: Resource> Store<K> {
                     new
                 }
             };
-            contents.objects.insert(key, new);
+            contents.objects.insert(key, self.shared.keep(&new));
         }
         for (key, old) in before {
             if undecodable.contains_key(&key) {
                 contents.objects.insert(key, old);
             } else {
-                removed.push(old);
+                removed.extend(self.shared.open(&old));
             }
         }
         contents.undecodable = undecodable;
@@ -300,10 +312,40 @@ struct Shared<K> {
     /// Counts changes, so that those who wait look again.
     revision: Sender<u64>,
     silence: Duration,
+    packing: Option<Packing<K>>,
+}
+
+impl<K> Shared<K> {
+    fn keep(&self, object: &Arc<K>) -> Kept<K> {
+        match &self.packing {
+            Some(packing) => Kept::Packed((packing.pack)(object).into_boxed_slice()),
+            None => Kept::Whole(Arc::clone(object)),
+        }
+    }
+
+    /// The object; none only if it was not packed here.
+    fn open(&self, kept: &Kept<K>) -> Option<Arc<K>> {
+        match kept {
+            Kept::Whole(object) => Some(Arc::clone(object)),
+            Kept::Packed(bytes) => (self.packing.as_ref()?.unpack)(bytes).map(Arc::new),
+        }
+    }
+}
+
+/// How objects become bytes and objects again.
+struct Packing<K> {
+    pack: fn(&K) -> Vec<u8>,
+    unpack: fn(&[u8]) -> Option<K>,
+}
+
+/// An object in a store.
+enum Kept<K> {
+    Whole(Arc<K>),
+    Packed(Box<[u8]>),
 }
 
 struct Contents<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
+    objects: BTreeMap<ObjectKey, Kept<K>>,
     undecodable: BTreeMap<ObjectKey, String>,
     synced: bool,
     gap: bool,
@@ -398,11 +440,11 @@ impl<K> fmt::Debug for Store<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slim::Pod;
+    use crate::slim::Service;
 
     const SILENCE: Duration = Duration::from_secs(90);
 
-    fn pod(name: &str, uid: &str, version: &str) -> Pod {
+    fn service(name: &str, uid: &str, version: &str) -> Service {
         let text = format!(
             r#"{{"metadata":{{"namespace":"d","name":"{name}","uid":"{uid}","resourceVersion":"{version}"}}}}"#
         );
@@ -414,9 +456,9 @@ mod tests {
     }
 
     /// Writes a change as `+new -old`, with versions.
-    fn told(change: &Change<Pod>) -> String {
-        let text = |pod: &Pod| {
-            let meta = &pod.metadata;
+    fn told(change: &Change<Service>) -> String {
+        let text = |service: &Service| {
+            let meta = &service.metadata;
             format!("{}{}", meta.name.clone().unwrap(), meta.resource_version.clone().unwrap())
         };
         match change {
@@ -436,23 +478,55 @@ mod tests {
         }
     }
 
+    /// Stores differ in what they take, not in what they tell.
+    fn stores() -> [Store<Service>; 2] {
+        [Store::new(SILENCE), Store::packed(SILENCE)]
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_reset_tells_what_differs() {
-        let store = Store::new(SILENCE);
+        stores().iter().for_each(reset_tells_what_differs);
+    }
+
+    fn reset_tells_what_differs(store: &Store<Service>) {
         let none = BTreeMap::new;
-        let first = store.reset(vec![pod("a", "1", "1"), pod("b", "1", "2"), pod("c", "1", "3")], none());
+        let first =
+            store.reset(vec![service("a", "1", "1"), service("b", "1", "2"), service("c", "1", "3")], none());
         assert_eq!(told(&first), "+a1 +b2 +c3");
         // a is the same, b changed, c has another life, d is new.
-        let second = vec![pod("a", "1", "1"), pod("b", "1", "5"), pod("c", "2", "6"), pod("d", "1", "7")];
+        let second = vec![
+            service("a", "1", "1"),
+            service("b", "1", "5"),
+            service("c", "2", "6"),
+            service("d", "1", "7"),
+        ];
         assert_eq!(told(&store.reset(second, none())), "+b5* +c6 +d7 -c3");
-        assert_eq!(told(&store.reset(vec![pod("d", "1", "7")], none())), "-a1 -b5 -c6");
+        assert_eq!(told(&store.reset(vec![service("d", "1", "7")], none())), "-a1 -b5 -c6");
         assert_eq!(store.keys(), [key("d")]);
+        assert_eq!(
+            store.list().iter().map(|found| (**found).clone()).collect::<Vec<_>>(),
+            [service("d", "1", "7")]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_tells_what_was_there_before() {
+        for store in stores() {
+            assert_eq!(told(&store.apply(service("a", "1", "1"))), "+a1 ");
+            assert_eq!(told(&store.apply(service("a", "1", "2"))), "+a2 a1");
+            assert_eq!(store.get(&key("a")).as_deref(), Some(&service("a", "1", "2")));
+            assert_eq!(store.delete(&key("a")).as_ref().map(told).as_deref(), Some("-a2"));
+            assert!(store.delete(&key("a")).is_none() && store.is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_read_still_exists() {
-        let store = Store::new(SILENCE);
-        store.reset(vec![pod("a", "1", "1")], BTreeMap::new());
+        stores().iter().for_each(unreadable_exists);
+    }
+
+    fn unreadable_exists(store: &Store<Service>) {
+        store.reset(vec![service("a", "1", "1")], BTreeMap::new());
         let unreadable = BTreeMap::from([(key("a"), "why".to_owned()), (key("b"), "why".to_owned())]);
         assert_eq!(told(&store.reset(Vec::new(), unreadable)), "");
         assert!(matches!(store.presence(&key("a")), Presence::Present(_)));
@@ -464,7 +538,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn absence_is_known_only_in_sync() {
-        let store = Store::<Pod>::new(SILENCE);
+        let store = Store::<Service>::new(SILENCE);
         assert_eq!(store.presence(&key("a")), Presence::Unknown, "nothing heard yet");
         store.reset(Vec::new(), BTreeMap::new());
         assert_eq!(store.presence(&key("a")), Presence::Absent);
@@ -484,14 +558,14 @@ mod tests {
         let store = Store::new(SILENCE);
         let deadline = Instant::now() + Duration::from_secs(5);
         let wanted = key("a");
-        let second = |pod: &Pod| pod.metadata.resource_version.as_deref() == Some("2");
+        let second = |service: &Service| service.metadata.resource_version.as_deref() == Some("2");
         let (found, ()) = tokio::join!(store.wait_for(&wanted, second, deadline), async {
             for version in ["1", "2"] {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                store.apply(pod("a", "1", version));
+                store.apply(service("a", "1", version));
             }
         });
-        assert!(found.is_some_and(|pod| second(&pod)));
+        assert!(found.is_some_and(|service| second(&service)));
         assert!(store.wait_for(&key("b"), |_| true, deadline).await.is_none());
         assert_eq!(Instant::now(), deadline);
         assert!(!store.wait_synced(deadline).await);

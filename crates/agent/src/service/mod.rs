@@ -8,6 +8,8 @@
 
 // What is asked of the kernel.
 pub(crate) mod forwarder;
+// Slices by their Service.
+mod slices;
 // Services and slices -> what planning looks at.
 mod observe;
 // Steps -> the kernel's tables.
@@ -33,7 +35,6 @@ use std::{
 
 use kuryr_api::kuryrnode::KuryrNode;
 use kuryr_kubernetes::{
-    index::Index,
     queue::{Queue, QueueConfig},
     slim,
     store::{ObjectKey, Store},
@@ -44,6 +45,7 @@ use kuryr_planning::service::{Cluster, ExternalRanges, HealthCheck, Tables};
 pub use forwarder::Forwarder;
 use health_check::HealthChecks;
 pub(crate) use observe::zone;
+use slices::{Slices, service_of};
 pub(crate) use status::ServiceHealth;
 
 /// What has to be looked at.
@@ -68,10 +70,9 @@ pub(crate) enum Subject {
 #[derive(Clone)]
 pub(crate) struct Services {
     services: Store<slim::Service>,
-    slices: Store<slim::EndpointSlice>,
+    slices: Slices,
     nodes: Store<slim::Node>,
     external_ranges: ExternalRanges,
-    by_service: Index<ObjectKey, slim::EndpointSlice>,
     forwarder: Arc<OnceLock<Arc<dyn Forwarder>>>,
     held: Arc<tokio::sync::Mutex<Held>>,
     lost: Arc<sockets::Lost>,
@@ -111,10 +112,9 @@ impl Services {
     ) -> Self {
         Self {
             services,
-            slices,
+            slices: Slices::of(slices),
             nodes,
             external_ranges,
-            by_service: Index::new(|slice| service_of(slice).into_iter().collect()),
             forwarder: Arc::default(),
             held: Arc::default(),
             lost: Arc::default(),
@@ -136,7 +136,7 @@ impl Services {
 
     /// Follows a change of a slice.
     pub(crate) fn on_slice(&self, change: &Change<slim::EndpointSlice>) {
-        self.by_service.update(change);
+        self.slices.update(change);
         if matches!(change, Change::Reset { .. }) {
             self.queue.add(Work::All);
             return;
@@ -197,9 +197,4 @@ impl Services {
     fn synced(&self) -> bool {
         self.services.synced() && self.slices.synced() && self.nodes.synced()
     }
-}
-
-fn service_of(slice: &slim::EndpointSlice) -> Option<ObjectKey> {
-    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-    Some(ObjectKey::namespaced(namespace, slice.service_name()?))
 }

@@ -32,7 +32,7 @@ pub(super) struct Look {
 
 /// Looks.
 pub(super) fn look(room: &Services, key: &ObjectKey) -> Look {
-    Look { service: room.services.get(key), slices: room.by_service.get(key) }
+    Look { service: room.services.get(key), slices: room.slices.get(key) }
 }
 
 /// What clients on this node have in common.

@@ -437,7 +437,7 @@ mod tests {
         fn list(&self, services: Vec<slim::Service>, slices: Vec<slim::EndpointSlice>) {
             let room = &self.fake.world.services;
             room.on_service(&room.services.reset(services, BTreeMap::new()));
-            room.on_slice(&room.slices.reset(slices, BTreeMap::new()));
+            room.on_slice(&room.slices.store().reset(slices, BTreeMap::new()));
             room.on_node(
                 &room
                     .nodes
@@ -447,7 +447,7 @@ mod tests {
 
         fn apply(&self, slice: slim::EndpointSlice) -> watch::Change<slim::EndpointSlice> {
             let room = &self.fake.world.services;
-            let change = room.slices.apply(slice);
+            let change = room.slices.store().apply(slice);
             room.on_slice(&change);
             change
         }

@@ -212,7 +212,7 @@ mod tests {
     /// Has the tables follow, and returns whether a look was asked for.
     async fn follow(room: &Services, tables: &mut Tables, slices: Vec<slim::EndpointSlice>) -> bool {
         room.services.reset(vec![service()], BTreeMap::new());
-        room.on_slice(&room.slices.reset(slices, BTreeMap::new()));
+        room.on_slice(&room.slices.store().reset(slices, BTreeMap::new()));
         let key = ObjectKey::namespaced("d", "dns");
         let look = observe::look(room, &key);
         let desired =

@@ -7,7 +7,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kuryr_kubernetes::{
     slim,
     store::{ObjectKey, Presence},
@@ -383,11 +382,7 @@ fn facts(service: &slim::Service) -> ServiceFacts {
         name: port.name.clone(),
         protocol: port.protocol.clone(),
         port: port.port,
-        target: match &port.target_port {
-            Some(IntOrString::Int(number)) => number.to_string(),
-            Some(IntOrString::String(name)) => name.clone(),
-            None => String::new(),
-        },
+        target: port.target_port.clone(),
     };
     let ingress = |told: &slim::LoadBalancerIngress| Ingress {
         ip: told.ip.as_deref().and_then(|ip| ip.parse().ok()),

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use bitcode::{Decode, Encode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
@@ -16,8 +17,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 #[resource(inherit = k8s_openapi::api::discovery::v1::EndpointSlice)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// Trimmed metadata.
-    #[serde(deserialize_with = "super::metadata::trimmed")]
+    /// What tells the slice from others, and the label that names its Service: there are thousands of slices.
+    #[serde(deserialize_with = "identity")]
     pub metadata: ObjectMeta,
     /// `IPv4`, `IPv6` or `FQDN`.
     #[serde(default)]
@@ -31,7 +32,7 @@ pub struct EndpointSlice {
 }
 
 /// One endpoint.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Addresses; host names, in a slice of type FQDN, are left out.
@@ -46,7 +47,7 @@ pub struct Endpoint {
 }
 
 /// In which state an endpoint is.
-#[derive(Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct EndpointConditions {
     /// Whether it takes new clients; none means yes.
@@ -58,7 +59,7 @@ pub struct EndpointConditions {
 }
 
 /// For whom an endpoint is meant.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     /// Clients in these zones.
@@ -68,14 +69,14 @@ pub struct EndpointHints {
 }
 
 /// A zone or node.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     /// Its name.
     pub name: String,
 }
 
 /// A port of endpoints.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct EndpointPort {
     /// Name of the Service's port.
@@ -98,6 +99,19 @@ impl EndpointSlice {
     pub fn service_name(&self) -> Option<&str> {
         self.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
     }
+}
+
+fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let all = super::metadata::trimmed(deserializer)?;
+    let service = all.labels.and_then(|mut labels| labels.remove_entry(SERVICE_NAME));
+    Ok(ObjectMeta {
+        name: all.name,
+        namespace: all.namespace,
+        uid: all.uid,
+        resource_version: all.resource_version,
+        labels: service.map(|label| [label].into()),
+        ..ObjectMeta::default()
+    })
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
@@ -142,13 +156,19 @@ mod tests {
 
     #[test]
     fn reads_what_a_proxy_has_to_know() {
-        let text = r#"{"metadata":{"name":"web-x","namespace":"d","labels":{"kubernetes.io/service-name":"web"}},
+        let text = r#"{"metadata":{"name":"web-x","namespace":"d","labels":{"kubernetes.io/service-name":"web","x":"y"},
+                "annotations":{"x":"y"},"ownerReferences":[{"apiVersion":"v1","kind":"Service","name":"web","uid":"u","controller":true}]},
             "addressType":"IPv4","ports":[{"name":"http","protocol":"TCP","port":8080},{"name":null,"port":null}],
             "endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":false,"serving":true,"terminating":true},
                 "nodeName":"n1","zone":"a","targetRef":{"kind":"Pod","name":"web-0"},
                 "hints":{"forZones":[{"name":"a"}],"forNodes":[{"name":"n1"}]}},{"addresses":["10.0.0.2"]}]}"#;
         let slice: EndpointSlice = serde_json::from_str(text).unwrap();
         assert_eq!((slice.service_name(), slice.address_type.as_str()), (Some("web"), "IPv4"));
+        let labels = slice.metadata.labels.unwrap_or_default();
+        assert_eq!(
+            (labels.len(), slice.metadata.owner_references, slice.metadata.annotations),
+            (1, None, None)
+        );
         let ports = slice.ports.unwrap();
         assert_eq!((ports[0].name.as_deref(), ports[0].port), (Some("http"), Some(8080)));
         assert_eq!(ports[1], EndpointPort::default());

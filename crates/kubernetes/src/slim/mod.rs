@@ -11,6 +11,7 @@
 //! `EndpointSlice` v1, and those of the workloads.
 
 mod metadata;
+mod packed;
 
 mod endpoint_slice;
 mod namespace;
@@ -20,6 +21,7 @@ mod service;
 mod workload;
 
 pub use metadata::controller_of;
+pub use packed::Pack;
 
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Named};
 pub use namespace::{Namespace, NamespacePhase, NamespaceStatus};

@@ -2,8 +2,9 @@
 //!
 //! Source: Kubernetes API reference, Service v1.
 
+use bitcode::{Decode, Encode};
 use k8s_openapi::apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Says that another proxy than the cluster's own serves a Service.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -24,7 +25,7 @@ pub struct Service {
 }
 
 /// What was asked for, with the addresses that the API server gave.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
@@ -60,7 +61,7 @@ pub struct ServiceSpec {
 }
 
 /// What load balancers tell.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
     /// Where clients outside send to.
@@ -68,7 +69,7 @@ pub struct ServiceStatus {
 }
 
 /// Where clients outside send to.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct LoadBalancerStatus {
     /// Each way.
@@ -76,7 +77,7 @@ pub struct LoadBalancerStatus {
 }
 
 /// One way by which clients outside come.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     /// An address.
@@ -88,7 +89,7 @@ pub struct LoadBalancerIngress {
 }
 
 /// A port of a Service.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Name; may be empty if there is only one.
@@ -99,12 +100,13 @@ pub struct ServicePort {
     pub port: u16,
     /// Number at the addresses of nodes; 0 if there is none.
     pub node_port: u16,
-    /// Number of the endpoints' port, or its name.
-    pub target_port: Option<IntOrString>,
+    /// Number of the endpoints' port, or its name; empty: as `port`.
+    #[serde(deserialize_with = "number_or_name")]
+    pub target_port: String,
 }
 
 /// How long clients keep their endpoint.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct SessionAffinityConfig {
     /// Of clients told by address.
@@ -113,7 +115,7 @@ pub struct SessionAffinityConfig {
 }
 
 /// How long clients told by address keep their endpoint.
-#[derive(Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Deserialize, Encode, Decode, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
     /// Seconds since the last use.
@@ -132,6 +134,14 @@ impl Service {
     pub fn affinity_seconds(&self) -> Option<u32> {
         self.spec.session_affinity_config.as_ref()?.client_ip.timeout_seconds
     }
+}
+
+fn number_or_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Option::<IntOrString>::deserialize(deserializer)? {
+        Some(IntOrString::Int(number)) => number.to_string(),
+        Some(IntOrString::String(name)) => name,
+        None => String::new(),
+    })
 }
 
 #[cfg(test)]
@@ -158,7 +168,7 @@ mod tests {
             (30080, &["203.0.113.9".to_owned()][..])
         );
         assert_eq!((service.proxy_name(), service.affinity_seconds()), (Some("x"), Some(60)));
-        assert_eq!(port.target_port, Some(IntOrString::String("web".to_owned())));
+        assert_eq!(port.target_port, "web");
         assert_eq!(service.spec.internal_traffic_policy, "Local");
         assert_eq!(
             (service.spec.external_traffic_policy.as_str(), service.spec.health_check_node_port),

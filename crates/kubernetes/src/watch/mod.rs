@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Call, Error, Result,
     backoff::{Backoff, Jitter},
+    slim::Pack,
     store::{ObjectKey, Store},
 };
 
@@ -162,7 +163,21 @@ pub fn watch<K>(api: Api<K>, config: WatchConfig) -> (Store<K>, Watch<K>)
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
 {
-    let store = Store::new(config.silence);
+    watch_into(Store::new(config.silence), api, config)
+}
+
+/// The same for thousands of objects that are seldom asked for: the store keeps them packed.
+pub fn watch_packed<K>(api: Api<K>, config: WatchConfig) -> (Store<K>, Watch<K>)
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Pack + Send + Sync + 'static,
+{
+    watch_into(Store::packed(config.silence), api, config)
+}
+
+fn watch_into<K>(store: Store<K>, api: Api<K>, config: WatchConfig) -> (Store<K>, Watch<K>)
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
+{
     let call = Call {
         verb: "watch",
         kind: K::kind(&()).into_owned(),

@@ -246,7 +246,7 @@ impl<'a> Planner<'a> {
             generation.whole
                 && generation.keeps == keeps
                 && value.affinity_seconds == wanted.affinity_seconds
-                && generation.endpoints.keys().eq(&wanted.targets)
+                && generation.endpoints.targets().eq(wanted.targets.iter().copied())
         })
     }
 
@@ -282,7 +282,8 @@ impl<'a> Planner<'a> {
             count += 1;
         }
         let value = Value { id, generation, count, affinity_seconds: wanted.affinity_seconds };
-        let made = Generation { endpoints, last_endpoint, count, keeps, whole: true, users: 0 };
+        let made =
+            Generation { endpoints: endpoints.into(), last_endpoint, count, keeps, whole: true, users: 0 };
         (steps, value, Some((value.name(), made)))
     }
 
@@ -291,7 +292,7 @@ impl<'a> Planner<'a> {
         let mut had: BTreeMap<Target, u32> = BTreeMap::new();
         let mut last = 0;
         for (_, generation) in self.tables.generations_of(id) {
-            had.extend(&generation.endpoints);
+            had.extend(generation.endpoints.iter());
             last = last.max(generation.last_endpoint);
         }
         let mut next = || {

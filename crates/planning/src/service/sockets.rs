@@ -67,7 +67,7 @@ impl Tables {
             self.entries_at(socket.asked).filter_map(|entry| self.generation(entry.value.name()));
         // An address of a node that has gone is at nobody's any more, its endpoint may be all right.
         let by_number = self.generations_of(socket.id).map(|(_, generation)| generation);
-        by_address.chain(by_number).any(|generation| generation.endpoints.contains_key(&socket.target))
+        by_address.chain(by_number).any(|generation| generation.endpoints.contains(&socket.target))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -138,8 +138,8 @@ pub struct Tables {
     entries: BTreeMap<Frontend, Entry>,
     /// Those that frontends lead to.
     generations: BTreeMap<Name, Generation>,
-    /// Frontends by the Service or pod that has them.
-    owned: BTreeMap<Arc<Owner>, BTreeSet<Frontend>>,
+    /// Frontends by the Service or pod that has them, in order.
+    owned: BTreeMap<Arc<Owner>, Vec<Frontend>>,
     /// Greatest number there ever was.
     last_id: u32,
     nodes: BTreeMap<IpAddr, NodeKind>,
@@ -161,7 +161,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Generation {
     /// Numbers of endpoints, by target.
-    pub(super) endpoints: BTreeMap<Target, u32>,
+    pub(super) endpoints: Numbers,
     /// Greatest number that an endpoint of it or of one before ever had.
     pub(super) last_endpoint: u32,
     /// Slots that frontends are told of.
@@ -185,9 +185,9 @@ impl Generation {
     pub(super) fn deletion(&self, name: Name) -> impl Iterator<Item = Step> {
         let Name { id, generation } = name;
         let places = (0..self.count).map(move |slot| Step::DeleteBackend(Place { id, generation, slot }));
-        let member = move |endpoint: &u32| Step::DeleteMember(Member { id, generation, endpoint: *endpoint });
+        let member = move |endpoint| Step::DeleteMember(Member { id, generation, endpoint });
         let keeps = self.keeps;
-        places.chain(self.endpoints.values().filter(move |_| keeps).map(member))
+        places.chain(self.endpoints.numbers().filter(move |_| keeps).map(member))
     }
 
     fn read(frontend: &Frontend, value: Value, contents: &Contents) -> Self {
@@ -207,7 +207,59 @@ impl Generation {
         // Two slots with one target would be one here.
         whole &= endpoints.len() == usize::try_from(count).unwrap_or(usize::MAX);
         let last_endpoint = endpoints.values().copied().max().unwrap_or_default();
-        Self { endpoints, last_endpoint, count, keeps, whole, users: 0 }
+        Self { endpoints: endpoints.into(), last_endpoint, count, keeps, whole, users: 0 }
+    }
+}
+
+/// Numbers of endpoints by their target, in its order. There are as many as endpoints in the cluster, so each takes what it has to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    v4: Box<[(Ipv4Addr, u16, u32)]>,
+    v6: Box<[(Ipv6Addr, u16, u32)]>,
+}
+
+impl Numbers {
+    pub(super) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    pub(super) fn contains(&self, target: &Target) -> bool {
+        let port = target.port;
+        match target.address {
+            IpAddr::V4(address) => {
+                self.v4.binary_search_by_key(&(address, port), |one| (one.0, one.1)).is_ok()
+            }
+            IpAddr::V6(address) => {
+                self.v6.binary_search_by_key(&(address, port), |one| (one.0, one.1)).is_ok()
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Target, u32)> {
+        let v4 = self.v4.iter().map(|(address, port, number)| (IpAddr::V4(*address), *port, *number));
+        let v6 = self.v6.iter().map(|(address, port, number)| (IpAddr::V6(*address), *port, *number));
+        v4.chain(v6).map(|(address, port, number)| (Target { address, port }, number))
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> {
+        self.iter().map(|(target, _)| target)
+    }
+
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.iter().map(|(_, number)| number)
+    }
+}
+
+impl From<BTreeMap<Target, u32>> for Numbers {
+    fn from(numbers: BTreeMap<Target, u32>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (Target { address, port }, number) in numbers {
+            match address {
+                IpAddr::V4(address) => v4.push((address, port, number)),
+                IpAddr::V6(address) => v6.push((address, port, number)),
+            }
+        }
+        Self { v4: v4.into_boxed_slice(), v6: v6.into_boxed_slice() }
     }
 }
 
@@ -229,8 +281,7 @@ impl Tables {
             let found = Generation::read(frontend, *value, contents);
             places.extend((0..count).map(|slot| Place { id, generation, slot }));
             if found.keeps {
-                let member = |endpoint: &u32| Member { id, generation, endpoint: *endpoint };
-                members.extend(found.endpoints.values().map(member));
+                members.extend(found.endpoints.numbers().map(|endpoint| Member { id, generation, endpoint }));
             }
             if tables.generation(value.name()).is_none() {
                 tables.hold(value.name(), found.clone());
@@ -308,7 +359,11 @@ impl Tables {
         }
         if let Some(entry) = after {
             if let Some(owner) = &entry.owner {
-                self.owned.entry(Arc::clone(owner)).or_default().insert(frontend);
+                let owned = self.owned.entry(Arc::clone(owner)).or_default();
+                if let Err(at) = owned.binary_search(&frontend) {
+                    owned.reserve_exact(1);
+                    owned.insert(at, frontend);
+                }
             }
             self.entries.insert(frontend, entry);
         }
@@ -327,7 +382,7 @@ impl Tables {
         if let Some(owner) = &before.owner
             && let Some(frontends) = self.owned.get_mut(owner)
         {
-            frontends.remove(frontend);
+            frontends.retain(|other| other != frontend);
             if frontends.is_empty() {
                 self.owned.remove(owner);
             }
