@@ -221,31 +221,43 @@ impl<K: Resource> Store<K> {
         Some(Change::Deleted { old: self.shared.open(&old)? })
     }
 
+    /// Replaces everything by these objects and tells what differs.
+    pub fn reset(&self, objects: Vec<K>, undecodable: BTreeMap<ObjectKey, String>) -> Change<K> {
+        let mut listing = self.listing();
+        objects.into_iter().for_each(|object| listing.insert(object));
+        self.complete(listing, undecodable)
+    }
+
+    /// A list of nothing yet.
+    pub(crate) fn listing(&self) -> Listing<K> {
+        Listing { shared: Arc::clone(&self.shared), objects: BTreeMap::new() }
+    }
+
     /// Replaces everything by a complete list and tells what differs.
     ///
     /// An object that could not be read keeps the form it was last read in: it exists.
-    pub fn reset(&self, objects: Vec<K>, undecodable: BTreeMap<ObjectKey, String>) -> Change<K> {
+    pub(crate) fn complete(
+        &self,
+        listing: Listing<K>,
+        undecodable: BTreeMap<ObjectKey, String>,
+    ) -> Change<K> {
         let mut contents = self.write();
-        let mut before = std::mem::take(&mut contents.objects);
+        let mut before = std::mem::replace(&mut contents.objects, listing.objects);
         let (mut changed, mut removed) = (Vec::new(), Vec::new());
-        for object in objects {
-            let key = ObjectKey::of(&object);
-            let old = before.remove(&key).and_then(|kept| self.shared.open(&kept));
-            let new = match old {
-                Some(old) if same_version(old.as_ref(), &object) => old,
-                Some(old) if same_life(old.as_ref(), &object) => {
-                    let new = Arc::new(object);
-                    changed.push((Arc::clone(&new), Some(old)));
-                    new
-                }
+        for (key, kept) in &mut contents.objects {
+            let Some(new) = self.shared.open(kept) else { continue };
+            let Some(old_kept) = before.remove(key) else {
+                changed.push((new, None));
+                continue;
+            };
+            match self.shared.open(&old_kept) {
+                Some(old) if same_version(&*old, &*new) => *kept = old_kept,
+                Some(old) if same_life(&*old, &*new) => changed.push((new, Some(old))),
                 old => {
                     removed.extend(old);
-                    let new = Arc::new(object);
-                    changed.push((Arc::clone(&new), None));
-                    new
+                    changed.push((new, None));
                 }
-            };
-            contents.objects.insert(key, self.shared.keep(&new));
+            }
         }
         for (key, old) in before {
             if undecodable.contains_key(&key) {
@@ -355,6 +367,26 @@ struct Contents<K> {
     ended: Option<Instant>,
     last_contact: Option<Instant>,
     trouble: Option<String>,
+}
+
+/// A list that is being read, whose objects are kept as the store keeps them: of thousands that are packed at once no more than
+/// that is left when the list is complete.
+pub(crate) struct Listing<K> {
+    shared: Arc<Shared<K>>,
+    objects: BTreeMap<ObjectKey, Kept<K>>,
+}
+
+impl<K: Resource> Listing<K> {
+    /// Takes an object, in the place of an earlier form.
+    pub(crate) fn insert(&mut self, object: K) {
+        let key = ObjectKey::of(&object);
+        self.objects.insert(key, self.shared.keep(&Arc::new(object)));
+    }
+
+    /// Takes an object out.
+    pub(crate) fn remove(&mut self, key: &ObjectKey) {
+        self.objects.remove(key);
+    }
 }
 
 impl<K> Contents<K> {

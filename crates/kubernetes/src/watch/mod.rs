@@ -41,7 +41,7 @@ use crate::{
     Call, Error, Result,
     backoff::{Backoff, Jitter},
     slim::Pack,
-    store::{ObjectKey, Store},
+    store::{Listing, ObjectKey, Store},
 };
 
 mod decode;
@@ -235,7 +235,7 @@ struct Open {
 
 /// A complete list, and the stream that continues it if there is one.
 struct Listed<K> {
-    objects: Vec<K>,
+    objects: Listing<K>,
     undecodable: BTreeMap<ObjectKey, String>,
     version: String,
     open: Option<Open>,
@@ -301,7 +301,7 @@ where
                     Some(open) => Phase::Watching { version: listed.version, open },
                     None => Phase::Resume { version: listed.version },
                 };
-                Some(self.store.reset(listed.objects, listed.undecodable))
+                Some(self.store.complete(listed.objects, listed.undecodable))
             }
             Err(end) => {
                 self.pause(end).await;
@@ -339,13 +339,11 @@ where
 
     /// Collects the initial events of a streaming list up to the bookmark that ends them.
     async fn collect(&mut self, mut open: Open) -> Result<Listed<K>, End> {
-        let mut objects: BTreeMap<ObjectKey, K> = BTreeMap::new();
+        let mut objects = self.store.listing();
         let mut undecodable = BTreeMap::new();
         loop {
             match self.line(&mut open).await? {
-                Some(Line::Upsert(object)) => {
-                    objects.insert(ObjectKey::of(&object), object);
-                }
+                Some(Line::Upsert(object)) => objects.insert(object),
                 Some(Line::Gone { key, .. }) => {
                     objects.remove(&key);
                     undecodable.remove(&key);
@@ -354,7 +352,6 @@ where
                     undecodable.insert(key, why);
                 }
                 Some(Line::Bookmark { version, ends_list: true }) => {
-                    let objects = objects.into_values().collect();
                     return Ok(Listed { objects, undecodable, version, open: Some(open) });
                 }
                 Some(Line::Bookmark { .. }) => {}
@@ -365,8 +362,8 @@ where
 
     /// Lists page by page.
     async fn list_pages(&mut self) -> Result<Listed<K>, End> {
-        let mut listed =
-            Listed { objects: Vec::new(), undecodable: BTreeMap::new(), version: String::new(), open: None };
+        let (objects, undecodable) = (self.store.listing(), BTreeMap::new());
+        let mut listed = Listed { objects, undecodable, version: String::new(), open: None };
         let mut continues = None;
         loop {
             let params = ListParams {
@@ -380,7 +377,7 @@ where
                 self.requests.list(&params).map_err(|error| self.failed(kube::Error::BuildRequest(error)))?;
             let text = self.client.request_text(request).await.map_err(|error| self.failed(error))?;
             let page = decode::page(&text).map_err(|error| self.failed(kube::Error::SerdeError(error)))?;
-            listed.objects.extend(page.objects);
+            page.objects.into_iter().for_each(|object| listed.objects.insert(object));
             listed.undecodable.extend(page.undecodable);
             listed.version = page.version;
             continues = page.continues;
