@@ -62,6 +62,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
         (Step::SetMembers { pool, to, .. }, Some(of)) => {
             client.replace_members(of, pool, &members(to)).await?;
         }
+        (Step::DeleteMember { pool, member, .. }, Some(of)) => client.delete_member(of, pool, member).await?,
         (Step::CreateListener { at, pool, listener, .. }, Some(of)) => {
             let mut create = ListenerCreate::new(&*listener.name, listener.protocol, at.1);
             create.settings = ListenerUpdate { default_pool_id: Some(pool.clone()), ..made_with(listener) };
@@ -113,6 +114,7 @@ pub(super) async fn step(step: &Step, look: &Look, access: &Access, world: &Worl
             | Step::UpdatePool { .. }
             | Step::DeletePool { .. }
             | Step::SetMembers { .. }
+            | Step::DeleteMember { .. }
             | Step::CreateListener { .. }
             | Step::UpdateListener { .. }
             | Step::DeleteListener { .. }

@@ -543,7 +543,10 @@ async fn read_pool(pool: LbPool, state: State, access: &Access) -> Result<Option
         created: pool.created_at,
         is_persistent: pool.session_persistence.is_some(),
         members: members.collect(),
-        leaving: leaving.iter().map(|member| (member.address, member.protocol_port)).collect(),
+        leaving: leaving
+            .into_iter()
+            .map(|member| ((member.address, member.protocol_port), member.id))
+            .collect(),
         monitor: found_monitor,
     }))
 }

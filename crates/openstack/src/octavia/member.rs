@@ -1,7 +1,7 @@
 //! Members of a pool, replaced all at once.
 //!
 //! Octavia compares them by address and port: what is on both sides is updated, the rest made or deleted, in one change
-//! of the load balancer.
+//! of the load balancer. One that it does not come to the end of deleting is deleted alone.
 //!
 //! Sources: Load Balancer API v2, "List Members", "Batch Update Members".
 
@@ -98,6 +98,16 @@ impl Client {
         let body = BTreeMap::from([("members", &tagged)]);
         self.call(Request::octavia("replace_members", Method::PUT, path).body(&body)).await.map(drop)
     }
+
+    /// Deletes a member of a pool below a [`Carrier`]; one that does not exist any more counts as deleted. "Remove a Member",
+    /// `DELETE /v2/lbaas/pools/{pool_id}/members/{member_id}`.
+    ///
+    /// # Errors
+    /// [`Error::Immutable`]; what else the cloud answers.
+    pub async fn delete_member(&self, _of: &Carrier, pool: &LbPoolId, id: &MemberId) -> Result<(), Error> {
+        let path = format!("{}/members/{id}", path(pool));
+        self.gone(Request::octavia("delete_member", Method::DELETE, path)).await
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +149,9 @@ mod tests {
         client.replace_members(&of, &"p".into(), &[]).await.unwrap();
         let error = client.replace_members(&of, &"busy".into(), &[]).await.unwrap_err();
         assert!(matches!(error, Error::Immutable { .. }), "{error}");
+        client.delete_member(&of, &"p".into(), &"o".into()).await.unwrap();
         let asked = recorded.asked();
+        assert_eq!(recorded.lines().last().map(String::as_str), Some("DELETE /v2/lbaas/pools/p/members/o"));
         assert_eq!(
             recorded.lines()[1..3],
             ["GET /v2/lbaas/pools/p/members?limit=500", "PUT /v2/lbaas/pools/p/members"]

@@ -462,14 +462,18 @@ fn lacks_family(found: &Balancer, prefix: &IpNet) -> Problem {
 }
 
 /// Looks again as long as members are about to go: no pod gets their addresses before a look shows that they are gone.
+///
+/// Provider ovn removes only what it knows: of a member that it had removed when its call to Octavia was lost, because Neutron or
+/// Octavia was stopped then, it tells nothing any more, whatever members are asked for. Asked for that member alone it does.
 pub(super) fn follow_leaving(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut Memory) {
-    let Some((found, member)) = inputs.actual.leaving().next() else { return memory.lost_members() };
+    let leaving: Vec<_> = inputs.actual.leaving().collect();
+    let Some((found, _, address, _)) = leaving.first() else { return memory.lost_members() };
     let (after, is_late) = memory.loses_members(inputs.now, inputs.settings.activation);
     if is_late && plan.wake_after.is_none() {
         plan.problems.push(Problem {
             reason: STUCK.to_owned(),
             message: format!(
-                "load balancer {} has been about to lose member {member} for more than {} s: see `openstack loadbalancer status \
+                "load balancer {} has been about to lose member {address} for more than {} s: see `openstack loadbalancer status \
                  show`; as long as its provider shows the member, no pod gets that address",
                 found.id,
                 inputs.settings.activation / 1000
@@ -477,6 +481,15 @@ pub(super) fn follow_leaving(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut 
         });
     }
     plan.wake_after = plan.wake_after.into_iter().chain([after]).min();
+    if plan.is_empty() {
+        let stuck = memory.stuck_member(leaving.iter().map(|(.., member)| *member), inputs.now);
+        let of = leaving.iter().find(|(.., member)| Some(member) == stuck.as_ref());
+        plan.steps.extend(of.map(|(found, pool, _, member)| Step::DeleteMember {
+            balancer: found.id.clone(),
+            pool: pool.id.clone(),
+            member: (*member).clone(),
+        }));
+    }
 }
 
 /// Nothing is asked of what is being changed.
@@ -713,7 +726,7 @@ fn is_overridden(pool: &FoundPool, pools: &[FoundPool]) -> bool {
 fn is_about_to_lose(found: &Balancer, desired: &BalancerSpec) -> bool {
     desired.listeners.iter().any(|(key, wanted)| {
         let pool = pool_of(*key, wanted, found);
-        pool.is_some_and(|pool| pool.leaving.iter().any(|at| wanted.pool.members.contains_key(at)))
+        pool.is_some_and(|pool| pool.leaving.keys().any(|at| wanted.pool.members.contains_key(at)))
     })
 }
 
@@ -866,17 +879,24 @@ mod tests {
         let mut look = look();
         look.service.told =
             vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
-        look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        look.actual.balancers[0].pools[0].leaving =
+            [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
         let mut memory = Memory::default();
-        let waits = [0, 250, 10_000, 20_000, 299_999];
-        let waits = waits.map(|now| planned(&look, now, &mut memory).wake_after);
-        assert_eq!(waits, [250, 250, 5000, 5000, 5000].map(Some));
-        let plan = planned(&look, 300_000, &mut memory);
-        assert!(plan.is_empty() && plan.wake_after == Some(60_000));
+        let waits = [0, 250, 10_000, 20_000, 59_999];
+        let waits = waits.map(|now| planned(&look, now, &mut memory));
+        assert!(waits.iter().all(Plan::is_empty));
+        assert_eq!(waits.map(|plan| plan.wake_after), [250, 250, 5000, 5000, 5000].map(Some));
+        let asked = |now: Millis, memory: &mut Memory| names(&planned(&look, now, memory));
+        assert_eq!(asked(60_000, &mut memory), ["delete_member"]);
+        assert_eq!(asked(119_999, &mut memory), [""; 0], "it has been asked for");
+        assert_eq!(asked(120_000, &mut memory), ["delete_member"]);
+        let plan = planned(&look, 310_000, &mut memory);
+        assert_eq!(plan.wake_after, Some(60_000));
         assert!(plan.problems[0].message.contains("10.1.0.9"), "{:?}", plan.problems);
         look.actual.balancers[0].pools[0].leaving.clear();
         assert_eq!(planned(&look, 400_000, &mut memory), Plan::default());
-        look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        look.actual.balancers[0].pools[0].leaving =
+            [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
         assert_eq!(planned(&look, 500_000, &mut memory).wake_after, Some(250), "others");
     }
 
@@ -916,15 +936,19 @@ mod tests {
                 "a member that is about to go",
                 |look| {
                     let pool = &mut look.actual.balancers[0].pools[0];
-                    pool.leaving =
-                        pool.members.drain(..).map(|member| (member.address, member.port)).collect();
+                    pool.leaving = pool
+                        .members
+                        .drain(..)
+                        .map(|member| ((member.address, member.port), member.id))
+                        .collect();
                 },
                 &[],
             ),
             (
                 "another that is about to go",
                 |look| {
-                    look.actual.balancers[0].pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+                    look.actual.balancers[0].pools[0].leaving =
+                        [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
                     look.pods.push(endpoint("10.1.0.8"));
                 },
                 &["replace_members"],

@@ -1,6 +1,6 @@
 //! A Service `d/web` with port 80 to pods' port 8080, and its load balancer, for tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Balancer, EndpointFacts, External, FoundListener, FoundMember, FoundPool, MonitorSettings, Others,
@@ -92,7 +92,7 @@ pub(super) fn balancer(id: &str) -> Balancer {
                 id: format!("m-{id}").into(),
                 name: "d/web-0:8080".to_owned(),
             }],
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             monitor: None,
         }],
         hidden: None,

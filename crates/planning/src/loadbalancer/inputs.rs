@@ -240,12 +240,12 @@ pub struct Actual {
 }
 
 impl Actual {
-    /// Members that active load balancers are about to lose.
-    pub fn leaving(&self) -> impl Iterator<Item = (&Balancer, IpAddr)> {
+    /// Members that active load balancers are about to lose, with their pools and addresses.
+    pub fn leaving(&self) -> impl Iterator<Item = (&Balancer, &FoundPool, IpAddr, &MemberId)> {
         let all = self.balancers.iter().chain(&self.shared);
         let active = all.filter(|found| found.state == State::Active);
         let pools = active.flat_map(|found| found.pools.iter().map(move |pool| (found, pool)));
-        pools.flat_map(|(found, pool)| pool.leaving.iter().map(move |(address, _)| (found, *address)))
+        pools.flat_map(|(found, pool)| pool.leaving.iter().map(move |(at, id)| (found, pool, at.0, id)))
     }
 }
 
@@ -389,7 +389,7 @@ pub struct FoundPool {
     /// Its members.
     pub members: Vec<FoundMember>,
     /// Where members are that it is about to lose.
-    pub leaving: BTreeSet<(IpAddr, u16)>,
+    pub leaving: BTreeMap<(IpAddr, u16), MemberId>,
     /// Its monitor.
     pub monitor: Option<FoundMonitor>,
 }

@@ -58,9 +58,10 @@ fn is_ours(step: &Step, found: &Balancer) -> bool {
         Step::UpdateListener { listener, .. } | Step::DeleteListener { listener, .. } => {
             found.listeners.iter().any(|ours| ours.id == *listener)
         }
-        Step::UpdatePool { pool, .. } | Step::DeletePool { pool, .. } | Step::SetMembers { pool, .. } => {
-            found.pools.iter().any(|ours| ours.id == *pool)
-        }
+        Step::UpdatePool { pool, .. }
+        | Step::DeletePool { pool, .. }
+        | Step::SetMembers { pool, .. }
+        | Step::DeleteMember { pool, .. } => found.pools.iter().any(|ours| ours.id == *pool),
         _ => true,
     }
 }
@@ -74,7 +75,7 @@ mod tests {
     #[should_panic(expected = "nobody looks")]
     fn members_that_nobody_sees_go_are_noticed() {
         let mut losing = balancer("b");
-        losing.pools[0].leaving = [("10.1.0.9".parse().unwrap(), 8080)].into();
+        losing.pools[0].leaving = [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
         check(&Plan::default(), &Actual { balancers: vec![losing], ..Actual::default() });
     }
 

@@ -99,7 +99,7 @@ fn after(before: &BTreeSet<IpAddr>, actual: &Actual, steps: &[Step]) -> BTreeSet
         }
         for pool in &found.pools {
             now.extend(pool.members.iter().map(|member| member.address));
-            now.extend(pool.leaving.iter().map(|(address, _)| address));
+            now.extend(pool.leaving.keys().map(|(address, _)| address));
         }
     }
     now
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(look.look(), ["10.1.0.7", "10.1.0.8"], "it does not show them");
         look = Look { members: look.members, ..Look::new() };
         look.has("10.1.0.8");
-        look.found().pools[0].leaving = [("10.1.0.7".parse().unwrap(), 8080)].into();
+        look.found().pools[0].leaving = [(("10.1.0.7".parse().unwrap(), 8080), "m".into())].into();
         look.pods = vec![endpoint("10.1.0.8")];
         assert_eq!(look.look(), ["10.1.0.7", "10.1.0.8"], "it is about to lose one");
         look.found().pools[0].leaving.clear();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use kuryr_types::LoadBalancerId;
+use kuryr_types::{LoadBalancerId, MemberId};
 
 use super::inputs::State;
 use crate::pool::Millis;
@@ -26,6 +26,10 @@ const ENDPOINTS_WITHIN: Millis = 1_000;
 /// calls it so between its parts (5 s with a hundred members); one that is deleted twice at a time comes back in `ERROR`.
 const DELETION_SHOWS: Millis = 30_000;
 
+/// How long a member of an active load balancer may be about to go, before it is asked for alone. Provider ovn takes 5 s for a
+/// hundred of them.
+const LEAVES_WITHIN: Millis = 60_000;
+
 /// Changes in a row whose object is not found, before that is a failure. Once or twice somebody took it away since the look.
 const GONE_TIMES: u32 = 3;
 
@@ -40,6 +44,8 @@ pub struct Memory {
     pending_since: Option<Millis>,
     /// Since when an active one has been about to lose members.
     losing_since: Option<Millis>,
+    /// Since when members have been about to go, or when they were last asked for alone.
+    leaving: BTreeMap<MemberId, Millis>,
     /// When members were last replaced.
     members_at: Option<Millis>,
     /// When it was last found in `ERROR`, and how often in a row.
@@ -73,6 +79,23 @@ impl Memory {
     /// Notes that no look shows members that are about to go.
     pub(super) fn lost_members(&mut self) {
         self.losing_since = None;
+        self.leaving.clear();
+    }
+
+    /// Notes which members are about to go; tells of one that has been for so long that it has to be asked for alone, now.
+    pub(super) fn stuck_member<'m>(
+        &mut self,
+        leaving: impl Iterator<Item = &'m MemberId>,
+        now: Millis,
+    ) -> Option<&'m MemberId> {
+        let (before, mut stuck) = (std::mem::take(&mut self.leaving), None);
+        for member in leaving {
+            let since = before.get(member).copied().unwrap_or(now);
+            let is_due = stuck.is_none() && now.saturating_sub(since) >= LEAVES_WITHIN;
+            stuck = stuck.or(is_due.then_some(member));
+            self.leaving.insert(member.clone(), if is_due { now } else { since });
+        }
+        stuck
     }
 
     /// Notes that nothing is pending.

@@ -1,6 +1,6 @@
 //! A cloud in memory that keeps Octavia's rules: one change of a load balancer at a time, which lasts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     Actual, Balancer, BalancerSpec, Floating, FoundListener, FoundMember, FoundMonitor, FoundPool, Ingress,
@@ -215,7 +215,7 @@ impl Cloud {
             created: format!("{:06}", self.made),
             is_persistent: spec.is_persistent,
             members,
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             monitor,
         }
     }
@@ -280,14 +280,18 @@ impl Cloud {
             }
             Step::SetMembers { pool, to, .. } => {
                 let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
-                let lost = to.members.keys().find(|at| pool.leaving.contains(at));
+                let lost = to.members.keys().find(|at| pool.leaving.contains_key(at));
                 assert_eq!(
                     lost, None,
                     "Octavia would change a member that it is deleting, and then it is gone"
                 );
                 let before = std::mem::replace(&mut pool.members, found(to));
-                let ends = before.iter().map(|member| (member.address, member.port));
-                pool.leaving.extend(ends.filter(|at| !to.members.contains_key(at)));
+                let ends = before.into_iter().map(|member| ((member.address, member.port), member.id));
+                pool.leaving.extend(ends.filter(|(at, _)| !to.members.contains_key(at)));
+            }
+            Step::DeleteMember { pool, member, .. } => {
+                let pool = of.pools.iter_mut().find(|found| found.id == *pool).unwrap();
+                pool.leaving.retain(|_, id| id != member);
             }
             Step::CreateListener { at, pool, listener, .. } => {
                 let is_at = |found: &FoundListener| {

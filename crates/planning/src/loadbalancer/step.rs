@@ -1,6 +1,6 @@
 //! The steps.
 
-use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MonitorId, PortId};
+use kuryr_types::{FloatingIpId, LbPoolId, ListenerId, LoadBalancerId, MemberId, MonitorId, PortId};
 
 use super::{
     desired::{BalancerSpec, ListenerSpec, MonitorSpec, PoolSpec, Protocol},
@@ -59,6 +59,15 @@ pub enum Step {
         pool: LbPoolId,
         /// How it should be.
         to: PoolSpec,
+    },
+    /// Deletes a member that Octavia has been about to delete for long.
+    DeleteMember {
+        /// Of which load balancer.
+        balancer: LoadBalancerId,
+        /// Of which pool.
+        pool: LbPoolId,
+        /// Which.
+        member: MemberId,
     },
     /// Makes a listener for a pool that is there.
     CreateListener {
@@ -165,6 +174,7 @@ impl Step {
             Self::UpdatePool { .. } => "update_pool",
             Self::DeletePool { .. } => "delete_pool",
             Self::SetMembers { .. } => "replace_members",
+            Self::DeleteMember { .. } => "delete_member",
             Self::CreateListener { .. } => "create_listener",
             Self::UpdateListener { .. } => "update_listener",
             Self::DeleteListener { .. } => "delete_listener",
@@ -188,6 +198,7 @@ impl Step {
             | Self::UpdatePool { balancer, .. }
             | Self::DeletePool { balancer, .. }
             | Self::SetMembers { balancer, .. }
+            | Self::DeleteMember { balancer, .. }
             | Self::CreateListener { balancer, .. }
             | Self::UpdateListener { balancer, .. }
             | Self::DeleteListener { balancer, .. }
