@@ -463,8 +463,8 @@ fn lacks_family(found: &Balancer, prefix: &IpNet) -> Problem {
 
 /// Looks again as long as members are about to go: no pod gets their addresses before a look shows that they are gone.
 ///
-/// Provider ovn removes only what it knows: of a member that it had removed when its call to Octavia was lost, because Neutron or
-/// Octavia was stopped then, it tells nothing any more, whatever members are asked for. Asked for that member alone it does.
+/// Provider ovn removes only what it knows: of a member that it has removed, and that Octavia goes on deleting after an outage of
+/// Neutron, it tells nothing, whatever members are asked for. Asked for that member alone it does.
 pub(super) fn follow_leaving(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut Memory) {
     let leaving: Vec<_> = inputs.actual.leaving().collect();
     let Some((found, _, address, _)) = leaving.first() else { return memory.lost_members() };
