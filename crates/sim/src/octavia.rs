@@ -34,6 +34,8 @@ pub(crate) struct Octavia {
     pub(crate) fails_one_in: Option<u64>,
     /// The next change does.
     pub(crate) fails_next: bool,
+    /// The next members that provider ovn is to take out go on going.
+    pub(crate) sticks_next: bool,
     chance: Chance,
     made: u32,
     began: Instant,
@@ -89,8 +91,16 @@ pub(crate) struct Pool {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Member {
     shown: Value,
-    /// It goes, and is gone then, whatever is asked for meanwhile.
-    gone_at: Option<Instant>,
+    goes: Option<Goes>,
+}
+
+/// A member goes, whatever is asked for meanwhile.
+#[derive(Debug, Clone, PartialEq)]
+enum Goes {
+    /// It is gone then.
+    At(Instant),
+    /// It stays, unless it is asked for alone.
+    Never,
 }
 
 type Answer = (u16, Value);
@@ -186,10 +196,14 @@ impl Pool {
 impl Member {
     fn show(&self) -> Value {
         let mut shown = self.shown.clone();
-        if self.gone_at.is_some() && shown["provisioning_status"] == "ACTIVE" {
+        if self.goes.is_some() && shown["provisioning_status"] == "ACTIVE" {
             shown["provisioning_status"] = json!("PENDING_DELETE");
         }
         shown
+    }
+
+    fn is_gone(&self) -> bool {
+        self.goes.as_ref().is_some_and(|goes| matches!(goes, Goes::At(at) if *at <= Instant::now()))
     }
 }
 
@@ -214,6 +228,7 @@ impl Octavia {
             takes_most: 1500,
             fails_one_in: None,
             fails_next: false,
+            sticks_next: false,
             chance: Chance::of(seed ^ 0x0c7a),
             made: 0,
             began: Instant::now(),
@@ -240,6 +255,7 @@ impl Octavia {
             ("PUT", ["pools", pool, "members"]) => self.replace_members(pool, &body["members"]),
             ("PUT", [kind, id]) => self.update(kind, id, body),
             ("DELETE", ["loadbalancers", id]) => self.delete_balancer(id),
+            ("DELETE", ["pools", pool, "members", id]) => self.delete_member(pool, id),
             ("DELETE", [kind, id]) => self.delete_below(kind, id),
             _ => missing("path", ""),
         })
@@ -251,7 +267,7 @@ impl Octavia {
         let mut gone = Vec::new();
         for (id, balancer) in &mut self.balancers {
             for pool in balancer.pools.values_mut() {
-                pool.members.retain(|_, member| member.gone_at.is_none_or(|at| at > now));
+                pool.members.retain(|_, member| !member.is_gone());
             }
             if let Some(change) = balancer.under_way.take_if(|change| change.until <= now) {
                 match change.then {
@@ -405,7 +421,7 @@ impl Octavia {
         let mut shown = wanted.clone();
         (shown["id"], shown["provisioning_status"]) = (json!(self.id("member")), json!("ACTIVE"));
         let address = shown["address"].as_str().unwrap().parse().unwrap();
-        ((address, shown["protocol_port"].as_u64().unwrap()), Member { shown, gone_at: None })
+        ((address, shown["protocol_port"].as_u64().unwrap()), Member { shown, goes: None })
     }
 
     fn monitor(&mut self, wanted: &Value) -> Value {
@@ -456,15 +472,21 @@ impl Octavia {
             let wanted: Vec<_> = wanted.as_array().into_iter().flatten().cloned().collect();
             let wanted: BTreeMap<_, _> = wanted.iter().map(|member| octavia.member(member)).collect();
             let later = octavia.chance.millis(0, 1500);
-            let lingers = octavia.provider == "ovn";
+            let goes = match octavia.provider {
+                "ovn" if octavia.sticks_next => Goes::Never,
+                "ovn" => Goes::At(until + later),
+                _ => Goes::At(Instant::now()),
+            };
             let members = &mut octavia.pool_mut(&of, pool).members;
+            let mut took = false;
             for (_, member) in members.iter_mut().filter(|(key, _)| !wanted.contains_key(key)) {
-                member.gone_at.get_or_insert(if lingers { until + later } else { Instant::now() });
+                took |= member.goes.is_none();
+                member.goes.get_or_insert(goes.clone());
             }
             for (key, new) in wanted {
                 match members.get_mut(&key) {
                     // Changed while it goes.
-                    Some(there) if there.gone_at.is_some() => {
+                    Some(there) if there.goes.is_some() => {
                         there.shown["provisioning_status"] = json!("PENDING_UPDATE");
                     }
                     Some(there) => {
@@ -474,9 +496,24 @@ impl Octavia {
                     None => drop(members.insert(key, new)),
                 }
             }
+            octavia.sticks_next &= !took;
         });
         // It names what it was asked for.
         if answer.0 == 409 { immutable("Pool", pool) } else { answer }
+    }
+
+    fn delete_member(&mut self, pool: &str, id: &str) -> Answer {
+        let Some(of) = self.above("pools", pool) else { return without_pool(pool) };
+        let mut members = self.balancers[&of].pools[pool].members.iter();
+        let Some(at) = members.find(|(_, member)| member.shown["id"] == id).map(|(at, _)| *at) else {
+            return missing("member", id);
+        };
+        let is_ovn = self.provider == "ovn";
+        self.changed(&of, 204, |octavia, until| {
+            let gone_at = if is_ovn { until } else { Instant::now() };
+            let member = octavia.pool_mut(&of, pool).members.get_mut(&at);
+            member.unwrap().goes = Some(Goes::At(gone_at));
+        })
     }
 
     fn update(&mut self, kind: &str, id: &str, body: &Value) -> Answer {
@@ -662,6 +699,7 @@ fn missing(member: &str, id: &str) -> Answer {
         "listener" => "Listener",
         "pool" => "Pool",
         "healthmonitor" => "Health Monitor",
+        "member" => "Member",
         other => other,
     };
     (404, json!({"faultcode": "Client", "faultstring": format!("{what} {id} not found.")}))

@@ -370,6 +370,10 @@ fn happen_later(world: &Arc<World>, setup: &Setup, chance: &mut Chance) {
             let node = chance.pick(&setup.nodes).cloned().unwrap_or_default();
             upgrade(world, setup, &node, chance);
         }
+        4 => {
+            world.note("the next members that go stay");
+            world.state().octavia.sticks_next = true;
+        }
         _ => world.steal_part(name),
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn towards(
     let mut plan = Plan::default();
     delete_doubles(&mut plan, found, inputs);
     match found.state {
-        State::Active if is_about_to_lose(found, desired) => return wait(plan, found, inputs, memory),
+        State::Active if is_about_to_lose(found, desired) => {
+            memory.settled(State::Active);
+            return plan;
+        }
         State::Active => {
             memory.settled(State::Active);
             memory.released();
@@ -95,10 +98,13 @@ pub(super) fn towards_shared(
         return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
     }
     match found.state {
-        State::Active if !is_about_to_lose(found, desired) => memory.settled(State::Active),
-        State::Active | State::Pending | State::Deleting => {
-            return wait(Plan::default(), found, inputs, memory);
+        State::Active => {
+            memory.settled(State::Active);
+            if is_about_to_lose(found, desired) {
+                return Plan::default();
+            }
         }
+        State::Pending | State::Deleting => return wait(Plan::default(), found, inputs, memory),
         State::Error => {
             memory.settled(State::Error);
             return Plan { problems: vec![in_error(found)], wake_after: Some(LOOK_AGAIN), ..Plan::default() };
@@ -466,30 +472,35 @@ fn lacks_family(found: &Balancer, prefix: &IpNet) -> Problem {
 /// Provider ovn removes only what it knows: of a member that it has removed, and that Octavia goes on deleting after an outage of
 /// Neutron, it tells nothing, whatever members are asked for. Asked for that member alone it does.
 pub(super) fn follow_leaving(plan: &mut Plan, inputs: &Inputs<'_>, memory: &mut Memory) {
-    let leaving: Vec<_> = inputs.actual.leaving().collect();
-    let Some((found, _, address, _)) = leaving.first() else { return memory.lost_members() };
-    let (after, is_late) = memory.loses_members(inputs.now, inputs.settings.activation);
-    if is_late && plan.wake_after.is_none() {
-        plan.problems.push(Problem {
-            reason: STUCK.to_owned(),
-            message: format!(
-                "load balancer {} has been about to lose member {address} for more than {} s: see `openstack loadbalancer status \
-                 show`; as long as its provider shows the member, no pod gets that address",
-                found.id,
-                inputs.settings.activation / 1000
-            ),
-        });
-    }
+    let mut all = inputs.actual.balancers.iter().chain(&inputs.actual.shared);
+    let is_busy = all.any(|found| found.state == State::Pending);
+    let leaving = || inputs.actual.leaving();
+    let members = leaving().map(|(.., member)| member);
+    let lost = memory.loses_members(members, is_busy, inputs.now, inputs.settings.activation);
+    let Some((after, late)) = lost else { return };
+    let late = late.filter(|_| plan.wake_after.is_none());
+    let told = leaving().find(|(.., member)| Some(*member) == late.as_ref());
+    plan.problems.extend(told.map(|(found, _, address, _)| never_loses(found, address, inputs)));
     plan.wake_after = plan.wake_after.into_iter().chain([after]).min();
     if plan.is_empty() {
-        let stuck = memory.stuck_member(leaving.iter().map(|(.., member)| *member), inputs.now);
-        let of = leaving.iter().find(|(.., member)| Some(member) == stuck.as_ref());
-        plan.steps.extend(of.map(|(found, pool, _, member)| Step::DeleteMember {
+        let stuck = memory.stuck_member(inputs.now);
+        let asked = leaving().find(|(.., member)| Some(*member) == stuck.as_ref());
+        plan.steps.extend(asked.map(|(found, pool, _, member)| Step::DeleteMember {
             balancer: found.id.clone(),
             pool: pool.id.clone(),
-            member: (*member).clone(),
+            member: member.clone(),
         }));
     }
+}
+
+fn never_loses(found: &Balancer, address: IpAddr, inputs: &Inputs<'_>) -> Problem {
+    let message = format!(
+        "load balancer {} has been about to lose member {address} for more than {} s: see `openstack loadbalancer status \
+         show`; as long as its provider shows the member, no pod gets that address",
+        found.id,
+        inputs.settings.activation / 1000
+    );
+    Problem { reason: STUCK.to_owned(), message }
 }
 
 /// Nothing is asked of what is being changed.
@@ -722,7 +733,8 @@ fn is_overridden(pool: &FoundPool, pools: &[FoundPool]) -> bool {
     pools.iter().any(|other| differs(other) && is_since(other))
 }
 
-/// Whether members are wanted that it is about to lose. Octavia would change what it is deleting, and then it is gone.
+/// Whether members are wanted that it is about to lose. Octavia would change what it is deleting, and then it is gone: nothing is
+/// asked before ([`follow_leaving`] looks again).
 fn is_about_to_lose(found: &Balancer, desired: &BalancerSpec) -> bool {
     desired.listeners.iter().any(|(key, wanted)| {
         let pool = pool_of(*key, wanted, found);
@@ -898,6 +910,33 @@ mod tests {
         look.actual.balancers[0].pools[0].leaving =
             [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
         assert_eq!(planned(&look, 500_000, &mut memory).wake_after, Some(250), "others");
+    }
+
+    #[test]
+    fn members_that_stay_are_deleted_one_after_the_other() {
+        let mut look = look();
+        look.service.told =
+            vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
+        let leaving = ["1", "2", "3"].map(|id| ((format!("10.1.0.9{id}").parse().unwrap(), 8080), id.into()));
+        look.actual.balancers[0].pools[0].leaving = leaving.into();
+        // The last is wanted again.
+        look.pods.push(endpoint("10.1.0.93"));
+        let mut memory = Memory::default();
+        let mut asked = vec![];
+        for now in (0..=100_000).step_by(500) {
+            let plan = planned(&look, now, &mut memory);
+            let balancer = &mut look.actual.balancers[0];
+            balancer.state = State::Active;
+            let waits = plan.wake_after.filter(|_| plan.is_empty() && (1..3).contains(&asked.len()));
+            assert!(waits <= Some(500), "{now}: {plan:?}");
+            for step in &plan.steps {
+                let Step::DeleteMember { member, .. } = step else { continue };
+                asked.push((now, member.to_string()));
+                balancer.pools[0].leaving.retain(|_, id| id != member);
+                balancer.state = State::Pending;
+            }
+        }
+        assert_eq!(asked, [(60_000, "1"), (61_000, "2"), (62_000, "3")].map(|(at, id)| (at, id.to_owned())));
     }
 
     #[test]

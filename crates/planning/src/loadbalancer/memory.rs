@@ -37,15 +37,23 @@ const GONE_TIMES: u32 = 3;
 /// again before that, and then nothing is left to the full lists.
 const RELEASED_WITHIN: Millis = 300_000;
 
+/// A member that is about to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Leaving {
+    since: Millis,
+    /// When it was last asked for alone, or first seen.
+    asked: Millis,
+    /// When it was last seen.
+    shown: Millis,
+}
+
 /// Memory of one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
     /// Since when its load balancer has been pending.
     pending_since: Option<Millis>,
-    /// Since when an active one has been about to lose members.
-    losing_since: Option<Millis>,
-    /// Since when members have been about to go, or when they were last asked for alone.
-    leaving: BTreeMap<MemberId, Millis>,
+    /// Members that were about to go when they were last read.
+    leaving: BTreeMap<MemberId, Leaving>,
     /// When members were last replaced.
     members_at: Option<Millis>,
     /// When it was last found in `ERROR`, and how often in a row.
@@ -71,31 +79,36 @@ impl Memory {
         next_look(now.saturating_sub(*self.pending_since.get_or_insert(now)), activation)
     }
 
-    /// Notes that an active load balancer is about to lose members; tells the same of it.
-    pub(super) fn loses_members(&mut self, now: Millis, activation: Millis) -> (Millis, bool) {
-        next_look(now.saturating_sub(*self.losing_since.get_or_insert(now)), activation)
-    }
-
-    /// Notes that no look shows members that are about to go.
-    pub(super) fn lost_members(&mut self) {
-        self.losing_since = None;
-        self.leaving.clear();
-    }
-
-    /// Notes which members are about to go; tells of one that has been for so long that it has to be asked for alone, now.
-    pub(super) fn stuck_member<'m>(
+    /// Notes which members active load balancers are about to lose; tells when to look again if any, and which has been about
+    /// to go for longer than `activation`. Those that are not shown are gone, unless some load balancer `is_busy`: nobody reads
+    /// its members.
+    pub(super) fn loses_members<'m>(
         &mut self,
         leaving: impl Iterator<Item = &'m MemberId>,
+        is_busy: bool,
         now: Millis,
-    ) -> Option<&'m MemberId> {
-        let (before, mut stuck) = (std::mem::take(&mut self.leaving), None);
+        activation: Millis,
+    ) -> Option<(Millis, Option<MemberId>)> {
         for member in leaving {
-            let since = before.get(member).copied().unwrap_or(now);
-            let is_due = stuck.is_none() && now.saturating_sub(since) >= LEAVES_WITHIN;
-            stuck = stuck.or(is_due.then_some(member));
-            self.leaving.insert(member.clone(), if is_due { now } else { since });
+            let first = Leaving { since: now, asked: now, shown: now };
+            self.leaving.entry(member.clone()).or_insert(first).shown = now;
         }
-        stuck
+        self.leaving.retain(|_, leaving| is_busy || leaving.shown == now);
+        let shown = self.leaving.iter().filter(|(_, leaving)| leaving.shown == now);
+        let (id, longest) = shown.min_by_key(|(_, leaving)| leaving.since)?;
+        let (after, is_late) = next_look(now.saturating_sub(longest.since), activation);
+        Some((after, is_late.then(|| id.clone())))
+    }
+
+    /// Tells of a member that has been about to go for so long that it has to be asked for alone, now.
+    pub(super) fn stuck_member(&mut self, now: Millis) -> Option<MemberId> {
+        let shown = self.leaving.iter_mut().filter(|(_, leaving)| leaving.shown == now);
+        let (id, leaving) = shown.min_by_key(|(_, leaving)| leaving.asked)?;
+        let is_due = now.saturating_sub(leaving.asked) >= LEAVES_WITHIN;
+        is_due.then(|| {
+            leaving.asked = now;
+            id.clone()
+        })
     }
 
     /// Notes that nothing is pending.
