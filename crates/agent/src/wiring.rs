@@ -515,7 +515,7 @@ fn on_node_change(world: &World, change: &Change<slim::Node>) {
 
 fn on_pod_change(world: &World, change: &Change<slim::Pod>) {
     world.services.on_pod(change);
-    if matches!(change, Change::Reset { .. }) {
+    if change.replaces_all() {
         // Back in sync: what was unknown may be decided now.
         world.queue.add(Work::Start);
         world.queue_all_claims();
@@ -538,7 +538,7 @@ fn on_view_change(world: &World, change: &Change<KuryrPort>) {
                 world.queue_claims_of(&pod);
             }
         }
-        Change::Reset { .. } => world.queue_all_claims(),
+        Change::Reset { .. } | Change::Replaced => world.queue_all_claims(),
         Change::Applied { .. } => {}
     }
 }

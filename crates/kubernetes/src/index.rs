@@ -33,6 +33,10 @@ impl<I: Ord + Clone, K: Resource> Index<I, K> {
                 removed.iter().for_each(|old| self.replace(Some(old), None));
                 changed.iter().for_each(|(new, old)| self.replace(old.as_ref(), Some(new)));
             }
+            // An index holds whole objects: whoever keeps them packed has none.
+            Change::Replaced => {
+                self.shared.entries.write().unwrap_or_else(PoisonError::into_inner).clear();
+            }
         }
     }
 

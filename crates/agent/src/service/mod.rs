@@ -125,7 +125,7 @@ impl Services {
 
     /// Follows a change of a Service.
     pub(crate) fn on_service(&self, change: &Change<slim::Service>) {
-        if matches!(change, Change::Reset { .. }) {
+        if change.replaces_all() {
             self.queue.add(Work::All);
             return;
         }
@@ -137,7 +137,7 @@ impl Services {
     /// Follows a change of a slice.
     pub(crate) fn on_slice(&self, change: &Change<slim::EndpointSlice>) {
         self.slices.update(change);
-        if matches!(change, Change::Reset { .. }) {
+        if change.replaces_all() {
             self.queue.add(Work::All);
             return;
         }
@@ -156,7 +156,7 @@ impl Services {
 
     /// Follows a change of a pod of this node.
     pub(crate) fn on_pod(&self, change: &Change<slim::Pod>) {
-        if matches!(change, Change::Reset { .. }) {
+        if change.replaces_all() {
             self.queue.add(Work::All);
             return;
         }

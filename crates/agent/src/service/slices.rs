@@ -3,7 +3,7 @@
 //! The store keeps thousands of them packed, so no second one holds them: here are their names.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -13,8 +13,33 @@ use kuryr_kubernetes::{
     watch::Change,
 };
 
-/// Names in order, all in the namespace of the Service.
-type Names = Box<[Box<str>]>;
+/// Names in order, with a NUL between them, all in the namespace of the Service: in one piece, as there are thousands.
+#[derive(Default)]
+struct Names(Box<str>);
+
+impl Names {
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split('\0').filter(|name| !name.is_empty())
+    }
+
+    /// The same with this name.
+    fn with(&self, name: &str) -> Self {
+        let mut all: BTreeSet<&str> = self.iter().collect();
+        all.insert(name);
+        Self::of(&all)
+    }
+
+    /// The same without this name.
+    fn without(&self, name: &str) -> Self {
+        let mut all: BTreeSet<&str> = self.iter().collect();
+        all.remove(name);
+        Self::of(&all)
+    }
+
+    fn of(all: &BTreeSet<&str>) -> Self {
+        Self(all.iter().copied().collect::<Vec<_>>().join("\0").into_boxed_str())
+    }
+}
 
 /// The slices of a store by their Service; clones share them.
 #[derive(Clone)]
@@ -34,6 +59,12 @@ impl Slices {
         match change {
             Change::Applied { new, old } => self.replace(old.as_deref(), Some(new)),
             Change::Deleted { old } => self.replace(Some(old), None),
+            Change::Replaced => {
+                // Made aside: nobody finds a Service without its slices meanwhile.
+                let mut names = BTreeMap::new();
+                self.store.for_each(|new| replace(&mut names, None, Some(new)));
+                *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+            }
             Change::Reset { changed, removed } => {
                 removed.iter().for_each(|old| self.replace(Some(old), None));
                 changed.iter().for_each(|(new, old)| self.replace(old.as_deref(), Some(new)));
@@ -44,9 +75,12 @@ impl Slices {
     /// The slices of a Service, in the order of their names.
     pub(super) fn get(&self, service: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let names = names.get(service).map(|names| names.to_vec()).unwrap_or_default();
-        let key = |name: Box<str>| ObjectKey::namespaced(service.namespace.as_str(), name);
-        let found = names.into_iter().filter_map(|name| self.store.get(&key(name)));
+        let key = |name| ObjectKey::namespaced(service.namespace.as_str(), name);
+        let found = names
+            .get(service)
+            .into_iter()
+            .flat_map(Names::iter)
+            .filter_map(|name| self.store.get(&key(name)));
         // One may be another Service's by now, and that is about to be told.
         found.filter(|slice| service_of(slice).as_ref() == Some(service)).collect()
     }
@@ -57,31 +91,29 @@ impl Slices {
     }
 
     fn replace(&self, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
-        let (before, after) = (old.and_then(service_of), new.and_then(service_of));
-        if before == after {
-            return;
-        }
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(service), Some(old)) = (before, old) {
-            let rest = names.remove(&service).unwrap_or_default();
-            let rest: Names = rest.into_iter().filter(|name| **name != *name_of(old)).collect();
-            if !rest.is_empty() {
-                names.insert(service, rest);
-            }
-        }
-        if let (Some(service), Some(new)) = (after, new) {
-            let all = names.entry(service).or_default();
-            if let Err(at) = all.binary_search_by(|name| (**name).cmp(name_of(new))) {
-                let mut more = std::mem::take(all).into_vec();
-                more.insert(at, name_of(new).into());
-                *all = more.into_boxed_slice();
-            }
-        }
+        replace(&mut self.names.write().unwrap_or_else(PoisonError::into_inner), old, new);
     }
 
     #[cfg(test)]
     pub(super) fn store(&self) -> &Store<EndpointSlice> {
         &self.store
+    }
+}
+
+fn replace(names: &mut BTreeMap<ObjectKey, Names>, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
+    let (before, after) = (old.and_then(service_of), new.and_then(service_of));
+    if before == after {
+        return;
+    }
+    if let (Some(service), Some(old)) = (before, old) {
+        let rest = names.remove(&service).unwrap_or_default().without(name_of(old));
+        if rest.iter().next().is_some() {
+            names.insert(service, rest);
+        }
+    }
+    if let (Some(service), Some(new)) = (after, new) {
+        let all = names.entry(service).or_default();
+        *all = all.with(name_of(new));
     }
 }
 

@@ -5,33 +5,46 @@
 //!
 //! The form is for one process: nothing written by it is read by another.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use bitcode::{Decode, Encode};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
-use super::{EndpointSlice, Service};
+use super::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Named, Service,
+    endpoint_slice::SERVICE_NAME,
+};
+use crate::store::ObjectKey;
 
 /// An object that can be packed.
 pub trait Pack: Sized {
-    /// All of it, as bytes.
+    /// All of it but its namespace and name, as bytes.
     fn pack(&self) -> Vec<u8>;
 
     /// The object of these bytes; none if they are not of [`Pack::pack`].
-    fn unpack(bytes: &[u8]) -> Option<Self>;
+    fn unpack(key: &ObjectKey, bytes: &[u8]) -> Option<Self>;
 }
 
 impl Pack for EndpointSlice {
     fn pack(&self) -> Vec<u8> {
-        let Self { metadata, address_type, endpoints, ports } = self.clone();
-        bitcode::encode(&(Metadata::of(metadata), address_type, endpoints, ports))
+        let mut names = Names::default();
+        let all = self.endpoints.as_ref();
+        let endpoints = all.map(|all| all.iter().map(|one| numbered(one, &mut names)).collect());
+        let Self { metadata, address_type, ports, .. } = self.clone();
+        let identity = (metadata.uid, metadata.resource_version, self.service_name());
+        bitcode::encode(&(identity, address_type, ports, PackedEndpoints(endpoints), names.all))
     }
 
-    fn unpack(bytes: &[u8]) -> Option<Self> {
-        let (metadata, address_type, endpoints, ports) =
-            bitcode::decode::<(Metadata, _, _, _)>(bytes).ok()?;
-        Some(Self { metadata: metadata.into_metadata()?, address_type, endpoints, ports })
+    fn unpack(key: &ObjectKey, bytes: &[u8]) -> Option<Self> {
+        type Identity = (Option<String>, Option<String>, Option<String>);
+        type Packed = (Identity, String, Option<Vec<EndpointPort>>, PackedEndpoints, Vec<String>);
+        let (identity, address_type, ports, endpoints, names) = bitcode::decode::<Packed>(bytes).ok()?;
+        let (uid, resource_version, service) = identity;
+        let labels = service.map(|service| [(SERVICE_NAME.to_owned(), service)].into());
+        let metadata = ObjectMeta { uid, resource_version, labels, ..ObjectMeta::default() };
+        let endpoints = within(endpoints.0, |all| all.into_iter().map(|one| named(one, &names)).collect())?;
+        Some(Self { metadata: with_names(metadata, key), address_type, endpoints, ports })
     }
 }
 
@@ -41,17 +54,68 @@ impl Pack for Service {
         bitcode::encode(&(Metadata::of(metadata), spec, status))
     }
 
-    fn unpack(bytes: &[u8]) -> Option<Self> {
+    fn unpack(key: &ObjectKey, bytes: &[u8]) -> Option<Self> {
         let (metadata, spec, status) = bitcode::decode::<(Metadata, _, _)>(bytes).ok()?;
-        Some(Self { metadata: metadata.into_metadata()?, spec, status })
+        Some(Self { metadata: metadata.into_metadata(key)?, spec, status })
     }
+}
+
+/// Endpoints whose nodes and zones are numbers: many share a node, and all that are meant for a zone name it.
+#[derive(Encode, Decode)]
+struct PackedEndpoints(Option<Vec<PackedEndpoint>>);
+
+/// Addresses, conditions, the node, and for which zones and nodes it is meant.
+type PackedEndpoint = (Vec<IpAddr>, EndpointConditions, Option<u32>, Option<[Option<Vec<u32>>; 2]>);
+
+/// Names by their numbers.
+#[derive(Default)]
+struct Names<'a> {
+    all: Vec<&'a str>,
+    numbers: BTreeMap<&'a str, u32>,
+}
+
+impl<'a> Names<'a> {
+    fn number(&mut self, name: &'a str) -> u32 {
+        *self.numbers.entry(name).or_insert_with(|| {
+            self.all.push(name);
+            u32::try_from(self.all.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+fn numbered<'a>(endpoint: &'a Endpoint, names: &mut Names<'a>) -> PackedEndpoint {
+    let node = endpoint.node_name.as_deref().map(|name| names.number(name));
+    let hints = endpoint.hints.as_ref().map(|hints| {
+        [&hints.for_zones, &hints.for_nodes].map(|named| {
+            let named = named.as_ref()?.iter();
+            Some(named.map(|one| names.number(&one.name)).collect())
+        })
+    });
+    (endpoint.addresses.clone(), endpoint.conditions, node, hints)
+}
+
+/// None if a number is of no name.
+fn named((addresses, conditions, node, hints): PackedEndpoint, names: &[String]) -> Option<Endpoint> {
+    let name = |number: u32| names.get(usize::try_from(number).ok()?).cloned();
+    let all = |numbers: Vec<u32>| {
+        let named = numbers.into_iter().map(|number| Some(Named { name: name(number)? }));
+        named.collect::<Option<Vec<_>>>()
+    };
+    let node_name = within(node, |node| name(node).map(String::into_boxed_str))?;
+    let hints = within(hints, |[zones, nodes]| {
+        Some(EndpointHints { for_zones: within(zones, all)?, for_nodes: within(nodes, all)? })
+    })?;
+    Some(Endpoint { addresses, conditions, node_name, hints })
+}
+
+/// What a value becomes, if there is one; none if it cannot.
+fn within<T, U>(value: Option<T>, read: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
+    value.map_or(Some(None), |value| read(value).map(Some))
 }
 
 /// What [`super::metadata::trimmed`] leaves.
 #[derive(Encode, Decode)]
 struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
     generation: Option<i64>,
@@ -81,8 +145,6 @@ struct Owner {
 impl Metadata {
     fn of(metadata: ObjectMeta) -> Self {
         Self {
-            name: metadata.name,
-            namespace: metadata.namespace,
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             generation: metadata.generation,
@@ -96,11 +158,9 @@ impl Metadata {
         }
     }
 
-    fn into_metadata(self) -> Option<ObjectMeta> {
+    fn into_metadata(self, key: &ObjectKey) -> Option<ObjectMeta> {
         let time = |moment: Option<Moment>| moment.map(Moment::into_time).transpose();
-        Some(ObjectMeta {
-            name: self.name,
-            namespace: self.namespace,
+        let metadata = ObjectMeta {
             uid: self.uid,
             resource_version: self.resource_version,
             generation: self.generation,
@@ -114,8 +174,14 @@ impl Metadata {
                 .owners
                 .map(|owners| owners.into_iter().map(Owner::into_reference).collect()),
             ..ObjectMeta::default()
-        })
+        };
+        Some(with_names(metadata, key))
     }
+}
+
+fn with_names(metadata: ObjectMeta, key: &ObjectKey) -> ObjectMeta {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    ObjectMeta { name: text(&key.name), namespace: text(&key.namespace), ..metadata }
 }
 
 impl Moment {
@@ -177,12 +243,14 @@ mod tests {
             "endpoints": [
                 {"addresses": ["fd00::1", "fd00::2"], "conditions": {"ready": false, "serving": true, "terminating": true},
                  "nodeName": "n1", "hints": {"forZones": [{"name": "a"}], "forNodes": [{"name": "n1"}]}},
-                {"addresses": ["10.0.0.2"]},
+                {"addresses": ["10.0.0.2"], "nodeName": "n2", "hints": {"forZones": [{"name": "a"}, {"name": "n1"}]}},
+                {"addresses": ["10.0.0.3"], "nodeName": "n1"},
+                {"addresses": []},
             ],
         });
         for object in [full, json!({"metadata": {"name": "a"}})] {
             let slice: EndpointSlice = serde_json::from_value(object).unwrap();
-            assert_eq!(EndpointSlice::unpack(&slice.pack()), Some(slice));
+            assert_eq!(EndpointSlice::unpack(&ObjectKey::of(&slice), &slice.pack()), Some(slice));
         }
         let full = json!({
             "metadata": metadata(),
@@ -197,13 +265,14 @@ mod tests {
         });
         for object in [full, json!({"metadata": {"name": "a"}})] {
             let service: Service = serde_json::from_value(object).unwrap();
-            assert_eq!(Service::unpack(&service.pack()), Some(service));
+            assert_eq!(Service::unpack(&ObjectKey::of(&service), &service.pack()), Some(service));
         }
     }
 
     #[test]
     fn other_bytes_are_no_object() {
-        assert_eq!(EndpointSlice::unpack(b"").map(|_| ()), None);
-        assert_eq!(Service::unpack(&[255; 40]).map(|_| ()), None);
+        let key = ObjectKey::cluster("a");
+        assert_eq!(EndpointSlice::unpack(&key, b"").map(|_| ()), None);
+        assert_eq!(Service::unpack(&key, &[255; 40]).map(|_| ()), None);
     }
 }

@@ -137,6 +137,9 @@ pub enum Change<K> {
         /// Objects that no longer exist. A name that has begun another life is in both.
         removed: Vec<Arc<K>>,
     },
+    /// A complete list replaced everything in a store that keeps its objects packed: whoever follows it reads the store, as it
+    /// would take too much to tell of thousands at once.
+    Replaced,
 }
 
 impl<K> Change<K> {
@@ -145,13 +148,20 @@ impl<K> Change<K> {
         matches!(self, Self::Applied { new, old: Some(old) } if like(new, old))
     }
 
+    /// Whether a complete list replaced everything.
+    #[must_use]
+    pub const fn replaces_all(&self) -> bool {
+        matches!(self, Self::Reset { .. } | Self::Replaced)
+    }
+
     /// All states, old and new, that the change speaks of: whatever depends on one of them may have to be
-    /// looked at again.
+    /// looked at again. [`Change::Replaced`] names none.
     pub fn touched(&self) -> impl Iterator<Item = &Arc<K>> {
         let (one, many, removed): (_, &[_], &[_]) = match self {
             Self::Applied { new, old } => ([Some(new), old.as_ref()], &[], &[]),
             Self::Deleted { old } => ([Some(old), None], &[], &[]),
             Self::Reset { changed, removed } => ([None, None], changed, removed),
+            Self::Replaced => ([None, None], &[], &[]),
         };
         let many = many.iter().flat_map(|(new, old)| std::iter::once(new).chain(old.as_ref()));
         one.into_iter().flatten().chain(many).chain(removed)

@@ -55,6 +55,7 @@ fn words(change: &Change<Pod>, store: &Store<Pod>) -> String {
             let removed = removed.iter().map(|old| format!("-{}", name(old)));
             format!("reset {}", changed.chain(removed).collect::<Vec<_>>().join(" "))
         }
+        Change::Replaced => "replaced".to_owned(),
     }
 }
 
