@@ -82,10 +82,11 @@ def memory(result: dict) -> str:
         samples = result[KURYR]
         last, endpoints = samples["settings"]["sizes"][-1], samples["settings"]["endpoints"]
         lines += ["### Memory", "", f"RSS of an agent, and what the kernel accounts for the maps that it has open (`memlock` in `/proc/PID/fdinfo`); full: {last:,} Services of both "
-                  f"families, {last * endpoints:,} endpoints in each family.", "", "| node | RSS before | RSS full | most | RSS after churn | maps before | maps full |", "|---|---|---|---|---|---|---|"]
+                  f"families, {last * endpoints:,} endpoints in each family.", "", "| node | RSS before | RSS full | RSS for Services | RSS after churn | RSS of an agent that starts so | that one's most | maps before | maps full |", "|---|---|---|---|---|---|---|---|---|"]
         for node, full in samples["full"].items():
-            empty, after = samples["empty"][node], samples["after"][node]
-            lines.append(f"| {node} | {empty['now']:.1f} MiB | {full['now']:.1f} MiB | {after['most']:.1f} MiB | {after['now']:.1f} MiB | {total(empty):.1f} MiB | {total(full):.1f} MiB |")
+            empty, after, started = (samples[when][node] for when in ("empty", "after", "started"))
+            sizes = [empty["now"], full["now"], full["now"] - empty["now"], after["now"], started["now"], started["most"], total(empty), total(full)]
+            lines.append(f"| {node} | {' | '.join(f'{size:.1f} MiB' for size in sizes)} |")
         lines += ["", "| map (greatest five, first node) | memory full |", "|---|---|"]
         first = next(iter(samples["full"].values()))
         for one in sorted(first["maps"], key=lambda one: -one["mib"])[:5]:
@@ -139,7 +140,8 @@ def losses_of_kuryr(samples: dict) -> list[str]:
                 lines.append(f"- At {int(size):,} Services connecting by IPv{family} takes {by:.2f} times a direct connection, not {RATIO}.")
     for node, full in samples["full"].items():
         if full["now"] > AGENT:
-            lines.append(f"- The agent of {node} holds {full['now']:.0f} MiB, not {AGENT} MiB.")
+            without = samples["empty"][node]["now"]
+            lines.append(f"- The agent of {node} holds {full['now']:.0f} MiB, not {AGENT} MiB; without Services it holds {without:.0f}.")
         if total(full) > MAPS:
             lines.append(f"- The maps of {node} take {total(full):.0f} MiB, not {MAPS} MiB.")
     return lines

@@ -88,7 +88,7 @@ class FollowingTest(unittest.TestCase):
 
     def result(self, **changed) -> dict:
         memory = {"node1": {"now": 10.0, "most": 11.0, "maps": [{"name": "type 1, 20 -> 16 bytes", "max": 65536, "mib": 5.0}]}}
-        kuryr = {"connects": {"1": self.samples}, "quiet": [0.01], "busy": [0.02, 0.03], "created": [0.04], "churn": 19.6, "empty": memory, "full": memory, "after": memory}
+        kuryr = {"connects": {"1": self.samples}, "quiet": [0.01], "busy": [0.02, 0.03], "created": [0.04], "churn": 19.6, "empty": memory, "full": memory, "after": memory, "started": memory}
         return {"kuryr": self.common | kuryr | changed}
 
     def all_parts(self) -> dict:
