@@ -82,7 +82,7 @@ def memory(result: dict) -> str:
         samples = result[KURYR]
         last, endpoints = samples["settings"]["sizes"][-1], samples["settings"]["endpoints"]
         lines += ["### Memory", "", f"RSS of an agent, and what the kernel accounts for the maps that it has open (`memlock` in `/proc/PID/fdinfo`); full: {last:,} Services of both "
-                  f"families, {last * endpoints:,} endpoints in each family.", "", "| node | RSS before | RSS full | RSS for Services | RSS after churn | RSS of an agent that starts so | that one's most | maps before | maps full |", "|---|---|---|---|---|---|---|---|---|"]
+                  f"families, {last * endpoints:,} endpoints in each family.", "", "| node | RSS before | RSS full | RSS for Services | RSS after churn | RSS a minute after a start | most of that start | maps before | maps full |", "|---|---|---|---|---|---|---|---|---|"]
         for node, full in samples["full"].items():
             empty, after, started = (samples[when][node] for when in ("empty", "after", "started"))
             sizes = [empty["now"], full["now"], full["now"] - empty["now"], after["now"], started["now"], started["most"], total(empty), total(full)]
