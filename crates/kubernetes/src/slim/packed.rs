@@ -31,9 +31,15 @@ impl Pack for EndpointSlice {
         let mut names = Names::default();
         let all = self.endpoints.as_ref();
         let endpoints = all.map(|all| all.iter().map(|one| numbered(one, &mut names)).collect());
-        let Self { metadata, address_type, ports, .. } = self.clone();
-        let identity = (metadata.uid, metadata.resource_version, self.service_name());
-        bitcode::encode(&(identity, address_type, ports, PackedEndpoints(endpoints), names.all))
+        let Self { metadata, address_type, ports, .. } = self;
+        let identity = (metadata.uid.as_deref(), metadata.resource_version.as_deref(), self.service_name());
+        bitcode::encode(&(
+            identity,
+            address_type.as_str(),
+            ports.clone(),
+            PackedEndpoints(endpoints),
+            names.all,
+        ))
     }
 
     fn unpack(key: &ObjectKey, bytes: &[u8]) -> Option<Self> {
