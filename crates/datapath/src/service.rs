@@ -29,7 +29,7 @@ use aya::{
 };
 use kuryr_ebpf_maps::{
     SERVICE_LAYOUT_VERSION,
-    service::{Backend, BackendKey, MemberKey, NodeKey, Outcome, Service, ServiceKey, UDP},
+    service::{MemberKey, NodeKey, Outcome, Row, RowKey, Service, ServiceKey, UDP},
 };
 
 use crate::{
@@ -88,8 +88,8 @@ impl ServicesConfig {
 pub struct ServiceContents {
     /// What clients find, by where they send to.
     pub services: BTreeMap<ServiceKey, Service>,
-    /// Backends.
-    pub backends: BTreeMap<BackendKey, Backend>,
+    /// Backends, some in a row.
+    pub rows: BTreeMap<RowKey, Row>,
     /// Slots of endpoints.
     pub members: BTreeMap<MemberKey, u32>,
     /// Whose addresses of nodes are, as numbers of [`NodeKind`](kuryr_ebpf_maps::service::NodeKind).
@@ -266,7 +266,7 @@ impl Services {
         }
         Ok(ServiceContents {
             services,
-            backends: pairs(&self.maps.backends, "backends")?.into_iter().collect(),
+            rows: pairs(&self.maps.backends, "backends")?.into_iter().collect(),
             members: pairs(&self.maps.members, "members")?.into_iter().collect(),
             nodes: pairs(&self.maps.nodes, "nodes")?.into_iter().collect(),
         })
@@ -290,21 +290,21 @@ impl Services {
         take(&mut self.maps.services, "services", key)
     }
 
-    /// Writes a backend.
+    /// Writes backends, some in a row.
     ///
     /// # Errors
     ///
     /// `Map`.
-    pub fn put_backend(&mut self, key: BackendKey, backend: Backend) -> Result<()> {
-        put(&mut self.maps.backends, "backends", key, backend)
+    pub fn put_row(&mut self, key: RowKey, row: Row) -> Result<()> {
+        put(&mut self.maps.backends, "backends", key, row)
     }
 
-    /// Deletes a backend.
+    /// Deletes a row of backends.
     ///
     /// # Errors
     ///
     /// `Map`.
-    pub fn delete_backend(&mut self, key: &BackendKey) -> Result<()> {
+    pub fn delete_row(&mut self, key: &RowKey) -> Result<()> {
         take(&mut self.maps.backends, "backends", key)
     }
 
@@ -366,7 +366,7 @@ impl Services {
 /// The maps that user space has to do with, each with the types of its layout.
 struct Maps {
     services: HashMap<MapData, ServiceKey, Service>,
-    backends: HashMap<MapData, BackendKey, Backend>,
+    backends: HashMap<MapData, RowKey, Row>,
     members: HashMap<MapData, MemberKey, u32>,
     nodes: HashMap<MapData, NodeKey, u32>,
     outcomes: PerCpuArray<MapData, u64>,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use kuryr_datapath::{Services, ServicesConfig, TranslatedSocket, TranslatedSockets, cgroup};
-use kuryr_ebpf_maps::service::{Backend, BackendKey, MemberKey, Service, ServiceKey, UDP};
+use kuryr_ebpf_maps::service::{Backend, MemberKey, Row, RowKey, Service, ServiceKey, UDP};
 use world::{Pins, SOON, Space};
 
 /// A Service and two endpoints of it in each family; the last is IPv4 by a socket of the other family.
@@ -97,8 +97,9 @@ impl Net {
                 (vip.parse().unwrap(), endpoints[which].parse().unwrap());
             let (generation, endpoint) =
                 (u32::try_from(which).unwrap() + 1, u32::try_from(which).unwrap() + 1);
-            let place = BackendKey { service: id, generation, slot: 0 };
-            self.services.put_backend(place, Backend::new(to.ip(), to.port(), endpoint)).unwrap();
+            let place = RowKey { service: id, generation, row: 0 };
+            let row = Row::new([Backend::new(to.ip(), to.port(), endpoint)]);
+            self.services.put_row(place, row).unwrap();
             self.services.put_member(MemberKey { service: id, generation, endpoint }, 0).unwrap();
             let key = ServiceKey::new(vip.ip(), vip.port(), UDP);
             self.services

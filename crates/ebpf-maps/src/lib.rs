@@ -24,4 +24,4 @@ pub use joint::{Pod, PodAddress, PodCounters, UplinkFlags, UplinkKey, UplinkTarg
 /// Version of the layouts in [`joint`] and in `joint.h`, part of the pin path.
 pub const LAYOUT_VERSION: u32 = 1;
 /// Version of the layouts in [`service`] and in `service.h`, part of the pin path.
-pub const SERVICE_LAYOUT_VERSION: u32 = 4;
+pub const SERVICE_LAYOUT_VERSION: u32 = 5;

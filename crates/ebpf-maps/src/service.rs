@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `services` | [`ServiceKey`] | [`Service`] | hash |
 //! | `nodes` | [`NodeKey`], an address of a node | `u32`, a [`NodeKind`] | hash |
-//! | `backends` | [`BackendKey`] | [`Backend`] | hash |
+//! | `backends` | [`RowKey`] | [`Row`], up to [`ROW`] backends | hash |
 //! | `members` | [`MemberKey`] | `u32`, the endpoint's slot | hash |
 //! | `affinities` | network namespace and service | endpoint and time | hash, the least recently used goes |
 //! | `sockets` | - | what a socket remembers | goes with its socket |
@@ -13,7 +13,7 @@
 //! `affinities` and `sockets` are the programs' own. Integers are in host byte order, addresses and ports in network
 //! byte order.
 //!
-//! A service's backends are those of its generation, in slots 0 to count - 1. Whoever changes them writes a new
+//! A service's backends are those of its generation, in slots 0 to count - 1, [`ROW`] slots in an entry. Whoever changes them writes a new
 //! generation, then the service, then deletes the old generation: programs see one or the other. Keys whose values
 //! have the same number and generation share them.
 //!
@@ -28,8 +28,10 @@ use crate::joint::address_bytes;
 
 /// Greatest number of addresses and ports at which Services are served.
 pub const MAX_SERVICES: u32 = 65_536;
-/// Greatest number of backends of all Services, those of two generations while one is changed.
-pub const MAX_BACKENDS: u32 = 262_144;
+/// Greatest number of rows of backends of all Services, those of two generations while one is changed.
+pub const MAX_ROWS: u32 = 131_072;
+/// Backends in a row: as many as fill a piece of the kernel's memory (192 bytes).
+pub const ROW: usize = 5;
 /// Greatest number of endpoints whose clients keep them: those of UDP and those with affinity.
 pub const MAX_MEMBERS: u32 = 131_072;
 /// Greatest number of addresses of nodes.
@@ -162,16 +164,40 @@ pub struct Service {
     pub affinity_seconds: u32,
 }
 
-/// A place for a backend.
+/// Where backends in neighbouring slots are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BackendKey {
+pub struct RowKey {
     /// Number of the service.
     pub service: u32,
     /// Generation.
     pub generation: u32,
-    /// Less than the service's count.
-    pub slot: u32,
+    /// Number of the row: its first slot is this times [`ROW`].
+    pub row: u32,
+}
+
+/// Backends in neighbouring slots; behind the last one there are defaults.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    backends: [Backend; ROW],
+}
+
+impl Row {
+    /// The row of these, of which those that do not fit are left out.
+    #[must_use]
+    pub fn new(backends: impl IntoIterator<Item = Backend>) -> Self {
+        let mut row = Self::default();
+        for (slot, backend) in row.backends.iter_mut().zip(backends) {
+            *slot = backend;
+        }
+        row
+    }
+
+    /// The backends.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().take_while(|backend| backend.endpoint != 0)
+    }
 }
 
 /// An endpoint as clients reach it.
@@ -184,7 +210,7 @@ pub struct Backend {
     pub port: [u8; 2],
     /// Zero.
     pub pad: [u8; 2],
-    /// Number of the endpoint within the service, never 0, the same in every generation.
+    /// Number of the endpoint within the service, the same in every generation; 0: there is none.
     pub endpoint: u32,
 }
 
@@ -244,16 +270,18 @@ mod loader {
     //! byte that is not initialised.
     #![allow(unsafe_code)]
 
-    use super::{Backend, BackendKey, MemberKey, NodeKey, Service, ServiceKey};
+    use super::{Backend, MemberKey, NodeKey, Row, RowKey, Service, ServiceKey};
 
     // SAFETY: `repr(C)` of bytes only, any bit pattern is valid.
     unsafe impl aya::Pod for ServiceKey {}
     // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
     unsafe impl aya::Pod for Service {}
     // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
-    unsafe impl aya::Pod for BackendKey {}
+    unsafe impl aya::Pod for RowKey {}
     // SAFETY: `repr(C)` of 20 bytes and a u32, no padding, any bit pattern is valid.
     unsafe impl aya::Pod for Backend {}
+    // SAFETY: `repr(C)` of backends only, any bit pattern is valid.
+    unsafe impl aya::Pod for Row {}
     // SAFETY: `repr(C)` of u32 only, any bit pattern is valid.
     unsafe impl aya::Pod for MemberKey {}
     // SAFETY: `repr(C)` of bytes only, any bit pattern is valid.
@@ -279,11 +307,12 @@ mod tests {
             ("service.generation", offset_of!(Service, generation), 4),
             ("service.count", offset_of!(Service, count), 8),
             ("service.affinity_seconds", offset_of!(Service, affinity_seconds), 12),
-            ("backend_key", size_of::<BackendKey>(), 12),
-            ("backend_key.slot", offset_of!(BackendKey, slot), 8),
+            ("row_key", size_of::<RowKey>(), 12),
+            ("row_key.row", offset_of!(RowKey, row), 8),
             ("backend", size_of::<Backend>(), 24),
             ("backend.port", offset_of!(Backend, port), 16),
             ("backend.endpoint", offset_of!(Backend, endpoint), 20),
+            ("row", size_of::<Row>(), 120),
             ("member_key", size_of::<MemberKey>(), 12),
             ("member_key.endpoint", offset_of!(MemberKey, endpoint), 8),
             ("outcomes", Outcome::ALL.len(), 4),
@@ -300,6 +329,16 @@ mod tests {
         let address: IpAddr = [0xfd00, 0, 0, 0, 0, 0, 0, 9].into();
         let backend = Backend::new(address, 8080, 7);
         assert_eq!((backend.port(), backend.address(), backend.endpoint), (8080, address, 7));
+    }
+
+    #[test]
+    fn a_row_reads_as_it_was_written_and_holds_no_more() {
+        let backend = |number: u8| Backend::new([10, 1, 0, number].into(), 8080, number.into());
+        for written in [0, 1, 5, 6] {
+            let row = Row::new((1..=written).map(backend));
+            let read: Vec<Backend> = row.backends().copied().collect();
+            assert_eq!(read, (1..=written.min(5)).map(backend).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@
 	} name SEC(".maps")
 
 HASH(services, struct service_key, struct service, MAX_SERVICES);
-HASH(backends, struct backend_key, struct backend, MAX_BACKENDS);
+HASH(backends, struct row_key, struct row, MAX_ROWS);
 HASH(members, struct member_key, __u32, MAX_MEMBERS);
 HASH(nodes, struct node_key, __u32, MAX_NODES);
 
@@ -203,13 +203,26 @@ static __always_inline int find_own_slot(const struct socket_state *state, const
 	return 0;
 }
 
+/* Reads the backend in a slot, if there is one. */
+static __always_inline int read_backend(const struct service *service, __u32 slot, struct backend *backend)
+{
+	struct row_key key = { .service = service->id, .generation = service->generation, .row = slot / ROW };
+	struct row *row = bpf_map_lookup_elem(&backends, &key);
+	__u32 at = slot % ROW;
+
+	/* Older verifiers do not know what a remainder can be. */
+	barrier_var(at);
+	if (!row || at >= ROW)
+		return 0;
+	*backend = row->backends[at];
+	return backend->endpoint != 0;
+}
+
 static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const struct service_key *asked,
 					    const struct service_key *key, const struct socket_state *state,
 					    struct pick *pick)
 {
-	struct backend_key backend_key = {};
 	struct service *service, *again;
-	struct backend *backend = NULL;
 	__u32 slot = 0;
 
 	service = bpf_map_lookup_elem(&services, key);
@@ -227,19 +240,14 @@ static __always_inline enum found pick_once(struct bpf_sock_addr *ctx, const str
 		}
 		if (!pick->kept)
 			slot = bpf_get_prandom_u32() % pick->service.count;
-		backend_key.service = pick->service.id;
-		backend_key.generation = pick->service.generation;
-		backend_key.slot = slot;
-		backend = bpf_map_lookup_elem(&backends, &backend_key);
-		if (!backend)
+		if (!read_backend(&pick->service, slot, &pick->backend))
 			return CHANGED;
-		pick->backend = *backend;
 	}
 	again = bpf_map_lookup_elem(&services, key);
 	if (!again || again->id != pick->service.id || again->generation != pick->service.generation ||
 	    again->count != pick->service.count)
 		return CHANGED;
-	return backend ? FOUND : EMPTY;
+	return pick->service.count ? FOUND : EMPTY;
 }
 
 static __always_inline enum found pick_endpoint(struct bpf_sock_addr *ctx, const struct service_key *asked,

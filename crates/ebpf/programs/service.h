@@ -12,10 +12,13 @@
 #include "address.h"
 
 #define MAX_SERVICES 65536
-#define MAX_BACKENDS 262144
+#define MAX_ROWS 131072
 #define MAX_MEMBERS 131072
 #define MAX_NODES 32768
 #define MAX_AFFINITIES 32768
+
+/* Backends in an entry. An entry of so many is 192 bytes of the kernel's, one of a single backend 96. */
+#define ROW 5
 
 /* Where clients send to. */
 struct service_key {
@@ -54,17 +57,22 @@ struct service {
 	__u32 affinity_seconds; /* 0: none */
 };
 
-struct backend_key {
+/* Where the backends in slots row * ROW to row * ROW + ROW - 1 are. */
+struct row_key {
 	__u32 service;
 	__u32 generation;
-	__u32 slot; /* less than the service's count */
+	__u32 row;
 };
 
 struct backend {
 	struct address address;
 	__be16 port;
 	__u16 pad;
-	__u32 endpoint; /* number within the service, never 0; the same in every generation */
+	__u32 endpoint; /* number within the service, 0: no backend; the same in every generation */
+};
+
+struct row {
+	struct backend backends[ROW];
 };
 
 /* Tells the slot of an endpoint. Only of services whose clients keep their endpoint. */
@@ -126,11 +134,12 @@ _Static_assert(sizeof(struct service) == 16, "layout");
 _Static_assert(__builtin_offsetof(struct service, generation) == 4, "layout");
 _Static_assert(__builtin_offsetof(struct service, count) == 8, "layout");
 _Static_assert(__builtin_offsetof(struct service, affinity_seconds) == 12, "layout");
-_Static_assert(sizeof(struct backend_key) == 12, "layout");
-_Static_assert(__builtin_offsetof(struct backend_key, slot) == 8, "layout");
+_Static_assert(sizeof(struct row_key) == 12, "layout");
+_Static_assert(__builtin_offsetof(struct row_key, row) == 8, "layout");
 _Static_assert(sizeof(struct backend) == 24, "layout");
 _Static_assert(__builtin_offsetof(struct backend, port) == 16, "layout");
 _Static_assert(__builtin_offsetof(struct backend, endpoint) == 20, "layout");
+_Static_assert(sizeof(struct row) == 120, "layout");
 _Static_assert(sizeof(struct member_key) == 12, "layout");
 _Static_assert(__builtin_offsetof(struct member_key, endpoint) == 8, "layout");
 _Static_assert(sizeof(struct affinity_key) == 16, "layout");

@@ -384,11 +384,9 @@ mod tests {
             Forwarder::write(&reach, &[service::Step::PutValue(at, value)]).unwrap();
             world.violations().len()
         };
-        for (slot, target) in (0..).zip(whole) {
-            let (place, backend) =
-                (Place { id: 1, generation: 1, slot }, Backend { target, endpoint: slot + 1 });
-            Forwarder::write(&reach, &[service::Step::PutBackend(place, backend)]).unwrap();
-        }
+        let row = (1..).zip(whole).map(|(endpoint, target)| Backend { target, endpoint }).collect();
+        let place = Place { id: 1, generation: 1, row: 0 };
+        Forwarder::write(&reach, &[service::Step::PutRow(place, row)]).unwrap();
         assert_eq!(lead_to(2), 0, "as it is");
         assert_eq!(lead_to(0), 0, "as it began");
         assert_eq!(lead_to(1), 1, "one of two");

@@ -9,7 +9,9 @@ use std::{
 
 use kuryr_agent::Forwarder;
 use kuryr_datapath::{Outcomes, Result};
-use kuryr_planning::service::{Contents, Frontend, Member, NodeKind, Place, Step, Target, Value};
+use kuryr_planning::service::{
+    Backend, Contents, Frontend, Member, NodeKind, Place, ROW, Step, Target, Value,
+};
 
 use crate::machine::Reach;
 
@@ -24,9 +26,8 @@ impl Tables {
     /// What a client finds at each frontend; none where a slot is empty.
     pub(crate) fn found(&self) -> BTreeMap<Frontend, Option<BTreeSet<Target>>> {
         let targets = |value: &Value| {
-            let (id, generation) = (value.id, value.generation);
-            let slot = |slot: u32| self.contents.backends.get(&Place { id, generation, slot });
-            (0..value.count).map(|number| slot(number).map(|backend| backend.target)).collect()
+            let backends = self.contents.backends(value);
+            backends.map(|backend| backend.map(|backend| backend.target)).collect()
         };
         self.contents.values.iter().map(|(at, value)| (*at, targets(value))).collect()
     }
@@ -42,27 +43,34 @@ impl Tables {
 
     /// Backends and members that no frontend leads to.
     pub(crate) fn strays(&self) -> usize {
-        let Contents { values, backends, members, .. } = &self.contents;
-        let is_led = |place: &Place| {
-            let mut all = values.values();
-            all.any(|it| (it.id, it.generation) == (place.id, place.generation) && place.slot < it.count)
+        let Contents { values, rows, members, .. } = &self.contents;
+        let count = |id: u32, generation: u32| {
+            let same = values.values().filter(|it| (it.id, it.generation) == (id, generation));
+            same.map(|it| it.count as usize).max().unwrap_or_default()
+        };
+        let stray_backends = |(place, row): (&Place, &Vec<Backend>)| {
+            let led = count(place.id, place.generation).saturating_sub(place.row as usize * ROW);
+            row.len().max(1).saturating_sub(led)
         };
         let is_member = |member: &Member, slot: u32| {
-            let place = Place { id: member.id, generation: member.generation, slot };
-            is_led(&place) && backends.get(&place).is_some_and(|backend| backend.endpoint == member.endpoint)
+            let value =
+                Value { id: member.id, generation: member.generation, count: slot + 1, affinity_seconds: 0 };
+            let backend = self.contents.backends(&value).last().flatten();
+            (slot as usize) < count(member.id, member.generation)
+                && backend.is_some_and(|backend| backend.endpoint == member.endpoint)
         };
-        let stray_backends = backends.keys().filter(|place| !is_led(place)).count();
-        stray_backends + members.iter().filter(|(member, slot)| !is_member(member, **slot)).count()
+        rows.iter().map(stray_backends).sum::<usize>()
+            + members.iter().filter(|(member, slot)| !is_member(member, **slot)).count()
     }
 
     fn write(&mut self, step: Step) {
-        let Contents { values, backends, members, nodes } = &mut self.contents;
+        let Contents { values, rows, members, nodes } = &mut self.contents;
         match step {
-            Step::PutBackend(place, backend) => drop(backends.insert(place, backend)),
+            Step::PutRow(place, row) => drop(rows.insert(place, row)),
             Step::PutMember(member, slot) => drop(members.insert(member, slot)),
             Step::PutValue(frontend, value) => drop(values.insert(frontend, value)),
             Step::DeleteValue(frontend) => drop(values.remove(&frontend)),
-            Step::DeleteBackend(place) => drop(backends.remove(&place)),
+            Step::DeleteRow(place) => drop(rows.remove(&place)),
             Step::DeleteMember(member) => drop(members.remove(&member)),
             Step::PutNode(address, kind) => drop(nodes.insert(address, kind)),
             Step::DeleteNode(address) => drop(nodes.remove(&address)),
@@ -78,7 +86,7 @@ impl Forwarder for Reach {
     fn write(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
             self.change(&format!("tables {step:?}"), |machine| {
-                machine.tables.write(*step);
+                machine.tables.write(step.clone());
                 Ok(())
             })?;
             self.world.judge_tables(&self.node);

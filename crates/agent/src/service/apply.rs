@@ -2,28 +2,27 @@
 
 use kuryr_datapath::{ServiceContents, Services};
 use kuryr_ebpf_maps::service::{
-    Backend as KernelBackend, BackendKey, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MemberKey, NodeKey,
-    NodeKind as KernelKind, Scope, Service as KernelValue, ServiceKey, TCP, UDP,
+    self, Backend as KernelBackend, MAX_MEMBERS, MAX_ROWS, MAX_SERVICES, MemberKey, NodeKey,
+    NodeKind as KernelKind, Row, RowKey, Scope, Service as KernelValue, ServiceKey, TCP, UDP,
 };
 use kuryr_planning::service::{
-    At, Backend, Contents, Family, Frontend, Member, NodeKind, Place, Protocol, Size, Step, Target, Value,
+    At, Backend, Contents, Family, Frontend, Member, NodeKind, Place, Protocol, ROW, Size, Step, Target,
+    Value,
 };
 
 /// What there is room for; two entries are the kernel side's own probes.
-pub(super) const MOST: Size = Size {
-    frontends: MAX_SERVICES as usize - 2,
-    backends: MAX_BACKENDS as usize,
-    members: MAX_MEMBERS as usize,
-};
+pub(super) const MOST: Size =
+    Size { frontends: MAX_SERVICES as usize - 2, rows: MAX_ROWS as usize, members: MAX_MEMBERS as usize };
+const _: () = assert!(ROW == service::ROW);
 
 /// Carries out one step.
 pub(super) fn step(services: &mut Services, step: &Step) -> kuryr_datapath::Result<()> {
     match step {
-        Step::PutBackend(place, backend) => services.put_backend(place_key(place), kernel_backend(backend)),
+        Step::PutRow(place, row) => services.put_row(row_key(place), kernel_row(row)),
         Step::PutMember(member, slot) => services.put_member(member_key(member), *slot),
         Step::PutValue(frontend, value) => services.put_service(service_key(frontend), kernel_value(value)),
         Step::DeleteValue(frontend) => services.delete_service(&service_key(frontend)),
-        Step::DeleteBackend(place) => services.delete_backend(&place_key(place)),
+        Step::DeleteRow(place) => services.delete_row(&row_key(place)),
         Step::DeleteMember(member) => services.delete_member(&member_key(member)),
         Step::PutNode(address, kind) => services.put_node(NodeKey::new(*address), kernel_kind(*kind)),
         Step::DeleteNode(address) => services.delete_node(&NodeKey::new(*address)),
@@ -63,12 +62,17 @@ fn kernel_value(value: &Value) -> KernelValue {
     }
 }
 
-fn place_key(place: &Place) -> BackendKey {
-    BackendKey { service: place.id, generation: place.generation, slot: place.slot }
+fn row_key(place: &Place) -> RowKey {
+    RowKey { service: place.id, generation: place.generation, row: place.row }
 }
 
-fn kernel_backend(backend: &Backend) -> KernelBackend {
-    KernelBackend::new(backend.target.address, backend.target.port, backend.endpoint)
+fn kernel_row(row: &[Backend]) -> Row {
+    Row::new(row.iter().map(|one| KernelBackend::new(one.target.address, one.target.port, one.endpoint)))
+}
+
+fn backend(read: &KernelBackend) -> Backend {
+    let target = Target { address: read.address(), port: read.port() };
+    Backend { target, endpoint: read.endpoint }
 }
 
 fn member_key(member: &Member) -> MemberKey {
@@ -79,10 +83,9 @@ fn member_key(member: &Member) -> MemberKey {
 pub(super) fn contents(read: ServiceContents) -> Contents {
     let values =
         read.services.iter().filter_map(|(key, value)| Some((frontend(key)?, kernel_to_value(value))));
-    let backends = read.backends.iter().map(|(key, backend)| {
-        let place = Place { id: key.service, generation: key.generation, slot: key.slot };
-        let target = Target { address: backend.address(), port: backend.port() };
-        (place, Backend { target, endpoint: backend.endpoint })
+    let rows = read.rows.iter().map(|(key, row)| {
+        let place = Place { id: key.service, generation: key.generation, row: key.row };
+        (place, row.backends().map(backend).collect())
     });
     let members = read.members.iter().map(|(key, slot)| {
         (Member { id: key.service, generation: key.generation, endpoint: key.endpoint }, *slot)
@@ -93,7 +96,7 @@ pub(super) fn contents(read: ServiceContents) -> Contents {
     });
     Contents {
         values: values.collect(),
-        backends: backends.collect(),
+        rows: rows.collect(),
         members: members.collect(),
         nodes: nodes.collect(),
     }
@@ -155,19 +158,19 @@ mod tests {
         let nodes = [("10.0.0.1", NodeKind::Own), ("fd00::2", NodeKind::Other), ("::1", NodeKind::Loopback)]
             .map(|(address, kind)| (address.parse::<std::net::IpAddr>().unwrap(), kind));
         let value = Value { id: 7, generation: 3, count: 1, affinity_seconds: 60 };
-        let place = Place { id: 7, generation: 3, slot: 0 };
+        let place = Place { id: 7, generation: 3, row: 0 };
         let target = Target { address: "10.1.0.4".parse().unwrap(), port: 6443 };
         let (backend, member) =
             (Backend { target, endpoint: 9 }, Member { id: 7, generation: 3, endpoint: 9 });
         let read = ServiceContents {
             services: frontends.iter().map(|one| (service_key(one), kernel_value(&value))).collect(),
-            backends: [(place_key(&place), kernel_backend(&backend))].into(),
+            rows: [(row_key(&place), kernel_row(&[backend]))].into(),
             members: [(member_key(&member), 0)].into(),
             nodes: nodes.iter().map(|(one, kind)| (NodeKey::new(*one), kernel_kind(*kind))).collect(),
         };
         let expect = Contents {
             values: frontends.iter().map(|one| (*one, value)).collect(),
-            backends: [(place, backend)].into(),
+            rows: [(place, vec![backend])].into(),
             members: [(member, 0)].into(),
             nodes: nodes.into(),
         };

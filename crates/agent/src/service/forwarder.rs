@@ -89,12 +89,12 @@ pub(super) mod fake {
                     *room = room.checked_sub(1).ok_or(kuryr_datapath::Error::NoCgroup2)?;
                 }
                 let contents = &mut kernel.contents;
-                match *step {
-                    Step::PutBackend(place, backend) => drop(contents.backends.insert(place, backend)),
+                match step.clone() {
+                    Step::PutRow(place, row) => drop(contents.rows.insert(place, row)),
                     Step::PutMember(member, slot) => drop(contents.members.insert(member, slot)),
                     Step::PutValue(frontend, value) => drop(contents.values.insert(frontend, value)),
                     Step::DeleteValue(frontend) => drop(contents.values.remove(&frontend)),
-                    Step::DeleteBackend(place) => drop(contents.backends.remove(&place)),
+                    Step::DeleteRow(place) => drop(contents.rows.remove(&place)),
                     Step::DeleteMember(member) => drop(contents.members.remove(&member)),
                     Step::PutNode(address, kind) => drop(contents.nodes.insert(address, kind)),
                     Step::DeleteNode(address) => drop(contents.nodes.remove(&address)),

@@ -365,8 +365,8 @@ impl<'a> Pending<'a> {
 
     /// Takes changes; the tables are as if they were written.
     fn take(&mut self, changes: Vec<Change>, tables: &mut Tables) {
-        for change in changes {
-            self.steps.extend(&change.steps);
+        for mut change in changes {
+            self.steps.append(&mut change.steps);
             tables.note(change);
         }
     }
@@ -461,10 +461,8 @@ mod tests {
             let kernel = self.forwarder.0.lock().unwrap();
             let contents = &kernel.contents;
             let values = contents.values.iter().map(|(frontend, value)| {
-                let of_value = contents.backends.iter().filter(|(place, _)| {
-                    (place.id, place.generation) == (value.id, value.generation) && place.slot < value.count
-                });
-                let targets: Vec<String> = of_value.map(|(_, backend)| backend.target.to_string()).collect();
+                let backends = contents.backends(value).flatten();
+                let targets: Vec<String> = backends.map(|backend| backend.target.to_string()).collect();
                 format!("{frontend} -> {}", targets.join(", "))
             });
             values.collect()
@@ -652,14 +650,14 @@ mod tests {
         agent.forwarder.0.lock().unwrap().room = None;
         agent.reconcile(Work::All).await.unwrap();
         assert_eq!(agent.told(), ["10.96.0.7:80/TCP -> 10.1.0.5:8080, 10.1.0.6:8080"]);
-        assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), 2);
+        assert_eq!(agent.forwarder.0.lock().unwrap().contents.rows.len(), 1, "nothing is left over");
         assert_eq!(agent.health(), "Served");
     }
 
     #[tokio::test]
     async fn a_service_that_is_too_large_is_told_and_keeps_nobody_from_being_served() {
         let agent = Agent::started();
-        let ports = || (0..70).map(|number| json!({"name": format!("p{number}"), "port": 1000 + number}));
+        let ports = || (0..170).map(|number| json!({"name": format!("p{number}"), "port": 1000 + number}));
         let mut big = service("big", "10.96.0.1");
         big.spec.ports = ports().map(|port| serde_json::from_value(port).unwrap()).collect();
         let addresses: Vec<String> =
@@ -668,12 +666,12 @@ mod tests {
         of_big.ports = Some(ports().map(|port| serde_json::from_value(port).unwrap()).collect());
         agent.list(vec![big, service("web", "10.96.0.7")], vec![of_big, slice("web", &["10.1.0.4"])]);
         agent.reconcile(Work::All).await.unwrap();
-        let quarter = apply::MOST.backends / 4;
-        assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), quarter + 1);
+        let quarter = apply::MOST.rows / 4;
+        assert_eq!(agent.forwarder.0.lock().unwrap().contents.rows.len(), quarter + 1);
         assert!(agent.told().contains(&"10.96.0.7:80/TCP -> 10.1.0.4:8080".to_owned()));
         assert_eq!(agent.health(), "PartlyServed");
         let told = agent.fake.world.state.get().services.to_string();
-        assert!(told.starts_with("Service d/big: 10.96.0.1:10") && told.contains("no room"), "{told}");
+        assert!(told.starts_with("Service d/big: 10.96.0.1:1163/TCP") && told.contains("no room"), "{told}");
     }
 
     #[tokio::test]
@@ -699,7 +697,7 @@ mod tests {
         room.on_node(&room.nodes.apply(two));
         for work in [Work::All, Work::One(Subject::Service(ObjectKey::namespaced("d", "big")))] {
             agent.reconcile(work).await.unwrap();
-            assert_eq!(agent.forwarder.0.lock().unwrap().contents.backends.len(), 40_000);
+            assert_eq!(agent.forwarder.0.lock().unwrap().contents.rows.len(), 8_000);
             assert_eq!(agent.health(), "PartlyServed");
             let told = agent.fake.world.state.get().services.to_string();
             assert!(

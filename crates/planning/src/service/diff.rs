@@ -26,7 +26,9 @@ use std::{
 use super::{
     desired::{Desired, Frontend, Problem, Target, Wanted},
     inputs::Owner,
-    tables::{Backend, Entry, Generation, Member, Name, Place, Size, Step, Tables, Value, keeps_endpoints},
+    tables::{
+        Backend, Entry, Generation, Member, Name, Place, ROW, Size, Step, Tables, Value, keeps_endpoints,
+    },
 };
 
 /// What is kept of each table for changes of what is there: one part of so many.
@@ -187,7 +189,10 @@ impl<'a> Planner<'a> {
         keeps: bool,
     ) -> Option<Cow<'w, Wanted>> {
         let (room, beside) = self.room(frontends.values().flatten());
-        let smaller = |size: Size| if keeps { size.backends.min(size.members) } else { size.backends };
+        let targets = |size: Size| {
+            let in_rows = size.rows.saturating_mul(ROW);
+            if keeps { in_rows.min(size.members) } else { in_rows }
+        };
         let is_new = |before: &Option<&Entry>| before.is_none();
         if frontends.values().filter(|before| is_new(before)).count() > room.frontends {
             let first = frontends.iter().find(|(_, before)| is_new(before));
@@ -195,11 +200,11 @@ impl<'a> Planner<'a> {
             frontends.retain(|_, before| before.is_some());
         }
         let first = *frontends.keys().next()?;
-        let mut some = first_targets(wanted, smaller(room));
+        let mut some = first_targets(wanted, targets(room));
         let is_there =
             || frontends.values().flatten().any(|before| self.is_as_wanted(before.value, &some, keeps));
-        if some.targets.len() > smaller(beside) && !is_there() {
-            some = first_targets(wanted, smaller(room).min(smaller(beside)));
+        if some.targets.len() > targets(beside) && !is_there() {
+            some = first_targets(wanted, targets(room).min(targets(beside)));
         }
         if some.targets.len() == wanted.targets.len() {
             return Some(some);
@@ -214,7 +219,7 @@ impl<'a> Planner<'a> {
         let mut had = Size::default();
         for generation in before.filter_map(|entry| self.tables.generation(entry.value.name())) {
             let size = generation.size();
-            had.backends = had.backends.max(size.backends);
+            had.rows = had.rows.max(size.rows);
             had.members = had.members.max(size.members);
         }
         let more = |held: usize, own: usize, most: usize| {
@@ -223,7 +228,7 @@ impl<'a> Planner<'a> {
         let (held, own, most) = (self.held, self.own, self.tables.most());
         let room = Size {
             frontends: more(held.frontends, own.frontends, most.frontends),
-            backends: more(held.backends, own.backends, most.backends).saturating_add(had.backends),
+            rows: more(held.rows, own.rows, most.rows).saturating_add(had.rows),
             members: more(held.members, own.members, most.members).saturating_add(had.members),
         };
         let mut beside = most;
@@ -271,15 +276,17 @@ impl<'a> Planner<'a> {
         let generation =
             self.tables.generations_of(id).last().map_or(1, |(name, _)| name.generation.wrapping_add(1));
         let (endpoints, last_endpoint) = self.number(id, wanted);
-        let mut steps = Vec::new();
-        let mut count = 0;
-        for (target, endpoint) in &endpoints {
-            let (target, endpoint, slot) = (*target, *endpoint, count);
-            steps.push(Step::PutBackend(Place { id, generation, slot }, Backend { target, endpoint }));
-            if keeps {
-                steps.push(Step::PutMember(Member { id, generation, endpoint }, slot));
-            }
-            count += 1;
+        let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+        let backends: Vec<Backend> = endpoints
+            .iter()
+            .map(|(target, endpoint)| Backend { target: *target, endpoint: *endpoint })
+            .collect();
+        let rows = Place::all(id, generation, count).zip(backends.chunks(ROW));
+        let mut steps: Vec<Step> = rows.map(|(place, row)| Step::PutRow(place, row.to_vec())).collect();
+        if keeps {
+            let members = (0..count).zip(endpoints.values());
+            let member = |endpoint: &u32| Member { id, generation, endpoint: *endpoint };
+            steps.extend(members.map(|(slot, endpoint)| Step::PutMember(member(endpoint), slot)));
         }
         let value = Value { id, generation, count, affinity_seconds: wanted.affinity_seconds };
         let made =
@@ -373,10 +380,11 @@ mod tests {
 
     fn told(changes: &[Change]) -> Vec<String> {
         let step = |step: &Step| match step {
-            Step::PutBackend(place, backend) => format!(
-                "+{}.{}.{}={}#{}",
-                place.id, place.generation, place.slot, backend.target.address, backend.endpoint
-            ),
+            Step::PutRow(place, row) => {
+                let backend = |one: &Backend| format!("{}#{}", one.target.address, one.endpoint);
+                let row: Vec<String> = row.iter().map(backend).collect();
+                format!("+{}.{}.{}={}", place.id, place.generation, place.row, row.join(" "))
+            }
             Step::PutMember(member, slot) => {
                 format!("+{}.{}#{}={slot}", member.id, member.generation, member.endpoint)
             }
@@ -384,7 +392,7 @@ mod tests {
                 format!("={}.{}x{} {}s", value.id, value.generation, value.count, value.affinity_seconds)
             }
             Step::DeleteValue(frontend) => format!("-{frontend}"),
-            Step::DeleteBackend(place) => format!("-{}.{}.{}", place.id, place.generation, place.slot),
+            Step::DeleteRow(place) => format!("-{}.{}.{}", place.id, place.generation, place.row),
             Step::DeleteMember(member) => format!("-{}.{}#{}", member.id, member.generation, member.endpoint),
             Step::PutNode(..) | Step::DeleteNode(_) => unreachable!("{step:?}"),
         };
@@ -401,13 +409,10 @@ mod tests {
             carry_out(&mut tables, &mut contents, plan.changes);
             assert_eq!(told(&diff(&tables, &web, desired).changes), Vec::<String>::new(), "once");
         };
-        check(&wants(&[(at, 0, &[4, 5])]), &["+1.1.0=10.1.0.4#1", "+1.1.1=10.1.0.5#2", "=1.1x2 0s"]);
+        check(&wants(&[(at, 0, &[4, 5])]), &["+1.1.0=10.1.0.4#1 10.1.0.5#2", "=1.1x2 0s"]);
         // An endpoint keeps its number, another never gets it.
-        check(
-            &wants(&[(at, 0, &[5, 6])]),
-            &["+1.2.0=10.1.0.5#2", "+1.2.1=10.1.0.6#3", "=1.2x2 0s", "-1.1.0", "-1.1.1"],
-        );
-        check(&wants(&[(at, 0, &[])]), &["=1.3x0 0s", "-1.2.0", "-1.2.1"]);
+        check(&wants(&[(at, 0, &[5, 6])]), &["+1.2.0=10.1.0.5#2 10.1.0.6#3", "=1.2x2 0s", "-1.1.0"]);
+        check(&wants(&[(at, 0, &[])]), &["=1.3x0 0s", "-1.2.0"]);
         check(&wants(&[(at, 9, &[4])]), &["+1.4.0=10.1.0.4#4", "+1.4#4=0", "=1.4x1 9s"]);
         check(&wants(&[]), &["-10.96.0.7:80/TCP", "-1.4.0", "-1.4#4"]);
         check(&wants(&[(at, 0, &[4])]), &["+2.1.0=10.1.0.4#1", "=2.1x1 0s"]);
@@ -472,14 +477,11 @@ mod tests {
             let (read, strays) = Tables::read(&contents);
             assert_eq!((strays, read.backends()), (vec![], tables.backends()));
         };
-        check(
-            &[set(&[vip, node], 0, &[4, 5])],
-            &["+1.1.0=10.1.0.4#1", "+1.1.1=10.1.0.5#2", "=1.1x2 0s", "=1.1x2 0s"],
-        );
+        check(&[set(&[vip, node], 0, &[4, 5])], &["+1.1.0=10.1.0.4#1 10.1.0.5#2", "=1.1x2 0s", "=1.1x2 0s"]);
         check(&[set(&[vip, node, external], 0, &[4, 5])], &["=1.1x2 0s"]);
         check(
             &[set(&[vip, node, external], 0, &[5])],
-            &["+1.2.0=10.1.0.5#2", "=1.2x1 0s", "=1.2x1 0s", "=1.2x1 0s", "-1.1.0", "-1.1.1"],
+            &["+1.2.0=10.1.0.5#2", "=1.2x1 0s", "=1.2x1 0s", "=1.2x1 0s", "-1.1.0"],
         );
         check(&[set(&[vip, external], 0, &[5])], &["-10.96.0.2:80/TCP"]);
         // They part: one goes on with the number of its own, and joins again.
@@ -492,18 +494,26 @@ mod tests {
         check(&[], &["-10.96.0.1:80/TCP", "-3.1.0", "-10.96.0.3:80/TCP", "-1.3.0"]);
     }
 
+    /// By rows, and by members, of which each has one endpoint.
     #[test]
     fn one_service_does_not_fill_the_tables_and_what_is_there_can_always_change() {
-        let most = Size { frontends: 16, backends: 64, members: 64 };
+        fills_no_more_than_its_share(Protocol::Tcp, 5);
+        fills_no_more_than_its_share(Protocol::Udp, 1);
+    }
+
+    /// `times`: endpoints in an entry of the table that is full first.
+    fn fills_no_more_than_its_share(protocol: Protocol, times: u8) {
+        let most = Size { frontends: 16, rows: 64, members: 64 };
         let (mut tables, mut contents) = (Tables::default().within(most), Contents::default());
         let mut check = |name: &str, last: u8, targets: std::ops::Range<u8>, expect: usize, told: bool| {
-            let at = frontend(last, Protocol::Udp);
-            let targets: Vec<u8> = targets.collect();
+            let at = frontend(last, protocol);
+            let expect = expect.saturating_mul(times.into());
+            let targets: Vec<u8> = (targets.start * times..targets.end * times).collect();
             let desired = wants(&[(at, 0, &targets)]);
             let plan = diff(&tables, &service(name), &desired);
             for step in plan.changes.iter().flat_map(|change| &change.steps) {
                 contents.apply(step);
-                assert!(contents.backends.len() <= 64 && contents.members.len() <= 64, "{name}");
+                assert!(contents.rows.len() <= 64 && contents.members.len() <= 64, "{name}");
             }
             let problems = plan.problems;
             plan.changes.into_iter().for_each(|change| tables.note(change));
@@ -526,12 +536,12 @@ mod tests {
         check("b", 2, 0..2, 2, false);
         check("d", 4, 30..46, 16, false);
         check("e", 5, 0..1, 1, false);
-        check("a", 1, 40..52, 12, false);
+        check("a", 1, 39..51, 12, false);
     }
 
     #[test]
     fn frontends_have_an_end_too_and_what_is_read_back_counts() {
-        let most = Size { frontends: 16, backends: 64, members: 64 };
+        let most = Size { frontends: 16, rows: 64, members: 64 };
         let (mut tables, mut contents) = (Tables::default().within(most), Contents::default());
         let many: Vec<Wanted> =
             (0..6).map(|last| set(&[frontend(last, Protocol::Tcp)], 0, &[last])).collect();
@@ -556,13 +566,35 @@ mod tests {
         let plan = diff(&tables, &web, &desired(&[4]));
         carry_out(&mut tables, &mut contents, plan.changes);
         let plan = diff(&tables, &web, &desired(&[4, 5]));
-        // Backends and members of two endpoints, and the value of the first.
-        plan.changes[0].steps.iter().take(5).for_each(|step| contents.apply(step));
+        // The row and the members of two endpoints, and the value of the first.
+        plan.changes[0].steps.iter().take(4).for_each(|step| contents.apply(step));
         let (mut tables, strays) = Tables::read(&contents);
         assert_eq!(strays, []);
         let plan = diff(&tables, &web, &desired(&[4, 5]));
         assert_eq!(told(&plan.changes), ["=1.2x2 0s", "-1.1.0", "-1.1#1"]);
         carry_out(&mut tables, &mut contents, plan.changes);
         assert_eq!((leftovers(&tables), tables.backends()), (vec![], 2));
+    }
+
+    #[test]
+    fn many_endpoints_take_several_rows_which_are_written_and_deleted_whole() {
+        let (dns, at) = (service("dns"), frontend(1, Protocol::Udp));
+        let (mut tables, mut contents) = (Tables::default(), Contents::default());
+        let twelve: Vec<u8> = (1..=12).collect();
+        let mut check = |targets: &[u8], rows: &[usize]| {
+            let plan = diff(&tables, &dns, &wants(&[(at, 0, targets)]));
+            carry_out(&mut tables, &mut contents, plan.changes);
+            assert_eq!(contents.rows.values().map(Vec::len).collect::<Vec<_>>(), rows);
+            let expect = targets.iter().map(|last| Some(target(*last))).collect();
+            assert_eq!(contents.found(&at), Some(expect));
+            let slots: BTreeSet<u32> = contents.members.values().copied().collect();
+            assert_eq!(slots.len(), targets.len(), "each endpoint has a slot of its own");
+            let (read, strays) = Tables::read(&contents);
+            assert_eq!((strays, read.backends(), tables.backends()), (vec![], targets.len(), targets.len()));
+        };
+        check(&twelve, &[5, 5, 2]);
+        check(&twelve[..10], &[5, 5]);
+        check(&twelve[..4], &[4]);
+        check(&[], &[]);
     }
 }

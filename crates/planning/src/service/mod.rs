@@ -2,8 +2,8 @@
 //!
 //! Terms: a *frontend* is where clients send to: an address of a Service or of nodes, a port, a protocol. Its *targets*
 //! are the addresses and ports of the endpoints that a client on this node may be given. The *tables* are the kernel's:
-//! a frontend's *value* names a *generation*, whose *backends* are in *slots* 0 to count - 1; a *member* tells the slot
-//! of an endpoint, for frontends whose clients keep theirs. Frontends of one *set* lead to the same generation.
+//! a frontend's *value* names a *generation*, whose *backends* are in *slots* 0 to count - 1, [`ROW`] slots in a *row*,
+//! which is one entry; a *member* tells the slot of an endpoint, for frontends whose clients keep theirs. Frontends of one *set* lead to the same generation.
 //!
 //! Rules:
 //! - A change is written in an order in which a client finds the old targets or the new ones, never a mixture: backends
@@ -14,7 +14,7 @@
 //! - What no Service asks for is deleted only when both lists are complete; the caller knows when.
 //!
 //! Example: a Service `web` with ClusterIP `10.96.0.7`, port 80, target port 8080 and ready endpoints `10.1.0.4`,
-//! `10.1.0.5` becomes backends `(1, 1, 0) -> 10.1.0.4:8080`, `(1, 1, 1) -> 10.1.0.5:8080` and then
+//! `10.1.0.5` becomes the row `(1, 1, 0) -> 10.1.0.4:8080, 10.1.0.5:8080` and then
 //! `10.96.0.7:80/TCP -> number 1, generation 1, 2 backends`.
 //!
 //! What does not come from a socket of this node finds the same endpoints by tables of another kind: [`inbound`].
@@ -62,7 +62,7 @@ pub use inputs::{
 };
 pub use nodes::NodeKind;
 pub use sockets::{Fate, Socket, fate};
-pub use tables::{Backend, Contents, Member, Place, Size, Step, Tables, Value};
+pub use tables::{Backend, Contents, Member, Place, ROW, Size, Step, Tables, Value};
 
 #[cfg(test)]
 mod properties;

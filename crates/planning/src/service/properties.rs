@@ -12,7 +12,7 @@ use super::{
     diff::{Change, diff, leftovers},
     inputs::{Owner, OwnerKind},
     tables::{
-        Contents, Place, Size, Tables,
+        Backend, Contents, Place, ROW, Size, Tables,
         tests::{frontend, target},
     },
 };
@@ -40,7 +40,8 @@ fn at(number: u8) -> Frontend {
 
 fn sets() -> impl Strategy<Value = Vec<Set>> {
     let frontends = prop::collection::btree_set(0u8..10, 1..4);
-    let targets = prop::collection::btree_set(0u8..6, 0..4);
+    // More than one row has room for.
+    let targets = prop::collection::btree_set(0u8..14, 0..12);
     prop::collection::vec((frontends, prop::sample::select(vec![0u32, 0, 60]), targets), 0..4)
 }
 
@@ -169,11 +170,11 @@ impl Node {
     }
 
     fn check_room(&self) {
-        let Contents { values, backends, members, .. } = &self.contents;
+        let Contents { values, rows, members, .. } = &self.contents;
         let is_within = values.len() <= self.most.frontends
-            && backends.len() <= self.most.backends
+            && rows.len() <= self.most.rows
             && members.len() <= self.most.members;
-        assert!(is_within, "{} {} {} in {:?}", values.len(), backends.len(), members.len(), self.most);
+        assert!(is_within, "{} {} {} in {:?}", values.len(), rows.len(), members.len(), self.most);
     }
 
     /// A reader may be interrupted: it reads a value, later a backend, and later the value again. If that is the same,
@@ -184,10 +185,7 @@ impl Node {
                 let same = |later: &&Contents| later.values.get(frontend) == Some(value);
                 let last = self.history.iter().rposition(|later| same(&later)).unwrap();
                 for between in &self.history[first..=last] {
-                    for slot in 0..value.count {
-                        let place = Place { id: value.id, generation: value.generation, slot };
-                        assert_eq!(between.backends.get(&place), contents.backends.get(&place), "{frontend}");
-                    }
+                    assert!(between.backends(value).eq(contents.backends(value)), "{frontend}");
                 }
             }
         }
@@ -211,16 +209,15 @@ impl Node {
         }
         let counts: BTreeMap<(u32, u32), u32> =
             self.contents.values.values().map(|value| ((value.id, value.generation), value.count)).collect();
-        assert_eq!(
-            self.contents.backends.len(),
-            counts.values().sum::<u32>() as usize,
-            "nothing is left over"
-        );
+        let backends: usize = self.contents.rows.values().map(Vec::len).sum();
+        assert_eq!(backends, counts.values().sum::<u32>() as usize, "nothing is left over");
         for (member, slot) in &self.contents.members {
-            let place = Place { id: member.id, generation: member.generation, slot: *slot };
-            assert_eq!(self.contents.backends[&place].endpoint, member.endpoint);
+            let slot = usize::try_from(*slot).unwrap();
+            let row = u32::try_from(slot / ROW).unwrap();
+            let place = Place { id: member.id, generation: member.generation, row };
+            assert_eq!(self.contents.rows[&place][slot % ROW].endpoint, member.endpoint);
         }
-        assert_eq!(self.tables.backends(), self.contents.backends.len());
+        assert_eq!(self.tables.backends(), backends);
         let (_, strays) = Tables::read(&self.contents);
         assert_eq!(strays, []);
     }
@@ -242,7 +239,7 @@ proptest! {
         events in prop::collection::vec(event(), 1..12),
         room in (1usize..24, 1usize..24, 1usize..24),
     ) {
-        let mut node = Node::within(Size { frontends: room.0, backends: room.1, members: room.2 });
+        let mut node = Node::within(Size { frontends: room.0, rows: room.1, members: room.2 });
         events.into_iter().for_each(|event| node.happens(event));
         node.check_readers();
         // What is free is taken step by step.
@@ -265,8 +262,8 @@ proptest! {
             if restart {
                 node.restart();
             }
-            let now: BTreeMap<Target, u32> =
-                node.contents.backends.values().map(|backend| (backend.target, backend.endpoint)).collect();
+            let told = |backend: &Backend| (backend.target, backend.endpoint);
+            let now: BTreeMap<Target, u32> = node.contents.rows.values().flatten().map(told).collect();
             for (target, endpoint) in &now {
                 prop_assert!(before.get(target).is_none_or(|number| number == endpoint), "{target}");
             }

@@ -39,15 +39,29 @@ pub(super) struct Name {
     pub(super) generation: u32,
 }
 
-/// Where a backend is.
+/// How many backends are one entry of the kernel's table, a *row*.
+pub const ROW: usize = 5;
+
+/// [`ROW`] as slots are counted.
+const ROW_SLOTS: u32 = 5;
+const _: () = assert!(ROW == ROW_SLOTS as usize);
+
+/// Where a row of backends is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Number, as in [`Value`].
     pub id: u32,
     /// Generation.
     pub generation: u32,
-    /// Slot.
-    pub slot: u32,
+    /// Number of the row.
+    pub row: u32,
+}
+
+impl Place {
+    /// The rows of so many backends.
+    pub fn all(id: u32, generation: u32, count: u32) -> impl Iterator<Item = Self> {
+        (0..count.div_ceil(ROW_SLOTS)).map(move |row| Self { id, generation, row })
+    }
 }
 
 /// A backend.
@@ -71,18 +85,18 @@ pub struct Member {
 }
 
 /// One write to one table. Deleting what is not there is success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Write a backend.
-    PutBackend(Place, Backend),
+    /// Write a row of backends, [`ROW`] at most.
+    PutRow(Place, Vec<Backend>),
     /// Write the slot of an endpoint.
     PutMember(Member, u32),
     /// Write a frontend's value: from now on clients find its generation.
     PutValue(Frontend, Value),
     /// Delete a frontend's value: from now on it is no Service's.
     DeleteValue(Frontend),
-    /// Delete a backend.
-    DeleteBackend(Place),
+    /// Delete a row of backends.
+    DeleteRow(Place),
     /// Delete the slot of an endpoint.
     DeleteMember(Member),
     /// Write whose an address of a node is.
@@ -96,25 +110,24 @@ pub enum Step {
 pub struct Size {
     /// Frontends.
     pub frontends: usize,
-    /// Backends, those that frontends share once.
-    pub backends: usize,
+    /// Rows of backends, those that frontends share once.
+    pub rows: usize,
     /// Slots of endpoints whose clients keep them.
     pub members: usize,
 }
 
 impl Size {
-    pub(super) const UNBOUNDED: Self =
-        Self { frontends: usize::MAX, backends: usize::MAX, members: usize::MAX };
+    pub(super) const UNBOUNDED: Self = Self { frontends: usize::MAX, rows: usize::MAX, members: usize::MAX };
 
     pub(super) const fn add(&mut self, more: Self) {
         self.frontends = self.frontends.saturating_add(more.frontends);
-        self.backends = self.backends.saturating_add(more.backends);
+        self.rows = self.rows.saturating_add(more.rows);
         self.members = self.members.saturating_add(more.members);
     }
 
     pub(super) const fn take(&mut self, less: Self) {
         self.frontends = self.frontends.saturating_sub(less.frontends);
-        self.backends = self.backends.saturating_sub(less.backends);
+        self.rows = self.rows.saturating_sub(less.rows);
         self.members = self.members.saturating_sub(less.members);
     }
 }
@@ -124,12 +137,23 @@ impl Size {
 pub struct Contents {
     /// Values.
     pub values: BTreeMap<Frontend, Value>,
-    /// Backends.
-    pub backends: BTreeMap<Place, Backend>,
+    /// Backends in order of their slots, by row.
+    pub rows: BTreeMap<Place, Vec<Backend>>,
     /// Slots of endpoints.
     pub members: BTreeMap<Member, u32>,
     /// Addresses of nodes.
     pub nodes: BTreeMap<IpAddr, NodeKind>,
+}
+
+impl Contents {
+    /// The backends to which a value leads, slot by slot; none where nothing is.
+    pub fn backends(&self, value: &Value) -> impl Iterator<Item = Option<&Backend>> {
+        let Value { id, generation, count, .. } = *value;
+        (0..count).map(move |slot| {
+            let row = self.rows.get(&Place { id, generation, row: slot / ROW_SLOTS })?;
+            row.get(usize::try_from(slot % ROW_SLOTS).ok()?)
+        })
+    }
 }
 
 /// What the tables are known to hold.
@@ -145,6 +169,8 @@ pub struct Tables {
     nodes: BTreeMap<IpAddr, NodeKind>,
     /// What the generations take.
     shared: Size,
+    /// Their backends.
+    backends: usize,
     /// What there is room for; none: everything.
     most: Option<Size>,
 }
@@ -178,16 +204,20 @@ impl Generation {
     /// What it takes.
     pub(super) fn size(&self) -> Size {
         let members = if self.keeps { self.endpoints.len() } else { 0 };
-        Size { frontends: 0, backends: usize::try_from(self.count).unwrap_or(usize::MAX), members }
+        Size { frontends: 0, rows: self.backends().div_ceil(ROW), members }
+    }
+
+    fn backends(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
     /// What deletes it.
     pub(super) fn deletion(&self, name: Name) -> impl Iterator<Item = Step> {
         let Name { id, generation } = name;
-        let places = (0..self.count).map(move |slot| Step::DeleteBackend(Place { id, generation, slot }));
+        let rows = Place::all(id, generation, self.count).map(Step::DeleteRow);
         let member = move |endpoint| Step::DeleteMember(Member { id, generation, endpoint });
         let keeps = self.keeps;
-        places.chain(self.endpoints.numbers().filter(move |_| keeps).map(member))
+        rows.chain(self.endpoints.numbers().filter(move |_| keeps).map(member))
     }
 
     fn read(frontend: &Frontend, value: Value, contents: &Contents) -> Self {
@@ -195,8 +225,8 @@ impl Generation {
         let keeps = keeps_endpoints(frontend, affinity_seconds);
         let mut endpoints = BTreeMap::new();
         let mut whole = true;
-        for slot in 0..count {
-            let Some(backend) = contents.backends.get(&Place { id, generation, slot }) else {
+        for (slot, backend) in (0..count).zip(contents.backends(&value)) {
+            let Some(backend) = backend else {
                 whole = false;
                 continue;
             };
@@ -267,7 +297,7 @@ impl Tables {
         for (frontend, value) in &contents.values {
             let Value { id, generation, count, .. } = *value;
             let found = Generation::read(frontend, *value, contents);
-            places.extend((0..count).map(|slot| Place { id, generation, slot }));
+            places.extend(Place::all(id, generation, count));
             if found.keeps {
                 members.extend(found.endpoints.numbers().map(|endpoint| Member { id, generation, endpoint }));
             }
@@ -280,11 +310,10 @@ impl Tables {
             }
             tables.put(*frontend, Some(Entry { value: *value, owner: None }));
         }
-        let backends = contents.backends.keys().filter(|place| !places.contains(place));
+        let rows = contents.rows.keys().filter(|place| !places.contains(place));
         let strays = contents.members.keys().filter(|member| !members.contains(member));
-        let steps = backends
-            .map(|place| Step::DeleteBackend(*place))
-            .chain(strays.map(|member| Step::DeleteMember(*member)));
+        let steps =
+            rows.map(|place| Step::DeleteRow(*place)).chain(strays.map(|member| Step::DeleteMember(*member)));
         let steps = steps.collect();
         (tables, steps)
     }
@@ -304,7 +333,7 @@ impl Tables {
     /// The number of backends, those that frontends share once.
     #[must_use]
     pub fn backends(&self) -> usize {
-        self.shared.backends
+        self.backends
     }
 
     /// The Services and pods that have frontends, in order.
@@ -329,9 +358,15 @@ impl Tables {
 
     fn hold(&mut self, name: Name, generation: Generation) {
         self.shared.add(generation.size());
+        self.backends = self.backends.saturating_add(generation.backends());
         if let Some(before) = self.generations.insert(name, generation) {
-            self.shared.take(before.size());
+            self.release(&before);
         }
+    }
+
+    fn release(&mut self, gone: &Generation) {
+        self.shared.take(gone.size());
+        self.backends = self.backends.saturating_sub(gone.backends());
     }
 
     fn put(&mut self, frontend: Frontend, after: Option<Entry>) {
@@ -364,7 +399,7 @@ impl Tables {
             if generation.users == 0
                 && let Some(gone) = self.generations.remove(&name)
             {
-                self.shared.take(gone.size());
+                self.release(&gone);
             }
         }
         if let Some(owner) = &before.owner
@@ -431,12 +466,12 @@ pub(super) mod tests {
     impl Contents {
         /// Does what the kernel does.
         pub(in crate::service) fn apply(&mut self, step: &Step) {
-            match *step {
-                Step::PutBackend(place, backend) => drop(self.backends.insert(place, backend)),
+            match step.clone() {
+                Step::PutRow(place, backends) => drop(self.rows.insert(place, backends)),
                 Step::PutMember(member, slot) => drop(self.members.insert(member, slot)),
                 Step::PutValue(frontend, value) => drop(self.values.insert(frontend, value)),
                 Step::DeleteValue(frontend) => drop(self.values.remove(&frontend)),
-                Step::DeleteBackend(place) => drop(self.backends.remove(&place)),
+                Step::DeleteRow(place) => drop(self.rows.remove(&place)),
                 Step::DeleteMember(member) => drop(self.members.remove(&member)),
                 Step::PutNode(address, kind) => drop(self.nodes.insert(address, kind)),
                 Step::DeleteNode(address) => drop(self.nodes.remove(&address)),
@@ -445,10 +480,8 @@ pub(super) mod tests {
 
         /// What a client finds at a frontend: none if there is no Service, and nothing for a slot that is empty.
         pub(in crate::service) fn found(&self, frontend: &Frontend) -> Option<BTreeSet<Option<Target>>> {
-            let Value { id, generation, count, .. } = *self.values.get(frontend)?;
-            let slot =
-                |slot| self.backends.get(&Place { id, generation, slot }).map(|backend| backend.target);
-            Some((0..count).map(slot).collect())
+            let value = self.values.get(frontend)?;
+            Some(self.backends(value).map(|backend| backend.map(|backend| backend.target)).collect())
         }
     }
 
@@ -462,24 +495,19 @@ pub(super) mod tests {
 
     #[test]
     fn what_nobody_is_led_to_can_go_and_what_is_not_whole_is_known() {
-        let place = |generation, slot| Place { id: 4, generation, slot };
+        let place = |generation| Place { id: 4, generation, row: 0 };
         let backend = |last, endpoint| Backend { target: target(last), endpoint };
         let value = Value { id: 4, generation: 2, count: 2, affinity_seconds: 0 };
         let (dns, also) = (frontend(10, Protocol::Udp), frontend(11, Protocol::Udp));
         let member = |generation, endpoint| Member { id: 4, generation, endpoint };
         let contents = Contents {
             values: [(dns, value), (also, value)].into(),
-            backends: [
-                (place(2, 0), backend(1, 7)),
-                (place(2, 1), backend(2, 3)),
-                (place(3, 0), backend(1, 7)),
-            ]
-            .into(),
+            rows: [(place(2), vec![backend(1, 7), backend(2, 3)]), (place(3), vec![backend(1, 7)])].into(),
             members: [(member(2, 7), 0), (member(2, 3), 1), (member(3, 7), 0)].into(),
             nodes: BTreeMap::new(),
         };
         let (tables, steps) = Tables::read(&contents);
-        assert_eq!(steps, [Step::DeleteBackend(place(3, 0)), Step::DeleteMember(member(3, 7))]);
+        assert_eq!(steps, [Step::DeleteRow(place(3)), Step::DeleteMember(member(3, 7))]);
         let generation = |tables: &Tables| tables.generation(value.name()).unwrap().clone();
         assert!(generation(&tables).whole && tables.entry(&dns).unwrap().owner.is_none());
         assert_eq!((generation(&tables).last_endpoint, generation(&tables).users), (7, 2));
@@ -487,9 +515,10 @@ pub(super) mod tests {
         assert_eq!((tables.frontends(), tables.backends()), (2, 2));
 
         for damage in [
-            Step::DeleteBackend(place(2, 1)),
+            Step::DeleteRow(place(2)),
+            Step::PutRow(place(2), vec![backend(1, 7)]),
             Step::DeleteMember(member(2, 7)),
-            Step::PutBackend(place(2, 1), backend(1, 7)),
+            Step::PutRow(place(2), vec![backend(1, 7), backend(1, 7)]),
             Step::PutValue(also, Value { count: 1, ..value }),
         ] {
             let mut contents = contents.clone();
