@@ -10,7 +10,7 @@ mod world;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     path::PathBuf,
@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kuryr_datapath::{Services, ServicesConfig, cgroup, pinned_link::PinnedLink};
@@ -163,6 +163,8 @@ fn the_process_of_a_client() {
 
 /// Of a client: whoever is led nowhere gets no answer however long it waits, and a busy machine is late.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Of a client: when a datagram without an answer is sent again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
@@ -180,23 +182,40 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
 fn new_datagrams(to: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(AGAIN))?;
     Ok(socket)
 }
 
 fn connected(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
     socket.connect(to)?;
-    socket.send(b"x")?;
-    let mut name = [0; 1];
-    socket.recv(&mut name)?;
-    Ok(format!("{} {}", socket.peer_addr()?.ip(), char::from(name[0])))
+    let (_, name) = answered(socket, || socket.send(b"x"))?;
+    Ok(format!("{} {name}", socket.peer_addr()?.ip()))
 }
 
 fn not_connected(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
-    socket.send_to(b"x", to)?;
+    let (from, name) = answered(socket, || socket.send_to(b"x", to))?;
+    Ok(format!("{} {name}", from.ip()))
+}
+
+/// Who answers, and from where. On a busy machine a datagram may be lost, so it is sent again by the same socket: what is led
+/// nowhere has no answer, however often.
+fn answered(
+    socket: &UdpSocket,
+    send: impl Fn() -> std::io::Result<usize>,
+) -> std::io::Result<(SocketAddr, char)> {
     let mut name = [0; 1];
-    let (_, from) = socket.recv_from(&mut name)?;
-    Ok(format!("{} {}", from.ip(), char::from(name[0])))
+    // Not the second answer to what was asked before.
+    socket.set_nonblocking(true)?;
+    while socket.recv_from(&mut name).is_ok() {}
+    socket.set_nonblocking(false)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        send()?;
+        match socket.recv_from(&mut name) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
+            received => return received.map(|(_, from)| (from, char::from(name[0]))),
+        }
+    }
 }
 
 // ---- a network of one client and two endpoints, which answer with their names
@@ -710,9 +729,9 @@ fn clients_never_miss_while_endpoints_change() {
                 scope.spawn(move || talk(net, cgroup, (stop, rounds), how, address, whole))
             })
             .collect();
-        let end = std::time::Instant::now() + Duration::from_secs(3);
+        let end = Instant::now() + Duration::from_secs(3);
         let mut changes = 0u32;
-        let goes_on = |changes| std::time::Instant::now() < end || changes <= 100 || !have_talked(&rounds);
+        let goes_on = |changes| Instant::now() < end || changes <= 100 || !have_talked(&rounds);
         while goes_on(changes) && !talks.iter().any(thread::ScopedJoinHandle::is_finished) {
             for endpoints in [&[1, 2][..], &[0], &[2], &[0, 1, 2]] {
                 tables.lead_to(endpoints);
