@@ -22,22 +22,11 @@ impl Names {
         self.0.split('\0').filter(|name| !name.is_empty())
     }
 
-    /// The same with this name.
-    fn with(&self, name: &str) -> Self {
+    /// The names after a change.
+    fn changed<'n>(&'n self, change: impl FnOnce(&mut BTreeSet<&'n str>)) -> Self {
         let mut all: BTreeSet<&str> = self.iter().collect();
-        all.insert(name);
-        Self::of(&all)
-    }
-
-    /// The same without this name.
-    fn without(&self, name: &str) -> Self {
-        let mut all: BTreeSet<&str> = self.iter().collect();
-        all.remove(name);
-        Self::of(&all)
-    }
-
-    fn of(all: &BTreeSet<&str>) -> Self {
-        Self(all.iter().copied().collect::<Vec<_>>().join("\0").into_boxed_str())
+        change(&mut all);
+        Self(all.into_iter().collect::<Vec<_>>().join("\0").into_boxed_str())
     }
 }
 
@@ -106,14 +95,15 @@ fn replace(names: &mut BTreeMap<ObjectKey, Names>, old: Option<&EndpointSlice>, 
         return;
     }
     if let (Some(service), Some(old)) = (before, old) {
-        let rest = names.remove(&service).unwrap_or_default().without(name_of(old));
+        let before = names.remove(&service).unwrap_or_default();
+        let rest = before.changed(|all| _ = all.remove(name_of(old)));
         if rest.iter().next().is_some() {
             names.insert(service, rest);
         }
     }
     if let (Some(service), Some(new)) = (after, new) {
         let all = names.entry(service).or_default();
-        *all = all.with(name_of(new));
+        *all = all.changed(|all| _ = all.insert(name_of(new)));
     }
 }
 

@@ -35,10 +35,6 @@ pub(super) fn towards(
     let mut plan = Plan::default();
     delete_doubles(&mut plan, found, inputs);
     match found.state {
-        State::Active if is_about_to_lose(found, desired) => {
-            memory.settled(State::Active);
-            return plan;
-        }
         State::Active => {
             memory.settled(State::Active);
             memory.released();
@@ -80,7 +76,7 @@ pub(super) fn towards(
     plan.problems.extend(refused);
     go_on(&mut plan, &wanted, found, inputs, memory);
     plan.tell = tell(intent, found, inputs);
-    if is_settled(&plan) {
+    if is_settled(&plan) && !is_about_to_lose(found, desired) {
         return leave(plan, [None, later], inputs, memory);
     }
     plan
@@ -98,12 +94,7 @@ pub(super) fn towards_shared(
         return Plan { steps: vec![Step::AddFinalizer], ..Plan::default() };
     }
     match found.state {
-        State::Active => {
-            memory.settled(State::Active);
-            if is_about_to_lose(found, desired) {
-                return Plan::default();
-            }
-        }
+        State::Active => memory.settled(State::Active),
         State::Pending | State::Deleting => return wait(Plan::default(), found, inputs, memory),
         State::Error => {
             memory.settled(State::Error);
@@ -119,7 +110,7 @@ pub(super) fn towards_shared(
     // Clients would find what is somebody else's at the new address.
     let is_reached = refused.is_empty() || !moves && !found.listeners.is_empty();
     plan.problems.extend(refused);
-    if !is_reached || !is_settled(&plan) {
+    if !is_reached || !is_settled(&plan) || is_about_to_lose(found, desired) {
         return plan;
     }
     plan.tell = tell(intent, found, inputs);
@@ -616,9 +607,10 @@ fn next(desired: &BalancerSpec, found: &Balancer, members_wait: Millis) -> Next 
     let mut waits = false;
     for (key, listener) in &desired.listeners {
         let Some(pool) = pool_of(*key, listener, found) else { continue };
-        if members_differ(&listener.pool, pool) {
+        let wanted = but_leaving(&listener.pool, pool);
+        if members_differ(&wanted, pool) {
             if members_wait == 0 {
-                let (balancer, to) = (found.id.clone(), listener.pool.clone());
+                let (balancer, to) = (found.id.clone(), wanted.into_owned());
                 let step = Step::SetMembers { balancer, pool: pool.id.clone(), to };
                 return Next::Step(Box::new(step));
             }
@@ -733,13 +725,27 @@ fn is_overridden(pool: &FoundPool, pools: &[FoundPool]) -> bool {
     pools.iter().any(|other| differs(other) && is_since(other))
 }
 
-/// Whether members are wanted that it is about to lose. Octavia would change what it is deleting, and then it is gone: nothing is
-/// asked before ([`follow_leaving`] looks again).
+/// Whether members are wanted that it is about to lose ([`follow_leaving`] looks again).
 fn is_about_to_lose(found: &Balancer, desired: &BalancerSpec) -> bool {
-    desired.listeners.iter().any(|(key, wanted)| {
-        let pool = pool_of(*key, wanted, found);
-        pool.is_some_and(|pool| pool.leaving.keys().any(|at| wanted.pool.members.contains_key(at)))
-    })
+    desired
+        .listeners
+        .iter()
+        .any(|(key, wanted)| pool_of(*key, wanted, found).is_some_and(|pool| leaves(&wanted.pool, pool)))
+}
+
+fn leaves(wanted: &PoolSpec, found: &FoundPool) -> bool {
+    found.leaving.keys().any(|at| wanted.members.contains_key(at))
+}
+
+/// What is wanted of a pool but the members that it is about to lose. Asked for them, Octavia would change what it is deleting, and
+/// then it is gone: they are asked for afterwards, and the others meanwhile.
+fn but_leaving<'w>(wanted: &'w PoolSpec, found: &FoundPool) -> Cow<'w, PoolSpec> {
+    if !leaves(wanted, found) {
+        return Cow::Borrowed(wanted);
+    }
+    let mut others = wanted.clone();
+    others.members.retain(|at, _| !found.leaving.contains_key(at));
+    Cow::Owned(others)
 }
 
 fn members_differ(wanted: &PoolSpec, found: &FoundPool) -> bool {
@@ -966,7 +972,7 @@ mod tests {
             });
             assert_eq!(steps, expect, "{found:?} {wanted}");
         }
-        let table: [(&str, Change, &[&str]); 18] = [
+        let table: [(&str, Change, &[&str]); 19] = [
             ("no finalizer yet", |look| look.service.has_finalizer = false, &["add_finalizer"]),
             ("nothing there", |look| look.actual.balancers.clear(), &["create_load_balancer"]),
             ("another member", |look| look.pods.push(endpoint("10.1.0.8")), &["replace_members"]),
@@ -988,6 +994,16 @@ mod tests {
                 |look| {
                     look.actual.balancers[0].pools[0].leaving =
                         [(("10.1.0.9".parse().unwrap(), 8080), "m".into())].into();
+                    look.pods.push(endpoint("10.1.0.8"));
+                },
+                &["replace_members"],
+            ),
+            (
+                "another member while one that is wanted is about to go",
+                |look| {
+                    let pool = &mut look.actual.balancers[0].pools[0];
+                    let goes = pool.members.pop().map(|member| ((member.address, member.port), member.id));
+                    pool.leaving = goes.into_iter().collect();
                     look.pods.push(endpoint("10.1.0.8"));
                 },
                 &["replace_members"],
