@@ -13,9 +13,9 @@
 //! `affinities` and `sockets` are the programs' own. Integers are in host byte order, addresses and ports in network
 //! byte order.
 //!
-//! A service's backends are those of its generation, in slots 0 to count - 1, [`ROW`] slots in an entry. Whoever changes them writes a new
-//! generation, then the service, then deletes the old generation: programs see one or the other. Keys whose values
-//! have the same number and generation share them.
+//! A service's backends are those of its generation, in slots 0 to count - 1, [`ROW`] slots in an entry. Whoever changes
+//! them writes a new generation, then the service, then deletes the old generation: programs see one or the other. Keys
+//! whose values have the same number and generation share them.
 //!
 //! A destination is looked for as it is. Where there is nothing, and its address is in `nodes`, it is looked for as a
 //! port of this node (if it is one, [`Scope::OwnNodeHost`], then [`Scope::OwnNode`]) or of that other one

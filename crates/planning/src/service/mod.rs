@@ -3,7 +3,8 @@
 //! Terms: a *frontend* is where clients send to: an address of a Service or of nodes, a port, a protocol. Its *targets*
 //! are the addresses and ports of the endpoints that a client on this node may be given. The *tables* are the kernel's:
 //! a frontend's *value* names a *generation*, whose *backends* are in *slots* 0 to count - 1, [`ROW`] slots in a *row*,
-//! which is one entry; a *member* tells the slot of an endpoint, for frontends whose clients keep theirs. Frontends of one *set* lead to the same generation.
+//! which is one entry; a *member* tells the slot of an endpoint, for frontends whose clients keep theirs. Frontends of
+//! one *set* lead to the same generation.
 //!
 //! Rules:
 //! - A change is written in an order in which a client finds the old targets or the new ones, never a mixture: backends
