@@ -85,7 +85,7 @@ pub(super) fn contents(read: ServiceContents) -> Contents {
         read.services.iter().filter_map(|(key, value)| Some((frontend(key)?, kernel_to_value(value))));
     let rows = read.rows.iter().map(|(key, row)| {
         let place = Place { id: key.service, generation: key.generation, row: key.row };
-        (place, row.backends().map(backend).collect())
+        (place, row.backends().iter().map(backend).collect())
     });
     let members = read.members.iter().map(|(key, slot)| {
         (Member { id: key.service, generation: key.generation, endpoint: key.endpoint }, *slot)
