@@ -26,6 +26,10 @@ SWITCH_LOSES_AT_ONCE = 3
 INTERRUPTED_SECONDS = 0.1
 # At the end answers are waited for until none has come for so long: on a machine that is busy what is late is not lost. Without a loss nothing is waited for.
 LATE_SECONDS = 3
+ETH_P_IP, ETH_P_ARP = 0x0800, 0x0806
+ARP_REQUEST, ARP_REPLY = 1, 2
+# For answers to a question by ARP: all of them, also the second and wrong one.
+ANSWERED_SECONDS = 2
 
 
 def has_address(netns: str, address: str) -> bool:
@@ -46,6 +50,36 @@ def has_address(netns: str, address: str) -> bool:
 def new_socket(address: str, kind: int) -> socket.socket:
     """Make a socket of an address's family."""
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+
+
+def packet_socket(link: str) -> socket.socket:
+    """Make a socket of what a link sends and receives by ARP."""
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
+    made.bind((link, ETH_P_ARP))
+    return made
+
+
+def hardware_address(netns: str, link: str) -> str:
+    """Return the hardware address of a link."""
+    with inside(netns, lambda: packet_socket(link)) as one:
+        return one.getsockname()[4].hex(":")
+
+
+def answering(netns: str, link: str, address: str) -> set[str]:
+    """Ask on a link who has an IPv4 address, as one that has none itself (RFC 5227); return the hardware addresses that answer."""
+    with inside(netns, lambda: packet_socket(link)) as asking:
+        own, found, end = asking.getsockname()[4], set(), time.monotonic() + ANSWERED_SECONDS
+        question = struct.pack("!HHBBH6s4s6s4s", 1, ETH_P_IP, 6, 4, ARP_REQUEST, own, bytes(4), bytes(6), socket.inet_aton(address))
+        asking.send(b"\xff" * 6 + own + struct.pack("!H", ETH_P_ARP) + question)
+        while (left := end - time.monotonic()) > 0:
+            asking.settimeout(left)
+            try:
+                told = asking.recv(200)[14:]
+            except TimeoutError:
+                break
+            if told[6:8] == struct.pack("!H", ARP_REPLY) and told[14:18] == socket.inet_aton(address):
+                found.add(told[8:14].hex(":"))
+    return found
 
 
 def connect(netns: str, address: str, port: int, seconds: float = 3) -> str:

@@ -129,9 +129,10 @@ class Network:
         """Make the legs of the userspace datapath: the tunnels' and the provider network's."""
         self.leg(m, "tunnel", "tun", "ul0")
         self.leg(m, "lan", "ex", "ex0")
-        # They have no address of their own and must not answer for the machine.
+        # They have no address of their own and must not answer for the machine: its kernel sees what comes there, too, and would tell
+        # who asks for an address of a bridge the hardware address of the leg, where tunnels do not end.
         self.ip(m.name, [f"link set {leg} addrgenmode none" for leg in ("ul0", "ex0")])
-        self.ip(m.name, [f"link set {leg} up" for leg in ("ul0", "ex0")])
+        self.ip(m.name, [f"link set {leg} arp off up" for leg in ("ul0", "ex0")])
         # The userspace datapath takes frames from a packet socket, where a checksum left to the hardware is never
         # computed.
         self.offloads_off("cp", f"{m.prefix}-ex")
