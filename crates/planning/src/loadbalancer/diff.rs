@@ -607,10 +607,9 @@ fn next(desired: &BalancerSpec, found: &Balancer, members_wait: Millis) -> Next 
     let mut waits = false;
     for (key, listener) in &desired.listeners {
         let Some(pool) = pool_of(*key, listener, found) else { continue };
-        let wanted = but_leaving(&listener.pool, pool);
-        if members_differ(&wanted, pool) {
+        if members_differ(&listener.pool, pool) {
             if members_wait == 0 {
-                let (balancer, to) = (found.id.clone(), wanted.into_owned());
+                let (balancer, to) = (found.id.clone(), but_leaving(&listener.pool, pool));
                 let step = Step::SetMembers { balancer, pool: pool.id.clone(), to };
                 return Next::Step(Box::new(step));
             }
@@ -727,29 +726,24 @@ fn is_overridden(pool: &FoundPool, pools: &[FoundPool]) -> bool {
 
 /// Whether members are wanted that it is about to lose ([`follow_leaving`] looks again).
 fn is_about_to_lose(found: &Balancer, desired: &BalancerSpec) -> bool {
-    desired
-        .listeners
-        .iter()
-        .any(|(key, wanted)| pool_of(*key, wanted, found).is_some_and(|pool| leaves(&wanted.pool, pool)))
-}
-
-fn leaves(wanted: &PoolSpec, found: &FoundPool) -> bool {
-    found.leaving.keys().any(|at| wanted.members.contains_key(at))
+    desired.listeners.iter().any(|(key, wanted)| {
+        let pool = pool_of(*key, wanted, found);
+        pool.is_some_and(|pool| pool.leaving.keys().any(|at| wanted.pool.members.contains_key(at)))
+    })
 }
 
 /// What is wanted of a pool but the members that it is about to lose. Asked for them, Octavia would change what it is deleting, and
 /// then it is gone: they are asked for afterwards, and the others meanwhile.
-fn but_leaving<'w>(wanted: &'w PoolSpec, found: &FoundPool) -> Cow<'w, PoolSpec> {
-    if !leaves(wanted, found) {
-        return Cow::Borrowed(wanted);
-    }
+fn but_leaving(wanted: &PoolSpec, found: &FoundPool) -> PoolSpec {
     let mut others = wanted.clone();
     others.members.retain(|at, _| !found.leaving.contains_key(at));
-    Cow::Owned(others)
+    others
 }
 
+/// Whether it has other members than are wanted, but for those that it is about to lose.
 fn members_differ(wanted: &PoolSpec, found: &FoundPool) -> bool {
-    if wanted.members.len() != found.members.len() {
+    let stay = wanted.members.keys().filter(|at| !found.leaving.contains_key(at));
+    if stay.count() != found.members.len() {
         return true;
     }
     // A provider need not tell the subnet.
@@ -943,6 +937,38 @@ mod tests {
             }
         }
         assert_eq!(asked, [(60_000, "1"), (61_000, "2"), (62_000, "3")].map(|(at, id)| (at, id.to_owned())));
+    }
+
+    #[test]
+    fn members_that_stayed_and_are_wanted_come_back_together() {
+        let mut look = look();
+        let all: Vec<String> = (10..30).map(|last| format!("10.1.0.{last}")).collect();
+        look.pods = all.iter().map(|address| endpoint(address)).collect();
+        look.service.told =
+            vec![Ingress { ip: Some("10.1.0.100".parse().unwrap()), hostname: None, is_proxied: false }];
+        let pool = &mut look.actual.balancers[0].pools[0];
+        let one = pool.members.remove(0);
+        pool.leaving = all.iter().map(|at| ((at.parse().unwrap(), 8080), at.as_str().into())).collect();
+        let (mut memory, mut replaced) = (Memory::default(), vec![]);
+        let there = |(address, port)| super::super::FoundMember { address, port, ..one.clone() };
+        let mut now = 0;
+        while look.actual.balancers[0].pools[0].members.len() < all.len() {
+            let plan = planned(&look, now, &mut memory);
+            let pool = &mut look.actual.balancers[0].pools[0];
+            for step in plan.steps {
+                match step {
+                    Step::DeleteMember { member, .. } => pool.leaving.retain(|_, id| *id != member),
+                    Step::SetMembers { to, .. } => {
+                        replaced.push(now);
+                        pool.members = to.members.keys().map(|at| there(*at)).collect();
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            now += 1000;
+            assert!(now < 90_000, "60 s until the first, a second for each, and some");
+        }
+        assert_eq!(replaced, [61_000, 66_000, 71_000, 76_000, 81_000, 85_000]);
     }
 
     #[test]

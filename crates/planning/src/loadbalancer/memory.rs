@@ -30,6 +30,10 @@ const DELETION_SHOWS: Millis = 30_000;
 /// hundred of them.
 const LEAVES_WITHIN: Millis = 60_000;
 
+/// How long those that are wanted again wait for each other, while more of them are to be deleted alone: at each turn one change is
+/// made, and those of a hundred would take twice as long.
+const RETURN_TOGETHER: Millis = 5_000;
+
 /// Changes in a row whose object is not found, before that is a failure. Once or twice somebody took it away since the look.
 const GONE_TIMES: u32 = 3;
 
@@ -45,6 +49,13 @@ struct Leaving {
     asked: Millis,
     /// When it was last seen.
     shown: Millis,
+}
+
+impl Leaving {
+    /// Whether it has to be asked for alone.
+    fn is_due(&self, now: Millis) -> bool {
+        now.saturating_sub(self.asked) >= LEAVES_WITHIN
+    }
 }
 
 /// Memory of one Service.
@@ -104,8 +115,7 @@ impl Memory {
     pub(super) fn stuck_member(&mut self, now: Millis) -> Option<MemberId> {
         let shown = self.leaving.iter_mut().filter(|(_, leaving)| leaving.shown == now);
         let (id, leaving) = shown.min_by_key(|(_, leaving)| leaving.asked)?;
-        let is_due = now.saturating_sub(leaving.asked) >= LEAVES_WITHIN;
-        is_due.then(|| {
+        leaving.is_due(now).then(|| {
             leaving.asked = now;
             id.clone()
         })
@@ -141,7 +151,9 @@ impl Memory {
 
     /// How long members have to wait before they may be replaced again.
     pub(super) fn members_wait(&self, now: Millis, coalesce: Millis) -> Millis {
-        self.members_at.map_or(0, |at| (at + coalesce).saturating_sub(now))
+        let is_stuck = self.leaving.values().any(|leaving| leaving.is_due(now));
+        let apart = if is_stuck { coalesce.max(RETURN_TOGETHER) } else { coalesce };
+        self.members_at.map_or(0, |at| (at + apart).saturating_sub(now))
     }
 
     /// Notes that members are replaced now.
